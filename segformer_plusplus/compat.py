@@ -1,0 +1,71 @@
+"""The one place that knows about OpenMMLab's two lines and about an mmcv without compiled ops.
+
+mmcv from the maintained line, and mmcv-lite, come without ``mmcv._ext``. mmpose, and older mmseg,
+import ``mmcv.ops`` all the same, though no SegFormer uses any of it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any, NoReturn
+
+from .errors import MissingDependencyError
+
+EXTRAS = {'mmseg': 'mmseg', 'mmpose': 'mmpose'}
+"""The toolbox and the extra of this package that installs it."""
+
+
+class _OpsWithoutCode(ModuleType):
+    """Stands in for ``mmcv._ext``: every op exists, and says on call that it was not compiled."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith('__'):
+            raise AttributeError(name)
+
+        def missing(*_args: Any, **_kwargs: Any) -> NoReturn:
+            raise ImportError(
+                f'mmcv.ops needs the compiled op {name!r}, but this mmcv was installed without '
+                'compiled ops; install an mmcv wheel built for your torch, or build it from source'
+            )
+
+        return missing
+
+
+def make_mmcv_ops_importable() -> None:
+    """Let ``import mmcv.ops`` succeed where mmcv has no compiled ops. Does nothing otherwise.
+
+    The stand-in is taken away again, since mmengine looks for ``mmcv._ext`` to tell a full mmcv
+    from a lite one.
+    """
+    if find_spec('mmcv') is None or 'mmcv.ops' in sys.modules:
+        return
+    if find_spec('mmcv._ext') is not None or find_spec('mmcv.ops') is None:
+        return
+    sys.modules['mmcv._ext'] = _OpsWithoutCode('mmcv._ext')
+    try:
+        importlib.import_module('mmcv.ops')
+    finally:
+        del sys.modules['mmcv._ext']
+
+
+def import_toolbox(name: str, asked_for: str) -> ModuleType:
+    """Import mmseg or mmpose.
+
+    Args:
+        name: 'mmseg' or 'mmpose'.
+        asked_for: what needs it, for the message.
+
+    Raises:
+        MissingDependencyError: it is not installed, or its own import fails.
+    """
+    try:
+        return importlib.import_module(name)
+    except (ImportError, AssertionError) as error:  # OpenMMLab asserts the versions it accepts
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise MissingDependencyError(
+            f'{asked_for} needs {name}, which cannot be imported ({reason}); install it with '
+            f"pip install 'segformer-plusplus[{EXTRAS[name]}]' or as the README says"
+        ) from error

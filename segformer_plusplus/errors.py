@@ -1,0 +1,17 @@
+"""Errors meant for people: one line that names the thing, its value and what is allowed."""
+
+
+class SegformerPlusPlusError(ValueError):
+    """Base of every error this package raises on purpose. Takes one message, on one line."""
+
+
+class TokenMergingError(SegformerPlusPlusError):
+    """A token merging strategy, preset or argument that cannot be used."""
+
+
+class CheckpointError(SegformerPlusPlusError):
+    """A checkpoint that cannot be read, or that does not fit the model."""
+
+
+class MissingDependencyError(SegformerPlusPlusError, ImportError):
+    """Something was asked for whose toolbox is not installed or cannot be imported."""

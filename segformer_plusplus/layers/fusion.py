@@ -1,0 +1,48 @@
+"""All-MLP fusion of a feature pyramid, shared by the heads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch.nn.functional as F
+from mmcv.cnn import ConvModule
+from torch import Tensor, nn
+
+
+def fuse_pyramid(
+    features: Sequence[Tensor],
+    convs: Sequence[nn.Module],
+    fusion_conv: ConvModule,
+    mode: str = 'bilinear',
+    align_corners: bool = False,
+) -> Tensor:
+    """``fusion_conv(concat(resize(conv_i(x_i))))``, without the concat.
+
+    A 1x1 convolution commutes with the resize, and a convolution of a concatenation is the sum
+    of the convolutions of its parts. So every level is multiplied by its slice of the fusion's
+    weight at its own low resolution, and only the products are resized and added.
+
+    Args:
+        features: one (B, C_i, H_i, W_i) per level; the first has the resolution of the result.
+        convs: one module per level, (B, C_i, H_i, W_i) -> (B, C, H_i, W_i).
+        fusion_conv: 1x1 convolution of len(features) * C channels, with its norm and activation.
+        mode: of ``torch.nn.functional.interpolate``.
+        align_corners: likewise.
+
+    Returns:
+        (B, C', H_0, W_0).
+    """
+    size = features[0].shape[2:]
+    conv = fusion_conv.conv
+    weights = conv.weight.chunk(len(features), dim=1)
+    fused: Any = 0 if conv.bias is None else conv.bias.view(1, -1, 1, 1)
+    for feature, level_conv, weight in zip(features, convs, weights, strict=True):
+        level = F.conv2d(level_conv(feature), weight)
+        if level.shape[2:] != size:
+            corners = align_corners if mode in ('bilinear', 'bicubic') else None
+            level = F.interpolate(level, size=size, mode=mode, align_corners=corners)
+        fused = fused + level
+    if fusion_conv.with_norm:
+        fused = fusion_conv.norm(fused)
+    return fusion_conv.activate(fused) if fusion_conv.with_activation else fused

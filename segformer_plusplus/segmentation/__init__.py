@@ -1,0 +1,10 @@
+"""What needs mmseg. Importing it registers the head and the label loader there."""
+
+from ..compat import import_toolbox
+
+import_toolbox('mmseg', asked_for='segformer_plusplus.segmentation')
+
+from .head import SegformerHeadPlusPlus  # noqa: E402
+from .transforms import CheckedLoadAnnotations  # noqa: E402
+
+__all__ = ['CheckedLoadAnnotations', 'SegformerHeadPlusPlus']

@@ -1,0 +1,55 @@
+"""Label loading that names the file and the value that cannot be trained on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from mmseg.datasets.transforms import LoadAnnotations
+from mmseg.registry import TRANSFORMS
+
+from ..errors import SegformerPlusPlusError
+from ..transforms import unreadable
+
+
+@TRANSFORMS.register_module()
+class CheckedLoadAnnotations(LoadAnnotations):
+    """mmseg's ``LoadAnnotations`` that fails on a damaged file or on a label outside the classes.
+
+    Without it such a label is an index error in the loss, an assertion on a CUDA device, or, in
+    testing, a silently wrong metric.
+
+    Args:
+        num_classes: labels 0 .. num_classes - 1 are allowed, after ``reduce_zero_label``.
+        ignore_index: and this one.
+        **kwargs: as in mmseg.
+
+    Raises:
+        SegformerPlusPlusError: the file is missing or damaged, or has other labels.
+    """
+
+    def __init__(self, num_classes: int, ignore_index: int = 255, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.num_classes = num_classes
+        self.ignore_index = ignore_index
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Read ``results['seg_map_path']`` into ``results['gt_seg_map']``, (H, W) uint8."""
+        path = results['seg_map_path']
+        try:
+            results = super().transform(results)
+        except (OSError, SyntaxError, ValueError) as error:
+            raise unreadable('label map', path, error) from error
+        labels = results['gt_seg_map']
+        if labels.ndim != 2:
+            raise SegformerPlusPlusError(
+                f'label map {path} has shape {labels.shape}, expected one channel of labels'
+            )
+        found = np.flatnonzero(np.bincount(labels.ravel(), minlength=256))
+        outside = found[(found >= self.num_classes) & (found != self.ignore_index)]
+        if len(outside):
+            raise SegformerPlusPlusError(
+                f'label map {path} has the label {outside[0]}, allowed are 0..'
+                f'{self.num_classes - 1} and {self.ignore_index} (ignored)'
+            )
+        return results

@@ -1,0 +1,122 @@
+"""The two contracts of token merging: a strategy makes a plan; a plan merges and unmerges."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from mmengine.registry import Registry
+from torch import Tensor
+
+from ..errors import TokenMergingError
+
+TOKEN_MERGERS = Registry('token merger', scope='segformer_plusplus')
+"""Every strategy by name. Register your own with ``@TOKEN_MERGERS.register_module()``."""
+
+Grid = tuple[int, int]
+
+
+class MergePlan(ABC):
+    """Which tokens of one batch are merged, decided once and applied to any tensor of that grid.
+
+    Attributes:
+        num_tokens: N, the tokens before merging.
+        num_merged: M <= N, the tokens after merging.
+    """
+
+    def __init__(self, num_tokens: int, num_merged: int) -> None:
+        self.num_tokens = num_tokens
+        self.num_merged = num_merged
+
+    @abstractmethod
+    def merge(self, tokens: Tensor) -> Tensor:
+        """Average the tokens of every group: (B, N, C) -> (B, M, C), for any C."""
+
+    @abstractmethod
+    def unmerge(self, tokens: Tensor) -> Tensor:
+        """Copy every merged token back to all places it stands for: (B, M, C) -> (B, N, C)."""
+
+    @abstractmethod
+    def sizes(self) -> Tensor:
+        """How many tokens each merged one stands for: (B or 1, M), integers that sum to N."""
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}({self.num_tokens} -> {self.num_merged} tokens)'
+
+
+class TokenMerger(ABC):
+    """A strategy: looks at the tokens of a block and decides which of them to merge.
+
+    Subclass it, implement :meth:`plan`, register the class in :data:`TOKEN_MERGERS`, and name it
+    in a config like the built-in ones. A strategy holds settings only: no parameters, and no
+    state that changes from call to call, so that a checkpoint fits under every strategy.
+    """
+
+    @abstractmethod
+    def plan(self, tokens: Tensor, grid: Grid) -> MergePlan:
+        """Decide which tokens are merged.
+
+        Args:
+            tokens: (B, N, C), what the attention is about to project, row by row over the grid.
+            grid: (H, W) in tokens, with H * W == N.
+
+        Returns:
+            The plan. It carries no gradient of its own: which tokens are merged is a choice.
+        """
+
+    def __repr__(self) -> str:
+        settings = ', '.join(f'{k}={v!r}' for k, v in vars(self).items() if k[0] != '_')
+        return f'{type(self).__name__}({settings})'
+
+
+class IdentityPlan(MergePlan):
+    """Nothing is merged."""
+
+    def __init__(self, num_tokens: int, device: torch.device) -> None:
+        super().__init__(num_tokens, num_tokens)
+        self._device = device
+
+    def merge(self, tokens: Tensor) -> Tensor:
+        return tokens
+
+    def unmerge(self, tokens: Tensor) -> Tensor:
+        return tokens
+
+    def sizes(self) -> Tensor:
+        return torch.ones(1, self.num_tokens, dtype=torch.long, device=self._device)
+
+
+def check_grid(tokens: Tensor, grid: Grid) -> None:
+    """Raise unless ``tokens`` is (B, H * W, C) for this ``grid``."""
+    if tokens.dim() != 3 or tokens.shape[1] != grid[0] * grid[1]:
+        raise TokenMergingError(
+            f'tokens of shape {tuple(tokens.shape)} do not lie on a grid of {grid[0]}x{grid[1]}: '
+            'expected (batch, height * width, channels)'
+        )
+
+
+def check_ratio(ratio: float, most: float, reason: str, owner: str) -> float:
+    """Return ``ratio`` if it lies in [0, most]; ``reason`` says where the bound comes from."""
+    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 <= ratio <= 1:
+        raise TokenMergingError(f'{owner}: ratio={ratio!r} is not a number in [0, 1]')
+    if ratio > most:
+        raise TokenMergingError(
+            f'{owner}: ratio={ratio} cannot be reached, at most {most:.6g} of the tokens can be '
+            f'merged away ({reason}); lower the ratio or enlarge the stride'
+        )
+    return float(ratio)
+
+
+def check_stride(stride: int | tuple[int, int] | list[int], owner: str) -> tuple[int, int]:
+    """Return ``stride`` as (rows, columns); an int stands for both."""
+    pair = (stride, stride) if isinstance(stride, int) else stride
+    valid = (
+        isinstance(pair, tuple | list)
+        and len(pair) == 2
+        and all(isinstance(s, int) and not isinstance(s, bool) and s >= 1 for s in pair)
+    )
+    if not valid:
+        raise TokenMergingError(
+            f'{owner}: stride={stride!r} is not a positive integer or a pair (rows, columns)'
+        )
+    return pair[0], pair[1]

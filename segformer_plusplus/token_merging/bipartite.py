@@ -1,0 +1,225 @@
+"""Bipartite soft matching: tokens are split into destinations and sources; the sources that are
+most similar to a destination are merged into it.
+
+Sources: ToMe (Bolya et al., ICLR 2023) for the matching, tomesd (Bolya and Hoffman, CVPRW 2023) for
+destinations on a 2D grid, Segformer++ (Kienzle et al., MIPR 2024) for where it acts in SegFormer.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from tomesd.merge import bipartite_soft_matching_random2d
+from torch import Tensor
+
+from .base import (
+    TOKEN_MERGERS,
+    Grid,
+    IdentityPlan,
+    MergePlan,
+    TokenMerger,
+    check_grid,
+    check_ratio,
+    check_stride,
+)
+from .plans import SlotPlan
+
+
+class _BipartiteSoftMatching(TokenMerger):
+    """The matching, whatever the split into sources and destinations."""
+
+    def __init__(self, ratio: float) -> None:
+        self.ratio = ratio
+
+    @abstractmethod
+    def split(self, grid: Grid, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Indices of the sources (S,) and of the destinations (D,), each in rising order."""
+
+    def plan(self, tokens: Tensor, grid: Grid) -> MergePlan:
+        check_grid(tokens, grid)
+        sources, destinations = self.split(grid, tokens.device)
+        merged_away = min(int(tokens.shape[1] * self.ratio), len(sources))
+        if merged_away == 0:
+            return IdentityPlan(tokens.shape[1], tokens.device)
+        slot = match_tokens(tokens, sources, destinations, len(sources) - merged_away)
+        return SlotPlan(slot, tokens.shape[1] - merged_away)
+
+
+@torch.no_grad()
+def match_tokens(tokens: Tensor, sources: Tensor, destinations: Tensor, num_kept: int) -> Tensor:
+    """Send every source but the ``num_kept`` least similar ones to its best destination.
+
+    The similarity is the cosine, in fp32 at least: in bf16 most of the best matches would tie.
+    A token of all zeros has similarity 0 to every other one.
+
+    Args:
+        tokens: (B, N, C).
+        sources: (S,) indices into N.
+        destinations: (D,) indices into N; S + D == N.
+        num_kept: how many sources stay alone; slots [0, num_kept) are theirs.
+
+    Returns:
+        slot: (B, N), the merged token each token goes into; M = num_kept + D of them.
+    """
+    batch, num_tokens, _ = tokens.shape
+    with torch.autocast(tokens.device.type, enabled=False):
+        metric = tokens.double() if tokens.dtype == torch.float64 else tokens.float()
+        metric = F.normalize(metric, dim=-1)
+        similarity = metric[:, sources] @ metric[:, destinations].transpose(1, 2)
+    best, nearest = similarity.max(dim=-1)
+
+    source_slot = nearest + num_kept
+    kept = best.topk(num_kept, dim=1, largest=False, sorted=False).indices
+    own = torch.arange(num_kept, device=tokens.device).expand(batch, num_kept)
+    source_slot.scatter_(1, kept, own)
+
+    slot = torch.empty(batch, num_tokens, dtype=torch.long, device=tokens.device)
+    slot[:, sources] = source_slot
+    slot[:, destinations] = torch.arange(len(destinations), device=tokens.device) + num_kept
+    return slot
+
+
+@TOKEN_MERGERS.register_module()
+class BipartiteSoftMatching2d(_BipartiteSoftMatching):
+    """Soft matching with one destination per cell of the grid, its top left token.
+
+    Equal to ``tomesd.merge.bipartite_soft_matching_random2d(..., no_rand=True)`` wherever the grid
+    is at least one cell large; on a smaller grid the cell is cut to the grid (tomesd would have no
+    destination there), and at most all sources are merged.
+
+    Args:
+        ratio: share of all tokens that is merged away, in [0, 1 - 1 / (rows * columns)].
+        stride: rows and columns of a cell; an int for both.
+
+    Raises:
+        TokenMergingError: a ratio or stride out of range. tomesd lowers such a ratio silently.
+    """
+
+    def __init__(self, ratio: float, stride: int | tuple[int, int] = 2) -> None:
+        self.stride = check_stride(stride, 'BipartiteSoftMatching2d')
+        super().__init__(_check_ratio_2d(ratio, self.stride, 'BipartiteSoftMatching2d'))
+
+    def split(self, grid: Grid, device: torch.device) -> tuple[Tensor, Tensor]:
+        cell = _fit_stride(self.stride, grid)
+        if torch.compiler.is_compiling():
+            return _split_grid(grid, cell, device)
+        return _cached_split_grid(grid, cell, device)
+
+
+@TOKEN_MERGERS.register_module()
+class BipartiteSoftMatching1d(_BipartiteSoftMatching):
+    """ToMe's alternating split: even tokens are sources, odd tokens destinations.
+
+    Args:
+        ratio: share of all tokens that is merged away, in [0, 0.5].
+    """
+
+    def __init__(self, ratio: float) -> None:
+        reason = 'every second token is a destination'
+        super().__init__(check_ratio(ratio, 0.5, reason, 'BipartiteSoftMatching1d'))
+
+    def split(self, grid: Grid, device: torch.device) -> tuple[Tensor, Tensor]:
+        index = torch.arange(grid[0] * grid[1], device=device)
+        # a single token has no partner: it is its own destination
+        return (index[::2], index[1::2]) if len(index) > 1 else (index[1:], index)
+
+
+@TOKEN_MERGERS.register_module()
+class TomesdMatching(TokenMerger):
+    """The tomesd library itself: our reference, and the way to its random destinations.
+
+    Args:
+        ratio: as in :class:`BipartiteSoftMatching2d`.
+        stride: as in :class:`BipartiteSoftMatching2d`.
+        seed: of the destination drawn in each cell, the same ones at every call; None takes the
+            top left token of each cell.
+    """
+
+    def __init__(
+        self, ratio: float, stride: int | tuple[int, int] = 2, seed: int | None = 0
+    ) -> None:
+        self.stride = check_stride(stride, 'TomesdMatching')
+        self.ratio = _check_ratio_2d(ratio, self.stride, 'TomesdMatching')
+        self.seed = seed
+
+    def plan(self, tokens: Tensor, grid: Grid) -> MergePlan:
+        check_grid(tokens, grid)
+        sy, sx = _fit_stride(self.stride, grid)
+        num_tokens = tokens.shape[1]
+        num_destinations = (grid[0] // sy) * (grid[1] // sx)
+        merged_away = min(int(num_tokens * self.ratio), num_tokens - num_destinations)
+        if merged_away == 0:
+            return IdentityPlan(num_tokens, tokens.device)
+        generator = None
+        if self.seed is not None:
+            generator = torch.Generator(tokens.device).manual_seed(self.seed)
+        return _TomesdPlan(tokens, grid, (sy, sx), merged_away, generator)
+
+
+class _TomesdPlan(MergePlan):
+    def __init__(
+        self,
+        tokens: Tensor,
+        grid: Grid,
+        stride: tuple[int, int],
+        merged_away: int,
+        generator: torch.Generator | None,
+    ) -> None:
+        super().__init__(tokens.shape[1], tokens.shape[1] - merged_away)
+        self._ones = tokens.new_ones(*tokens.shape[:2], 1, dtype=torch.float32)
+        self._merge, self._unmerge = bipartite_soft_matching_random2d(
+            tokens.detach(),
+            w=grid[1],
+            h=grid[0],
+            sx=stride[1],
+            sy=stride[0],
+            r=merged_away,
+            no_rand=generator is None,
+            generator=generator,
+        )
+
+    def merge(self, tokens: Tensor) -> Tensor:
+        if tokens.dtype in (torch.float16, torch.bfloat16):
+            return self._merge(tokens.float()).to(tokens.dtype)
+        return self._merge(tokens)
+
+    def unmerge(self, tokens: Tensor) -> Tensor:
+        return self._unmerge(tokens)
+
+    def sizes(self) -> Tensor:
+        return self._merge(self._ones, mode='sum').squeeze(-1).long()
+
+
+def _fit_stride(stride: tuple[int, int], grid: Grid) -> tuple[int, int]:
+    return min(stride[0], grid[0]), min(stride[1], grid[1])
+
+
+def _check_ratio_2d(ratio: float, stride: tuple[int, int], owner: str) -> float:
+    reason = f'one token in each {stride[0]}x{stride[1]} cell is a destination'
+    return check_ratio(ratio, 1 - 1 / (stride[0] * stride[1]), reason, owner)
+
+
+def _split_grid(grid: Grid, cell: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Top left token of every whole cell, and all other tokens, in rising order."""
+    (height, width), (sy, sx) = grid, cell
+    rows = range(0, height // sy * sy, sy)
+    columns = range(0, width // sx * sx, sx)
+    destinations = [y * width + x for y in rows for x in columns]
+    is_destination = set(destinations)
+    sources = [i for i in range(height * width) if i not in is_destination]
+    return (
+        torch.tensor(sources, dtype=torch.long, device=device),
+        torch.tensor(destinations, dtype=torch.long, device=device),
+    )
+
+
+@lru_cache(maxsize=256)
+def _cached_split_grid(
+    grid: Grid, cell: tuple[int, int], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    # an index made in inference mode could not be saved for a later backward pass
+    with torch.inference_mode(False):
+        return _split_grid(grid, cell, device)

@@ -1,0 +1,88 @@
+"""Plans shared by the strategies: groups given by an index, and groups that are cells of the grid.
+
+Means are accumulated in fp32 for half precision inputs: a group may hold hundreds of tokens, and
+a bf16 sum of ones stops growing at 256.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .base import Grid, MergePlan
+
+
+class SlotPlan(MergePlan):
+    """Groups given by one index per token: ``slot[b, n]`` is the merged token that n goes into.
+
+    Merging is one scattered add and a division by the group sizes, unmerging one gather.
+
+    Args:
+        slot: (B, N) integers in [0, num_merged).
+        num_merged: M; every slot is used by at least one token.
+    """
+
+    def __init__(self, slot: Tensor, num_merged: int) -> None:
+        batch, num_tokens = slot.shape
+        super().__init__(num_tokens, num_merged)
+        self._batch = batch
+        # one flat index over the batch, so that each operation is a single call on (B * M, C)
+        offset = torch.arange(batch, device=slot.device).unsqueeze(1) * num_merged
+        self._index = (slot + offset).flatten()
+        self._sizes = slot.new_zeros(batch * num_merged)
+        self._sizes.scatter_add_(0, self._index, torch.ones_like(self._index))
+
+    def merge(self, tokens: Tensor) -> Tensor:
+        flat = tokens.flatten(0, 1)
+        wide = flat.float() if flat.dtype in (torch.float16, torch.bfloat16) else flat
+        total = wide.new_zeros(self._batch * self.num_merged, flat.shape[1])
+        total = total.index_add(0, self._index, wide)
+        mean = total / self._sizes.unsqueeze(1).to(total.dtype)
+        return mean.to(tokens.dtype).unflatten(0, (self._batch, self.num_merged))
+
+    def unmerge(self, tokens: Tensor) -> Tensor:
+        flat = tokens.flatten(0, 1).index_select(0, self._index)
+        return flat.unflatten(0, (self._batch, self.num_tokens))
+
+    def sizes(self) -> Tensor:
+        return self._sizes.view(self._batch, self.num_merged)
+
+
+class CellPlan(MergePlan):
+    """Groups that are rectangular cells of the grid; cells at the border may be smaller.
+
+    Args:
+        grid: (H, W) in tokens.
+        stride: rows and columns of a cell, at least 1.
+        device: where :meth:`sizes` lives.
+    """
+
+    def __init__(self, grid: Grid, stride: tuple[int, int], device: torch.device) -> None:
+        self._grid = grid
+        self._stride = min(stride[0], grid[0]), min(stride[1], grid[1])
+        self._cells = -(-grid[0] // self._stride[0]), -(-grid[1] // self._stride[1])
+        self._device = device
+        super().__init__(grid[0] * grid[1], self._cells[0] * self._cells[1])
+
+    def merge(self, tokens: Tensor) -> Tensor:
+        image = tokens.unflatten(1, self._grid).permute(0, 3, 1, 2)
+        pooled = F.avg_pool2d(image, self._stride, ceil_mode=True, count_include_pad=False)
+        return pooled.flatten(2).transpose(1, 2)
+
+    def unmerge(self, tokens: Tensor) -> Tensor:
+        batch, _, channels = tokens.shape
+        (rows, columns), (sy, sx) = self._cells, self._stride
+        image = tokens.reshape(batch, rows, 1, columns, 1, channels)
+        image = image.expand(batch, rows, sy, columns, sx, channels)
+        image = image.reshape(batch, rows * sy, columns * sx, channels)
+        return image[:, : self._grid[0], : self._grid[1]].reshape(batch, -1, channels)
+
+    def sizes(self) -> Tensor:
+        per_axis = [
+            torch.full((cells,), step, device=self._device).clamp_(
+                max=torch.arange(length, 0, -step, device=self._device)
+            )
+            for cells, step, length in zip(self._cells, self._stride, self._grid, strict=True)
+        ]
+        return torch.outer(*per_axis).view(1, -1)

@@ -1,0 +1,173 @@
+"""From what a config says (``token_merging=...``) to strategies, with every mistake named."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import TokenMergingError
+from .base import TOKEN_MERGERS, TokenMerger
+from .presets import PRESETS
+
+DOWNSAMPLING_MODES = ('nearest', 'bilinear', 'bicubic', 'area')
+
+
+@dataclass(frozen=True)
+class InputDownsampling:
+    """The image is made smaller before the first stage.
+
+    Attributes:
+        factor: by which height and width are divided, an integer >= 2.
+        mode: of ``torch.nn.functional.interpolate``.
+    """
+
+    factor: int
+    mode: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.factor, int) or isinstance(self.factor, bool) or self.factor < 2:
+            raise TokenMergingError(f'downsampling: factor={self.factor!r} is not an integer >= 2')
+        if self.mode not in DOWNSAMPLING_MODES:
+            raise TokenMergingError(
+                f'downsampling: mode={self.mode!r} is unknown, use one of {DOWNSAMPLING_MODES}'
+            )
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H // factor, W // factor), at least one pixel each."""
+        size = [max(1, side // self.factor) for side in image.shape[2:]]
+        align = False if self.mode in ('bilinear', 'bicubic') else None
+        return F.interpolate(image, size=size, mode=self.mode, align_corners=align)
+
+
+@dataclass(frozen=True)
+class StageMerging:
+    """The strategies of one stage; None merges nothing."""
+
+    q: TokenMerger | None = None
+    kv: TokenMerger | None = None
+
+
+@dataclass(frozen=True)
+class TokenMerging:
+    """The strategies of a whole backbone."""
+
+    stages: tuple[StageMerging, ...]
+    downsampling: InputDownsampling | None = None
+
+
+def build_token_merging(
+    token_merging: str | Sequence[Mapping[str, Any]] | Mapping[str, Any] | None, num_stages: int = 4
+) -> TokenMerging:
+    """Build the strategies of every stage.
+
+    Args:
+        token_merging: the name of a preset (see ``PRESETS``), or one dict per stage such as
+            ``dict(kv=dict(type='BipartiteSoftMatching2d', ratio=0.6, stride=2))``, or
+            ``dict(stages=[...], downsampling=dict(factor=2, mode='bilinear'))``.
+            None is the preset 'none'.
+        num_stages: how many stages the backbone has.
+
+    Raises:
+        TokenMergingError: anything unknown, missing, out of range, or a wrong number of stages.
+    """
+    if token_merging is None:
+        token_merging = 'none'
+    name = 'token_merging'
+    if isinstance(token_merging, str):
+        if token_merging not in PRESETS:
+            raise TokenMergingError(
+                f'token_merging={token_merging!r} is unknown, use one of {list(PRESETS)} '
+                'or one dict per stage'
+            )
+        name = f'token_merging={token_merging!r}'
+        preset = PRESETS[token_merging]
+        # a preset without strategies says the same about any number of stages
+        empty = not any(preset['stages'])
+        token_merging = {**preset, 'stages': [{}] * num_stages} if empty else preset
+    if isinstance(token_merging, Mapping):
+        unknown = set(token_merging) - {'stages', 'downsampling'}
+        if unknown or 'stages' not in token_merging:
+            raise TokenMergingError(
+                f"{name}: a dict takes the keys 'stages' and 'downsampling', found "
+                f'{list(token_merging)}'
+            )
+        stages, shrink = token_merging['stages'], token_merging.get('downsampling')
+    else:
+        stages, shrink = token_merging, None
+    if isinstance(stages, str) or not isinstance(stages, Sequence):
+        raise TokenMergingError(
+            f'{name}: {stages!r} is neither a preset nor a list of one dict per stage'
+        )
+    if len(stages) != num_stages:
+        raise TokenMergingError(
+            f'{name}: {len(stages)} stages given, the backbone has {num_stages}'
+        )
+    return TokenMerging(
+        stages=tuple(
+            _build_stage(stage, f'{name}, stage {i}') for i, stage in enumerate(stages, 1)
+        ),
+        downsampling=None if shrink is None else _build_downsampling(shrink, name),
+    )
+
+
+def build_token_merger(config: str | Mapping[str, Any] | TokenMerger, where: str) -> TokenMerger:
+    """Build one strategy from its registered name, a dict with ``type``, or return it as it is."""
+    if isinstance(config, TokenMerger):
+        return config
+    settings = dict(type=config) if isinstance(config, str) else config
+    if not isinstance(settings, Mapping) or 'type' not in settings:
+        raise TokenMergingError(
+            f"{where}: {config!r} is neither a strategy's name nor a dict with 'type'"
+        )
+    arguments = {str(key): value for key, value in settings.items() if key != 'type'}
+    kind = settings['type']
+    cls = kind if inspect.isclass(kind) else TOKEN_MERGERS.get(kind)
+    if cls is None:
+        known = sorted(TOKEN_MERGERS.module_dict)
+        raise TokenMergingError(
+            f'{where}: strategy {kind!r} is not registered, known are {known} '
+            '(import the module of your own through custom_imports)'
+        )
+    if not (inspect.isclass(cls) and issubclass(cls, TokenMerger)):
+        raise TokenMergingError(f'{where}: {kind!r} is not a TokenMerger')
+    try:
+        inspect.signature(cls).bind(**arguments)
+    except TypeError as error:
+        allowed = list(inspect.signature(cls).parameters)
+        raise TokenMergingError(
+            f'{where}: {cls.__name__}: {error}; it takes {allowed}, found {list(arguments)}'
+        ) from error
+    try:
+        return cls(**arguments)
+    except TokenMergingError as error:
+        raise TokenMergingError(f'{where}: {error}') from error
+
+
+def _build_stage(stage: Mapping[str, Any] | None, where: str) -> StageMerging:
+    if stage is None:
+        return StageMerging()
+    if not isinstance(stage, Mapping):
+        raise TokenMergingError(f"{where}: {stage!r} is not a dict with 'q' and 'kv'")
+    unknown = [key for key in stage if key not in ('q', 'kv')]
+    if unknown:
+        raise TokenMergingError(f"{where}: unknown key {unknown[0]!r}, allowed are 'q' and 'kv'")
+    return StageMerging(
+        **{
+            side: build_token_merger(config, f'{where}, {side}')
+            for side, config in stage.items()
+            if config is not None
+        }
+    )
+
+
+def _build_downsampling(config: Mapping[str, Any], name: str) -> InputDownsampling:
+    if not isinstance(config, Mapping) or set(config) != {'factor', 'mode'}:
+        raise TokenMergingError(
+            f"{name}: downsampling takes the keys 'factor' and 'mode', found {config!r}"
+        )
+    return InputDownsampling(**config)
