@@ -1,0 +1,55 @@
+"""Draws synthetic street scenes with pixel labels, laid out as Cityscapes or ADE20K."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from segformer_plusplus.datasets import write_ade20k, write_cityscapes
+from segformer_plusplus.errors import SegformerPlusPlusError
+
+LAYOUTS = {'cityscapes': write_cityscapes, 'ade20k': write_ade20k}
+
+
+def height_by_width(text: str) -> tuple[int, int]:
+    """Reads '512x1024' as height and width."""
+    parts = text.lower().split('x')
+    if len(parts) != 2 or not all(part.isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(f'{text!r} is not HEIGHTxWIDTH, such as 512x1024')
+    return int(parts[0]), int(parts[1])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit code: 0, or 2 for what cannot be done."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('out_dir', help='folder to fill; made if it is missing')
+    parser.add_argument('--layout', choices=sorted(LAYOUTS), default='cityscapes')
+    parser.add_argument('--train', type=int, default=200, help='training images (default: 200)')
+    parser.add_argument('--val', type=int, default=20, help='validation images (default: 20)')
+    parser.add_argument(
+        '--size',
+        type=height_by_width,
+        default=(1024, 2048),
+        metavar='HxW',
+        help='height x width in pixels, 64x128 to 1024x2048 (default: 1024x2048)',
+    )
+    parser.add_argument('--seed', type=int, default=0, help='0 or more (default: 0)')
+    parser.add_argument('--workers', type=int, default=2, help='processes (default: 2)')
+    args = parser.parse_args(arguments)
+    try:
+        LAYOUTS[args.layout](
+            args.out_dir,
+            train=args.train,
+            val=args.val,
+            size=args.size,
+            seed=args.seed,
+            workers=args.workers,
+        )
+    except SegformerPlusPlusError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
