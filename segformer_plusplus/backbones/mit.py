@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from mmcv.cnn import build_norm_layer
 from mmengine.model import BaseModule
 from mmengine.model.weight_init import constant_init, normal_init, trunc_normal_init
@@ -120,7 +119,8 @@ class MixVisionTransformerPlusPlus(BaseModule):
         self.sr_ratios = tuple(sr_ratios)
 
         norm_cfg = norm_cfg or dict(type='LN', eps=1e-6)
-        drop_path = torch.linspace(0, drop_path_rate, sum(sizes['num_layers'])).tolist()
+        last = max(1, sum(sizes['num_layers']) - 1)
+        drop_path = [drop_path_rate * block / last for block in range(last + 1)]
         self.layers = nn.ModuleList()
         for stage in range(num_stages):
             channels = sizes['embed_dims'] * sizes['num_heads'][stage]

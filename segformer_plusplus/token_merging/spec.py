@@ -115,11 +115,14 @@ def build_token_merging(
     )
 
 
-def build_token_merger(config: str | Mapping[str, Any] | TokenMerger, where: str) -> TokenMerger:
-    """Build one strategy from its registered name, a dict with ``type``, or return it as it is."""
+def build_token_merger(
+    config: str | type | Mapping[str, Any] | TokenMerger, where: str
+) -> TokenMerger:
+    """Build a strategy from its registered name, its class or a dict with ``type``."""
     if isinstance(config, TokenMerger):
         return config
-    settings = dict(type=config) if isinstance(config, str) else config
+    by_name = isinstance(config, str) or inspect.isclass(config)
+    settings: Any = dict(type=config) if by_name else config
     if not isinstance(settings, Mapping) or 'type' not in settings:
         raise TokenMergingError(
             f"{where}: {config!r} is neither a strategy's name nor a dict with 'type'"

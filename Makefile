@@ -1,0 +1,84 @@
+# One environment in .venv, installed once: every target that needs it depends on its stamp file.
+VENV ?= .venv
+PYTHON3 ?= python3
+
+PYTHON := $(VENV)/bin/python
+PIP := $(PYTHON) -m pip --disable-pip-version-check
+STAMP := $(VENV)/.installed
+# xtcocotools (mmpose's COCO metrics): its wheel was built for NumPy 1, so it is compiled here, never
+# taken from pip's cache, where a build for another NumPy may lie.
+XTCOCOTOOLS := xtcocotools==1.14.3
+# Without its dependencies, one of which (chumpy) cannot be built and is not used.
+MMPOSE := mmpose==1.3.2
+SOURCES := segformer_plusplus tools tests configs setup.py
+
+SEG_CONFIG := configs/synthetic/segformer_mit-b0_none_1xb2-demo_synthetic-cityscapes.py
+SEG_DATA := data/synthetic_cityscapes
+SEG_OUT := work_dirs/demo-seg
+STRATEGIES := none hq fast 2x2 downsampling downsampling-bilinear
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install test test-slow check format demo demo-seg clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## Create .venv and install everything with the tested versions (once)
+
+# The stamp goes first and comes back last: an interrupted installation is taken up again.
+$(STAMP): requirements.txt constraints.txt pyproject.toml setup.py
+	@command -v $(PYTHON3) >/dev/null || { \
+	  echo "make: no $(PYTHON3) here: install Python 3.10 or later," \
+	    "or name one: make install PYTHON3=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON3) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo "make: Python 3.10 or later is needed, $(PYTHON3) is $$($(PYTHON3) -V 2>&1):" \
+	    "name another: make install PYTHON3=/path/to/python3" >&2; exit 1; }
+	@command -v cc >/dev/null || command -v gcc >/dev/null || { \
+	  echo "make: a C compiler is needed (cc or gcc, with Python's headers)" \
+	    "to build xtcocotools" >&2; exit 1; }
+	@rm -f $@
+	$(PYTHON3) -m venv $(VENV)
+	$(PIP) install -c constraints.txt -U pip
+	$(PIP) install -c constraints.txt -r requirements.txt
+	$(PIP) install -c constraints.txt --no-deps --no-build-isolation --no-cache-dir \
+	  --no-binary xtcocotools $(XTCOCOTOOLS)
+	$(PIP) install --no-deps $(MMPOSE)
+	$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+# Two processes with one thread each: more threads than cores make every test slower.
+test test-slow: export OMP_NUM_THREADS := 1
+
+test: $(STAMP) ## Run the tests, without those marked slow
+	$(PYTHON) -m pytest -n 2 --dist loadfile -m 'not slow'
+
+test-slow: $(STAMP) ## Run the tests marked slow
+	$(PYTHON) -m pytest -n 2 --dist loadfile -m slow
+
+check: $(STAMP) ## Lint, check the formatting and the types
+	$(PYTHON) -m ruff check $(SOURCES)
+	$(PYTHON) -m ruff format --check $(SOURCES)
+	$(PYTHON) -m mypy
+
+format: $(STAMP) ## Rewrite the sources in the project's format
+	$(PYTHON) -m ruff check --fix $(SOURCES)
+	$(PYTHON) -m ruff format $(SOURCES)
+
+demo: $(STAMP) ## Run every strategy on one image; the results lie in work_dirs/demo
+	$(PYTHON) tools/demo.py --out work_dirs/demo
+
+# Interrupted, it goes on where it stopped.
+demo-seg: $(STAMP) ## Train B0 on drawn street scenes, test the weights under every strategy
+	$(PYTHON) tools/dataset_generators/synthetic_scenes.py $(SEG_DATA)
+	$(PYTHON) tools/train.py $(SEG_CONFIG) --work-dir $(SEG_OUT) --resume
+	for strategy in $(STRATEGIES); do \
+	  $(PYTHON) tools/test.py $(SEG_CONFIG) "$$(cat $(SEG_OUT)/last_checkpoint)" \
+	    --token-merging $$strategy --work-dir $(SEG_OUT)/test-$$strategy \
+	    --metrics-json $(SEG_OUT)/$$strategy.json || exit 1; \
+	done
+
+clean: ## Remove caches and build outputs (not .venv, data or results)
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	find . -path ./$(VENV) -prune -o -path ./data -prune -o -path ./work_dirs -prune \
+	  -o -type d -name __pycache__ -exec rm -rf {} +

@@ -1,0 +1,3 @@
+_base_ = './segformer_mit-b2_none_1xb4-160k_cityscapes-1024x1024.py'
+
+model = dict(backbone=dict(token_merging='downsampling'))

@@ -1,0 +1,299 @@
+"""What the command line tools share: one-line errors, reading a config, and early path checks."""
+
+import argparse
+import difflib
+import functools
+import inspect
+import json
+import math
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.runner import Runner
+
+from .. import errors
+from ..errors import SegformerPlusPlusError
+
+TRACEBACK_VARIABLE = 'SEGFORMER_PLUSPLUS_TRACEBACK'
+USER_ERROR = 2
+
+# Keys that the Runner reads from the config beside its own arguments.
+_RUNNER_KEYS = {
+    'activation_checkpointing',
+    'compile',
+    'efficient_conv_bn_eval',
+    'find_unused_parameters',
+    'model_wrapper_cfg',
+    'runner_type',
+    'strict_load',
+    'sync_bn',
+}
+# mmengine's registries wrap what a constructor raises: "class `Name` in some/module.py: message".
+_REGISTRY_PREFIX = re.compile(r'^(?:(?:class|func|function) `[^`]*` in \S+: )+')
+# The last line of a traceback: "package.module.Name: message".
+_TRACEBACK_LINE = re.compile(r'^(?P<type>[A-Za-z_][\w.]*): (?P<message>.+)$')
+
+
+def main_guard(main: Callable[[Sequence[str]], int]) -> Callable[..., int]:
+    """Lets a tool's ``main`` end with one line and exit code 2 when the user can mend the cause.
+
+    The result takes the arguments, or none for ``sys.argv[1:]``, and returns the exit code. What
+    :func:`describe_error` knows becomes ``error: ...`` on stderr; everything else is a bug and
+    keeps its traceback. ``--traceback`` or ``SEGFORMER_PLUSPLUS_TRACEBACK=1`` shows it always.
+    """
+
+    @functools.wraps(main)
+    def guarded(argv: Sequence[str] | None = None) -> int:
+        arguments = sys.argv[1:] if argv is None else list(argv)
+        try:
+            return main(arguments)
+        except Exception as error:
+            message = describe_error(error)
+            wanted = '--traceback' in arguments or os.environ.get(TRACEBACK_VARIABLE) == '1'
+            if message is None or wanted:
+                raise
+            sys.stderr.write(f'error: {message}\n')
+            return USER_ERROR
+
+    return guarded
+
+
+def describe_error(error: BaseException) -> str | None:
+    """One line for an error that the user can mend, None for one that is ours.
+
+    That is a :class:`SegformerPlusPlusError`, a missing or unreadable file, a name that no
+    registry knows, an argument that a class in the config does not take, or a wrapper of these.
+    """
+    for link in _wrapped(error):
+        message = _describe(link)
+        if message is not None:
+            return ' '.join(_REGISTRY_PREFIX.sub('', message).split())
+    return None
+
+
+def _wrapped(error: BaseException) -> Iterator[BaseException]:
+    """The error and what it wraps, the outermost first.
+
+    An implicit context is followed only where the outer message repeats the inner one: any other
+    failure inside an error handler is a bug of its own.
+    """
+    current: BaseException | None = error
+    while current is not None:
+        yield current
+        context = current.__context__
+        if current.__cause__ is not None:
+            current = current.__cause__
+        elif context is not None and str(context) and str(context) in str(current):
+            current = context
+        else:
+            current = None
+
+
+def _describe(error: BaseException) -> str | None:
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    if 'Original Traceback' in text:
+        return _describe_worker_error(text)
+    if isinstance(error, SegformerPlusPlusError):
+        return text
+    if isinstance(
+        error, FileNotFoundError | PermissionError | NotADirectoryError | IsADirectoryError
+    ):
+        return f'{error.strerror}: {error.filename}' if error.filename else text
+    if isinstance(error, KeyError) and re.search(r'is not in the \S+ registry', text):
+        name = text.split('. Please check')[0]
+        return f'{name}; check its spelling, or name its module in custom_imports of the config'
+    if isinstance(error, TypeError) and _raised_by_registry(error):
+        return f'the config does not fit its class: {text}'
+    return None
+
+
+def _describe_worker_error(text: str) -> str | None:
+    """Finds the message in what a data loader worker sent: its whole traceback as one string."""
+    match = _TRACEBACK_LINE.match(text.rstrip().splitlines()[-1])
+    if match is None:
+        return None
+    name = match['type'].rpartition('.')[2]
+    known = getattr(errors, name, None)
+    if inspect.isclass(known) and issubclass(known, SegformerPlusPlusError):
+        return match['message']
+    return match['message'] if name in ('FileNotFoundError', 'PermissionError') else None
+
+
+def _raised_by_registry(error: BaseException) -> bool:
+    """Whether the call in mmengine's ``build_from_cfg`` itself failed: arguments did not bind."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and frames[-1].name == 'build_from_cfg'
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--cfg-options`` and ``--traceback``, which every tool has."""
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='settings to change in the config, for example '
+        'train_dataloader.batch_size=4 optim_wrapper.optimizer.lr=1e-4; lists as key="[a,b]"',
+    )
+    parser.add_argument(
+        '--traceback', action='store_true', help='show the whole traceback of an error'
+    )
+
+
+def add_launcher_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--launcher`` and ``--local-rank``, for distributed runs."""
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='how the processes were started (default: %(default)s)',
+    )
+    # torch.distributed.launch passes one spelling or the other, by its version.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+
+
+def set_local_rank(local_rank: int) -> None:
+    """Hands ``--local-rank`` on to mmengine, unless the launcher has set ``LOCAL_RANK``."""
+    os.environ.setdefault('LOCAL_RANK', str(local_rank))
+
+
+def load_config(
+    path: str | os.PathLike[str],
+    cfg_options: Mapping[str, Any] | None = None,
+    work_dir: str | None = None,
+) -> Config:
+    """Reads a config and applies the command line's settings.
+
+    Args:
+        path: the config file.
+        cfg_options: dotted keys and their new values. The first part of a key must be one that
+            the config has or that mmengine's Runner knows.
+        work_dir: by default the config's ``work_dir``, else ``work_dirs/<name of the config>``.
+
+    Raises:
+        SegformerPlusPlusError: the file is missing or no config, or an option does not fit.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise SegformerPlusPlusError(f'config not found: {path}')
+    try:
+        cfg = Config.fromfile(str(path))
+    except Exception as error:  # a config is a program: it can fail in any way
+        reason = describe_error(error) or f'{type(error).__name__}: {error}'
+        raise SegformerPlusPlusError(f'cannot read config {path}: {reason}') from error
+    if cfg_options:
+        _check_option_names(cfg, cfg_options)
+        try:
+            cfg.merge_from_dict(dict(cfg_options))
+        except Exception as error:
+            raise SegformerPlusPlusError(f'--cfg-options does not fit {path}: {error}') from error
+    cfg.work_dir = work_dir or cfg.get('work_dir') or os.path.join('work_dirs', path.stem)
+    return cfg
+
+
+def _check_option_names(cfg: Config, cfg_options: Mapping[str, Any]) -> None:
+    known = {*cfg.keys(), *inspect.signature(Runner.__init__).parameters, *_RUNNER_KEYS} - {'self'}
+    for option in cfg_options:
+        first = option.split('.')[0]
+        if first not in known:
+            close = difflib.get_close_matches(first, known, n=1)
+            hint = f'did you mean {close[0]!r}?' if close else 'the config has no such key'
+            raise SegformerPlusPlusError(f'--cfg-options {option}: unknown key {first!r}; {hint}')
+
+
+def check_data_roots(cfg: Config, splits: Sequence[str]) -> None:
+    """Checks that the data of these splits is there, before anything is built.
+
+    Args:
+        cfg: an mmseg or mmpose config.
+        splits: out of 'train', 'val' and 'test'; one without a data loader is passed over.
+
+    Raises:
+        SegformerPlusPlusError: names the key, the path, and how to change it.
+    """
+    for split in splits:
+        loader = cfg.get(f'{split}_dataloader')
+        if loader:
+            for key, dataset in _datasets(loader.get('dataset'), f'{split}_dataloader.dataset'):
+                _check_dataset(key, dataset)
+
+
+def _datasets(dataset: Any, key: str) -> Iterator[tuple[str, ConfigDict]]:
+    """Every innermost dataset of wrappers such as RepeatDataset and ConcatDataset, with its key."""
+    if not isinstance(dataset, dict):
+        return
+    if 'dataset' in dataset:
+        yield from _datasets(dataset['dataset'], f'{key}.dataset')
+    elif 'datasets' in dataset:
+        for index, part in enumerate(dataset['datasets']):
+            yield from _datasets(part, f'{key}.datasets.{index}')
+    else:
+        yield key, dataset
+
+
+def _check_dataset(key: str, dataset: ConfigDict) -> None:
+    root = dataset.get('data_root') or ''
+    if root:
+        _check_path(f'{key}.data_root', root)
+    for name, prefix in (dataset.get('data_prefix') or {}).items():
+        if isinstance(prefix, str) and (name != 'seg_map_path' or _reads_labels(dataset)):
+            _check_path(f'{key}.data_prefix.{name}', os.path.join(root, prefix))
+    if dataset.get('ann_file'):
+        _check_path(f'{key}.ann_file', os.path.join(root, dataset['ann_file']))
+    if dataset.get('bbox_file'):
+        _check_path(f'{key}.bbox_file', dataset['bbox_file'])
+
+
+def _reads_labels(dataset: ConfigDict) -> bool:
+    steps = dataset.get('pipeline') or []
+    return any('Annotations' in str(step.get('type')) for step in _flatten(steps))
+
+
+def _flatten(steps: Any) -> Iterator[Mapping[str, Any]]:
+    """The steps of a pipeline, those inside TestTimeAug's nested lists included."""
+    for step in steps:
+        if isinstance(step, list | tuple):
+            yield from _flatten(step)
+        elif isinstance(step, Mapping):
+            yield step
+            yield from _flatten(step.get('transforms') or [])
+
+
+def _check_path(key: str, path: str) -> None:
+    """``path`` must exist, and hold something if it is a folder; remote addresses pass."""
+    if '://' in path or not path:
+        return
+    place = Path(path)
+    change = f'change it with --cfg-options {key}=...'
+    if not place.exists():
+        raise SegformerPlusPlusError(f'data not found: {path} ({key}); {change}')
+    if place.is_dir() and next(place.iterdir(), None) is None:
+        raise SegformerPlusPlusError(f'data folder is empty: {path} ({key}); {change}')
+
+
+def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
+    """Writes JSON atomically: readers see the old file or the whole new one, never a half."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
+    temporary.write_text(json.dumps(_plain(content), indent=2, allow_nan=False) + '\n')
+    temporary.replace(path)
+
+
+def _plain(value: Any) -> Any:
+    """Tensors and NumPy scalars as Python numbers; what JSON cannot hold (nan, inf) as None."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if hasattr(value, 'tolist'):
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,235 @@
+"""Every shipped config loads, is what its name says, and builds."""
+
+from __future__ import annotations
+
+import copy
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config, ConfigDict
+
+pytest.importorskip('mmseg')
+
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import PARAM_SCHEDULERS, init_default_scope
+from mmseg.registry import DATASETS, MODELS
+from mmseg.utils import register_all_modules
+
+from segformer_plusplus.backbones.archs import ARCHS
+
+ROOT = Path(__file__).parents[1] / 'configs'
+FOLDERS = 'cityscapes', 'ade20k', 'synthetic'
+CONFIGS = sorted(path for folder in FOLDERS for path in (ROOT / folder).glob('*.py'))
+
+PAPER_STRATEGIES = 'none', 'hq', 'fast', '2x2', 'downsampling'
+STRATEGIES = *PAPER_STRATEGIES, 'downsampling-bilinear'
+
+CITYSCAPES = 'cityscapes/segformer_mit-{}_{}_1xb4-160k_cityscapes-1024x1024.py'
+ADE20K = 'ade20k/segformer_mit-{}_{}_1xb8-160k_ade20k-640x640.py'
+SYNTHETIC = 'synthetic/segformer_mit-{}_{}_1xb2-demo_synthetic-cityscapes.py'
+ROWS = (
+    [CITYSCAPES.format(arch, name) for arch in ('b0', 'b2', 'b5') for name in STRATEGIES]
+    + [ADE20K.format('b5', name) for name in PAPER_STRATEGIES]
+    + [SYNTHETIC.format('b0', name) for name in STRATEGIES]
+)
+
+NAME = re.compile(
+    r'segformer_mit-(?P<arch>b\d)_(?P<strategy>[^_]+)_1xb(?P<batch>\d+)-(?P<schedule>\w+?)'
+    r'_(?P<data>cityscapes|ade20k|synthetic-cityscapes)(?:-(?P<height>\d+)x(?P<width>\d+))?'
+)
+
+every_config = pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+
+
+@pytest.fixture(autouse=True)
+def mmseg_scope():
+    register_all_modules(init_default_scope=False)
+    init_default_scope('mmseg')
+
+
+@cache
+def _read(path: Path) -> Config:
+    return Config.fromfile(path)
+
+
+def load(path: Path) -> Config:
+    """A copy, so that no test sees what another one changed."""
+    return copy.deepcopy(_read(path))
+
+
+def named(path: Path) -> dict[str, str]:
+    match = NAME.fullmatch(path.stem)
+    assert match is not None, f'{path.name} does not follow configs/README.md'
+    return match.groupdict()
+
+
+def step(pipeline: list[ConfigDict], kind: str) -> ConfigDict:
+    (found,) = (transform for transform in pipeline if transform.type == kind)
+    return found
+
+
+def flat(value, key: str = '') -> dict[str, object]:
+    """Nested dicts and lists as {'a.b.0.c': value}."""
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, list | tuple):
+        items = enumerate(value)
+    else:
+        return {key: value}
+    leaves: dict[str, object] = {}
+    for name, child in items:
+        leaves |= flat(child, f'{key}.{name}' if key else str(name))
+    return leaves or {key: value}
+
+
+def differences(one: Config, other: Config) -> set[str]:
+    a, b = flat(one.to_dict()), flat(other.to_dict())
+    return {key for key in a.keys() | b.keys() if a.get(key, ...) != b.get(key, ...)}
+
+
+def test_every_row_of_the_tables_has_its_file_and_no_file_is_left_over():
+    assert {str(path.relative_to(ROOT)) for path in CONFIGS} == set(ROWS)
+
+
+@every_config
+def test_the_name_is_the_content(path):
+    says, cfg = named(path), load(path)
+    assert cfg.model.backbone.type == 'MixVisionTransformerPlusPlus'
+    assert cfg.model.backbone.arch == says['arch']
+    assert cfg.model.backbone.token_merging == says['strategy']
+    assert cfg.train_dataloader.batch_size == int(says['batch'])
+    assert cfg.default_scope == 'mmseg'
+    assert cfg.custom_imports.imports == ['segformer_plusplus']
+
+    crop = tuple(step(cfg.train_dataloader.dataset.pipeline, 'RandomCrop').crop_size)
+    assert crop == tuple(cfg.model.data_preprocessor.size) == tuple(cfg.crop_size)
+    if says['height']:
+        assert crop == (int(says['height']), int(says['width']))
+    if says['schedule'] == '160k':
+        assert cfg.train_cfg.max_iters == 160_000
+
+    dataset = {'ade20k': 'ADE20KDataset'}.get(says['data'], 'CityscapesDataset')
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        assert loader.dataset.type == dataset
+        assert loader.dataset.data_root == cfg.data_root
+        assert ('synthetic' in loader.dataset.data_root) == says['data'].startswith('synthetic')
+
+
+@every_config
+def test_classes_agree_between_head_labels_and_dataset(path):
+    cfg = load(path)
+    classes = len(DATASETS.get(cfg.train_dataloader.dataset.type).METAINFO['classes'])
+    assert cfg.model.decode_head.num_classes == classes
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        labels = step(loader.dataset.pipeline, 'CheckedLoadAnnotations')
+        assert labels.num_classes == classes
+        assert labels.get('reduce_zero_label', False) == (classes == 150)
+
+
+@every_config
+def test_model_and_optimizer_build(path):
+    cfg = load(path)
+    cfg.model.backbone.init_cfg = None
+    model = MODELS.build(cfg.model)
+    sizes = ARCHS[cfg.model.backbone.arch]
+    widths = [sizes['embed_dims'] * heads for heads in sizes['num_heads']]
+    assert model.decode_head.in_channels == widths
+
+    optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
+    groups = {id(group['params'][0]): group for group in optimizer.param_groups}
+    decay = cfg.optim_wrapper.optimizer.weight_decay
+    for name, parameter in model.named_parameters():
+        group = groups[id(parameter)]
+        in_head = name.startswith('decode_head')
+        rate = cfg.optim_wrapper.optimizer.lr * (10 if in_head else 1)
+        assert group['lr'] == pytest.approx(rate), name
+        if not in_head:
+            assert group['weight_decay'] == (0 if 'norm' in name else decay), name
+
+
+@every_config
+def test_pipelines_build(path):
+    cfg = load(path)
+    for name in ('train', 'val', 'test'):
+        loader = cfg[f'{name}_dataloader']
+        dataset = DATASETS.build({**loader.dataset, 'lazy_init': True})
+        kinds = [type(transform).__name__ for transform in dataset.pipeline.transforms]
+        assert kinds == [transform.type for transform in loader.dataset.pipeline]
+
+
+@every_config
+def test_schedule(path):
+    """Linear warm-up, then polynomial to 0 exactly when training ends."""
+    cfg = load(path)
+    last = cfg.train_cfg.max_iters
+    warmup, poly = cfg.param_scheduler
+    assert (warmup.type, warmup.begin, warmup.start_factor) == ('LinearLR', 0, 1e-6)
+    assert (poly.type, poly.begin, poly.end) == ('PolyLR', warmup.end, last)
+    assert (poly.eta_min, poly.power) == (0, 1)
+    assert not warmup.by_epoch and not poly.by_epoch
+    assert last % cfg.train_cfg.val_interval == 0
+    assert last % cfg.default_hooks.checkpoint.interval == 0
+
+    optimizer = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=1.0)
+    for scheduler in (warmup, poly):
+        PARAM_SCHEDULERS.build(scheduler, default_args=dict(optimizer=optimizer))
+    assert optimizer.param_groups[0]['lr'] == pytest.approx(1e-6)
+
+
+@pytest.mark.parametrize(
+    'path', [p for p in CONFIGS if 'synthetic' not in p.parts], ids=lambda p: p.stem
+)
+def test_the_papers_schedule(path):
+    cfg = load(path)
+    optimizer = cfg.optim_wrapper.optimizer
+    assert (optimizer.type, optimizer.lr, optimizer.weight_decay) == ('AdamW', 6e-5, 0.01)
+    assert cfg.param_scheduler[0].end == 1500
+    assert cfg.train_cfg.max_iters == cfg.param_scheduler[1].end == 160_000
+
+
+@pytest.mark.parametrize('path', sorted((ROOT / 'cityscapes').glob('*.py')), ids=lambda p: p.stem)
+def test_cityscapes_is_tested_in_sliding_windows(path):
+    cfg = load(path)
+    assert cfg.model.test_cfg.to_dict() == dict(
+        mode='slide', crop_size=(1024, 1024), stride=(768, 768)
+    )
+
+
+@every_config
+def test_strategies_differ_in_nothing_but_the_strategy(path):
+    unmerged = path.with_name(path.name.replace(f'_{named(path)["strategy"]}_', '_none_'))
+    expected = set() if path == unmerged else {'model.backbone.token_merging'}
+    assert differences(load(path), load(unmerged)) == expected
+
+
+@pytest.mark.parametrize('strategy', STRATEGIES)
+def test_synthetic_differs_from_cityscapes_in_root_size_and_schedule_only(strategy):
+    allowed = re.compile(
+        # data
+        r'data_root|\w+_dataloader\.(dataset\.data_root|batch_size|num_workers)'
+        # size
+        r'|crop_size\.\d|image_scale\.\d|model\.data_preprocessor\.size\.\d|model\.test_cfg\..*'
+        r'|((train|test)_pipeline|\w+_dataloader\.dataset\.pipeline)\.\d+\.(scale|crop_size)\.\d'
+        # schedule, from scratch
+        r'|max_iters|train_cfg\.(max_iters|val_interval)|optim_wrapper\.optimizer\.lr'
+        r'|param_scheduler\.\d\.(begin|end)|default_hooks\.(logger|checkpoint)\.interval'
+        r'|model\.backbone\.init_cfg.*'
+    )
+    synthetic = load(ROOT / SYNTHETIC.format('b0', strategy))
+    cityscapes = load(ROOT / CITYSCAPES.format('b0', strategy))
+    found = differences(synthetic, cityscapes)
+    assert not {key for key in found if not allowed.fullmatch(key)}
+
+
+@every_config
+def test_pretrained_weights_are_those_of_the_arch(path):
+    cfg = load(path)
+    init = cfg.model.backbone.init_cfg
+    if 'synthetic' in path.parts:
+        assert init is None
+    else:
+        assert init.type == 'Pretrained'
+        assert f'/mit_{cfg.model.backbone.arch}_' in init.checkpoint

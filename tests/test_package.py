@@ -1,0 +1,120 @@
+"""What importing the package does, with and without the toolboxes."""
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+
+def run(code):
+    return subprocess.run(
+        [sys.executable, '-c', textwrap.dedent(code)], capture_output=True, text=True, timeout=120
+    )
+
+
+BLOCK = """
+    import sys
+    from importlib.abc import MetaPathFinder
+
+    class Block(MetaPathFinder):
+        def find_spec(self, name, path=None, target=None):
+            if name.split('.')[0] in {blocked!r}:
+                raise ModuleNotFoundError(f'No module named {{name!r}}', name=name)
+
+    sys.meta_path.insert(0, Block())
+    import importlib.util
+    real = importlib.util.find_spec
+    def find_spec(name, package=None):
+        return None if name.split('.')[0] in {blocked!r} else real(name, package)
+    importlib.util.find_spec = find_spec
+"""
+
+
+def test_without_toolboxes_the_backbone_works_and_the_head_says_what_to_install():
+    code = textwrap.dedent(BLOCK.format(blocked=['mmseg', 'mmpose', 'mmdet'])) + textwrap.dedent("""
+        import torch, segformer_plusplus
+        from mmengine.registry import MODELS
+        cfg = dict(type='MixVisionTransformerPlusPlus', arch='b0', token_merging='hq')
+        model = MODELS.build(cfg)
+        print([tuple(f.shape) for f in model(torch.randn(1, 3, 64, 64))][0])
+        try:
+            segformer_plusplus.SegformerHeadPlusPlus
+        except ImportError as error:
+            print('asked:', error)
+        try:
+            segformer_plusplus.no_such_name
+        except AttributeError as error:
+            print('attribute:', error)
+        """)
+    result = run(code)
+    assert result.returncode == 0, result.stderr
+    assert '(1, 32, 16, 16)' in result.stdout
+    assert 'asked: ' in result.stdout and 'segformer-plusplus[mmseg]' in result.stdout
+    assert 'needs mmseg' in result.stdout
+    assert "no attribute 'no_such_name'" in result.stdout
+
+
+def test_one_registration_serves_every_scope():
+    code = """
+        import segformer_plusplus
+        from mmengine.registry import MODELS, init_default_scope
+        import mmseg.registry, mmpose.registry
+        for registry in (MODELS, mmseg.registry.MODELS, mmpose.registry.MODELS):
+            print(registry.get('MixVisionTransformerPlusPlus').__name__)
+        print(mmseg.registry.MODELS.get('SegformerHeadPlusPlus').__name__)
+        print(segformer_plusplus.SegformerHeadPlusPlus.__name__)
+    """
+    result = run(code)
+    assert result.returncode == 0, result.stderr
+    expected = ['MixVisionTransformerPlusPlus'] * 3 + ['SegformerHeadPlusPlus'] * 2
+    assert result.stdout.split()[-5:] == expected  # mmseg may print before
+
+
+def test_ops_of_an_mmcv_without_them_import_and_say_so_on_call():
+    code = """
+        import importlib.util, sys
+        import segformer_plusplus
+        compiled = importlib.util.find_spec('mmcv._ext') is not None
+        import mmpose.models, mmcv.ops, torch
+        assert compiled or 'mmcv._ext' not in sys.modules
+        assert compiled or importlib.util.find_spec('mmcv._ext') is None
+        if not compiled:
+            try:
+                mmcv.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
+            except ImportError as error:
+                print(error)
+        else:
+            print('compiled')
+    """
+    result = run(code)
+    assert result.returncode == 0, result.stderr
+    assert 'without compiled ops' in result.stdout or 'compiled' in result.stdout
+
+
+def test_a_broken_toolbox_does_not_take_the_rest_away(tmp_path):
+    package = tmp_path / 'mmseg'
+    package.mkdir()
+    (package / '__init__.py').write_text("raise AssertionError('MMCV==9 is incompatible')")
+    code = f"""
+        import sys
+        sys.path.insert(0, {str(tmp_path)!r})
+        import segformer_plusplus
+        print(segformer_plusplus.MixVisionTransformerPlusPlus.__name__)
+        try:
+            segformer_plusplus.SegformerHeadPlusPlus
+        except ImportError as error:
+            print(error)
+    """
+    result = run(code)
+    assert result.returncode == 0, result.stderr
+    assert 'MixVisionTransformerPlusPlus' in result.stdout
+    assert 'MMCV==9 is incompatible' in result.stdout
+
+
+@pytest.mark.parametrize('name', ['MixVisionTransformerPlusPlus', 'TOKEN_MERGERS', 'TokenMerger'])
+def test_public_names(name):
+    import segformer_plusplus
+
+    assert name in segformer_plusplus.__all__
+    assert hasattr(segformer_plusplus, name)

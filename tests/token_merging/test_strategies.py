@@ -1,0 +1,235 @@
+"""The contract of every strategy, and equality with tomesd."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tomesd.merge import bipartite_soft_matching_random2d
+
+from segformer_plusplus.token_merging import (
+    BipartiteSoftMatching1d,
+    BipartiteSoftMatching2d,
+    NeighborMerging1d,
+    NeighborMerging2d,
+    TomesdMatching,
+)
+
+STRATEGIES = [
+    BipartiteSoftMatching2d(0.6, 2),
+    BipartiteSoftMatching2d(0.9, 4),
+    BipartiteSoftMatching2d(0.5, (1, 4)),
+    BipartiteSoftMatching2d(0.0, 2),
+    BipartiteSoftMatching1d(0.5),
+    BipartiteSoftMatching1d(0.2),
+    NeighborMerging1d(2),
+    NeighborMerging1d(7),
+    NeighborMerging2d(2),
+    NeighborMerging2d((3, 2)),
+    TomesdMatching(0.6, 2, seed=3),
+    TomesdMatching(0.9, 4, seed=None),
+]
+GRIDS = [(8, 8), (7, 13), (1, 9), (3, 2), (2, 3), (1, 1), (16, 12)]
+
+by_strategy = pytest.mark.parametrize('merger', STRATEGIES, ids=repr)
+by_grid = pytest.mark.parametrize('grid', GRIDS, ids=str)
+
+
+def random_tokens(batch, grid, channels=6, dtype=torch.float32):
+    return torch.randn(batch, grid[0] * grid[1], channels).to(dtype)
+
+
+@by_strategy
+@by_grid
+@pytest.mark.parametrize('batch', [1, 3])
+def test_shapes_sizes_and_means(merger, grid, batch):
+    tokens = random_tokens(batch, grid)
+    plan = merger.plan(tokens, grid)
+    merged = plan.merge(tokens)
+    sizes = plan.sizes().expand(batch, -1)
+
+    assert plan.num_tokens == tokens.shape[1]
+    assert merged.shape == (batch, plan.num_merged, tokens.shape[2])
+    assert plan.unmerge(merged).shape == tokens.shape
+    assert sizes.shape == (batch, plan.num_merged)
+    assert sizes.min() >= 1
+    assert (sizes.sum(1) == tokens.shape[1]).all()
+    # merged tokens are means of disjoint groups: weighted by their sizes they keep the sum
+    total = (merged * sizes.unsqueeze(-1)).sum(1)
+    torch.testing.assert_close(total, tokens.sum(1), rtol=1e-4, atol=1e-4)
+
+
+@by_strategy
+@by_grid
+def test_unmerge_then_merge_changes_nothing(merger, grid):
+    tokens = random_tokens(2, grid)
+    plan = merger.plan(tokens, grid)
+    merged = plan.merge(tokens)
+    torch.testing.assert_close(plan.merge(plan.unmerge(merged)), merged)
+
+
+@by_strategy
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_constants_survive_every_dtype(merger, dtype):
+    """A group of hundreds of tokens must not lose its mean to bf16 sums that stop growing."""
+    grid = (24, 25)
+    constant = torch.full((2, grid[0] * grid[1], 3), 0.7).to(dtype)
+    plan = merger.plan(random_tokens(2, grid, dtype=dtype), grid)
+    torch.testing.assert_close(plan.unmerge(plan.merge(constant)), constant)
+
+
+def test_one_large_group_in_half_precision():
+    grid = (32, 32)
+    tokens = torch.ones(1, 1024, 4, dtype=torch.bfloat16)
+    plan = BipartiteSoftMatching2d(0.99, 10).plan(tokens, grid)
+    assert plan.sizes().max() > 256
+    torch.testing.assert_close(plan.merge(tokens), torch.ones_like(plan.merge(tokens)))
+
+
+@by_strategy
+@by_grid
+def test_zero_tokens_give_no_nan(merger, grid):
+    tokens = torch.zeros(2, grid[0] * grid[1], 4)
+    plan = merger.plan(tokens, grid)
+    assert torch.equal(plan.unmerge(plan.merge(tokens)), tokens)
+
+
+@by_strategy
+def test_any_number_of_channels_and_foreign_tensors(merger):
+    grid = (6, 7)
+    plan = merger.plan(random_tokens(2, grid), grid)
+    other = random_tokens(2, grid, channels=1)
+    assert plan.unmerge(plan.merge(other)).shape == other.shape
+
+
+@by_strategy
+def test_gradients(merger):
+    grid = (5, 6)
+    plan = merger.plan(random_tokens(2, grid), grid)
+    tokens = random_tokens(2, grid, channels=2, dtype=torch.float64)
+    if isinstance(merger, TomesdMatching):
+        # tomesd's scatter_reduce has no second path to compare with: first order only
+        plan = merger.plan(tokens, grid)
+    tokens.requires_grad_()
+    assert torch.autograd.gradcheck(plan.merge, tokens)
+    merged = plan.merge(tokens).detach().requires_grad_()
+    assert torch.autograd.gradcheck(plan.unmerge, merged)
+
+
+@by_strategy
+def test_eval_in_inference_mode_then_train(merger):
+    """Nothing cached while testing may break the next training step."""
+    grid = (11, 10)
+    with torch.inference_mode():
+        merger.plan(random_tokens(1, grid), grid)
+    tokens = random_tokens(1, grid).requires_grad_()
+    plan = merger.plan(tokens, grid)
+    plan.unmerge(plan.merge(tokens)).square().sum().backward()
+    assert torch.isfinite(tokens.grad).all()
+
+
+@by_strategy
+def test_wrong_grid_is_an_error(merger):
+    with pytest.raises(ValueError, match='do not lie on a grid of 3x5'):
+        merger.plan(torch.randn(1, 16, 4), (3, 5))
+
+
+@pytest.mark.parametrize('ratio, stride', [(0.6, 2), (0.9, 4), (0.75, 2), (0.4, (2, 4))])
+@pytest.mark.parametrize('grid', [(8, 8), (9, 14), (17, 5), (32, 16)], ids=str)
+@pytest.mark.parametrize('batch', [1, 2])
+def test_equal_to_tomesd(ratio, stride, grid, batch):
+    tokens = random_tokens(batch, grid, channels=12, dtype=torch.float64)
+    sy, sx = (stride, stride) if isinstance(stride, int) else stride
+    merge, unmerge = bipartite_soft_matching_random2d(
+        tokens, w=grid[1], h=grid[0], sx=sx, sy=sy, r=int(tokens.shape[1] * ratio), no_rand=True
+    )
+    plan = BipartiteSoftMatching2d(ratio, stride).plan(tokens, grid)
+    assert plan.num_merged == merge(tokens).shape[1]
+    torch.testing.assert_close(plan.unmerge(plan.merge(tokens)), unmerge(merge(tokens)))
+    # the merged tokens are the same set, in whatever order
+    ours, theirs = (
+        F.pad(x.sum(-1).sort(1).values, (0, 0)) for x in (plan.merge(tokens), merge(tokens))
+    )
+    torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize('seed', [None, 0, 7])
+def test_tomesd_matching_is_tomesd(seed):
+    grid, tokens = (12, 9), random_tokens(2, (12, 9))
+    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    merge, unmerge = bipartite_soft_matching_random2d(
+        tokens, w=9, h=12, sx=2, sy=2, r=int(108 * 0.5), no_rand=seed is None, generator=generator
+    )
+    plan = TomesdMatching(0.5, 2, seed=seed).plan(tokens, grid)
+    assert torch.equal(plan.merge(tokens), merge(tokens))
+    assert torch.equal(plan.unmerge(plan.merge(tokens)), unmerge(merge(tokens)))
+
+
+def test_tomesd_seed_is_repeatable_and_matters():
+    grid, tokens = (12, 12), random_tokens(1, (12, 12))
+    first, again, other = (
+        TomesdMatching(0.6, 2, seed=seed).plan(tokens, grid).merge(tokens) for seed in (1, 1, 2)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_equal_to_a_plain_alternating_matching():
+    """ToMe's algorithm, written out token by token."""
+    tokens = random_tokens(1, (3, 7), dtype=torch.float64)
+    unit = F.normalize(tokens[0], dim=-1)
+    sources, destinations = range(0, 21, 2), range(1, 21, 2)
+    best = {s: max(destinations, key=lambda d: (unit[s] @ unit[d]).item()) for s in sources}
+    ranked = sorted(sources, key=lambda s: -(unit[s] @ unit[best[s]]).item())
+    group = {n: n for n in range(21)} | {s: best[s] for s in ranked[: int(21 * 0.3)]}
+    members = {g: [n for n in range(21) if group[n] == g] for g in set(group.values())}
+    expected = torch.stack([tokens[0, members[group[n]]].mean(0) for n in range(21)])
+
+    plan = BipartiteSoftMatching1d(0.3).plan(tokens, (3, 7))
+    torch.testing.assert_close(plan.unmerge(plan.merge(tokens))[0], expected)
+
+
+@pytest.mark.parametrize('stride', [2, 3, (2, 5), (4, 1)])
+@pytest.mark.parametrize('grid', [(6, 6), (7, 5), (1, 4)], ids=str)
+def test_equal_to_plain_cell_means(stride, grid):
+    sy, sx = (stride, stride) if isinstance(stride, int) else stride
+    image = torch.randn(grid[0], grid[1], 3, dtype=torch.float64)
+    expected = torch.empty_like(image)
+    for y in range(0, grid[0], sy):
+        for x in range(0, grid[1], sx):
+            expected[y : y + sy, x : x + sx] = image[y : y + sy, x : x + sx].mean((0, 1))
+    tokens = image.flatten(0, 1).unsqueeze(0)
+    plan = NeighborMerging2d(stride).plan(tokens, grid)
+    torch.testing.assert_close(plan.unmerge(plan.merge(tokens))[0], expected.flatten(0, 1))
+
+
+def test_neighbours_in_1d_are_runs_of_the_flattened_tokens():
+    tokens = torch.arange(7.0).view(1, 7, 1)
+    plan = NeighborMerging1d(3).plan(tokens, (1, 7))
+    assert plan.merge(tokens).flatten().tolist() == [1, 4, 6]
+    assert plan.unmerge(plan.merge(tokens)).flatten().tolist() == [1, 1, 1, 4, 4, 4, 6]
+    assert plan.sizes().tolist() == [[3, 3, 1]]
+
+
+@pytest.mark.parametrize(
+    'build, words',
+    [
+        (lambda: BipartiteSoftMatching2d(1.2), ['1.2', '[0, 1]']),
+        (lambda: BipartiteSoftMatching2d(-0.1), ['-0.1', '[0, 1]']),
+        (lambda: BipartiteSoftMatching2d('0.5'), ["'0.5'", '[0, 1]']),
+        (lambda: BipartiteSoftMatching2d(float('nan')), ['nan', '[0, 1]']),
+        (lambda: BipartiteSoftMatching2d(0.9, 2), ['0.9', '0.75', '2x2']),
+        (lambda: TomesdMatching(0.9, 2), ['0.9', '0.75']),
+        (lambda: BipartiteSoftMatching1d(0.6), ['0.6', '0.5']),
+        (lambda: BipartiteSoftMatching2d(0.5, 0), ['stride=0', 'positive']),
+        (lambda: BipartiteSoftMatching2d(0.5, (2, 2, 2)), ['(2, 2, 2)', 'pair']),
+        (lambda: NeighborMerging2d(-1), ['stride=-1', 'positive']),
+        (lambda: NeighborMerging2d(2.0), ['2.0', 'positive']),
+        (lambda: NeighborMerging1d((2, 2)), ['(2, 2)', 'integer']),
+    ],
+)
+def test_settings_out_of_range(build, words):
+    with pytest.raises(ValueError) as error:
+        build()
+    message = str(error.value)
+    assert '\n' not in message
+    for word in words:
+        assert word in message
