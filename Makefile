@@ -12,7 +12,7 @@ XTCOCOTOOLS := xtcocotools==1.14.3
 MMPOSE := mmpose==1.3.2
 SOURCES := segformer_plusplus tools tests configs setup.py
 
-SEG_CONFIG := configs/synthetic/segformer_mit-b0_none_1xb2-demo_synthetic-cityscapes.py
+SEG_CONFIG := configs/synthetic/segformer_mit-b0_none_1xb4-demo_synthetic-cityscapes.py
 SEG_DATA := data/synthetic_cityscapes
 SEG_OUT := work_dirs/demo-seg
 STRATEGIES := none hq fast 2x2 downsampling downsampling-bilinear

@@ -14,7 +14,7 @@ from .version import __version__
 
 compat.make_mmcv_ops_importable()
 
-from . import transforms  # noqa: E402
+from . import hooks, transforms  # noqa: E402
 from .backbones import MixVisionTransformerPlusPlus  # noqa: E402
 from .token_merging import TOKEN_MERGERS, MergePlan, TokenMerger  # noqa: E402
 
@@ -47,5 +47,6 @@ __all__ = [
     'SegformerPlusPlusError',
     'TokenMerger',
     '__version__',
+    'hooks',
     'transforms',
 ]

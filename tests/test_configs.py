@@ -29,7 +29,7 @@ STRATEGIES = *PAPER_STRATEGIES, 'downsampling-bilinear'
 
 CITYSCAPES = 'cityscapes/segformer_mit-{}_{}_1xb4-160k_cityscapes-1024x1024.py'
 ADE20K = 'ade20k/segformer_mit-{}_{}_1xb8-160k_ade20k-640x640.py'
-SYNTHETIC = 'synthetic/segformer_mit-{}_{}_1xb2-demo_synthetic-cityscapes.py'
+SYNTHETIC = 'synthetic/segformer_mit-{}_{}_1xb4-demo_synthetic-cityscapes.py'
 ROWS = (
     [CITYSCAPES.format(arch, name) for arch in ('b0', 'b2', 'b5') for name in STRATEGIES]
     + [ADE20K.format('b5', name) for name in PAPER_STRATEGIES]
@@ -212,9 +212,9 @@ def test_synthetic_differs_from_cityscapes_in_root_size_and_schedule_only(strate
         r'data_root|\w+_dataloader\.(dataset\.data_root|batch_size|num_workers)'
         # size
         r'|crop_size\.\d|image_scale\.\d|model\.data_preprocessor\.size\.\d|model\.test_cfg\..*'
-        r'|((train|test)_pipeline|\w+_dataloader\.dataset\.pipeline)\.\d+\.(scale|crop_size)\.\d'
+        r'|((train|test)_pipeline|\w+_dataloader\.dataset\.pipeline)\.\d+\.(scale|crop_size|ratio_range)\.\d'
         # schedule, from scratch
-        r'|max_iters|train_cfg\.(max_iters|val_interval)|optim_wrapper\.optimizer\.lr'
+        r'|max_iters|custom_hooks.*|optim_wrapper\.paramwise_cfg\..*|train_cfg\.(max_iters|val_interval)|optim_wrapper\.optimizer\.lr'
         r'|param_scheduler\.\d\.(begin|end)|default_hooks\.(logger|checkpoint)\.interval'
         r'|model\.backbone\.init_cfg.*'
     )

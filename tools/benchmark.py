@@ -4,6 +4,7 @@ python tools/benchmark.py CONFIG... [--token-merging NAME...] [--shape 1024x1024
 """
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ import segformer_plusplus  # noqa: F401  (registers everything; must precede mms
 # isort: split
 import torch
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 from rich.console import Console
@@ -34,7 +36,6 @@ from segformer_plusplus.engine.benchmarking import (
 )
 from segformer_plusplus.engine.cli import add_config_arguments, load_config, main_guard, write_json
 from segformer_plusplus.engine.complexity import count_flops, count_parameters
-from segformer_plusplus.engine.runner import runner_globals
 from segformer_plusplus.errors import SegformerPlusPlusError
 
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
@@ -112,8 +113,7 @@ def build_model(cfg: Config, args: argparse.Namespace) -> nn.Module:
     settings = without_init_cfg(cfg.model.to_dict())
     model = revert_sync_batchnorm(MODELS.build(dict(settings, _scope_=scope)))
     if args.checkpoint:
-        with runner_globals():
-            load_checkpoint_strictly(model, args.checkpoint)
+        load_checkpoint_strictly(model, args.checkpoint)
     else:
         model.init_weights()
     return model.to(device=args.device, dtype=DTYPES[args.dtype]).eval()
@@ -191,7 +191,7 @@ def make_table(records: list[dict[str, Any]], args: argparse.Namespace) -> Table
         caption=f'{weights}; median of {args.rounds} rounds in turn; a multiply-add is 2 FLOPs; '
         'peak memory on top of weights and input',
     )
-    table.add_column('model')
+    table.add_column('model', overflow='fold')
     for column in ('params (M)', 'GFLOPs', 'ms', 'images/s', 'peak (MiB)', 'speed-up'):
         table.add_column(column, justify='right')
     for record in records:
@@ -213,6 +213,8 @@ def main(argv: Sequence[str]) -> int:
     args = build_parser().parse_args(argv)
     if args.device == 'cuda' and not torch.cuda.is_available():
         raise SegformerPlusPlusError('--device cuda: PyTorch finds no CUDA device here')
+    # init_weights lists every parameter
+    MMLogger.get_current_instance().setLevel(logging.WARNING)
     variants = read_variants(args)
     if args.threads:
         torch.set_num_threads(args.threads)

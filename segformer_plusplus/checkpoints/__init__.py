@@ -1,5 +1,15 @@
 """Reading checkpoints: safely, and either whole or not at all."""
 
-from .loading import load_checkpoint_strictly, load_state_dict_strictly, read_checkpoint
+from .loading import (
+    extract_state_dict,
+    load_checkpoint_strictly,
+    load_state_dict_strictly,
+    read_checkpoint,
+)
 
-__all__ = ['load_checkpoint_strictly', 'load_state_dict_strictly', 'read_checkpoint']
+__all__ = [
+    'extract_state_dict',
+    'load_checkpoint_strictly',
+    'load_state_dict_strictly',
+    'read_checkpoint',
+]

@@ -79,7 +79,7 @@ def load_checkpoint_strictly(
         CheckpointError: keys missing in the file, keys the model does not have, other shapes.
     """
     checkpoint = read_checkpoint(source, map_location)
-    state = _extract_state_dict(checkpoint, source)
+    state = extract_state_dict(checkpoint, source)
     if prefix:
         start = prefix.rstrip('.') + '.'
         state = {k.removeprefix(start): v for k, v in state.items() if k.startswith(start)}
@@ -121,7 +121,12 @@ def _read_file(path: Path, map_location: str | torch.device) -> Any:
     return torch.load(path, map_location=map_location, weights_only=True)
 
 
-def _extract_state_dict(checkpoint: dict[str, Any], source: str | Path) -> dict[str, Tensor]:
+def extract_state_dict(checkpoint: dict[str, Any], source: str | Path) -> dict[str, Tensor]:
+    """The weights of a checkpoint that was read from ``source``, without DDP's prefix.
+
+    Raises:
+        CheckpointError: there are none.
+    """
     state = checkpoint.get('state_dict', checkpoint)
     tensors = isinstance(state, dict) and all(isinstance(v, Tensor) for v in state.values())
     if not tensors or not state:

@@ -1,17 +1,14 @@
 """A Runner that loads checkpoints strictly and without executing what stands in them."""
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import torch
-from mmengine.logging.history_buffer import HistoryBuffer
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, load_state_dict
 from torch import nn
 
-from ..checkpoints.loading import _check_fit, _extract_state_dict, read_checkpoint
+from ..checkpoints import extract_state_dict, load_state_dict_strictly, read_checkpoint
 from ..errors import CheckpointError
 
 
@@ -42,15 +39,13 @@ class StrictRunner(Runner):
         Raises:
             CheckpointError: the file cannot be read, or does not fit the model.
         """
-        with runner_globals():
-            checkpoint = read_checkpoint(filename, map_location=map_location)
+        checkpoint = read_checkpoint(filename, map_location=map_location)
         # As in the parent: hooks may still change the checkpoint (EMAHook swaps its weights in).
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         model = unwrap(self.model)
-        weights = _extract_state_dict(checkpoint, filename)
+        weights = extract_state_dict(checkpoint, filename)
         if strict and self.cfg.get('strict_load', True):
-            _check_fit(model, weights, filename)
-            model.load_state_dict(weights, strict=True)
+            load_state_dict_strictly(model, weights, filename)
         else:
             load_state_dict(model, weights, strict=False, logger=self.logger)
         self._has_loaded = True
@@ -75,21 +70,3 @@ def unwrap(model: nn.Module) -> nn.Module:
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.get_submodule('module')
     return model
-
-
-@contextlib.contextmanager
-def runner_globals() -> Iterator[None]:
-    """Lets ``read_checkpoint`` read what the Runner itself wrote, while the context lasts.
-
-    HistoryBuffer, in the message hub, pickles references to its own methods as calls of
-    ``getattr``. What is admitted under that name here reaches those methods and nothing else.
-    """
-    with torch.serialization.safe_globals([(_history_buffer_method, 'builtins.getattr')]):
-        yield
-
-
-def _history_buffer_method(owner: type, name: str) -> Any:
-    """Stands in for ``getattr`` while a checkpoint is read."""
-    if owner is not HistoryBuffer or name.startswith('_'):
-        raise CheckpointError(f'the checkpoint asks for {name!r} of {owner!r}: not read')
-    return getattr(owner, name)

@@ -4,12 +4,12 @@ _base_ = './cityscapes_1024x1024.py'
 
 data_root = 'data/synthetic_cityscapes'
 image_scale = (2048, 1024)
-crop_size = (512, 512)
+crop_size = (256, 256)
 
 train_pipeline = [
     dict(type='CheckedLoadImageFromFile'),
     dict(type='CheckedLoadAnnotations', num_classes=19),
-    dict(type='RandomResize', scale=image_scale, ratio_range=(0.75, 1.5), keep_ratio=True),
+    dict(type='RandomResize', scale=image_scale, ratio_range=(0.75, 1.25), keep_ratio=True),
     dict(type='RandomCrop', crop_size=crop_size, cat_max_ratio=0.75),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PhotoMetricDistortion'),
@@ -24,7 +24,7 @@ test_pipeline = [
 ]
 
 train_dataloader = dict(
-    batch_size=2,
+    batch_size=4,
     num_workers=2,
     dataset=dict(data_root=data_root, pipeline=train_pipeline),
 )

@@ -1,9 +1,9 @@
 # As the paper's schedule, but short: for the synthetic scenes and without pretrained weights.
 _base_ = './schedule_160k.py'
 
-max_iters = 600
+max_iters = 1000
 optim_wrapper = dict(
-    optimizer=dict(lr=1e-3), paramwise_cfg=dict(custom_keys=dict(head=dict(lr_mult=1.0)))
+    optimizer=dict(lr=1.5e-3), paramwise_cfg=dict(custom_keys=dict(head=dict(lr_mult=1.0)))
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-6, by_epoch=False, begin=0, end=50),
@@ -11,4 +11,5 @@ param_scheduler = [
 ]
 
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
-default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=max_iters))
+custom_hooks = [dict(type='ProgressBarHook')]
+default_hooks = dict(logger=dict(interval=100), checkpoint=dict(interval=max_iters))

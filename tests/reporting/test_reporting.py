@@ -1,0 +1,78 @@
+"""Tables and pictures, and the README's table."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from segformer_plusplus import SegformerPlusPlusError
+from segformer_plusplus.reporting import PAPER_TABLES, Row, StrategyTable, draw_comparison
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def table():
+    rows = (Row('none', 70.5, 1.0, 900.4), Row('hq', 70.25, 1.5, 600.2), Row('mine', 60.0, 2, 450))
+    return StrategyTable(rows=rows, caption='A caption.', commands=('python a.py',))
+
+
+def test_markdown(table):
+    lines = table.to_markdown().splitlines()
+    assert lines[2] == '| none | 70.50 | +0.00 | 1.00 | 900 | 82.39 | 1.00 |'
+    assert lines[3] == '| hq | 70.25 | -0.25 | 1.50 | 600 | 82.31 | 1.61 |'
+    assert lines[4] == '| mine | 60.00 | -10.50 | 2.00 | 450 |  |  |'
+    assert lines[-1] == 'A caption.'
+
+
+def test_json_round_trip(table):
+    content = json.loads(json.dumps(dict(table.to_json(), environment={'cpu': 'x'})))
+    assert StrategyTable.from_json(content) == table
+
+
+def test_terminal(table):
+    console = Console(record=True, width=120, file=open('/dev/null', 'w'))
+    console.print(table.to_rich())
+    assert '70.25' in console.export_text()
+
+
+def test_paper_rows_have_one_set_of_columns():
+    for rows in PAPER_TABLES.values():
+        assert set(rows) >= {'none', 'hq', 'fast', '2x2'}
+        assert len({tuple(row) for row in rows.values()}) == 1
+        assert rows['none']['speed_up'] == 1.0
+
+
+def test_readme_shows_the_table_that_the_demo_wrote():
+    content = json.loads((ROOT / 'docs/demo/table.json').read_text())
+    table = StrategyTable.from_json(content).to_markdown()
+    assert table.strip() in (ROOT / 'README.md').read_text()
+
+
+def test_comparison_picture(tmp_path):
+    image = np.random.default_rng(0).integers(0, 255, (64, 128, 3), dtype=np.uint8)
+    truth = np.zeros((64, 128), np.uint8)
+    truth[0] = 255
+    first, second = truth % 2, truth % 2
+    second = second.copy()
+    second[:32] = 1
+    path = tmp_path / 'comparison.png'
+    palette = [(10, 20, 30), (200, 0, 0)]
+    draw_comparison(path, image, truth, {'none': first, 'hq': second}, ['a', 'b'], palette, 'x')
+    picture = np.asarray(Image.open(path).convert('RGB'))
+    assert picture.shape[1] > 1000
+    for colour in ((10, 20, 30), (200, 0, 0), (255, 40, 40)):
+        assert (picture == colour).all(-1).any(), colour
+    assert [p.name for p in tmp_path.iterdir()] == ['comparison.png']
+
+
+def test_comparison_needs_two_predictions_of_one_size(tmp_path):
+    image, labels = np.zeros((4, 6, 3), np.uint8), np.zeros((4, 6), np.uint8)
+    with pytest.raises(SegformerPlusPlusError, match='at least two'):
+        draw_comparison(tmp_path / 'a.png', image, labels, {'none': labels}, [], [])
+    with pytest.raises(SegformerPlusPlusError, match=r'hq is \(2, 6\)'):
+        wrong = {'none': labels, 'hq': labels[:2]}
+        draw_comparison(tmp_path / 'a.png', image, labels, wrong, [], [])

@@ -1,0 +1,29 @@
+"""The progress bar counts every iteration, and goes on where a resumed run stands."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from segformer_plusplus.hooks import ProgressBarHook
+
+
+@pytest.mark.parametrize('start', [0, 3])
+def test_progress_bar(start, capsys):
+    runner = SimpleNamespace(rank=0, max_iters=5, iter=start)
+    hook = ProgressBarHook()
+    hook.before_train(runner)
+    for index in range(start, 5):
+        hook.after_train_iter(runner, index, outputs=dict(loss=torch.tensor(0.25)))
+    hook.after_train(runner)
+    shown = capsys.readouterr().err
+    assert '5/5' in shown and '100%' in shown and 'loss=0.250' in shown
+
+
+def test_no_bar_on_other_ranks(capsys):
+    runner = SimpleNamespace(rank=1, max_iters=5, iter=0)
+    hook = ProgressBarHook()
+    hook.before_train(runner)
+    hook.after_train_iter(runner, 0, outputs=dict(loss=1.0))
+    hook.after_train(runner)
+    assert capsys.readouterr().err == ''
