@@ -12,14 +12,9 @@ XTCOCOTOOLS := xtcocotools==1.14.3
 MMPOSE := mmpose==1.3.2
 SOURCES := segformer_plusplus tools tests configs setup.py
 
-SEG_CONFIG := configs/synthetic/segformer_mit-b0_none_1xb4-demo_synthetic-cityscapes.py
-SEG_DATA := data/synthetic_cityscapes
-SEG_OUT := work_dirs/demo-seg
-STRATEGIES := none hq fast 2x2 downsampling downsampling-bilinear
-
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install test test-slow check format demo demo-seg clean
+.PHONY: help install test check format demo clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,13 +43,10 @@ $(STAMP): requirements.txt constraints.txt pyproject.toml setup.py
 	@touch $@
 
 # Two processes with one thread each: more threads than cores make every test slower.
-test test-slow: export OMP_NUM_THREADS := 1
+test: export OMP_NUM_THREADS := 1
 
-test: $(STAMP) ## Run the tests, without those marked slow
-	$(PYTHON) -m pytest -n 2 --dist loadfile -m 'not slow'
-
-test-slow: $(STAMP) ## Run the tests marked slow
-	$(PYTHON) -m pytest -n 2 --dist loadfile -m slow
+test: $(STAMP) ## Run the tests
+	$(PYTHON) -m pytest -n 2 --dist loadfile
 
 check: $(STAMP) ## Lint, check the formatting and the types
 	$(PYTHON) -m ruff check $(SOURCES)
@@ -65,18 +57,9 @@ format: $(STAMP) ## Rewrite the sources in the project's format
 	$(PYTHON) -m ruff check --fix $(SOURCES)
 	$(PYTHON) -m ruff format $(SOURCES)
 
-demo: $(STAMP) ## Run every strategy on one image; the results lie in work_dirs/demo
-	$(PYTHON) tools/demo.py --out work_dirs/demo
-
 # Interrupted, it goes on where it stopped.
-demo-seg: $(STAMP) ## Train B0 on drawn street scenes, test the weights under every strategy
-	$(PYTHON) tools/dataset_generators/synthetic_scenes.py $(SEG_DATA)
-	$(PYTHON) tools/train.py $(SEG_CONFIG) --work-dir $(SEG_OUT) --resume
-	for strategy in $(STRATEGIES); do \
-	  $(PYTHON) tools/test.py $(SEG_CONFIG) "$$(cat $(SEG_OUT)/last_checkpoint)" \
-	    --token-merging $$strategy --work-dir $(SEG_OUT)/test-$$strategy \
-	    --metrics-json $(SEG_OUT)/$$strategy.json || exit 1; \
-	done
+demo: $(STAMP) ## Train on drawn street scenes, test every strategy; results in work_dirs/demo
+	$(PYTHON) tools/demo.py --out work_dirs/demo
 
 clean: ## Remove caches and build outputs (not .venv, data or results)
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -12,6 +12,7 @@ from . import compat
 from .errors import CheckpointError, MissingDependencyError, SegformerPlusPlusError
 from .version import __version__
 
+compat.require_foundation()
 compat.make_mmcv_ops_importable()
 
 from . import hooks, transforms  # noqa: E402

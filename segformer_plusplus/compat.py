@@ -18,6 +18,23 @@ EXTRAS = {'mmseg': 'mmseg', 'mmpose': 'mmpose'}
 """The toolbox and the extra of this package that installs it."""
 
 
+def require_foundation() -> None:
+    """Raise if what every part of this package stands on is missing.
+
+    Neither is a dependency of the package: the two lines share their import names, and one would
+    overwrite the other.
+
+    Raises:
+        MissingDependencyError: mmengine or mmcv is not installed.
+    """
+    for name in ('mmengine', 'mmcv'):
+        if find_spec(name) is None:
+            raise MissingDependencyError(
+                f'segformer_plusplus needs {name}, which is not installed; install the maintained '
+                "line with pip install 'segformer-plusplus[mmseg]', or mmengine and mmcv-lite"
+            )
+
+
 class _OpsWithoutCode(ModuleType):
     """Stands in for ``mmcv._ext``: every op exists, and says on call that it was not compiled."""
 

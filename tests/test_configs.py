@@ -29,7 +29,7 @@ STRATEGIES = *PAPER_STRATEGIES, 'downsampling-bilinear'
 
 CITYSCAPES = 'cityscapes/segformer_mit-{}_{}_1xb4-160k_cityscapes-1024x1024.py'
 ADE20K = 'ade20k/segformer_mit-{}_{}_1xb8-160k_ade20k-640x640.py'
-SYNTHETIC = 'synthetic/segformer_mit-{}_{}_1xb4-demo_synthetic-cityscapes.py'
+SYNTHETIC = 'synthetic/segformer_mit-{}_{}_1xb2-demo_synthetic-cityscapes.py'
 ROWS = (
     [CITYSCAPES.format(arch, name) for arch in ('b0', 'b2', 'b5') for name in STRATEGIES]
     + [ADE20K.format('b5', name) for name in PAPER_STRATEGIES]

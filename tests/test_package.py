@@ -55,6 +55,16 @@ def test_without_toolboxes_the_backbone_works_and_the_head_says_what_to_install(
     assert "no attribute 'no_such_name'" in result.stdout
 
 
+@pytest.mark.parametrize('missing', ['mmengine', 'mmcv'])
+def test_without_its_foundation_the_package_says_what_to_install(missing):
+    code = textwrap.dedent(BLOCK.format(blocked=[missing])) + 'import segformer_plusplus'
+    result = run(code)
+    assert result.returncode != 0
+    last = result.stderr.strip().splitlines()[-1]
+    assert f'needs {missing}, which is not installed' in last
+    assert 'pip install' in last
+
+
 def test_one_registration_serves_every_scope():
     code = """
         import segformer_plusplus

@@ -4,8 +4,10 @@ Every step is a run of the ordinary tools, whose commands are written down with 
 """
 
 import argparse
+import hashlib
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -23,23 +25,24 @@ from rich.console import Console
 
 from segformer_plusplus.datasets import write_cityscapes
 from segformer_plusplus.engine.benchmarking import describe_environment
-from segformer_plusplus.engine.cli import main_guard, write_json
+from segformer_plusplus.engine.cli import main_guard, write_json, write_text
 from segformer_plusplus.errors import SegformerPlusPlusError
 from segformer_plusplus.reporting import Row, StrategyTable, draw_comparison
+from segformer_plusplus.version import __version__
 
 ROOT = Path(__file__).resolve().parent.parent
-CONFIG = 'configs/synthetic/segformer_mit-b0_{}_1xb4-demo_synthetic-cityscapes.py'
+CONFIG = 'configs/synthetic/segformer_mit-b0_{}_1xb2-demo_synthetic-cityscapes.py'
 STRATEGIES = ('none', 'hq', 'fast', '2x2', 'downsampling')
 SHAPE = (1024, 2048)
-TRAIN_IMAGES, VAL_IMAGES = 100, 12
-ROUNDS = 7
+TRAIN_IMAGES, VAL_IMAGES = 80, 8
+ROUNDS = 5
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line of this tool."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--out', type=Path, default=Path('work_dirs/demo'), metavar='DIR')
-    parser.add_argument('--data-root', type=Path, default=Path('data/synthetic_cityscapes'))
+    parser.add_argument('--data-root', type=Path, default=Path('data/demo_cityscapes'))
     parser.add_argument('--workers', type=int, default=2, help='processes that draw the scenes')
     parser.add_argument('--traceback', action='store_true', help='show the whole traceback')
     return parser
@@ -75,11 +78,16 @@ class Tools:
             raise SegformerPlusPlusError(f'{words[1]} failed with exit code {code}{where}')
 
 
-def train(tools: Tools, out: Path, data: list[str]) -> Path:
+def train(tools: Tools, out: Path, data_root: Path, data: list[str]) -> Path:
     """Train without merging, or go on where an interrupted run stopped; return the checkpoint."""
     config = CONFIG.format('none')
-    checkpoint = out / 'train' / f'iter_{Config.fromfile(ROOT / config).train_cfg.max_iters}.pth'
-    options = ['--work-dir', str(out / 'train'), '--resume', '--cfg-options', *data]
+    cfg = Config.fromfile(ROOT / config)
+    # what another version of the config or other scenes left behind is not gone on with
+    scenes = json.loads((data_root / 'scenes.json').read_text())
+    content = json.dumps([cfg.to_dict(), scenes, __version__], sort_keys=True, default=str)
+    folder = out / f'train-{hashlib.sha256(content.encode()).hexdigest()[:8]}'
+    checkpoint = folder / f'iter_{cfg.train_cfg.max_iters}.pth'
+    options = ['--work-dir', str(folder), '--resume', '--cfg-options', *data]
     tools.run('train', config, *options)
     if not checkpoint.is_file():
         raise SegformerPlusPlusError(f'training left no {checkpoint}')
@@ -91,6 +99,7 @@ def test(tools: Tools, out: Path, checkpoint: Path, data: list[str]) -> dict[str
     result = {}
     for strategy in STRATEGIES:
         folder = out / 'test' / strategy
+        shutil.rmtree(folder, ignore_errors=True)
         tools.run(
             'test', CONFIG.format(strategy), checkpoint, '--work-dir', folder,
             '--out', folder / 'predictions', '--metrics-json', folder / 'metrics.json',
@@ -155,7 +164,7 @@ def main(argv: Sequence[str]) -> int:
         f'{split}_dataloader.dataset.data_root={data_root}' for split in ('train', 'val', 'test')
     ]
     tools = Tools(console)
-    checkpoint = train(tools, out, data)
+    checkpoint = train(tools, out, data_root, data)
     accuracy = test(tools, out, checkpoint, data)
     records = benchmark(tools, out, checkpoint)
     environment = describe_environment()
@@ -174,8 +183,8 @@ def main(argv: Sequence[str]) -> int:
         commands=tuple(command.replace(f'{ROOT}/', '') for command in tools.commands),
     )
     minutes = (time.monotonic() - started) / 60
-    write_json(out / 'table.json', dict(table.to_json(), environment=environment, minutes=minutes))
-    (out / 'table.md').write_text(table.to_markdown())
+    write_json(out / 'table.json', dict(table.to_json(), environment=environment, minutes_of_this_run=minutes))
+    write_text(out / 'table.md', table.to_markdown())
     draw(out, data_root)
     console.print(table.to_rich())
     console.print(

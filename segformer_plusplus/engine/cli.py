@@ -279,10 +279,15 @@ def _check_path(key: str, path: str) -> None:
 
 def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
     """Writes JSON atomically: readers see the old file or the whole new one, never a half."""
+    write_text(path, json.dumps(_plain(content), indent=2, allow_nan=False) + '\n')
+
+
+def write_text(path: str | os.PathLike[str], content: str) -> None:
+    """Writes a text file atomically, see :func:`write_json`."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-    temporary.write_text(json.dumps(_plain(content), indent=2, allow_nan=False) + '\n')
+    temporary.write_text(content)
     temporary.replace(path)
 
 

@@ -4,7 +4,7 @@ _base_ = './cityscapes_1024x1024.py'
 
 data_root = 'data/synthetic_cityscapes'
 image_scale = (2048, 1024)
-crop_size = (256, 256)
+crop_size = (512, 512)
 
 train_pipeline = [
     dict(type='CheckedLoadImageFromFile'),
@@ -24,7 +24,7 @@ test_pipeline = [
 ]
 
 train_dataloader = dict(
-    batch_size=4,
+    batch_size=2,
     num_workers=2,
     dataset=dict(data_root=data_root, pipeline=train_pipeline),
 )

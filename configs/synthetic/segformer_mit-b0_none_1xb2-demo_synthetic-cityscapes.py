@@ -7,7 +7,7 @@ _base_ = [
 ]
 
 model = dict(
-    data_preprocessor=dict(size=(256, 256)),
+    data_preprocessor=dict(size=(512, 512)),
     backbone=dict(init_cfg=None),
     test_cfg=dict(mode='whole'),
 )

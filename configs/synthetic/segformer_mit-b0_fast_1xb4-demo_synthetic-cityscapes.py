@@ -1,3 +1,0 @@
-_base_ = './segformer_mit-b0_none_1xb4-demo_synthetic-cityscapes.py'
-
-model = dict(backbone=dict(token_merging='fast'))
