@@ -7,6 +7,7 @@ Importing this package registers everything whose toolbox is installed, so that
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
+from warnings import warn
 
 from . import compat
 from .errors import CheckpointError, MissingDependencyError, SegformerPlusPlusError
@@ -29,8 +30,9 @@ for _toolbox, _module in {'mmseg': 'segmentation'}.items():
     if find_spec(_toolbox) is not None:
         try:
             import_module(f'.{_module}', __name__)
-        except MissingDependencyError:
-            pass  # a broken toolbox must not take the rest away; asking for its parts says why
+        except MissingDependencyError as error:
+            # a broken toolbox must not take the rest away; asking for its parts raises this
+            warn(str(error), stacklevel=2)
 
 
 def __getattr__(name: str) -> Any:

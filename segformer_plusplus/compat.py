@@ -69,10 +69,10 @@ def make_mmcv_ops_importable() -> None:
 
 
 def import_toolbox(name: str, asked_for: str) -> ModuleType:
-    """Import mmseg or mmpose.
+    """Import a module of mmseg or mmpose.
 
     Args:
-        name: 'mmseg' or 'mmpose'.
+        name: such as 'mmseg.models'.
         asked_for: what needs it, for the message.
 
     Raises:
@@ -84,5 +84,5 @@ def import_toolbox(name: str, asked_for: str) -> ModuleType:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise MissingDependencyError(
             f'{asked_for} needs {name}, which cannot be imported ({reason}); install it with '
-            f"pip install 'segformer-plusplus[{EXTRAS[name]}]' or as the README says"
+            f"pip install 'segformer-plusplus[{EXTRAS[name.split('.')[0]]}]' or as the README says"
         ) from error

@@ -88,7 +88,7 @@ def read_variants(args: argparse.Namespace) -> dict[str, Config]:
         for path in args.configs:
             cfg = load_config(path, args.cfg_options)
             if preset is not None:
-                cfg.model.backbone['token_merging'] = preset
+                cfg.model.backbone.update(token_merging=preset, tome_cfg=None)
             name = preset or Path(path).stem
             if name in variants:
                 raise SegformerPlusPlusError(f'{name!r} is given twice')

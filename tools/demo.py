@@ -183,7 +183,10 @@ def main(argv: Sequence[str]) -> int:
         commands=tuple(command.replace(f'{ROOT}/', '') for command in tools.commands),
     )
     minutes = (time.monotonic() - started) / 60
-    write_json(out / 'table.json', dict(table.to_json(), environment=environment, minutes_of_this_run=minutes))
+    write_json(
+        out / 'table.json',
+        dict(table.to_json(), environment=environment, minutes_of_this_run=minutes),
+    )
     write_text(out / 'table.md', table.to_markdown())
     draw(out, data_root)
     console.print(table.to_rich())

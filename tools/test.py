@@ -97,7 +97,7 @@ def main(argv: Sequence[str]) -> int:
     cfg.launcher = args.launcher
     cfg.load_from, cfg.resume = args.checkpoint, False
     if args.token_merging is not None:
-        cfg.model.backbone['token_merging'] = args.token_merging
+        cfg.model.backbone.update(token_merging=args.token_merging, tome_cfg=None)
     if args.tta:
         use_tta(cfg, args.config)
     if args.out:

@@ -8,7 +8,13 @@ from typing import Any
 
 from mmcv.cnn import build_norm_layer
 from mmengine.model import BaseModule
-from mmengine.model.weight_init import constant_init, normal_init, trunc_normal_init
+from mmengine.model.weight_init import (
+    PretrainedInit,
+    constant_init,
+    initialize,
+    normal_init,
+    trunc_normal_init,
+)
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
@@ -104,13 +110,18 @@ class MixVisionTransformerPlusPlus(BaseModule):
                 raise SegformerPlusPlusError(
                     f'{name}={values} has {len(values)} entries for num_stages={num_stages}'
                 )
+        if not all(isinstance(ratio, int) and ratio >= 1 for ratio in sr_ratios):
+            raise SegformerPlusPlusError(f'sr_ratios={sr_ratios} are not integers >= 1')
+        if not 0 <= drop_path_rate < 1:
+            raise SegformerPlusPlusError(f'drop_path_rate={drop_path_rate} is not in [0, 1)')
         self.out_indices = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
         if not all(0 <= index < num_stages for index in self.out_indices):
             raise SegformerPlusPlusError(
                 f'out_indices={out_indices} has an entry outside 0..{num_stages - 1}'
             )
         if tome_cfg is not None:
-            if token_merging is not None:
+            # 'none' says nothing that tome_cfg could contradict: shipped configs start from it
+            if token_merging not in (None, 'none'):
                 raise SegformerPlusPlusError('token_merging and tome_cfg exclude each other')
             token_merging = read_tome_cfg(tome_cfg)
         self.token_merging = build_token_merging(token_merging, num_stages)
@@ -150,24 +161,15 @@ class MixVisionTransformerPlusPlus(BaseModule):
 
     def init_weights(self) -> None:
         """Initialise as mmseg does, or load what ``init_cfg`` names, strictly."""
-        init_cfg = self.init_cfg
-        if init_cfg is None:
+        entries = self.init_cfg if isinstance(self.init_cfg, list) else [self.init_cfg]
+        pretrained = [entry for entry in entries if _is_pretrained(entry)]
+        others = [entry for entry in entries if entry and not _is_pretrained(entry)]
+        if others:
+            initialize(self, others)
+        elif not pretrained:
             self.apply(_init_module)
-        elif isinstance(init_cfg, Mapping) and init_cfg.get('type') == 'Pretrained':
-            unknown = set(init_cfg) - {'type', 'checkpoint', 'prefix', 'map_location'}
-            if unknown or 'checkpoint' not in init_cfg:
-                raise SegformerPlusPlusError(
-                    "init_cfg of type 'Pretrained' takes checkpoint, prefix and map_location, "
-                    f'found {sorted(set(init_cfg) - {"type"})}'
-                )
-            load_checkpoint_strictly(
-                self,
-                init_cfg['checkpoint'],
-                prefix=init_cfg.get('prefix') or '',
-                map_location=init_cfg.get('map_location', 'cpu'),
-            )
-        else:
-            super().init_weights()
+        for entry in pretrained:
+            _load_pretrained(self, entry)
         self._is_init = True
 
     def forward(self, image: Tensor) -> list[Tensor]:
@@ -236,6 +238,27 @@ class MixVisionTransformerPlusPlus(BaseModule):
         ):
             side += 1
         return side
+
+
+def _is_pretrained(init_cfg: Mapping[str, Any] | None) -> bool:
+    kind = init_cfg.get('type') if init_cfg else None
+    return kind == 'Pretrained' or kind is PretrainedInit
+
+
+def _load_pretrained(model: nn.Module, init_cfg: Mapping[str, Any]) -> None:
+    settings = {key: value for key, value in init_cfg.items() if key != 'type'}
+    unknown = set(settings) - {'checkpoint', 'prefix', 'map_location'}
+    if unknown or 'checkpoint' not in settings:
+        raise SegformerPlusPlusError(
+            "init_cfg of type 'Pretrained' takes checkpoint, prefix and map_location, "
+            f'found {sorted(settings)}'
+        )
+    load_checkpoint_strictly(
+        model,
+        settings['checkpoint'],
+        prefix=settings.get('prefix') or '',
+        map_location=settings.get('map_location', 'cpu'),
+    )
 
 
 def _init_module(module: nn.Module) -> None:

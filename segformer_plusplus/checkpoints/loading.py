@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
 import torch
 from torch import Tensor, nn
-from torch.hub import HASH_REGEX, load_state_dict_from_url
+from torch.hub import get_dir, load_state_dict_from_url
 
 from ..errors import CheckpointError
 from .safe_globals import mmengine_globals
+
+# torch.hub takes any 'name-face.pth' for a file with a hash; a real one has eight digits or more
+_HASH = re.compile(r'-[0-9a-f]{8,64}\.')
+_FORBIDDEN = re.compile(r'Unsupported (?:global: GLOBAL \S+|class \S+|operand \S+)')
+_ANSI = re.compile(r'\x1b\[[0-9;]*m')
 
 
 def read_checkpoint(source: str | Path, map_location: str | torch.device = 'cpu') -> dict[str, Any]:
@@ -105,14 +111,18 @@ def _download(url: str, map_location: str | torch.device) -> Any:
     name = Path(urlparse(url).path).name
     # two addresses with one file name must not share a cache entry
     cached_as = f'{hashlib.sha256(url.encode()).hexdigest()[:12]}_{name}'
-    check_hash = HASH_REGEX.search(cached_as) is not None
-    return load_state_dict_from_url(
-        url,
-        map_location=map_location,
-        check_hash=check_hash,
-        file_name=cached_as,
-        weights_only=True,
-    )
+    try:
+        return load_state_dict_from_url(
+            url,
+            map_location=map_location,
+            check_hash=_HASH.search(cached_as) is not None,
+            file_name=cached_as,
+            weights_only=True,
+        )
+    except Exception:
+        # a download that was cut short must not stand in the way of the next try
+        (Path(get_dir()) / 'checkpoints' / cached_as).unlink(missing_ok=True)
+        raise
 
 
 def _read_file(path: Path, map_location: str | torch.device) -> Any:
@@ -168,5 +178,9 @@ def _some(keys: Any, most: int = 3) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = _ANSI.sub('', str(error))
+    forbidden = _FORBIDDEN.search(text)
+    if forbidden:
+        return forbidden[0]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__

@@ -17,15 +17,17 @@ from ..errors import CheckpointError
 def mmengine_globals() -> Iterator[None]:
     """Admit what mmengine's Runner writes to ``torch.load(weights_only=True)``, for a while.
 
-    Its message hub holds NumPy scalars and arrays and HistoryBuffers. PyTorch before 2.5 has no
-    such list: there only checkpoints of plain tensors can be read.
+    Its message hub holds NumPy scalars and arrays and HistoryBuffers. NumPy 1 and 2 write the
+    builders of these under different module names, and each may have to read the other's.
     """
-    if not hasattr(torch.serialization, 'safe_globals'):
-        yield
-        return
-    core: Any = getattr(np, '_core', None) or np.core  # moved between NumPy 1 and 2
+    core: Any = getattr(np, '_core', None) or np.core
+    builders = {'scalar': core.multiarray.scalar, '_reconstruct': core.multiarray._reconstruct}
     admitted: list[Any] = [np.ndarray, np.dtype, HistoryBuffer]
-    admitted += [core.multiarray.scalar, core.multiarray._reconstruct]
+    admitted += [
+        (builder, f'numpy.{module}.multiarray.{name}')
+        for name, builder in builders.items()
+        for module in ('core', '_core')
+    ]
     admitted += {type(np.dtype(scalar)) for scalar in set(np.sctypeDict.values())}
     # a HistoryBuffer pickles references to its own methods as calls of getattr
     admitted += [(_history_buffer_method, 'builtins.getattr')]

@@ -16,6 +16,7 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.runner import Runner
+from tqdm import tqdm
 
 from .. import errors
 from ..errors import SegformerPlusPlusError
@@ -30,7 +31,6 @@ _RUNNER_KEYS = {
     'efficient_conv_bn_eval',
     'find_unused_parameters',
     'model_wrapper_cfg',
-    'runner_type',
     'strict_load',
     'sync_bn',
 }
@@ -58,7 +58,8 @@ def main_guard(main: Callable[[Sequence[str]], int]) -> Callable[..., int]:
             wanted = '--traceback' in arguments or os.environ.get(TRACEBACK_VARIABLE) == '1'
             if message is None or wanted:
                 raise
-            sys.stderr.write(f'error: {message}\n')
+            # clears a progress bar that the error has left on the line
+            tqdm.write(f'error: {message}', file=sys.stderr)
             return USER_ERROR
 
     return guarded
@@ -101,10 +102,10 @@ def _describe(error: BaseException) -> str | None:
         return _describe_worker_error(text)
     if isinstance(error, SegformerPlusPlusError):
         return text
-    if isinstance(
-        error, FileNotFoundError | PermissionError | NotADirectoryError | IsADirectoryError
-    ):
-        return f'{error.strerror}: {error.filename}' if error.filename else text
+    if isinstance(error, OSError) and error.strerror:
+        return f'{error.strerror}: {error.filename}' if error.filename else error.strerror
+    if isinstance(error, ValueError) and 'need at least one array to concatenate' in text:
+        return 'a dataset is empty: no file in its data_prefix has its img_suffix'
     if isinstance(error, KeyError) and re.search(r'is not in the \S+ registry', text):
         name = text.split('. Please check')[0]
         return f'{name}; check its spelling, or name its module in custom_imports of the config'
@@ -136,7 +137,7 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=_OptionAction,
         metavar='KEY=VALUE',
         help='settings to change in the config, for example '
         'train_dataloader.batch_size=4 optim_wrapper.optimizer.lr=1e-4; lists as key="[a,b]"',
@@ -144,6 +145,22 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--traceback', action='store_true', help='show the whole traceback of an error'
     )
+
+
+class _OptionAction(DictAction):
+    """mmengine's ``DictAction``, which meets an option without '=' with a traceback."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        for value in values:
+            if '=' not in value:
+                raise argparse.ArgumentError(self, f'{value!r} is not KEY=VALUE')
+        super().__call__(parser, namespace, values, option_string)
 
 
 def add_launcher_arguments(parser: argparse.ArgumentParser) -> None:

@@ -2,7 +2,8 @@
 
 from ..compat import import_toolbox
 
-import_toolbox('mmseg', asked_for='segformer_plusplus.segmentation')
+for _module in ('mmseg', 'mmseg.models', 'mmseg.datasets.transforms'):
+    import_toolbox(_module, asked_for='segformer_plusplus.segmentation')
 
 from .head import SegformerHeadPlusPlus  # noqa: E402
 from .transforms import CheckedLoadAnnotations  # noqa: E402

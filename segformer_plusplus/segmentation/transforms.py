@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from typing import Any
 
+import mmengine.fileio as fileio
 import numpy as np
 from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.registry import TRANSFORMS
+from PIL import Image
 
 from ..errors import SegformerPlusPlusError
 from ..transforms import unreadable
@@ -33,18 +36,27 @@ class CheckedLoadAnnotations(LoadAnnotations):
         self.num_classes = num_classes
         self.ignore_index = ignore_index
 
+    def _check_depth(self, path: str) -> None:
+        """mmseg casts to uint8, which would fold 16-bit labels into wrong classes."""
+        data = fileio.get(path, backend_args=self.backend_args)
+        with Image.open(BytesIO(data)) as image:  # reads the header only
+            mode = image.mode
+        if mode not in ('1', 'L', 'P'):
+            raise SegformerPlusPlusError(
+                f'label map {path} has pixels of kind {mode!r}, expected one channel of 8 bits'
+            )
+
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         """Read ``results['seg_map_path']`` into ``results['gt_seg_map']``, (H, W) uint8."""
         path = results['seg_map_path']
         try:
+            self._check_depth(path)
             results = super().transform(results)
+        except SegformerPlusPlusError:
+            raise
         except (OSError, SyntaxError, ValueError) as error:
             raise unreadable('label map', path, error) from error
         labels = results['gt_seg_map']
-        if labels.ndim != 2:
-            raise SegformerPlusPlusError(
-                f'label map {path} has shape {labels.shape}, expected one channel of labels'
-            )
         found = np.flatnonzero(np.bincount(labels.ravel(), minlength=256))
         outside = found[(found >= self.num_classes) & (found != self.ignore_index)]
         if len(outside):

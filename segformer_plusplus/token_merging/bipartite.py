@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from tomesd.merge import bipartite_soft_matching_random2d
 from torch import Tensor
 
+from ..errors import TokenMergingError
 from .base import (
     TOKEN_MERGERS,
     Grid,
@@ -143,6 +144,8 @@ class TomesdMatching(TokenMerger):
     ) -> None:
         self.stride = check_stride(stride, 'TomesdMatching')
         self.ratio = _check_ratio_2d(ratio, self.stride, 'TomesdMatching')
+        if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
+            raise TokenMergingError(f'TomesdMatching: seed={seed!r} is not an integer or None')
         self.seed = seed
 
     def plan(self, tokens: Tensor, grid: Grid) -> MergePlan:

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from mmengine.registry import MODELS
 from mmseg.models.backbones import MixVisionTransformer
+from torch.utils.checkpoint import checkpoint
 
 from segformer_plusplus import MixVisionTransformerPlusPlus, SegformerPlusPlusError
 from segformer_plusplus.token_merging import (
@@ -137,8 +138,14 @@ def test_constant_and_black_images_give_no_nan(strategy):
 
 
 @by_strategy
-def test_gradient_checkpointing_changes_nothing(strategy):
-    torch.manual_seed(0)
+def test_gradient_checkpointing_changes_nothing(strategy, monkeypatch):
+    calls = []
+
+    def counting(function, *args, **kwargs):
+        calls.append(function)
+        return checkpoint(function, *args, **kwargs)
+
+    monkeypatch.setattr('segformer_plusplus.layers.block.checkpoint', counting)
     gradients = []
     for with_cp in (False, True):
         model = MixVisionTransformerPlusPlus(**TINY, token_merging=strategy, with_cp=with_cp)
@@ -148,6 +155,7 @@ def test_gradient_checkpointing_changes_nothing(strategy):
         image = torch.linspace(-1, 1, 3 * 90 * 130).sin().view(1, 3, 90, 130).requires_grad_()
         sum(f.square().mean() for f in model.train()(image)).backward()
         gradients.append([p.grad for p in model.parameters()])
+    assert len(calls) == sum(TINY['num_layers'])
     for plain, recomputed in zip(*gradients, strict=True):
         torch.testing.assert_close(plain, recomputed)
 
@@ -223,6 +231,8 @@ def test_tome_cfg_is_token_merging():
     theirs = MixVisionTransformerPlusPlus(**TINY, tome_cfg=tome_cfg)
     ours = MixVisionTransformerPlusPlus(**TINY, token_merging='hq')
     assert repr(theirs.token_merging) == repr(ours.token_merging)
+    inherited = MixVisionTransformerPlusPlus(**TINY, token_merging='none', tome_cfg='bsm_hq')
+    assert repr(inherited.token_merging) == repr(ours.token_merging)
 
 
 def test_downsampling_is_the_halved_image():
@@ -280,6 +290,8 @@ def test_a_users_class_from_a_config():
         (dict(arch='b0', num_layers=[1, 1, 1, 1]), ['num_layers', '(2, 2, 2, 2)']),
         (dict(num_layers=[1, 2]), ['num_layers', '2 entries', 'num_stages=4']),
         (dict(sr_ratios=[1, 2, 3]), ['sr_ratios', '3 entries']),
+        (dict(arch='b0', sr_ratios=[0, 4, 2, 1]), ['sr_ratios', '[0, 4, 2, 1]', '>= 1']),
+        (dict(arch='b0', drop_path_rate=1.5), ['drop_path_rate=1.5', '[0, 1)']),
         (dict(arch='b0', out_indices=[4]), ['out_indices', '[4]', '0..3']),
         (dict(arch='b0', token_merging='best'), ['best', 'hq']),
         (dict(arch='b0', token_merging='hq', tome_cfg='bsm_hq'), ['exclude']),

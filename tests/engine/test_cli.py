@@ -1,5 +1,6 @@
 """One-line errors, reading configs, and early path checks."""
 
+import argparse
 import json
 import re
 from pathlib import Path
@@ -8,9 +9,11 @@ import pytest
 from mmengine.config import Config
 from mmengine.registry import MODELS
 from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
 from segformer_plusplus.engine.cli import (
     TRACEBACK_VARIABLE,
+    add_config_arguments,
     check_data_roots,
     describe_error,
     load_config,
@@ -47,6 +50,47 @@ def test_guard_prints_one_line_and_returns_2(capsys):
 
     assert main([]) == 2
     assert capsys.readouterr().err == 'error: first second\n'
+
+
+@pytest.mark.parametrize(
+    'error, message',
+    [
+        (FileExistsError(17, 'File exists', 'work'), 'error: File exists: work\n'),
+        (OSError(28, 'No space left on device'), 'error: No space left on device\n'),
+        (
+            ValueError('need at least one array to concatenate'),
+            'error: a dataset is empty: no file in its data_prefix has its img_suffix\n',
+        ),
+    ],
+)
+def test_guard_knows_what_the_system_and_empty_data_say(capsys, error, message):
+    @main_guard
+    def main(argv):
+        raise error
+
+    assert main([]) == 2
+    assert capsys.readouterr().err == message
+
+
+def test_the_error_stands_on_its_own_line_below_a_progress_bar(capsys):
+    @main_guard
+    def main(argv):
+        bar = tqdm(total=5)
+        bar.update()
+        raise CheckpointError('broken')
+
+    assert main([]) == 2
+    assert 'error: broken' in [line.strip() for line in re.split('[\r\n]', capsys.readouterr().err)]
+
+
+def test_an_option_without_a_value_is_a_usage_error(capsys):
+    parser = argparse.ArgumentParser()
+    add_config_arguments(parser)
+    with pytest.raises(SystemExit) as stop:
+        parser.parse_args(['--cfg-options', 'foo'])
+    assert stop.value.code == 2
+    assert "'foo' is not KEY=VALUE" in capsys.readouterr().err
+    assert parser.parse_args(['--cfg-options', 'a.b=1']).cfg_options == {'a.b': 1}
 
 
 def test_guard_passes_results_and_arguments_through():

@@ -69,9 +69,11 @@ def test_classes_are_counted_after_the_zero_label_is_taken_away(tmp_path):
         load_labels(tmp_path, labels + 1, reduce_zero_label=True, num_classes=150)
 
 
-def test_a_colour_image_is_no_label_map(tmp_path):
-    with pytest.raises(SegformerPlusPlusError, match='expected one channel'):
-        load_labels(tmp_path, np.zeros((4, 4, 3), np.uint8), num_classes=19)
+@pytest.mark.parametrize('labels', [np.zeros((4, 4, 3), np.uint8), np.full((4, 4), 259, np.uint16)])
+def test_colours_and_16_bit_ids_are_no_labels(tmp_path, labels):
+    """259 would silently become class 3."""
+    with pytest.raises(SegformerPlusPlusError, match='expected one channel of 8 bits'):
+        load_labels(tmp_path, labels, num_classes=19)
 
 
 def test_truncated_label_map(tmp_path):

@@ -214,6 +214,7 @@ def test_neighbours_in_1d_are_runs_of_the_flattened_tokens():
         (lambda: BipartiteSoftMatching2d(float('nan')), ['nan', '[0, 1]']),
         (lambda: BipartiteSoftMatching2d(0.9, 2), ['0.9', '0.75', '2x2']),
         (lambda: TomesdMatching(0.9, 2), ['0.9', '0.75']),
+        (lambda: TomesdMatching(0.5, 2, seed='x'), ['seed', "'x'", 'integer']),
         (lambda: BipartiteSoftMatching1d(0.6), ['0.6', '0.5']),
         (lambda: BipartiteSoftMatching2d(0.5, 0), ['stride=0', 'positive']),
         (lambda: BipartiteSoftMatching2d(0.5, (2, 2, 2)), ['(2, 2, 2)', 'pair']),

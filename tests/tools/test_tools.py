@@ -105,7 +105,7 @@ def refused(capfd, main, *argv: object) -> str:
     capfd.readouterr()
     assert main([str(argument) for argument in argv]) == 2
     captured = capfd.readouterr()
-    lines = [line for line in captured.err.splitlines() if 'error: ' in line]
+    lines = [line for line in captured.err.splitlines() if line.startswith('error: ')]
     assert len(lines) == 1, captured.err
     assert 'Traceback' not in captured.err
     return lines[0]

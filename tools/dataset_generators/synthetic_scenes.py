@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 
 from segformer_plusplus.datasets import write_ade20k, write_cityscapes
-from segformer_plusplus.errors import SegformerPlusPlusError
+from segformer_plusplus.engine.cli import main_guard
 
 LAYOUTS = {'cityscapes': write_cityscapes, 'ade20k': write_ade20k}
 
@@ -19,8 +20,9 @@ def height_by_width(text: str) -> tuple[int, int]:
     return int(parts[0]), int(parts[1])
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Runs the command line; returns the exit code: 0, or 2 for what cannot be done."""
+@main_guard
+def main(argv: Sequence[str]) -> int:
+    """Runs the tool and returns its exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('out_dir', help='folder to fill; made if it is missing')
     parser.add_argument('--layout', choices=sorted(LAYOUTS), default='cityscapes')
@@ -35,19 +37,18 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument('--seed', type=int, default=0, help='0 or more (default: 0)')
     parser.add_argument('--workers', type=int, default=2, help='processes (default: 2)')
-    args = parser.parse_args(arguments)
-    try:
-        LAYOUTS[args.layout](
-            args.out_dir,
-            train=args.train,
-            val=args.val,
-            size=args.size,
-            seed=args.seed,
-            workers=args.workers,
-        )
-    except SegformerPlusPlusError as error:
-        print(error, file=sys.stderr)
-        return 2
+    parser.add_argument(
+        '--traceback', action='store_true', help='show the whole traceback of an error'
+    )
+    args = parser.parse_args(argv)
+    LAYOUTS[args.layout](
+        args.out_dir,
+        train=args.train,
+        val=args.val,
+        size=args.size,
+        seed=args.seed,
+        workers=args.workers,
+    )
     return 0
 
 
