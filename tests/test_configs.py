@@ -141,10 +141,12 @@ def test_model_and_optimizer_build(path):
     optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
     groups = {id(group['params'][0]): group for group in optimizer.param_groups}
     decay = cfg.optim_wrapper.optimizer.weight_decay
+    # the paper's head learns ten times as fast as its pretrained backbone; the demo has no such
+    head_rate = 1 if 'synthetic' in path.parts else 10
     for name, parameter in model.named_parameters():
         group = groups[id(parameter)]
         in_head = name.startswith('decode_head')
-        rate = cfg.optim_wrapper.optimizer.lr * (10 if in_head else 1)
+        rate = cfg.optim_wrapper.optimizer.lr * (head_rate if in_head else 1)
         assert group['lr'] == pytest.approx(rate), name
         if not in_head:
             assert group['weight_decay'] == (0 if 'norm' in name else decay), name
@@ -170,7 +172,10 @@ def test_schedule(path):
     assert (poly.type, poly.begin, poly.end) == ('PolyLR', warmup.end, last)
     assert (poly.eta_min, poly.power) == (0, 1)
     assert not warmup.by_epoch and not poly.by_epoch
-    assert last % cfg.train_cfg.val_interval == 0
+    if 'synthetic' in path.parts:
+        assert cfg.train_cfg.val_interval > last  # the demo tests what comes out
+    else:
+        assert last % cfg.train_cfg.val_interval == 0
     assert last % cfg.default_hooks.checkpoint.interval == 0
 
     optimizer = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=1.0)
@@ -212,9 +217,11 @@ def test_synthetic_differs_from_cityscapes_in_root_size_and_schedule_only(strate
         r'data_root|\w+_dataloader\.(dataset\.data_root|batch_size|num_workers)'
         # size
         r'|crop_size\.\d|image_scale\.\d|model\.data_preprocessor\.size\.\d|model\.test_cfg\..*'
-        r'|((train|test)_pipeline|\w+_dataloader\.dataset\.pipeline)\.\d+\.(scale|crop_size|ratio_range)\.\d'
+        r'|((train|test)_pipeline|\w+_dataloader\.dataset\.pipeline)\.\d+'
+        r'\.(scale|crop_size|ratio_range)\.\d'
         # schedule, from scratch
-        r'|max_iters|custom_hooks.*|optim_wrapper\.paramwise_cfg\..*|train_cfg\.(max_iters|val_interval)|optim_wrapper\.optimizer\.lr'
+        r'|max_iters|custom_hooks.*|randomness\.seed|train_cfg\.(max_iters|val_interval)'
+        r'|optim_wrapper\.(optimizer\.lr|paramwise_cfg\.custom_keys\.head\.lr_mult)'
         r'|param_scheduler\.\d\.(begin|end)|default_hooks\.(logger|checkpoint)\.interval'
         r'|model\.backbone\.init_cfg.*'
     )
