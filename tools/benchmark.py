@@ -34,8 +34,9 @@ from segformer_plusplus.engine.benchmarking import (
     memory_errors,
     peak_memory,
 )
-from segformer_plusplus.engine.cli import add_config_arguments, load_config, main_guard, write_json
+from segformer_plusplus.engine.cli import add_config_arguments, load_config, write_json
 from segformer_plusplus.engine.complexity import count_flops, count_parameters
+from segformer_plusplus.engine.guard import main_guard
 from segformer_plusplus.errors import SegformerPlusPlusError
 
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}

@@ -25,7 +25,8 @@ from rich.console import Console
 
 from segformer_plusplus.datasets import write_cityscapes
 from segformer_plusplus.engine.benchmarking import describe_environment
-from segformer_plusplus.engine.cli import main_guard, write_json, write_text
+from segformer_plusplus.engine.cli import write_json, write_text
+from segformer_plusplus.engine.guard import main_guard
 from segformer_plusplus.errors import SegformerPlusPlusError
 from segformer_plusplus.reporting import Row, StrategyTable, draw_comparison
 from segformer_plusplus.version import __version__

@@ -17,10 +17,10 @@ from segformer_plusplus.engine.cli import (
     add_launcher_arguments,
     check_data_roots,
     load_config,
-    main_guard,
     set_local_rank,
     write_json,
 )
+from segformer_plusplus.engine.guard import main_guard
 from segformer_plusplus.engine.runner import StrictRunner
 from segformer_plusplus.errors import SegformerPlusPlusError
 

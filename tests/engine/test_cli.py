@@ -12,14 +12,12 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from segformer_plusplus.engine.cli import (
-    TRACEBACK_VARIABLE,
     add_config_arguments,
     check_data_roots,
-    describe_error,
     load_config,
-    main_guard,
     write_json,
 )
+from segformer_plusplus.engine.guard import TRACEBACK_VARIABLE, describe_error, main_guard
 from segformer_plusplus.errors import CheckpointError, SegformerPlusPlusError
 
 

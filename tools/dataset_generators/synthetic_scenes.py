@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from segformer_plusplus.datasets import write_ade20k, write_cityscapes
-from segformer_plusplus.engine.cli import main_guard
+from segformer_plusplus.engine.guard import main_guard
 
 LAYOUTS = {'cityscapes': write_cityscapes, 'ade20k': write_ade20k}
 

@@ -1,7 +1,7 @@
 # As the paper's schedule, but short: for the synthetic scenes and without pretrained weights.
 _base_ = './schedule_160k.py'
 
-max_iters = 500
+max_iters = 600
 optim_wrapper = dict(
     optimizer=dict(lr=1.5e-3), paramwise_cfg=dict(custom_keys=dict(head=dict(lr_mult=1.0)))
 )
