@@ -14,9 +14,6 @@ from typing import Any, NoReturn
 
 from .errors import MissingDependencyError
 
-EXTRAS = {'mmseg': 'mmseg', 'mmpose': 'mmpose'}
-"""The toolbox and the extra of this package that installs it."""
-
 
 def require_foundation() -> None:
     """Raise if what every part of this package stands on is missing.
@@ -81,8 +78,9 @@ def import_toolbox(name: str, asked_for: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except (ImportError, AssertionError) as error:  # OpenMMLab asserts the versions it accepts
+        extra = name.split('.')[0]  # named after the toolbox that it installs
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise MissingDependencyError(
             f'{asked_for} needs {name}, which cannot be imported ({reason}); install it with '
-            f"pip install 'segformer-plusplus[{EXTRAS[name.split('.')[0]]}]' or as the README says"
+            f"pip install 'segformer-plusplus[{extra}]' or as the README says"
         ) from error

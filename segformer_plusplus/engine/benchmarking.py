@@ -115,15 +115,10 @@ def peak_memory(call: Call, device: torch.device | str = 'cpu') -> int:
     del result
     events = [e for e in profiler.profiler.kineto_results.events() if e.name() == '[memory]']
     total = peak = 0
-    for event in sorted(events, key=_start_time):
+    for event in sorted(events, key=lambda event: event.start_ns()):
         total += event.nbytes()
         peak = max(peak, total)
     return peak
-
-
-def _start_time(event: Any) -> int:
-    """Nanoseconds, or microseconds before PyTorch 2.4; only their order matters."""
-    return event.start_ns() if hasattr(event, 'start_ns') else event.start_us()
 
 
 def synchronize(device: torch.device | str) -> None:

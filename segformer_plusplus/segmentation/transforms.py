@@ -36,26 +36,19 @@ class CheckedLoadAnnotations(LoadAnnotations):
         self.num_classes = num_classes
         self.ignore_index = ignore_index
 
-    def _check_depth(self, path: str) -> None:
-        """mmseg casts to uint8, which would fold 16-bit labels into wrong classes."""
-        data = fileio.get(path, backend_args=self.backend_args)
-        with Image.open(BytesIO(data)) as image:  # reads the header only
-            mode = image.mode
-        if mode not in ('1', 'L', 'P'):
-            raise SegformerPlusPlusError(
-                f'label map {path} has pixels of kind {mode!r}, expected one channel of 8 bits'
-            )
-
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         """Read ``results['seg_map_path']`` into ``results['gt_seg_map']``, (H, W) uint8."""
         path = results['seg_map_path']
         try:
-            self._check_depth(path)
+            mode = self._pixel_mode(path)
             results = super().transform(results)
-        except SegformerPlusPlusError:
-            raise
         except (OSError, SyntaxError, ValueError) as error:
             raise unreadable('label map', path, error) from error
+        # mmseg has cast to uint8, which folds 16-bit labels into wrong classes
+        if mode not in ('1', 'L', 'P'):
+            raise SegformerPlusPlusError(
+                f'label map {path} has pixels of kind {mode!r}, expected one channel of 8 bits'
+            )
         labels = results['gt_seg_map']
         found = np.flatnonzero(np.bincount(labels.ravel(), minlength=256))
         outside = found[(found >= self.num_classes) & (found != self.ignore_index)]
@@ -65,3 +58,9 @@ class CheckedLoadAnnotations(LoadAnnotations):
                 f'{self.num_classes - 1} and {self.ignore_index} (ignored)'
             )
         return results
+
+    def _pixel_mode(self, path: str) -> str:
+        """Pillow's name for the kind of pixels; only the header is decoded."""
+        data = fileio.get(path, backend_args=self.backend_args)
+        with Image.open(BytesIO(data)) as image:
+            return image.mode
