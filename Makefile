@@ -14,7 +14,7 @@ SOURCES := segformer_plusplus tools tests configs setup.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install test check format demo clean
+.PHONY: help install test check format demo demo-seg demo-pose clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,9 +57,14 @@ format: $(STAMP) ## Rewrite the sources in the project's format
 	$(PYTHON) -m ruff check --fix $(SOURCES)
 	$(PYTHON) -m ruff format $(SOURCES)
 
-# Interrupted, it goes on where it stopped.
-demo: $(STAMP) ## Train on drawn street scenes, test every strategy; results in work_dirs/demo
-	$(PYTHON) tools/demo.py --out work_dirs/demo
+# Interrupted, they go on where they stopped.
+demo: demo-seg demo-pose ## Both demos: train, test every strategy; results in work_dirs
+
+demo-seg: $(STAMP) ## Train on drawn street scenes; results in work_dirs/demo-seg
+	$(PYTHON) tools/demos/segmentation.py --out work_dirs/demo-seg
+
+demo-pose: $(STAMP) ## Train on drawn jumpers; results in work_dirs/demo-pose
+	$(PYTHON) tools/demos/pose.py --out work_dirs/demo-pose
 
 clean: ## Remove caches and build outputs (not .venv, data or results)
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

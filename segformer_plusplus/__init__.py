@@ -23,10 +23,14 @@ from .token_merging import TOKEN_MERGERS, MergePlan, TokenMerger  # noqa: E402
 _TOOLBOX_PARTS = {
     'SegformerHeadPlusPlus': 'segmentation',
     'CheckedLoadAnnotations': 'segmentation',
+    'SegformerHeatmapHead': 'pose',
+    'JumpBroadcastDataset': 'pose',
+    'BoxPCK': 'pose',
+    'CheckedLoadImage': 'pose',
 }
 """What can be asked of this package only with a toolbox, and the module that has it."""
 
-for _toolbox, _module in {'mmseg': 'segmentation'}.items():
+for _toolbox, _module in {'mmseg': 'segmentation', 'mmpose': 'pose'}.items():
     if find_spec(_toolbox) is not None:
         try:
             import_module(f'.{_module}', __name__)

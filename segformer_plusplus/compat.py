@@ -77,7 +77,9 @@ def import_toolbox(name: str, asked_for: str) -> ModuleType:
     """
     try:
         return importlib.import_module(name)
-    except (ImportError, AssertionError) as error:  # OpenMMLab asserts the versions it accepts
+    except (ImportError, AssertionError, ValueError) as error:
+        # OpenMMLab asserts the versions it accepts; an extension that was compiled for another
+        # NumPy raises ValueError
         extra = name.split('.')[0]  # named after the toolbox that it installs
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise MissingDependencyError(

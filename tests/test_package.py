@@ -42,6 +42,11 @@ def test_without_toolboxes_the_backbone_works_and_the_head_says_what_to_install(
             segformer_plusplus.SegformerHeadPlusPlus
         except ImportError as error:
             print('asked:', error)
+        for name in ('SegformerHeatmapHead', 'JumpBroadcastDataset', 'BoxPCK', 'CheckedLoadImage'):
+            try:
+                getattr(segformer_plusplus, name)
+            except ImportError as error:
+                print('pose:', error)
         try:
             segformer_plusplus.no_such_name
         except AttributeError as error:
@@ -52,6 +57,8 @@ def test_without_toolboxes_the_backbone_works_and_the_head_says_what_to_install(
     assert '(1, 32, 16, 16)' in result.stdout
     assert 'asked: ' in result.stdout and 'segformer-plusplus[mmseg]' in result.stdout
     assert 'needs mmseg' in result.stdout
+    assert result.stdout.count('pose: segformer_plusplus.pose needs mmpose') == 4
+    assert 'segformer-plusplus[mmpose]' in result.stdout
     assert "no attribute 'no_such_name'" in result.stdout
 
 
@@ -75,11 +82,14 @@ def test_one_registration_serves_every_scope():
             print(registry.get('MixVisionTransformerPlusPlus').__name__)
         print(mmseg.registry.MODELS.get('SegformerHeadPlusPlus').__name__)
         print(segformer_plusplus.SegformerHeadPlusPlus.__name__)
+        print(mmpose.registry.MODELS.get('SegformerHeatmapHead').__name__)
+        print(segformer_plusplus.SegformerHeatmapHead.__name__)
     """
     result = run(code)
     assert result.returncode == 0, result.stderr
     expected = ['MixVisionTransformerPlusPlus'] * 3 + ['SegformerHeadPlusPlus'] * 2
-    assert result.stdout.split()[-5:] == expected  # mmseg may print before
+    expected += ['SegformerHeatmapHead'] * 2
+    assert result.stdout.split()[-7:] == expected  # mmseg may print before
 
 
 def test_ops_of_an_mmcv_without_them_import_and_say_so_on_call():
@@ -104,24 +114,31 @@ def test_ops_of_an_mmcv_without_them_import_and_say_so_on_call():
     assert 'without compiled ops' in result.stdout or 'compiled' in result.stdout
 
 
-def test_a_broken_toolbox_does_not_take_the_rest_away(tmp_path):
-    package = tmp_path / 'mmseg'
+@pytest.mark.parametrize(
+    'toolbox, part, fault',
+    [
+        ('mmseg', 'SegformerHeadPlusPlus', "AssertionError('MMCV==9 is incompatible')"),
+        ('mmpose', 'BoxPCK', "ValueError('numpy.dtype size changed')"),  # an extension's NumPy
+    ],
+)
+def test_a_broken_toolbox_does_not_take_the_rest_away(tmp_path, toolbox, part, fault):
+    package = tmp_path / toolbox
     package.mkdir()
-    (package / '__init__.py').write_text("raise AssertionError('MMCV==9 is incompatible')")
+    (package / '__init__.py').write_text(f'raise {fault}')
     code = f"""
         import sys
         sys.path.insert(0, {str(tmp_path)!r})
         import segformer_plusplus
         print(segformer_plusplus.MixVisionTransformerPlusPlus.__name__)
         try:
-            segformer_plusplus.SegformerHeadPlusPlus
+            segformer_plusplus.{part}
         except ImportError as error:
             print(error)
     """
     result = run(code)
     assert result.returncode == 0, result.stderr
     assert 'MixVisionTransformerPlusPlus' in result.stdout
-    assert 'MMCV==9 is incompatible' in result.stdout
+    assert fault.split("'")[1] in result.stdout and f'needs {toolbox}' in result.stdout
 
 
 def test_a_toolbox_that_breaks_deep_inside():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 def fuse_pyramid(
     features: Sequence[Tensor],
-    convs: Sequence[nn.Module],
+    convs: Iterable[nn.Module],
     fusion_conv: ConvModule,
     mode: str = 'bilinear',
     align_corners: bool = False,

@@ -8,9 +8,10 @@ from typing import Any
 
 from rich.table import Table
 
-from .paper import PAPER_TABLES
+from .paper import PAPER_TABLES, PaperRow
 
-_HEADER = ('strategy', 'mIoU', 'change', 'speed-up', 'ms / image', 'paper mIoU', 'paper speed-up')
+METRICS = {'miou': 'mIoU', 'pck_0.1': 'PCK@0.1', 'pck_0.05': 'PCK@0.05'}
+"""Accuracies in percent: their keys in ``PAPER_TABLES`` and their names in a table."""
 
 
 @dataclass(frozen=True)
@@ -19,13 +20,13 @@ class Row:
 
     Attributes:
         strategy: its preset.
-        miou: in percent.
+        accuracy: in percent, by the keys of ``METRICS``; the same ones in every row.
         speed_up: against the first row.
         milliseconds: median latency of one image.
     """
 
     strategy: str
-    miou: float
+    accuracy: dict[str, float]
     speed_up: float
     milliseconds: float
 
@@ -44,7 +45,7 @@ class StrategyTable:
     rows: tuple[Row, ...]
     caption: str
     commands: tuple[str, ...]
-    paper_table: str = 'cityscapes_inference'
+    paper_table: str
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> StrategyTable:
@@ -62,34 +63,43 @@ class StrategyTable:
 
     def to_markdown(self) -> str:
         """A Markdown table with its caption."""
-        lines = [_join(_HEADER), _join(['---'] + ['---:'] * (len(_HEADER) - 1))]
+        header = self._header()
+        lines = [_join(header), _join(['---'] + ['---:'] * (len(header) - 1))]
         lines += [_join(cells) for cells in self._cells()]
         return '\n'.join([*lines, '', self.caption, ''])
 
     def to_rich(self) -> Table:
         """For the terminal."""
         table = Table(caption=self.caption)
-        for column in _HEADER:
-            table.add_column(column, justify='left' if column == _HEADER[0] else 'right')
+        for index, column in enumerate(self._header()):
+            table.add_column(column, justify='right' if index else 'left')
         for cells in self._cells():
             table.add_row(*cells)
         return table
 
+    def _header(self) -> list[str]:
+        names = [METRICS[key] for key in self.rows[0].accuracy]
+        measured = ['strategy', *(column for name in names for column in (name, 'change'))]
+        return [
+            *measured,
+            'speed-up',
+            'ms / image',
+            *(f'paper {name}' for name in names),
+            'paper speed-up',
+        ]
+
     def _cells(self) -> list[list[str]]:
         paper = PAPER_TABLES[self.paper_table]
-        baseline = self.rows[0].miou
-        return [
-            [
-                row.strategy,
-                f'{row.miou:.2f}',
-                f'{row.miou - baseline:+.2f}',
-                f'{row.speed_up:.2f}',
-                f'{row.milliseconds:.0f}',
-                f'{paper[row.strategy]["miou"]:.2f}' if row.strategy in paper else '',
-                f'{paper[row.strategy]["speed_up"]:.2f}' if row.strategy in paper else '',
-            ]
-            for row in self.rows
-        ]
+        baseline = self.rows[0].accuracy
+        return [_cells(row, baseline, paper.get(row.strategy)) for row in self.rows]
+
+
+def _cells(row: Row, baseline: Mapping[str, float], paper: PaperRow | None) -> list[str]:
+    cells = [row.strategy]
+    for key, value in row.accuracy.items():
+        cells += [f'{value:.2f}', f'{value - baseline[key]:+.2f}']
+    cells += [f'{row.speed_up:.2f}', f'{row.milliseconds:.0f}']
+    return cells + [f'{paper[key]:.2f}' if paper else '' for key in (*row.accuracy, 'speed_up')]
 
 
 def _join(cells: Any) -> str:

@@ -16,16 +16,40 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def table():
-    rows = (Row('none', 70.5, 1.0, 900.4), Row('hq', 70.25, 1.5, 600.2), Row('mine', 60.0, 2, 450))
-    return StrategyTable(rows=rows, caption='A caption.', commands=('python a.py',))
+    return StrategyTable(
+        rows=(
+            Row('none', {'miou': 70.5}, 1.0, 900.4),
+            Row('hq', {'miou': 70.25}, 1.5, 600.2),
+            Row('mine', {'miou': 60.0}, 2, 450),
+        ),
+        caption='A caption.',
+        commands=('python a.py',),
+        paper_table='cityscapes_inference',
+    )
 
 
 def test_markdown(table):
     lines = table.to_markdown().splitlines()
+    assert lines[0] == (
+        '| strategy | mIoU | change | speed-up | ms / image | paper mIoU | paper speed-up |'
+    )
     assert lines[2] == '| none | 70.50 | +0.00 | 1.00 | 900 | 82.39 | 1.00 |'
     assert lines[3] == '| hq | 70.25 | -0.25 | 1.50 | 600 | 82.31 | 1.61 |'
     assert lines[4] == '| mine | 60.00 | -10.50 | 2.00 | 450 |  |  |'
     assert lines[-1] == 'A caption.'
+
+
+def test_markdown_with_two_accuracies():
+    rows = (
+        Row('none', {'pck_0.1': 90.0, 'pck_0.05': 70.0}, 1.0, 200),
+        Row('hq', {'pck_0.1': 89.5, 'pck_0.05': 71.0}, 1.1, 180),
+    )
+    lines = StrategyTable(rows, 'A caption.', (), 'jbd_training').to_markdown().splitlines()
+    assert lines[0].startswith('| strategy | PCK@0.1 | change | PCK@0.05 | change | speed-up |')
+    assert lines[0].endswith('| paper PCK@0.1 | paper PCK@0.05 | paper speed-up |')
+    assert lines[3] == (
+        '| hq | 89.50 | -0.50 | 71.00 | +1.00 | 1.10 | 180 | 95.18 | 90.51 | 1.19 |'
+    )
 
 
 def test_json_round_trip(table):

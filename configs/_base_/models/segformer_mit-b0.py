@@ -1,3 +1,5 @@
+_base_ = '../mit_checkpoints.py'
+
 norm_cfg = dict(type='SyncBN', requires_grad=True)
 data_preprocessor = dict(
     type='SegDataPreProcessor',
@@ -6,11 +8,6 @@ data_preprocessor = dict(
     bgr_to_rgb=True,
     pad_val=0,
     seg_pad_val=255,
-)
-# Trained on ImageNet by SegFormer's authors, converted by OpenMMLab.
-checkpoint = (
-    'https://download.openmmlab.com/mmsegmentation/v0.5/pretrain/segformer/'
-    'mit_b0_20220624-7e0fe6dd.pth'
 )
 model = dict(
     type='EncoderDecoder',
@@ -24,7 +21,7 @@ model = dict(
         drop_rate=0.0,
         attn_drop_rate=0.0,
         drop_path_rate=0.1,
-        init_cfg=dict(type='Pretrained', checkpoint=checkpoint),
+        init_cfg=dict(type='Pretrained', checkpoint=_base_.mit_checkpoints.b0),
     ),
     decode_head=dict(
         type='SegformerHeadPlusPlus',
