@@ -37,7 +37,7 @@ class ProgressBarHook(Hook):
         if self._bar is None:
             return
         if outputs and 'loss' in outputs:
-            self._bar.set_postfix(loss=f'{float(outputs["loss"]):.3f}', refresh=False)
+            self._bar.set_postfix(loss=f'{float(outputs["loss"]):.4g}', refresh=False)
         self._bar.update()
 
     def after_train(self, runner: Runner) -> None:

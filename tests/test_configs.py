@@ -1,4 +1,4 @@
-"""Every shipped config loads, is what its name says, and builds."""
+"""Every shipped segmentation config loads, is what its name says, and builds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from segformer_plusplus.backbones.archs import ARCHS
 
 ROOT = Path(__file__).parents[1] / 'configs'
 FOLDERS = 'cityscapes', 'ade20k', 'synthetic'
-CONFIGS = sorted(path for folder in FOLDERS for path in (ROOT / folder).glob('*.py'))
+CONFIGS = sorted(path for folder in FOLDERS for path in (ROOT / folder).glob('segformer_*.py'))
 
 PAPER_STRATEGIES = 'none', 'hq', 'fast', '2x2', 'downsampling'
 STRATEGIES = *PAPER_STRATEGIES, 'downsampling-bilinear'

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import multiprocessing
 import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import cv2
 import numpy as np
 from rich.progress import track
 
-from segformer_plusplus.errors import SegformerPlusPlusError
-
 from .scene_canvas import CLASSES
 from .scenes import GENERATOR_VERSION, Scene, check_size, draw_scene
-
-RECORD = 'scenes.json'
-"""Names what a folder holds, so that a second call continues it or refuses to mix two sets."""
+from .writing import FASTEST_PNG, JPEG, Record, check_amounts, encode, replace, run
 
 TRAIN_CITIES = 'ashford', 'birkstadt', 'corvale', 'dunmere'
 VAL_CITIES = 'elmburg', 'fernwick'
@@ -48,9 +39,6 @@ ADE20K_INDEX = {
     'bicycle': 128,
 }
 """Our class to ADE20K's label: 1 to 150, or 0 where ADE20K has no such class."""
-
-_FASTEST_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1]
-_JPEG = [cv2.IMWRITE_JPEG_QUALITY, 92]
 
 
 @dataclass(frozen=True)
@@ -147,13 +135,10 @@ def _write(
     progress: bool,
 ) -> None:
     check_size(size)
-    _check_whole('train', train, 0)
-    _check_whole('val', val, 0)
-    _check_whole('seed', seed, 0)
-    _check_whole('workers', workers, 1)
+    check_amounts(train, val, seed, workers)
     folder = Path(root)
     height, width = (int(n) for n in size)
-    record = {
+    asked = {
         'layout': layout,
         'size': [height, width],
         'seed': int(seed),
@@ -161,7 +146,8 @@ def _write(
         'val': int(val),
         'generator_version': GENERATOR_VERSION,
     }
-    _claim(folder, record)
+    record = Record(folder, 'scenes', asked)
+    record.claim([_IMAGE_FOLDER[layout]])
 
     labels = None
     if layout == 'ade20k':
@@ -175,76 +161,10 @@ def _write(
                 jobs.append(_Job(scene_seed, (height, width), image, annotation, labels))
     for parent in {path.parent for job in jobs for path in (job.image, job.annotation)}:
         parent.mkdir(parents=True, exist_ok=True)
-    done = _run(jobs, min(workers, len(jobs)))
+    done = run(_draw, jobs, min(workers, len(jobs)))
     for _ in track(done, 'Drawing scenes', len(jobs), disable=not (progress and jobs)):
         pass
-    _save_record(folder, record, complete=True)
-
-
-def _check_whole(name: str, value: int, low: int) -> None:
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not whole or value < low:
-        raise SegformerPlusPlusError(
-            f'{name}={value!r} is not allowed: a whole number, {low} or more'
-        )
-
-
-def _claim(folder: Path, asked: dict[str, Any]) -> None:
-    """Makes sure that `folder` is ours to fill, and says in it what it will hold."""
-    path = folder / RECORD
-    if path.exists():
-        try:
-            held = json.loads(path.read_text(encoding='utf-8'))
-            held.pop('complete', None)
-        except (ValueError, AttributeError):
-            raise SegformerPlusPlusError(
-                f'{path} cannot be read as JSON: name another folder, or remove this one'
-            ) from None
-        if held != asked:
-            raise SegformerPlusPlusError(
-                f'{folder} holds other scenes ({_describe(held)}) than asked for '
-                f'({_describe(asked)}): name another folder, or remove this one'
-            )
-        return
-    images = folder / _IMAGE_FOLDER[asked['layout']]
-    if images.exists():
-        raise SegformerPlusPlusError(
-            f'{images} exists without {RECORD} beside it, so it is not ours to add to: '
-            f'name another folder for {_describe(asked)}'
-        )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise SegformerPlusPlusError(f'{folder} is not a folder: name another one') from None
-    _save_record(folder, asked, complete=False)
-
-
-def _describe(record: dict[str, Any]) -> str:
-    return ', '.join(f'{key}={value}' for key, value in record.items())
-
-
-def _save_record(folder: Path, record: dict[str, Any], *, complete: bool) -> None:
-    text = json.dumps({**record, 'complete': complete}, indent=2) + '\n'
-    path = folder / RECORD
-    if not path.exists() or path.read_text(encoding='utf-8') != text:
-        _replace(path, text.encode())
-
-
-def _run(jobs: list[_Job], workers: int) -> Iterator[None]:
-    """Works through the jobs in any order; yields after each."""
-    if workers <= 1:
-        yield from map(_draw, jobs)
-        return
-    context = multiprocessing.get_context('spawn')
-    # One core a process: OpenCV would otherwise start as many threads in each as there are cores.
-    with ProcessPoolExecutor(workers, context, cv2.setNumThreads, (1,)) as pool:
-        pending = [pool.submit(_draw, job) for job in jobs]
-        try:
-            for future in as_completed(pending):
-                yield future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    record.save(complete=True)
 
 
 def _draw(job: _Job) -> None:
@@ -252,18 +172,6 @@ def _draw(job: _Job) -> None:
     labels = scene.labels
     if job.labels is not None:
         labels = np.asarray(job.labels, np.uint8)[labels]
-    parameters = _FASTEST_PNG if job.image.suffix == '.png' else _JPEG
-    _replace(job.image, _encode(scene.image[..., ::-1], job.image.suffix, parameters))
-    _replace(job.annotation, _encode(labels, '.png', _FASTEST_PNG))
-
-
-def _encode(pixels: np.ndarray, suffix: str, parameters: list[int]) -> bytes:
-    _, encoded = cv2.imencode(suffix, np.ascontiguousarray(pixels), parameters)
-    return encoded.tobytes()
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Writes beside `path` and renames, so that a file that is there is always whole."""
-    beside = path.with_name(f'.{path.name}.{os.getpid()}')
-    beside.write_bytes(data)
-    os.replace(beside, path)
+    parameters = FASTEST_PNG if job.image.suffix == '.png' else JPEG
+    replace(job.image, encode(scene.image[..., ::-1], job.image.suffix, parameters))
+    replace(job.annotation, encode(labels, '.png', FASTEST_PNG))

@@ -2,6 +2,14 @@
 
 from .comparison import draw_comparison
 from .paper import PAPER_TABLES
+from .skeletons import PosedPerson, draw_skeletons
 from .tables import Row, StrategyTable
 
-__all__ = ['PAPER_TABLES', 'Row', 'StrategyTable', 'draw_comparison']
+__all__ = [
+    'PAPER_TABLES',
+    'PosedPerson',
+    'Row',
+    'StrategyTable',
+    'draw_comparison',
+    'draw_skeletons',
+]

@@ -9,7 +9,15 @@ from PIL import Image
 from rich.console import Console
 
 from segformer_plusplus import SegformerPlusPlusError
-from segformer_plusplus.reporting import PAPER_TABLES, Row, StrategyTable, draw_comparison
+from segformer_plusplus.reporting import (
+    PAPER_TABLES,
+    PosedPerson,
+    Row,
+    StrategyTable,
+    draw_comparison,
+    draw_skeletons,
+)
+from segformer_plusplus.reporting.skeletons import _caption
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -100,3 +108,31 @@ def test_comparison_needs_two_predictions_of_one_size(tmp_path):
     with pytest.raises(SegformerPlusPlusError, match=r'hq is \(2, 6\)'):
         wrong = {'none': labels, 'hq': labels[:2]}
         draw_comparison(tmp_path / 'a.png', image, labels, wrong, [], [])
+
+
+def person(**skeletons):
+    image = np.full((80, 60, 3), 90, np.uint8)
+    visible = np.array([True, True, False])
+    arrays = {name: np.asarray(points, float) for name, points in skeletons.items()}
+    return PosedPerson(image, (10, 10, 50, 70), visible, arrays)
+
+
+def test_picture_of_skeletons(tmp_path):
+    truth, wrong = [(20, 20), (40, 60), (0, 0)], [(20, 24), (40, 53), (30, 30)]
+    path = tmp_path / 'skeletons.png'
+    colours = [(255, 40, 40), (40, 255, 40)]
+    one = person(truth=truth, hq=wrong)
+    draw_skeletons(path, [one] * 2, [(0, 1), (1, 2)], colours, [(0, 0, 255)] * 3, 'x')
+    picture = np.asarray(Image.open(path).convert('RGB'))
+    assert (picture == colours[0]).all(-1).any(), 'the limb between annotated keypoints'
+    assert not (picture == colours[1]).all(-1).any(), 'a limb to one that is not annotated'
+    assert [p.name for p in tmp_path.iterdir()] == ['skeletons.png']
+    # the longer side of the box is 60: 4 pixels are within 6, 7 are not
+    assert _caption(one, 'hq') == 'hq: 1 of 2 within 10 %'
+
+
+def test_picture_of_skeletons_needs_the_same_ones_for_all(tmp_path):
+    points = [(0, 0)] * 3
+    for people in ([], [person(truth=points), person(truth=points, hq=points)]):
+        with pytest.raises(SegformerPlusPlusError, match='the same ones'):
+            draw_skeletons(tmp_path / 'a.png', people, [], [], [])

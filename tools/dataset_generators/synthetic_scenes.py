@@ -7,17 +7,10 @@ import sys
 from collections.abc import Sequence
 
 from segformer_plusplus.datasets import write_ade20k, write_cityscapes
+from segformer_plusplus.datasets.writing import height_by_width
 from segformer_plusplus.engine.guard import main_guard
 
 LAYOUTS = {'cityscapes': write_cityscapes, 'ade20k': write_ade20k}
-
-
-def height_by_width(text: str) -> tuple[int, int]:
-    """Reads '512x1024' as height and width."""
-    parts = text.lower().split('x')
-    if len(parts) != 2 or not all(part.isdecimal() for part in parts):
-        raise argparse.ArgumentTypeError(f'{text!r} is not HEIGHTxWIDTH, such as 512x1024')
-    return int(parts[0]), int(parts[1])
 
 
 @main_guard

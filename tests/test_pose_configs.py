@@ -1,0 +1,242 @@
+"""Every shipped pose config loads, is what its name says, and builds."""
+
+from __future__ import annotations
+
+import copy
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip('xtcocotools')  # mmpose is left out where nothing compiles it
+
+import segformer_plusplus  # noqa: F401  (must precede mmpose)
+
+# isort: split
+import numpy as np
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import PARAM_SCHEDULERS, init_default_scope
+from mmpose.datasets.datasets.utils import parse_pose_metainfo
+from mmpose.registry import DATASETS, METRICS, MODELS
+
+from segformer_plusplus.backbones.archs import ARCHS
+
+ROOT = Path(__file__).parents[1] / 'configs'
+FOLDERS = 'jbd', 'coco', 'synthetic'
+CONFIGS = sorted(path for folder in FOLDERS for path in (ROOT / folder).glob('td-hm_*.py'))
+OF_THE_PAPER = [path for path in CONFIGS if path.parent.name != 'synthetic']
+STRATEGIES = 'none', 'hq', 'fast', '2x2'
+
+JBD = 'jbd/td-hm_mit-{}_{}_1xb16-210e_jbd-640x480.py'
+COCO = 'coco/td-hm_mit-{}_{}_1xb16-210e_coco-384x288.py'
+SYNTHETIC = 'synthetic/td-hm_mit-{}_{}_1xb8-demo_synthetic-jbd-640x480.py'
+ROWS = [
+    *(form.format(arch, s) for form in (JBD, COCO) for arch in ('b0', 'b5') for s in STRATEGIES),
+    *(SYNTHETIC.format('b0', s) for s in STRATEGIES),
+]
+NAME = re.compile(
+    r'td-hm_mit-(?P<arch>b\d)_(?P<strategy>[^_]+)_1xb(?P<batch>\d+)-(?P<schedule>\w+?)'
+    r'_(?P<data>jbd|coco|synthetic-jbd)-(?P<height>\d+)x(?P<width>\d+)'
+)
+KEYPOINTS = {'jbd': 20, 'coco': 17, 'synthetic-jbd': 20}
+
+every_config = pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+every_row_of_the_paper = pytest.mark.parametrize('path', OF_THE_PAPER, ids=lambda p: p.stem)
+
+
+@pytest.fixture(autouse=True)
+def mmpose_scope():
+    init_default_scope('mmpose')
+
+
+@cache
+def _read(path: Path) -> Config:
+    return Config.fromfile(path)
+
+
+def load(path: Path) -> Config:
+    """A copy, so that no test sees what another one changed."""
+    return copy.deepcopy(_read(path))
+
+
+def named(path: Path) -> dict[str, str]:
+    match = NAME.fullmatch(path.stem)
+    assert match is not None, f'{path.name} does not follow configs/README.md'
+    return match.groupdict()
+
+
+def step(pipeline: list[ConfigDict], kind: str) -> ConfigDict:
+    (found,) = (transform for transform in pipeline if transform.type == kind)
+    return found
+
+
+def test_every_row_of_the_tables_has_its_file_and_no_file_is_left_over():
+    assert {str(path.relative_to(ROOT)) for path in CONFIGS} == set(ROWS)
+
+
+def test_every_config_belongs_to_one_of_the_two_tests():
+    found = [path for path in ROOT.glob('*/*.py') if path.parent.name != '_base_']
+    assert {path.name.split('_')[0] for path in found} == {'segformer', 'td-hm'}
+
+
+@every_config
+def test_the_name_is_the_content(path):
+    says, cfg = named(path), load(path)
+    assert cfg.model.backbone.arch == says['arch']
+    assert cfg.model.backbone.token_merging == says['strategy']
+    assert cfg.train_dataloader.batch_size == int(says['batch'])
+    assert cfg.default_scope == 'mmpose'
+    assert cfg.custom_imports.imports == ['segformer_plusplus']
+    width, height = int(says['width']), int(says['height'])
+    assert tuple(cfg.codec.input_size) == (width, height)
+    assert tuple(cfg.codec.heatmap_size) == (width // 4, height // 4)
+    if says['schedule'] == '210e':
+        assert cfg.train_cfg.max_epochs == 210
+
+    dataset = 'CocoDataset' if says['data'] == 'coco' else 'JumpBroadcastDataset'
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        assert loader.dataset.type == dataset
+        assert loader.dataset.data_root == cfg.data_root
+        assert ('synthetic' in loader.dataset.data_root) == says['data'].startswith('synthetic')
+
+
+@every_config
+def test_one_codec_and_one_size_throughout(path):
+    cfg = load(path)
+    assert cfg.codec.to_dict() == dict(
+        type='MSRAHeatmap',
+        input_size=cfg.codec.input_size,
+        heatmap_size=cfg.codec.heatmap_size,
+        sigma=3,
+    )
+    assert cfg.model.head.decoder == cfg.codec
+    assert step(cfg.train_dataloader.dataset.pipeline, 'GenerateTarget').encoder == cfg.codec
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        affine = step(loader.dataset.pipeline, 'TopdownAffine')
+        assert tuple(affine.input_size) == tuple(cfg.codec.input_size)
+
+
+@every_config
+def test_keypoints_agree_between_head_and_dataset(path):
+    cfg = load(path)
+    metainfo = parse_pose_metainfo(DATASETS.get(cfg.train_dataloader.dataset.type).METAINFO)
+    assert cfg.model.head.out_channels == metainfo['num_keypoints']
+    assert metainfo['num_keypoints'] == KEYPOINTS[named(path)['data']]
+
+
+@every_config
+def test_model_builds_and_makes_heatmaps_that_the_codec_reads(path):
+    cfg = load(path)
+    cfg.model.backbone.init_cfg = None
+    model = MODELS.build(cfg.model).eval()
+    sizes = ARCHS[cfg.model.backbone.arch]
+    widths = [sizes['embed_dims'] * heads for heads in sizes['num_heads']]
+    assert model.head.in_channels == widths
+    width, height = cfg.codec.input_size
+    if cfg.model.backbone.arch == 'b0':
+        with torch.inference_mode():
+            heatmaps = model(torch.randn(1, 3, height, width), None, mode='tensor')
+        assert heatmaps.shape == (1, cfg.model.head.out_channels, height // 4, width // 4)
+        keypoints, scores = model.head.decoder.decode(heatmaps[0].numpy())
+        assert keypoints.shape == (1, cfg.model.head.out_channels, 2)
+        assert np.isfinite(scores).all()
+    optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
+    assert sum(len(group['params']) for group in optimizer.param_groups) == len(
+        list(model.parameters())
+    )
+
+
+@every_config
+def test_pipelines_and_metrics_build(path):
+    cfg = load(path)
+    for name in ('train', 'val', 'test'):
+        loader = cfg[f'{name}_dataloader']
+        dataset = DATASETS.build({**loader.dataset, 'lazy_init': True})
+        kinds = [type(transform).__name__ for transform in dataset.pipeline.transforms]
+        assert kinds == [transform.type for transform in loader.dataset.pipeline]
+    for evaluators in (cfg.val_evaluator, cfg.test_evaluator):
+        several = isinstance(evaluators, list | tuple)
+        metrics = [METRICS.build(e) for e in (evaluators if several else [evaluators])]
+        assert metrics[0].thresholds == (0.1, 0.05)
+        kinds = [type(metric).__name__ for metric in metrics]
+        assert kinds == ['BoxPCK'] + ['CocoMetric'] * (named(path)['data'] == 'coco')
+
+
+def rates(cfg: Config, iterations_per_epoch: int) -> list[float]:
+    """The learning rate of every epoch's last iteration, stepped as mmengine's loop does."""
+    lr = cfg.optim_wrapper.optimizer.lr
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=lr)
+    schedulers = [
+        PARAM_SCHEDULERS.build(scheduler, default_args=dict(optimizer=optimizer))
+        for scheduler in cfg.param_scheduler
+    ]
+    result = []
+    for _ in range(cfg.train_cfg.max_epochs):
+        for _ in range(iterations_per_epoch):
+            result.append(optimizer.param_groups[0]['lr'])
+            optimizer.step()
+            for scheduler in schedulers:
+                if not scheduler.by_epoch:
+                    scheduler.step()
+        for scheduler in schedulers:
+            if scheduler.by_epoch:
+                scheduler.step()
+    return result[iterations_per_epoch - 1 :: iterations_per_epoch]
+
+
+@every_row_of_the_paper
+def test_the_papers_schedule(path):
+    cfg = load(path)
+    optimizer = cfg.optim_wrapper.optimizer
+    assert (optimizer.type, optimizer.lr, optimizer.weight_decay) == ('AdamW', 5e-4, 0.01)
+    by_epoch = rates(cfg, iterations_per_epoch=60)
+    assert len(by_epoch) == 210
+    assert by_epoch[0] < 1e-4 < by_epoch[7] < 5e-4  # 500 iterations of warm-up
+    np.testing.assert_allclose(by_epoch[8:170], 5e-4)
+    np.testing.assert_allclose(by_epoch[170:200], 5e-5)
+    np.testing.assert_allclose(by_epoch[200:], 5e-6)
+
+
+def test_the_original_repositorys_schedule_can_be_had():
+    """What the schedule's comment says: with its end at epoch 70 the rate never falls."""
+    cfg = load(ROOT / JBD.format('b0', 'none'))
+    text = (ROOT / '_base_/schedules/schedule_210e.py').read_text()
+    (option,) = re.findall(r'--cfg-options ([\w.]+=\d+)', text)
+    key, _, value = option.partition('=')
+    cfg.merge_from_dict({key: int(value)})
+    np.testing.assert_allclose(rates(cfg, iterations_per_epoch=60)[8:], 5e-4)
+
+
+@every_row_of_the_paper
+def test_training_and_testing_as_in_the_paper(path):
+    cfg = load(path)
+    assert cfg.model.test_cfg.to_dict() == dict(
+        flip_test=True, flip_mode='heatmap', shift_heatmap=True
+    )
+    assert cfg.default_hooks.checkpoint.save_best == 'PCK@0.1'
+    kinds = [transform.type for transform in cfg.train_pipeline]
+    assert {'RandomFlip', 'RandomHalfBody', 'RandomBBoxTransform'} < set(kinds)
+    for loader in (cfg.val_dataloader, cfg.test_dataloader):
+        assert not loader.dataset.get('bbox_file'), 'boxes of the ground truth'
+
+
+@every_config
+def test_strategies_differ_in_nothing_but_the_strategy(path):
+    unmerged = path.with_name(path.name.replace(f'_{named(path)["strategy"]}_', '_none_'))
+    merged = load(path)
+    merged.model.backbone.token_merging = 'none'
+    assert merged.to_dict() == load(unmerged).to_dict()
+
+
+@every_config
+def test_pretrained_weights_are_those_of_the_arch(path):
+    cfg = load(path)
+    init = cfg.model.backbone.init_cfg
+    if 'synthetic' in path.parts:
+        assert init is None
+    else:
+        assert init.type == 'Pretrained'
+        assert f'/mit_{cfg.model.backbone.arch}_' in init.checkpoint
