@@ -17,7 +17,7 @@ def test_progress_bar(start, capsys):
         hook.after_train_iter(runner, index, outputs=dict(loss=torch.tensor(0.25)))
     hook.after_train(runner)
     shown = capsys.readouterr().err
-    assert '5/5' in shown and '100%' in shown and 'loss=0.250' in shown
+    assert '5/5' in shown and '100%' in shown and 'loss=0.25' in shown
 
 
 def test_no_bar_on_other_ranks(capsys):

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import mmseg
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
@@ -23,7 +24,7 @@ def block(word: str) -> str:
 
 
 def test_every_block_is_tested():
-    assert len(BLOCKS) == 4
+    assert len(BLOCKS) == 6
 
 
 def test_five_lines_in_an_mmseg_config(tmp_path):
@@ -31,7 +32,7 @@ def test_five_lines_in_an_mmseg_config(tmp_path):
     if not shipped.is_dir():
         pytest.skip('this mmseg comes without its configs')
     name = 'segformer_mit-b0_8xb1-160k_cityscapes-1024x1024.py'
-    code = block('_base_')
+    code = block('./segformer_mit-b0')
     assert f"'./{name}'" in code
     config = tmp_path / 'mine.py'
     config.write_text(code.replace(f"'./{name}'", repr(str(shipped / name))))
@@ -46,7 +47,7 @@ def test_five_lines_in_an_mmseg_config(tmp_path):
 
 def test_from_python():
     names: dict = {}
-    exec(block('set_token_merging'), names)
+    exec(block("set_token_merging('fast')"), names)
     assert names['backbone'].token_merging.stages[0].kv.ratio == 0.9
 
 
@@ -65,3 +66,27 @@ def test_a_strategy_of_ones_own():
         assert model(torch.randn(1, 3, 64, 96))[0].shape == (1, 32, 16, 24)
     finally:
         TOKEN_MERGERS.module_dict.pop('Columns', None)
+
+
+def test_pose_config_and_inference(tmp_path):
+    pytest.importorskip('xtcocotools')  # mmpose is left out where nothing compiles it
+    dataset = """
+pipeline = [dict(type='CheckedLoadImage'), dict(type='GetBBoxCenterScale'),
+            dict(type='TopdownAffine', input_size=codec['input_size']),
+            dict(type='PackPoseInputs')]
+test_dataloader = dict(dataset=dict(type='CocoDataset', pipeline=pipeline))
+train_dataloader = test_dataloader
+default_scope = 'mmpose'
+"""
+    config = tmp_path / 'mine.py'
+    config.write_text(block('SegformerHeatmapHead') + dataset)
+    names = dict(
+        config=str(config),
+        checkpoint=None,
+        image=np.zeros((200, 100, 3), np.uint8),
+        boxes=np.array([[10.0, 10, 90, 190]] * 2),
+    )
+    exec(block('inference_topdown'), names)
+    assert [keypoints.shape for keypoints in names['keypoints']] == [(1, 17, 2)] * 2
+    assert names['model'].backbone.token_merging.stages[0].q is not None
+    assert Config.fromfile(config).val_evaluator.thresholds == (0.1, 0.05)

@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 from rich.progress import track
 
+from .checks import check_amounts
 from .jumper_tables import Annotated, Frame, box_csv, keypoint_csv, keypoint_json
 from .jumpers import GENERATOR_VERSION, Person, check_size, draw_jumpers
 from .keypoints import COCO, JBD
-from .writing import JPEG, Record, check_amounts, encode, replace, run
+from .writing import JPEG, Record, encode, replace, run
 
 EVENTS: Mapping[str, tuple[str, ...]] = {
     'train': (

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 from rich.progress import track
 
+from .checks import check_amounts
 from .scene_canvas import CLASSES
 from .scenes import GENERATOR_VERSION, Scene, check_size, draw_scene
-from .writing import FASTEST_PNG, JPEG, Record, check_amounts, encode, replace, run
+from .writing import FASTEST_PNG, JPEG, Record, encode, replace, run
 
 TRAIN_CITIES = 'ashford', 'birkstadt', 'corvale', 'dunmere'
 VAL_CITIES = 'elmburg', 'fernwick'

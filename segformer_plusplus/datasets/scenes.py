@@ -13,10 +13,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from segformer_plusplus.errors import SegformerPlusPlusError
-
 from . import scene_objects as objects
 from . import scene_street as street
+from .checks import check_between, generator
 from .scene_canvas import CLASSES, IGNORE, Canvas, steps
 
 GENERATOR_VERSION = 1
@@ -57,14 +56,7 @@ class Scene:
 
 def check_size(size: tuple[int, int]) -> None:
     """Raises `SegformerPlusPlusError` unless `size` (height, width) can be drawn."""
-    whole = len(size) == 2 and all(isinstance(n, int | np.integer) for n in size)
-    if not whole or not all(
-        low <= n <= high for low, n, high in zip(MIN_SIZE, size, MAX_SIZE, strict=True)
-    ):
-        raise SegformerPlusPlusError(
-            f'size={tuple(size)} cannot be drawn: height x width must be whole numbers from '
-            f'{MIN_SIZE[0]} x {MIN_SIZE[1]} to {MAX_SIZE[0]} x {MAX_SIZE[1]}'
-        )
+    check_between(size, MIN_SIZE, MAX_SIZE)
 
 
 def draw_scene(seed: int | Sequence[int], size: tuple[int, int]) -> Scene:
@@ -84,12 +76,7 @@ def draw_scene(seed: int | Sequence[int], size: tuple[int, int]) -> Scene:
         SegformerPlusPlusError: For a size or a seed that is not allowed.
     """
     check_size(size)
-    try:
-        rng = np.random.default_rng(np.random.SeedSequence(seed))
-    except (TypeError, ValueError):
-        raise SegformerPlusPlusError(
-            f'seed={seed!r} is not allowed: one or more whole numbers, none below 0'
-        ) from None
+    rng = generator(seed)
     vanishing = rng.uniform(0.45, 0.55), rng.uniform(0.43, 0.49)
     haze = float(rng.uniform(196, 216)), float(rng.uniform(206, 222)), float(rng.uniform(214, 232))
     canvas = Canvas(size, vanishing, rng.uniform(-2.2, 2.2), haze)

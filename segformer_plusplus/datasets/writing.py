@@ -95,23 +95,6 @@ def _describe(record: dict[str, Any]) -> str:
     return ', '.join(f'{key}={value}' for key, value in record.items())
 
 
-def check_whole(name: str, value: int, low: int) -> None:
-    """Raises `SegformerPlusPlusError` unless `value` is a whole number, `low` or more."""
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not whole or value < low:
-        raise SegformerPlusPlusError(
-            f'{name}={value!r} is not allowed: a whole number, {low} or more'
-        )
-
-
-def check_amounts(train: int, val: int, seed: int, workers: int) -> None:
-    """Raises `SegformerPlusPlusError` for a number that no writer takes."""
-    check_whole('train', train, 0)
-    check_whole('val', val, 0)
-    check_whole('seed', seed, 0)
-    check_whole('workers', workers, 1)
-
-
 def height_by_width(text: str) -> tuple[int, int]:
     """Reads '512x1024' as height and width: the type of a command line argument."""
     parts = text.lower().split('x')
@@ -152,5 +135,9 @@ def encode(pixels: np.ndarray, suffix: str, parameters: Sequence[int]) -> bytes:
 def replace(path: Path, data: bytes) -> None:
     """Writes beside `path` and renames, so that a file that is there is always whole."""
     beside = path.with_name(f'.{path.name}.{os.getpid()}')
-    beside.write_bytes(data)
-    os.replace(beside, path)
+    try:
+        beside.write_bytes(data)
+        os.replace(beside, path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise

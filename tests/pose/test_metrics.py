@@ -61,7 +61,7 @@ def test_equal_to_mmpose_at_each_threshold():
 def test_built_from_a_config_without_a_warning():
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        metric = METRICS.build(dict(type='BoxPCK', thresholds=[0.1]))
+        metric = METRICS.build(dict(type='BoxPCK', thresholds=[0.1], _scope_='mmpose'))
     assert metric.thresholds == (0.1,)
     assert evaluate(BoxPCK(prefix='jbd'), [sample([(0, 0)], [(0, 0)], [1], (0, 0, 9, 9))]) == {
         'jbd/PCK@0.1': 1.0,

@@ -17,9 +17,9 @@ from segformer_plusplus.engine.guard import main_guard
 from segformer_plusplus.reporting import PosedPerson, draw_skeletons
 
 SHAPE = (640, 480)
-TRAIN_IMAGES, VAL_IMAGES, SHOWN = 400, 60, 3
+TRAIN_IMAGES, VAL_IMAGES, SHOWN = 1200, 60, 3
 DEMO = Demo(
-    config='configs/synthetic/td-hm_mit-b0_{}_1xb8-demo_synthetic-jbd-640x480.py',
+    config='configs/synthetic/td-hm_mit-b0_{}_1xb2-demo_synthetic-jbd-640x480.py',
     strategies=('none', 'hq', 'fast', '2x2'),
     shape=SHAPE,
     accuracy=lambda metrics: {

@@ -1,3 +1,0 @@
-_base_ = './td-hm_mit-b0_none_1xb8-demo_synthetic-jbd-640x480.py'
-
-model = dict(backbone=dict(token_merging='fast'))
