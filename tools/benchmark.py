@@ -133,9 +133,10 @@ def share_weights(models: dict[str, nn.Module]) -> None:
 def make_call(model: Any, inputs: Tensor, backbone_only: bool) -> Callable[[], Any]:
     """What is timed.
 
-    A segmentor: from the normalised images to the label map, i.e. ``encode_decode``, which
-    resizes the logits to the size of the images, and the argmax over the classes. Any other
-    model: its ``mode='tensor'``, from the normalised images to the head's output.
+    A segmentor: from the normalised images to the label map, by ``predict_labels`` or as mmseg
+    does: ``encode_decode``, which resizes the logits to the size of the images, and the argmax
+    over the classes. Any other model: its ``mode='tensor'``, from the normalised images to the
+    head's output.
     """
     shape = tuple(inputs.shape[-2:])
     meta = dict(img_shape=shape, ori_shape=shape, pad_shape=shape, padding_size=[0, 0, 0, 0])
@@ -145,6 +146,8 @@ def make_call(model: Any, inputs: Tensor, backbone_only: bool) -> Callable[[], A
     def call() -> Any:
         if backbone_only:
             return model.backbone(inputs)
+        if getattr(model, 'labels_only', False):
+            return model.predict_labels(inputs)
         if hasattr(model, 'encode_decode'):
             return model.encode_decode(inputs, metas).argmax(dim=1)
         return model(inputs, None, mode='tensor')

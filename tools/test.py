@@ -69,7 +69,9 @@ def show_predictions(cfg: Config, args: argparse.Namespace) -> None:
         )
     options: dict[str, Any] = dict(show=args.show, wait_time=args.wait_time)
     if 'Pose' in str(hook['type']):
-        options.update(enable=True, out_dir=args.show_dir)
+        # the hook joins a relative path to its own last one at every batch
+        out_dir = args.show_dir and os.path.abspath(args.show_dir)
+        options.update(enable=True, out_dir=out_dir)
     else:
         options.update(draw=True)
         if args.show_dir:
@@ -83,6 +85,8 @@ def use_tta(cfg: Config, path: str) -> None:
         raise SegformerPlusPlusError(f'--tta needs tta_model and tta_pipeline, which {path} lacks')
     cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
     cfg.tta_model.module = cfg.model
+    if cfg.model.type == 'EncoderDecoderPlusPlus':
+        cfg.model.labels_only = False  # the logits of all views are averaged
     cfg.model = cfg.tta_model
 
 

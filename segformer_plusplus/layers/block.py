@@ -30,6 +30,7 @@ class MixTransformerBlock(nn.Module):
         qkv_bias: whether the projections have a bias.
         act_cfg: activation of the Mix-FFN.
         norm_cfg: of all norms.
+        ffn_in_rows: see :class:`~.mix_ffn.MixFFN`.
         with_cp: recompute the block in the backward pass instead of keeping its activations.
     """
 
@@ -46,6 +47,7 @@ class MixTransformerBlock(nn.Module):
         qkv_bias: bool,
         act_cfg: dict[str, Any],
         norm_cfg: dict[str, Any],
+        ffn_in_rows: bool,
         with_cp: bool,
     ) -> None:
         super().__init__()
@@ -62,7 +64,7 @@ class MixTransformerBlock(nn.Module):
             merging=merging,
         )
         self.norm2 = build_norm_layer(norm_cfg, embed_dims)[1]
-        self.ffn = MixFFN(embed_dims, feedforward_channels, act_cfg, drop_rate)
+        self.ffn = MixFFN(embed_dims, feedforward_channels, act_cfg, drop_rate, ffn_in_rows)
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, tokens: Tensor, grid: Grid) -> Tensor:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 
+from .fusion_rows import can_fuse_in_rows, fuse_in_rows
+
 
 def fuse_pyramid(
     features: Sequence[Tensor],
-    convs: Iterable[nn.Module],
+    convs: nn.ModuleList,
     fusion_conv: ConvModule,
+    project: Callable[[Tensor], Tensor],
     mode: str = 'bilinear',
     align_corners: bool = False,
+    in_rows: bool = True,
 ) -> Tensor:
-    """``fusion_conv(concat(resize(conv_i(x_i))))``, without the concat.
+    """``project(fusion_conv(concat(resize(conv_i(x_i)))))``, without the concat.
 
     A 1x1 convolution commutes with the resize, and a convolution of a concatenation is the sum
     of the convolutions of its parts. So every level is multiplied by its slice of the fusion's
@@ -27,12 +32,30 @@ def fuse_pyramid(
         features: one (B, C_i, H_i, W_i) per level; the first has the resolution of the result.
         convs: one module per level, (B, C_i, H_i, W_i) -> (B, C, H_i, W_i).
         fusion_conv: 1x1 convolution of len(features) * C channels, with its norm and activation.
+        project: the head's last layer, (B, C, H, W) -> (B, C', H, W).
         mode: of ``torch.nn.functional.interpolate``.
         align_corners: likewise.
+        in_rows: for inference, work on a few rows at a time with folded norms, where the modules
+            allow it; equal to rounding.
 
     Returns:
         (B, C', H_0, W_0).
     """
+    fixed = not torch.is_grad_enabled() and not torch.is_autocast_enabled(features[0].device.type)
+    if in_rows and fixed and (mode, bool(align_corners)) == ('bilinear', False):
+        levels = list(convs)
+        if can_fuse_in_rows(levels, fusion_conv, project):
+            return fuse_in_rows(features, levels, fusion_conv, project)
+    return project(_fuse(features, convs, fusion_conv, mode, align_corners))
+
+
+def _fuse(
+    features: Sequence[Tensor],
+    convs: nn.ModuleList,
+    fusion_conv: ConvModule,
+    mode: str,
+    align_corners: bool,
+) -> Tensor:
     size = features[0].shape[2:]
     conv = fusion_conv.conv
     weights = conv.weight.chunk(len(features), dim=1)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from mmcv.cnn import build_activation_layer
 from torch import Tensor, nn
 
 from ..token_merging.base import Grid
-from .tokens import image_to_tokens, tokens_to_image
+
+HIDDEN = 2**20
+"""Hidden activations that are worked on at a time on a CPU: they stay in its cache."""
 
 
 class MixFFN(nn.Module):
@@ -23,12 +26,19 @@ class MixFFN(nn.Module):
         feedforward_channels: C' of the hidden layer.
         act_cfg: the activation.
         ffn_drop: dropout after the activation and at the end.
+        in_rows: for inference on a CPU, work on a few rows of the grid at a time; exact.
     """
 
     def __init__(
-        self, embed_dims: int, feedforward_channels: int, act_cfg: dict[str, Any], ffn_drop: float
+        self,
+        embed_dims: int,
+        feedforward_channels: int,
+        act_cfg: dict[str, Any],
+        ffn_drop: float,
+        in_rows: bool = True,
     ) -> None:
         super().__init__()
+        self.in_rows = in_rows
         hidden = feedforward_channels
         drop = nn.Dropout(ffn_drop)
         self.layers = nn.Sequential(
@@ -42,11 +52,35 @@ class MixFFN(nn.Module):
 
     def forward(self, tokens: Tensor, grid: Grid) -> Tensor:
         """(B, H * W, C) -> (B, H * W, C), without the residual."""
+        image = tokens.unflatten(1, grid)
+        rows = grid[0]
+        inference = not (self.training or torch.is_grad_enabled() or torch.compiler.is_compiling())
+        if self.in_rows and inference and tokens.device.type == 'cpu':
+            modules: Any = self.layers
+            rows = max(1, HIDDEN // (len(tokens) * grid[1] * modules[0].out_channels))
+        if rows >= grid[0]:
+            return self._reduce(self._hidden(image)).flatten(1, 2)
+        result = torch.empty_like(image)
+        for top in range(0, grid[0], rows):
+            bottom = min(top + rows, grid[0])
+            # The convolution needs one row more on either side; their own results are cut off.
+            start = max(top - 1, 0)
+            hidden = self._hidden(image[:, start : bottom + 1])[:, :, top - start : bottom - start]
+            result[:, top:bottom] = self._reduce(hidden)
+        return result.flatten(1, 2)
+
+    def _hidden(self, image: Tensor) -> Tensor:
+        """Expand and convolve, (B, H, W, C) -> (B, C', H, W) in channels-last layout."""
         modules: Any = self.layers
-        expand, depthwise, activate, drop, reduce, _ = modules
-        hidden = F.linear(tokens, expand.weight.flatten(1), expand.bias)
-        image = depthwise_conv(tokens_to_image(hidden, grid), depthwise)
-        hidden = drop(activate(image_to_tokens(image)))
+        expand, depthwise = modules[:2]
+        hidden = F.linear(image, expand.weight.flatten(1), expand.bias)
+        return depthwise_conv(hidden.permute(0, 3, 1, 2), depthwise)
+
+    def _reduce(self, hidden: Tensor) -> Tensor:
+        """Activate and reduce, (B, C', H, W) -> (B, H, W, C)."""
+        modules: Any = self.layers
+        activate, drop, reduce = modules[2:5]
+        hidden = drop(activate(hidden.permute(0, 2, 3, 1)))
         return drop(F.linear(hidden, reduce.weight.flatten(1), reduce.bias))
 
 

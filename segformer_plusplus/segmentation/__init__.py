@@ -1,4 +1,4 @@
-"""What needs mmseg. Importing it registers the head and the label loader there."""
+"""What needs mmseg. Importing it registers the segmentor, the head and the label loader there."""
 
 from ..compat import import_toolbox
 
@@ -6,6 +6,13 @@ for _module in ('mmseg', 'mmseg.models', 'mmseg.datasets.transforms'):
     import_toolbox(_module, asked_for='segformer_plusplus.segmentation')
 
 from .head import SegformerHeadPlusPlus  # noqa: E402
+from .labels import label_map  # noqa: E402
+from .segmentor import EncoderDecoderPlusPlus  # noqa: E402
 from .transforms import CheckedLoadAnnotations  # noqa: E402
 
-__all__ = ['CheckedLoadAnnotations', 'SegformerHeadPlusPlus']
+__all__ = [
+    'CheckedLoadAnnotations',
+    'EncoderDecoderPlusPlus',
+    'SegformerHeadPlusPlus',
+    'label_map',
+]
