@@ -37,7 +37,8 @@ $(STAMP): requirements.txt constraints.txt pyproject.toml setup.py
 	  $(PIP) install -c constraints.txt --no-deps --no-build-isolation --no-cache-dir \
 	    --no-binary xtcocotools $(XTCOCOTOOLS) && $(PIP) install --no-deps $(MMPOSE); \
 	else \
-	  echo "make: no C compiler (cc or gcc) here: mmpose, which needs one, is left out"; \
+	  echo "make: no C compiler (cc or gcc) here: mmpose, which needs one, is left out:" \
+	    "make demo-seg works, make demo-pose does not"; \
 	fi
 	$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
@@ -58,7 +59,7 @@ format: $(STAMP) ## Rewrite the sources in the project's format
 	$(PYTHON) -m ruff format $(SOURCES)
 
 # Interrupted, they go on where they stopped.
-demo: demo-seg demo-pose ## Both demos: train, test every strategy; results in work_dirs
+demo: demo-pose demo-seg ## Both demos: train, test every strategy; results in work_dirs
 
 demo-seg: $(STAMP) ## Train on drawn street scenes; results in work_dirs/demo-seg
 	$(PYTHON) tools/demos/segmentation.py --out work_dirs/demo-seg

@@ -14,6 +14,16 @@ from typing import Any, NoReturn
 
 from .errors import MissingDependencyError
 
+_INSTALL = {
+    'mmseg': "pip install 'segformer-plusplus[mmseg]'",
+    'mmpose': (
+        "pip install 'segformer-plusplus[mmpose]' cython setuptools && "
+        'pip install --no-deps --no-build-isolation --no-binary xtcocotools xtcocotools==1.14.3 && '
+        'pip install --no-deps mmpose==1.3.2 (the second step needs a C compiler)'
+    ),
+}
+"""How a toolbox is installed."""
+
 
 def require_foundation() -> None:
     """Raise if what every part of this package stands on is missing.
@@ -80,9 +90,8 @@ def import_toolbox(name: str, asked_for: str) -> ModuleType:
     except (ImportError, AssertionError, ValueError) as error:
         # OpenMMLab asserts the versions it accepts; an extension that was compiled for another
         # NumPy raises ValueError
-        extra = name.split('.')[0]  # named after the toolbox that it installs
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise MissingDependencyError(
             f'{asked_for} needs {name}, which cannot be imported ({reason}); install it with '
-            f"pip install 'segformer-plusplus[{extra}]' or as the README says"
+            + _INSTALL.get(name.split('.')[0], f'pip install {name}')
         ) from error

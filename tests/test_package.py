@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -58,8 +59,22 @@ def test_without_toolboxes_the_backbone_works_and_the_head_says_what_to_install(
     assert 'asked: ' in result.stdout and 'segformer-plusplus[mmseg]' in result.stdout
     assert 'needs mmseg' in result.stdout
     assert result.stdout.count('pose: segformer_plusplus.pose needs mmpose') == 4
-    assert 'segformer-plusplus[mmpose]' in result.stdout
+    assert 'pip install --no-deps mmpose==' in result.stdout
     assert "no attribute 'no_such_name'" in result.stdout
+
+
+def test_a_pose_config_without_mmpose_says_what_to_install():
+    config = Path(__file__).parents[1] / 'configs/jbd/td-hm_mit-b0_hq_1xb16-210e_jbd-640x480.py'
+    code = textwrap.dedent(BLOCK.format(blocked=['mmpose'])) + textwrap.dedent(f"""
+        from segformer_plusplus.engine.cli import load_config
+        try:
+            load_config({str(config)!r})
+        except ImportError as error:
+            print('asked:', error)
+        """)
+    result = run(code)
+    assert f'asked: {config} needs mmpose' in result.stdout, result.stderr
+    assert 'pip install --no-deps mmpose==' in result.stdout
 
 
 @pytest.mark.parametrize('missing', ['mmengine', 'mmcv'])

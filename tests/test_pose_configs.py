@@ -17,8 +17,11 @@ import segformer_plusplus  # noqa: F401  (must precede mmpose)
 import numpy as np
 import torch
 from mmengine.config import Config, ConfigDict
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import PARAM_SCHEDULERS, init_default_scope
+from mmengine.runner import Runner
 from mmpose.datasets.datasets.utils import parse_pose_metainfo
 from mmpose.registry import DATASETS, METRICS, MODELS
 
@@ -160,7 +163,7 @@ def test_pipelines_and_metrics_build(path):
     for evaluators in (cfg.val_evaluator, cfg.test_evaluator):
         several = isinstance(evaluators, list | tuple)
         metrics = [METRICS.build(e) for e in (evaluators if several else [evaluators])]
-        assert metrics[0].thresholds == (0.1, 0.05)
+        assert list(metrics[0].thresholds) == ['PCK@0.1', 'PCK@0.05']
         kinds = [type(metric).__name__ for metric in metrics]
         assert kinds == ['BoxPCK'] + ['CocoMetric'] * (named(path)['data'] == 'coco')
 
@@ -192,7 +195,7 @@ def leaves(value: dict, prefix: str = '') -> dict[str, object]:
 
 
 def rates(cfg: Config, iterations_per_epoch: int) -> list[float]:
-    """The learning rate of every epoch's last iteration, stepped as mmengine's loop does."""
+    """The learning rate of every iteration, stepped as mmengine's loop does."""
     lr = cfg.optim_wrapper.optimizer.lr
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=lr)
     schedulers = [
@@ -210,7 +213,7 @@ def rates(cfg: Config, iterations_per_epoch: int) -> list[float]:
         for scheduler in schedulers:
             if scheduler.by_epoch:
                 scheduler.step()
-    return result[iterations_per_epoch - 1 :: iterations_per_epoch]
+    return result
 
 
 @every_row_of_the_paper
@@ -218,12 +221,51 @@ def test_the_papers_schedule(path):
     cfg = load(path)
     optimizer = cfg.optim_wrapper.optimizer
     assert (optimizer.type, optimizer.lr, optimizer.weight_decay) == ('AdamW', 5e-4, 0.01)
-    by_epoch = rates(cfg, iterations_per_epoch=60)
-    assert len(by_epoch) == 210
-    assert by_epoch[0] < 1e-4 < by_epoch[7] < 5e-4  # 500 iterations of warm-up
-    np.testing.assert_allclose(by_epoch[8:170], 5e-4)
-    np.testing.assert_allclose(by_epoch[170:200], 5e-5)
-    np.testing.assert_allclose(by_epoch[200:], 5e-6)
+    rate = rates(cfg, iterations_per_epoch=60)
+    assert len(rate) == 60 * 210
+    np.testing.assert_allclose(rate[0], 0.001 * 5e-4)
+    np.testing.assert_allclose(rate[:500], np.linspace(5e-7, 5e-4, 500), rtol=1e-2)
+    np.testing.assert_allclose(rate[500 : 60 * 170], 5e-4)
+    np.testing.assert_allclose(rate[60 * 170 : 60 * 200], 5e-5)
+    np.testing.assert_allclose(rate[60 * 200 :], 5e-6)
+
+
+class Toy(BaseModel):
+    """The smallest model that a Runner trains."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, *_args, **_kwargs):
+        return dict(loss=self.weight.sum())
+
+
+def test_the_rate_falls_in_a_real_training(tmp_path):
+    cfg = load(ROOT / JBD.format('b0', 'none'))
+    seen = {}
+
+    class Watch(Hook):
+        def before_train_iter(self, runner, *_args, **_kwargs):
+            seen[runner.epoch] = runner.optim_wrapper.get_lr()['lr'][0]
+
+    scheduler = cfg.param_scheduler[1]  # the warm-up counts iterations: 500 are the whole of this
+    runner = Runner(
+        Toy(),
+        str(tmp_path),
+        train_dataloader=dict(
+            dataset=[0], sampler=dict(type='DefaultSampler', shuffle=False), batch_size=1
+        ),
+        train_cfg=dict(by_epoch=True, max_epochs=cfg.train_cfg.max_epochs),
+        optim_wrapper=cfg.optim_wrapper,
+        param_scheduler=[scheduler],
+        default_hooks=dict(checkpoint=None, logger=None),
+        custom_hooks=[Watch()],
+        default_scope='mmpose',
+    )
+    runner.train()
+    expected = {0: 5e-4, 169: 5e-4, 170: 5e-5, 199: 5e-5, 200: 5e-6, 209: 5e-6}
+    assert {epoch: seen[epoch] for epoch in expected} == pytest.approx(expected)
 
 
 def test_the_original_repositorys_schedule_can_be_had():
@@ -233,7 +275,7 @@ def test_the_original_repositorys_schedule_can_be_had():
     (option,) = re.findall(r'--cfg-options ([\w.]+=\d+)', text)
     key, _, value = option.partition('=')
     cfg.merge_from_dict({key: int(value)})
-    np.testing.assert_allclose(rates(cfg, iterations_per_epoch=60)[8:], 5e-4)
+    np.testing.assert_allclose(rates(cfg, iterations_per_epoch=60)[500:], 5e-4)
 
 
 @every_row_of_the_paper

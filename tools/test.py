@@ -15,6 +15,7 @@ from mmengine.dist import is_main_process
 from segformer_plusplus.engine.cli import (
     add_config_arguments,
     add_launcher_arguments,
+    check_codec_sizes,
     check_data_roots,
     load_config,
     set_local_rank,
@@ -108,6 +109,7 @@ def main(argv: Sequence[str]) -> int:
         save_predictions(cfg, args.out)
     if args.show or args.show_dir:
         show_predictions(cfg, args)
+    check_codec_sizes(cfg)
     check_data_roots(cfg, ['test'])
     metrics = StrictRunner.from_cfg(cfg).test()
     if args.metrics_json and is_main_process():

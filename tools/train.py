@@ -16,6 +16,7 @@ from mmengine.runner import find_latest_checkpoint
 from segformer_plusplus.engine.cli import (
     add_config_arguments,
     add_launcher_arguments,
+    check_codec_sizes,
     check_data_roots,
     load_config,
     set_local_rank,
@@ -87,6 +88,7 @@ def main(argv: Sequence[str]) -> int:
         cfg.load_from = args.load_from
     if args.resume:
         set_resume(cfg, args.resume)
+    check_codec_sizes(cfg)
     check_data_roots(cfg, ['train', 'val'])
     StrictRunner.from_cfg(cfg).train()
     return 0

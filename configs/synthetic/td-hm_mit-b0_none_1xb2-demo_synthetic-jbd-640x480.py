@@ -1,6 +1,6 @@
-# The JBD config of the same name on synthetic jumpers: another data root and schedule, from
-# scratch, without drop path, and with a narrower head, which would otherwise take half of a step on
-# a CPU.
+# The JBD config of the same name for jumpers that are drawn, to learn something in minutes: another
+# data root, schedule, sigma and augmentation (see the bases), from scratch, without drop path, and
+# with a narrower head, which would otherwise take half of a step on a CPU.
 _base_ = [
     '../_base_/models/td-hm_mit-b0.py',
     '../_base_/datasets/synthetic_jbd.py',

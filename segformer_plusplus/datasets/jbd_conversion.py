@@ -36,6 +36,7 @@ class SplitReport:
         frames: converted; the other rows were skipped.
         keypoints: annotated in the converted frames.
         skipped_without_box: frames that `bbox.csv` does not name.
+        skipped_without_keypoints: frames with a box and no annotated keypoint.
         boxes_from_keypoints: frames that `bbox.csv` does not name, converted with the box of their
             keypoints.
         skipped_with_too_few_keypoints: frames that `bbox.csv` does not name, and whose keypoints
@@ -50,6 +51,7 @@ class SplitReport:
     frames: int
     keypoints: int
     skipped_without_box: int
+    skipped_without_keypoints: int
     boxes_from_keypoints: int
     skipped_with_too_few_keypoints: int
     keypoints_outside: int
@@ -152,8 +154,8 @@ class _Checker:
                 samples.append(sample)
         if not samples:
             raise SegformerPlusPlusError(
-                f'{frames[0].place.path}: no frames left of {len(frames)}, since bbox.csv names '
-                f'none of them; check its image_id'
+                f'{frames[0].place.path}: no frames left of {len(frames)}, since none has '
+                f'a box and keypoints; check the image_id of bbox.csv'
                 + (', or use --missing-box from-keypoints' if self.missing_box == 'skip' else '')
             )
         report = SplitReport(
@@ -161,6 +163,7 @@ class _Checker:
             frames=len(samples),
             keypoints=sum(_count(sample.points) for sample in samples),
             skipped_without_box=counts['skipped_without_box'],
+            skipped_without_keypoints=counts['skipped_without_keypoints'],
             boxes_from_keypoints=counts['boxes_from_keypoints'],
             skipped_with_too_few_keypoints=counts['skipped_with_too_few_keypoints'],
             keypoints_outside=counts['keypoints_outside'],
@@ -175,6 +178,9 @@ class _Checker:
         given = self.boxes.get(frame.name)
         if given:
             _check_overlap(given, size)
+            if not any(points):
+                counts['skipped_without_keypoints'] += 1
+                return None
             return _Sample(frame, size, points, (given.x, given.y, given.width, given.height))
         if self.missing_box == 'skip':
             counts['skipped_without_box'] += 1
@@ -208,10 +214,13 @@ def _count(points: Sequence[Point | None]) -> int:
 
 
 def _check_overlap(box: Box, size: tuple[int, int]) -> None:
-    width, height = size
-    across = box.x < width and box.x + box.width > 0
-    down = box.y < height and box.y + box.height > 0
-    if not (across and down):
+    # mmpose clips boxes to the centres of the outermost pixels, and drops empty ones unsaid
+    overlaps = (
+        min(start + side, limit - 1) > max(start, 0)
+        for start, side, limit in zip((box.x, box.y), (box.width, box.height), size, strict=True)
+    )
+    if not all(overlaps):
+        width, height = size
         raise box.place.error(
             f'the box x={box.x}, y={box.y}, width={box.width}, height={box.height} lies outside '
             f'its frame of {width} x {height}, allowed is a box that overlaps it'

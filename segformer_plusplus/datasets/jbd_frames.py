@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from segformer_plusplus.errors import SegformerPlusPlusError
 
@@ -24,15 +24,15 @@ def decode_frame(path: Path, place: Place) -> tuple[int, int]:
         place: The row that names it, for the error.
 
     Returns:
-        Width and height in pixels.
+        Width and height in pixels, as it is looked at (EXIF).
 
     Raises:
         SegformerPlusPlusError: The file is missing, is no image, or ends too early.
     """
     try:
         with Image.open(path) as image:
-            image.load()
-            return image.size
+            # as training loads it: turned to how it is to be looked at
+            return ImageOps.exif_transpose(image).size
     except FileNotFoundError:
         raise place.error(
             f'frame {path} is missing, add it, remove the row, or name the folder of the events '

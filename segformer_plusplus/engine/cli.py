@@ -13,6 +13,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.runner import Runner
 
+from ..compat import import_toolbox
 from ..errors import SegformerPlusPlusError
 from .guard import describe_error
 
@@ -91,6 +92,7 @@ def load_config(
 
     Raises:
         SegformerPlusPlusError: the file is missing or no config, or an option does not fit.
+        MissingDependencyError: the toolbox of its ``default_scope`` is not installed.
     """
     path = Path(path)
     if not path.is_file():
@@ -106,6 +108,8 @@ def load_config(
             cfg.merge_from_dict(dict(cfg_options))
         except Exception as error:
             raise SegformerPlusPlusError(f'--cfg-options does not fit {path}: {error}') from error
+    if cfg.get('default_scope') in ('mmseg', 'mmpose'):
+        import_toolbox(cfg.default_scope, asked_for=str(path))
     cfg.work_dir = work_dir or cfg.get('work_dir') or os.path.join('work_dirs', path.stem)
     return cfg
 
@@ -135,6 +139,38 @@ def check_data_roots(cfg: Config, splits: Sequence[str]) -> None:
         if loader:
             for key, dataset in _datasets(loader.get('dataset'), f'{split}_dataloader.dataset'):
                 _check_dataset(key, dataset)
+
+
+def check_codec_sizes(cfg: Config) -> None:
+    """Checks that an mmpose config means one size of its input throughout.
+
+    A codec for another size than the cut-out person moves every keypoint without a word.
+
+    Raises:
+        SegformerPlusPlusError: names the keys and the sizes that differ.
+    """
+    decoder = (cfg.get('model', {}).get('head') or {}).get('decoder')
+    if not isinstance(decoder, dict) or 'input_size' not in decoder:
+        return
+    expected = tuple(decoder['input_size'])
+    for split in ('train', 'val', 'test'):
+        loader = cfg.get(f'{split}_dataloader') or {}
+        for key, dataset in _datasets(loader.get('dataset'), f'{split}_dataloader.dataset'):
+            for step, size in _input_sizes(dataset.get('pipeline') or []):
+                if tuple(size) != expected:
+                    raise SegformerPlusPlusError(
+                        f'{key}: {step} has input_size {tuple(size)}, but model.head.decoder '
+                        f'{expected}; give all of them one size'
+                    )
+
+
+def _input_sizes(pipeline: Sequence[Any]) -> Iterator[tuple[str, Sequence[int]]]:
+    """What a pose pipeline cuts out to, and what its codecs take it for."""
+    for step in _flatten(pipeline):
+        kind, encoders = str(step.get('type')), step.get('encoder') or []
+        for part in (step, *(encoders if isinstance(encoders, list | tuple) else [encoders])):
+            if kind in ('TopdownAffine', 'GenerateTarget') and 'input_size' in part:
+                yield kind, part['input_size']
 
 
 def _datasets(dataset: Any, key: str) -> Iterator[tuple[str, ConfigDict]]:

@@ -87,7 +87,10 @@ def _describe(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.strerror:
         return f'{error.strerror}: {error.filename}' if error.filename else error.strerror
     if isinstance(error, ValueError) and 'need at least one array to concatenate' in text:
-        return 'a dataset is empty: no file in its data_prefix has its img_suffix'
+        return (
+            'a dataset is empty: no file in its data_prefix has its img_suffix, or nobody in its '
+            'ann_file has a box and keypoints'
+        )
     if isinstance(error, KeyError) and re.search(r'is not in the \S+ registry', text):
         name = text.split('. Please check')[0]
         return f'{name}; check its spelling, or name its module in custom_imports of the config'

@@ -10,7 +10,7 @@ from mmengine.dist import is_distributed
 from mmengine.model import revert_sync_batchnorm
 from mmpose.models.heads import HeatmapHead
 from mmpose.registry import MODELS
-from mmpose.utils.typing import InstanceList, SampleList
+from mmpose.utils.typing import Predictions, SampleList
 from torch import Tensor, nn
 
 from ..errors import SegformerPlusPlusError
@@ -39,10 +39,12 @@ class SegformerHeatmapHead(HeatmapHead):
         norm_cfg: norm of the fusion. ``SyncBN`` turns into ``BN`` (with the same keys) when the
             training is not distributed. None: no norm, the convolutions get a bias.
         act_cfg: activation of the fusion.
-        interpolate_mode: how deeper stages are brought to the size of the first.
-        align_corners: likewise.
-        final_layer: arguments of the last convolution, such as ``kernel_size``.
+        interpolate_mode: ``mode`` of ``F.interpolate``, which upsamples the deeper stages.
+        align_corners: its ``align_corners``.
+        final_layer: arguments of the last convolution, such as ``dict(kernel_size=3, padding=1)``;
+            it must keep the size. None: the 1x1 convolution of the paper.
         loss: a loss of mmpose.
+        in_rows: for inference, a few rows at a time with folded norms; equal to rounding.
         decoder: the codec; give the one that makes the targets.
         init_cfg: by default mmcv's for the fusion, a normal distribution (std 0.001) for the last
             convolution.
@@ -66,6 +68,7 @@ class SegformerHeatmapHead(HeatmapHead):
         final_layer: dict[str, Any] | None = None,
         loss: dict[str, Any] = _LOSS,
         decoder: dict[str, Any] | None = None,
+        in_rows: bool = True,
         init_cfg: Any = None,
     ) -> None:
         in_channels = list(in_channels)
@@ -84,6 +87,8 @@ class SegformerHeatmapHead(HeatmapHead):
         self.in_channels = in_channels
         self.interpolate_mode = interpolate_mode
         self.align_corners = align_corners
+        self.in_rows = in_rows
+        _check_keeps_size(self.final_layer)
         settings = dict(kernel_size=1, norm_cfg=norm_cfg, act_cfg=act_cfg)
         self.convs = nn.ModuleList(ConvModule(n, channels, **settings) for n in in_channels)
         self.fusion_conv = ConvModule(channels * len(in_channels), channels, **settings)
@@ -98,18 +103,22 @@ class SegformerHeatmapHead(HeatmapHead):
 
     def forward(self, feats: Sequence[Tensor]) -> Tensor:
         """Features (B, C_i, H_i, W_i) of the backbone -> heatmaps (B, out_channels, H_0, W_0)."""
-        features = self._select(feats)
-        fused = fuse_pyramid(
-            features, self.convs, self.fusion_conv, self.interpolate_mode, self.align_corners
+        return fuse_pyramid(
+            self._select(feats),
+            self.convs,
+            self.fusion_conv,
+            self.final_layer,
+            self.interpolate_mode,
+            self.align_corners,
+            self.in_rows,
         )
-        return self.final_layer(fused)
 
     def loss(
         self, feats: Sequence[Tensor], batch_data_samples: SampleList, train_cfg: Any = None
     ) -> dict[str, Tensor]:
-        """Features and the samples' target heatmaps -> losses and the accuracy of the batch."""
+        """Features and the samples' targets, (out_channels, H_0, W_0) each -> losses, accuracy."""
+        self._check_codec(feats, batch_data_samples)
         height, width = self._select(feats)[0].shape[-2:]
-        self._check_codec(height, width)
         expected = self.final_layer.out_channels, height, width
         targets = tuple(batch_data_samples[0].gt_fields.heatmaps.shape)
         if targets != expected:
@@ -120,10 +129,18 @@ class SegformerHeatmapHead(HeatmapHead):
             )
         return super().loss(tuple(feats), batch_data_samples, train_cfg or {})
 
-    def decode(self, batch_outputs: Tensor) -> InstanceList:
-        """Heatmaps (B, out_channels, H, W) -> keypoints in pixels of the input, and scores."""
-        self._check_codec(*batch_outputs.shape[-2:])
-        return super().decode(batch_outputs)
+    def predict(
+        self, feats: Any, batch_data_samples: SampleList, test_cfg: Any = None
+    ) -> Predictions:
+        """Features, with flip test a pair of them -> keypoints (1, K, 2), scores (1, K) a sample.
+
+        The keypoints are in pixels of the input; the estimator maps them to the image. With
+        ``test_cfg['output_heatmaps']`` the heatmaps (K, H_0, W_0) come as well.
+        """
+        test_cfg = test_cfg or {}
+        flipped = test_cfg.get('flip_test', False)
+        self._check_codec(feats[0] if flipped else feats, batch_data_samples)
+        return super().predict(feats, batch_data_samples, test_cfg)
 
     def _select(self, feats: Sequence[Tensor]) -> list[Tensor]:
         if max(self.in_index) >= len(feats):
@@ -139,15 +156,20 @@ class SegformerHeatmapHead(HeatmapHead):
             )
         return features
 
-    def _check_codec(self, height: int, width: int) -> None:
-        """A codec for heatmaps of another size would move every keypoint without a word."""
-        expected = getattr(self.decoder, 'heatmap_size', None)
-        if expected is not None and tuple(expected) != (width, height):
-            raise SegformerPlusPlusError(
-                f"the codec's heatmap_size (width, height) is {tuple(expected)} for an input_size "
-                f'of {tuple(self.decoder.input_size)}, but the head gives {(width, height)}; set '
-                'heatmap_size to that, or another input_size'
-            )
+    def _check_codec(self, feats: Sequence[Tensor], samples: SampleList) -> None:
+        """A codec for other sizes would move every keypoint without a word."""
+        height, width = self._select(feats)[0].shape[-2:]
+        actual = dict(heatmap_size=(width, height))
+        if samples and 'input_size' in samples[0].metainfo:
+            actual['input_size'] = tuple(samples[0].metainfo['input_size'])
+        for name, size in actual.items():
+            codec = getattr(self.decoder, name, None)
+            if codec is not None and tuple(codec) != size:
+                raise SegformerPlusPlusError(
+                    f"the codec's {name} (width, height) is {tuple(codec)}, but here it is {size}; "
+                    'set input_size and heatmap_size of the codec, and the input_size of '
+                    'TopdownAffine, to fit'
+                )
 
 
 def _check_stages(in_channels: list[int], in_index: list[int]) -> None:
@@ -157,4 +179,14 @@ def _check_stages(in_channels: list[int], in_index: list[int]) -> None:
         raise SegformerPlusPlusError(
             f'head.in_channels {in_channels} and head.in_index {in_index} do not go together; '
             'give one index, 0 or more, for each number of channels'
+        )
+
+
+def _check_keeps_size(conv: nn.Conv2d) -> None:
+    side = conv.kernel_size[0] + 8  # any side will do: what is lost does not depend on it
+    if conv(conv.weight.new_zeros(1, conv.in_channels, side, side)).shape[2:] != (side, side):
+        raise SegformerPlusPlusError(
+            f'head.final_layer: kernel_size {conv.kernel_size}, stride {conv.stride}, padding '
+            f'{conv.padding}, which changes the size of the heatmaps; give stride 1 and a padding '
+            'of half the kernel'
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,39 +17,52 @@ class BoxPCK(PCKAccuracy):
     """mmpose's ``PCKAccuracy``, normalised by the box, at several thresholds under their names.
 
     A keypoint is correct if it is nearer to the truth than the threshold times the longer side of
-    the person's box. The accuracy of every keypoint is averaged over the keypoints, as in mmpose:
-    a share from 0 to 1. The metrics are named ``PCK@<threshold>``, so that several stand side by
-    side; mmpose's own are all called ``PCK``.
+    the person's box, clipped to the image. The accuracy of every keypoint is averaged over the
+    keypoints, as in mmpose: a fraction from 0 to 1. The metrics are named ``PCK@<threshold>``, so
+    that several stand side by side; mmpose's own are all called ``PCK``.
 
     Args:
-        thresholds: shares of the box, each above 0.
+        thresholds: one or more fractions of the box, each above 0.
         collect_device: 'cpu' or 'gpu', where results of several processes are gathered.
         prefix: put before the names, as in ``prefix/PCK@0.1``.
 
     Raises:
-        SegformerPlusPlusError: no threshold, one that is not above 0, or one given twice.
+        SegformerPlusPlusError: no threshold, one that is no number above 0, or one given twice; in
+            the evaluation: no annotated keypoint.
     """
 
     default_prefix = ''
 
     def __init__(
         self,
-        thresholds: Sequence[float] = (0.1, 0.05),
+        thresholds: float | Sequence[float] = (0.1, 0.05),
         collect_device: str = 'cpu',
         prefix: str | None = None,
     ) -> None:
-        if not thresholds or min(thresholds) <= 0 or len(set(thresholds)) < len(thresholds):
-            raise SegformerPlusPlusError(
-                f'thresholds={thresholds!r}: give one or more different numbers above 0, '
-                'for example (0.1, 0.05)'
-            )
         super().__init__(norm_item='bbox', collect_device=collect_device, prefix=prefix)
-        self.thresholds = tuple(thresholds)
+        self.thresholds = _names(thresholds)
 
     def compute_metrics(self, results: list[dict[str, Any]]) -> dict[str, float]:
-        """The results of all samples -> share of correct keypoints by name."""
+        """The results of all samples, keypoints (1, K, 2) each -> accuracy by name."""
+        if not any(result['mask'].any() for result in results):
+            raise SegformerPlusPlusError(
+                'PCK: no keypoint is annotated in the whole set; check its annotation file'
+            )
         metrics = {}
-        for threshold in self.thresholds:
+        for name, threshold in self.thresholds.items():
             self.thr = threshold
-            metrics[f'PCK@{threshold:g}'] = float(super().compute_metrics(results)['PCK'])
+            metrics[name] = float(super().compute_metrics(results)['PCK'])
         return metrics
+
+
+def _names(thresholds: float | Sequence[float]) -> dict[str, float]:
+    """The thresholds by the names of their metrics."""
+    given = thresholds if isinstance(thresholds, list | tuple) else [thresholds]
+    numbers = [n for n in given if isinstance(n, int | float) and 0 < n < math.inf]
+    names = {f'PCK@{number:g}': number for number in numbers}
+    if not given or len(names) < len(given):
+        raise SegformerPlusPlusError(
+            f'thresholds={thresholds!r}: give one or more different numbers above 0, '
+            'for example (0.1, 0.05)'
+        )
+    return names

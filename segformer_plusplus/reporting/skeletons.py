@@ -44,15 +44,15 @@ def draw_skeletons(
 ) -> None:
     """Draw a row for every person and a column for every skeleton into a PNG file.
 
-    Below each prediction stands how many of the keypoints are within a tenth of the longer side
-    of the box: those of PCK@0.1.
+    Above each prediction stands how many of the annotated keypoints are within a tenth of the
+    longer side of the box.
 
     Args:
         path: of the PNG, written beside and renamed.
         people: with the same names of skeletons.
-        limbs: indices of the two keypoints of every limb.
-        limb_colours: RGB of the limbs, 0..255.
-        keypoint_colours: RGB of the keypoints, 0..255.
+        limbs: (L, 2) indices of the two keypoints of every limb.
+        limb_colours: (L, 3) RGB, 0..255.
+        keypoint_colours: (K, 3) RGB, 0..255.
         title: above all panels.
 
     Raises:

@@ -97,7 +97,9 @@ class StrategyTable:
 def _cells(row: Row, baseline: Mapping[str, float], paper: PaperRow | None) -> list[str]:
     cells = [row.strategy]
     for key, value in row.accuracy.items():
-        cells += [f'{value:.2f}', f'{value - baseline[key]:+.2f}']
+        # of the rounded values, so that it is what a reader computes; no -0.00
+        change = round(value, 2) - round(baseline[key], 2)
+        cells += [f'{value:.2f}', f'{round(change, 2) + 0.0:+.2f}']
     cells += [f'{row.speed_up:.2f}', f'{row.milliseconds:.0f}']
     return cells + [f'{paper[key]:.2f}' if paper else '' for key in (*row.accuracy, 'speed_up')]
 

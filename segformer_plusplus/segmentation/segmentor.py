@@ -47,7 +47,7 @@ class EncoderDecoderPlusPlus(EncoderDecoder):
     def predict_labels(self, inputs: Tensor) -> Tensor:
         """Images (B, 3, H, W) -> labels (B, H, W), by the whole image."""
         logits = self.decode_head(self.extract_feat(inputs))
-        return label_map(logits, tuple(inputs.shape[2:]))
+        return label_map(logits, (inputs.shape[2], inputs.shape[3]))
 
     def _can_skip_logits(self, inputs: Tensor, data_samples: list[SegDataSample] | None) -> bool:
         if (
@@ -57,7 +57,7 @@ class EncoderDecoderPlusPlus(EncoderDecoder):
             or self.out_channels == 1
         ):
             return False
-        size = tuple(inputs.shape[2:])
+        size = inputs.shape[2], inputs.shape[3]
         return all(_is_plain(sample.metainfo, size) for sample in data_samples or [])
 
 

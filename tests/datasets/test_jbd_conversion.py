@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mmcv import imfrombytes
 from PIL import Image
 
 from segformer_plusplus.datasets import jbd_conversion, jbd_frames
@@ -142,8 +143,8 @@ def test_all_values_survive(raw, out):
     assert train['annotations'][1]['bbox'] == [-3, -2.5, 70, 60]
     assert [(a['id'], a['image_id']) for a in val['annotations']] == [(4, 4), (5, 5)]
     assert reports == {
-        'train': SplitReport(3, 3, 54, 0, 0, 0, 0, 0),
-        'val': SplitReport(2, 2, 36, 0, 0, 0, 0, 0),
+        'train': SplitReport(3, 3, 54, 0, 0, 0, 0, 0, 0),
+        'val': SplitReport(2, 2, 36, 0, 0, 0, 0, 0, 0),
     }
 
 
@@ -243,8 +244,8 @@ def test_frames_without_box_are_skipped_and_counted(raw, out):
     del raw.tables['bbox'][1]
     raw.tables['bbox'].append(['zurich_(00001)', *BOXED])
     reports = convert(raw, out)
-    assert reports['train'] == SplitReport(3, 2, 36, 1, 0, 0, 0, 1)
-    assert reports['val'] == SplitReport(2, 2, 36, 0, 0, 0, 0, 1)
+    assert reports['train'] == SplitReport(3, 2, 36, 1, 0, 0, 0, 0, 1)
+    assert reports['val'] == SplitReport(2, 2, 36, 0, 0, 0, 0, 0, 1)
     assert [image['id'] for image in load(out, 'train')['images']] == [1, 2]
     assert load(out, 'train')['annotations'][0]['keypoints'][:2] == [0, 47.999]
     assert [image['id'] for image in load(out, 'val')['images']] == [3, 4]
@@ -293,6 +294,24 @@ def test_keypoints_outside_are_dropped_and_counted(raw, out):
     annotation = load(out, 'val')['annotations'][0]
     assert annotation['keypoints'][:12] == [0] * 9 + [4.25, 5, 2]
     assert annotation['num_keypoints'] == 15
+
+
+def test_frames_without_keypoints_are_skipped_and_counted(raw, out):
+    raw.tables['val'][1] = row('oslo', 99999, only())
+    report = convert(raw, out)['val']
+    assert (report.rows, report.frames, report.skipped_without_keypoints) == (2, 1, 1)
+    assert len(load(out, 'val')['annotations']) == 1
+
+
+def test_a_turned_frame_has_the_size_that_training_sees(raw, out):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # lies on its side
+    path = raw.frame('oslo_(99999)')
+    Image.effect_noise((HEIGHT, WIDTH), 60).convert('RGB').save(path, exif=exif)
+    convert(raw, out)
+    image = load(out, 'val')['images'][0]
+    assert (image['width'], image['height']) == (WIDTH, HEIGHT)
+    assert imfrombytes(path.read_bytes(), backend='pillow').shape[:2] == (HEIGHT, WIDTH)
 
 
 def cell(table: str, line: int, column: str, value: str):
@@ -449,6 +468,11 @@ BAD_INPUTS = {
         cell('bbox', 4, 'min_x', '-30'),
         r'bbox\.csv:4: the box x=-30\.0, y=4\.0, width=30\.0, height=40\.25 lies outside its frame '
         r'of 64 x 48, allowed is',
+    ),
+    # mmpose clips boxes to the pixels' centres, and would drop this one without a word
+    'box hardly inside': (
+        cell('bbox', 4, 'min_x', '63.5'),
+        r'bbox\.csv:4: the box .*lies outside its frame',
     ),
     'box below': (cell('bbox', 4, 'min_y', '48'), r'bbox\.csv:4: the box .*lies outside its frame'),
     'row twice': (

@@ -180,9 +180,8 @@ def test_another_backbone_is_refused():
 # Inside mmpose -----------------------------------------------------------------------------------
 
 
-def build_estimator(heatmap_size=(12, 16), keypoints=5, **test_cfg):
+def build_estimator(codec=None, keypoints=5, **test_cfg):
     init_default_scope('mmpose')
-    codec = dict(CODEC, heatmap_size=heatmap_size)
     model = MODELS.build(
         dict(
             type='TopdownPoseEstimator',
@@ -193,7 +192,7 @@ def build_estimator(heatmap_size=(12, 16), keypoints=5, **test_cfg):
                 in_channels=[32, 64, 160, 256],
                 out_channels=keypoints,
                 channels=16,
-                decoder=codec,
+                decoder=dict(CODEC, **(codec or {})),
             ),
             test_cfg=test_cfg,
         )
@@ -252,10 +251,18 @@ def test_loss_trains_backbone_and_head():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
 
 
+@pytest.mark.parametrize('flip_test', [False, True])
 @pytest.mark.parametrize('mode', ['loss', 'predict'])
-def test_a_codec_of_another_size_is_refused(mode):
-    model = build_estimator(heatmap_size=(24, 32)).train(mode == 'loss')
-    with pytest.raises(SegformerPlusPlusError, match=r'\(24, 32\) for an input_size of \(48, 64\)'):
+@pytest.mark.parametrize(
+    'codec, message',
+    [
+        (dict(heatmap_size=(24, 32)), r'heatmap_size .* is \(24, 32\), but here it is \(12, 16\)'),
+        (dict(input_size=(24, 32)), r'input_size .* is \(24, 32\), but here it is \(48, 64\)'),
+    ],
+)
+def test_a_codec_of_another_size_is_refused(mode, codec, message, flip_test):
+    model = build_estimator(codec=codec, flip_test=flip_test).train(mode == 'loss')
+    with pytest.raises(SegformerPlusPlusError, match=message):
         model(torch.randn(2, 3, 64, 48), samples(), mode=mode)
 
 
@@ -266,7 +273,19 @@ def test_targets_that_do_not_fit_are_refused(fault):
         model(torch.randn(2, 3, 64, 48), samples(**fault), mode='loss')
 
 
-def test_a_codec_without_heatmaps_of_fixed_size_is_left_alone():
+def test_a_codec_without_sizes_is_left_alone():
     head = SegformerHeatmapHead([8], 7)
-    head.decoder = SimpleNamespace(input_size=(4, 4))
-    head._check_codec(3, 3)
+    head.decoder = SimpleNamespace()
+    head._check_codec(pyramid(1), samples())
+
+
+@pytest.mark.parametrize('final_layer', [dict(kernel_size=3), dict(stride=2), dict(padding=1)])
+def test_a_last_layer_that_changes_the_size_is_refused(final_layer):
+    with pytest.raises(SegformerPlusPlusError, match='changes the size of the heatmaps'):
+        SegformerHeatmapHead([8], 7, final_layer=final_layer)
+
+
+def test_a_wider_last_layer():
+    head = SegformerHeatmapHead([8], 7, final_layer=dict(kernel_size=3, padding=1)).eval()
+    with torch.no_grad():
+        assert head(pyramid(1)).shape == (2, 7, 16, 12)

@@ -62,14 +62,23 @@ def test_built_from_a_config_without_a_warning():
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         metric = METRICS.build(dict(type='BoxPCK', thresholds=[0.1], _scope_='mmpose'))
-    assert metric.thresholds == (0.1,)
+    assert metric.thresholds == BoxPCK(0.1).thresholds == {'PCK@0.1': 0.1}
     assert evaluate(BoxPCK(prefix='jbd'), [sample([(0, 0)], [(0, 0)], [1], (0, 0, 9, 9))]) == {
         'jbd/PCK@0.1': 1.0,
         'jbd/PCK@0.05': 1.0,
     }
 
 
-@pytest.mark.parametrize('thresholds', [(), (0.1, 0), (-0.1,), (0.1, 0.1)], ids=str)
+@pytest.mark.parametrize(
+    'thresholds',
+    [(), (0.1, 0), -0.1, (0.1, 0.1), '0.1', ('0.1',), float('nan'), (0.1, 0.1 + 1e-12)],
+    ids=str,
+)
 def test_thresholds_that_mean_nothing_are_refused(thresholds):
     with pytest.raises(SegformerPlusPlusError, match='thresholds='):
         BoxPCK(thresholds)
+
+
+def test_nothing_to_measure_is_an_error():
+    with pytest.raises(SegformerPlusPlusError, match='no keypoint is annotated'):
+        evaluate(BoxPCK(), [sample([(0, 0)], [(0, 0)], [0], (0, 0, 9, 9))])

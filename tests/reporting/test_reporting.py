@@ -60,6 +60,14 @@ def test_markdown_with_two_accuracies():
     )
 
 
+def test_changes_are_those_of_the_numbers_shown():
+    rows = (Row('none', {'miou': 70.004}, 1.0, 9), Row('hq', {'miou': 70.0035}, 1.0, 9))
+    rows += (Row('fast', {'miou': 69.996}, 1.0, 9), Row('2x2', {'miou': 69.994}, 1.0, 9))
+    table = StrategyTable(rows, '', (), 'cityscapes_inference')
+    changes = [line.split(' | ')[2] for line in table.to_markdown().splitlines()[2:6]]
+    assert changes == ['+0.00', '+0.00', '+0.00', '-0.01']
+
+
 def test_json_round_trip(table):
     content = json.loads(json.dumps(dict(table.to_json(), environment={'cpu': 'x'})))
     assert StrategyTable.from_json(content) == table

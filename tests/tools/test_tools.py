@@ -12,12 +12,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from mmengine.logging import MessageHub, MMLogger
-from mmengine.registry import DefaultScope
 
 from segformer_plusplus.datasets import write_cityscapes
 
-SegLocalVisualizer = pytest.importorskip('mmseg.visualization').SegLocalVisualizer
+pytest.importorskip('mmseg')
 
 TOOLS = Path(__file__).resolve().parents[2] / 'tools'
 CONFIG = """
@@ -72,13 +70,6 @@ def load_tool(name: str) -> ModuleType:
 
 
 train, evaluate, benchmark = (load_tool(name).main for name in ('train', 'test', 'benchmark'))
-
-
-@pytest.fixture(autouse=True)
-def fresh_managers() -> None:
-    """mmengine names loggers by the second: two runs within one would share a closed stream."""
-    for manager in (MMLogger, MessageHub, DefaultScope, SegLocalVisualizer):
-        manager._instance_dict.clear()
 
 
 @pytest.fixture(scope='module')

@@ -24,12 +24,14 @@ ROWS = {
     'keypoints annotated in them': 'keypoints',
     'boxes made from keypoints': 'boxes_from_keypoints',
     'skipped: no box': 'skipped_without_box',
+    'skipped: no keypoints': 'skipped_without_keypoints',
     'skipped: no box, too few keypoints': 'skipped_with_too_few_keypoints',
     'keypoints outside the frame, dropped': 'keypoints_outside',
 }
 NOTES = {
     'skipped_without_box': 'frame(s) skipped: bbox.csv has no box for them '
     '(--missing-box from-keypoints makes one)',
+    'skipped_without_keypoints': 'frame(s) skipped: none of their keypoints is annotated',
     'skipped_with_too_few_keypoints': 'frame(s) skipped: bbox.csv has no box for them, '
     'and their keypoints span none',
     'boxes_from_keypoints': 'box(es) made from keypoints: bbox.csv has none for the frame',
@@ -73,7 +75,8 @@ def main(argv: Sequence[str]) -> int:
         '--frames-as',
         choices=FRAMES_AS,
         default='link',
-        help='symbolic links to the raw frames, or copies (default: %(default)s)',
+        help='symbolic links to the raw frames, which then must stay where they are, or copies '
+        '(default: %(default)s)',
     )
     parser.add_argument(
         '--missing-box',

@@ -11,7 +11,6 @@ import numpy as np
 from mmseg.datasets import CityscapesDataset
 from PIL import Image
 
-from segformer_plusplus.datasets import write_cityscapes
 from segformer_plusplus.engine.guard import main_guard
 from segformer_plusplus.reporting import draw_comparison
 
@@ -22,11 +21,16 @@ DEMO = Demo(
     strategies=('none', 'hq', 'fast', '2x2', 'downsampling'),
     shape=SHAPE,
     accuracy=lambda metrics: {'miou': metrics['mIoU']},
+    generator=(
+        'synthetic_scenes',
+        *('--size', f'{SHAPE[0]}x{SHAPE[1]}'),
+        *('--train', str(TRAIN_IMAGES), '--val', str(VAL_IMAGES)),
+    ),
     record='scenes.json',
     paper_table='cityscapes_inference',
     caption=(
-        f'Left: MiT-B0 on {VAL_IMAGES} synthetic street scenes of {SHAPE[0]}x{SHAPE[1]}, '
-        'trained once without merging and tested under every strategy; batch 1, float32, '
+        f'Left: MiT-B0, trained once without merging on {TRAIN_IMAGES} synthetic street scenes of '
+        f'{SHAPE[0]}x{SHAPE[1]}, tested under every strategy on {VAL_IMAGES}; batch 1, float32, '
         'whole image to label map, median of {rounds} rounds in turn on {cpu}, {torch}. '
         'Right: the paper, MiT-B5 on Cityscapes.'
     ),
@@ -65,10 +69,8 @@ def draw(run: Run) -> None:
 def main(argv: Sequence[str]) -> int:
     """Runs the demo and returns its exit code."""
     args = build_parser(__doc__, 'work_dirs/demo-seg', 'data/demo_cityscapes').parse_args(argv)
-    run = Run(DEMO, args.out, args.data_root)
-    write_cityscapes(
-        run.data_root, size=SHAPE, train=TRAIN_IMAGES, val=VAL_IMAGES, workers=args.workers
-    )
+    run = Run(DEMO, args.out, args.data_root, args.workers)
+    run.draw_data()
     table = run.table(run.train())
     draw(run)
     run.write(table)

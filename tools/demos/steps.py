@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import segformer_plusplus  # noqa: F401  (registers everything; must precede mmseg and mmpose)
+import segformer_plusplus  # must precede mmseg and mmpose
 
 # isort: split
 from mmengine.config import Config
@@ -26,9 +26,9 @@ from segformer_plusplus.engine.benchmarking import describe_environment
 from segformer_plusplus.engine.cli import write_json, write_text
 from segformer_plusplus.errors import SegformerPlusPlusError
 from segformer_plusplus.reporting import Row, StrategyTable
-from segformer_plusplus.version import __version__
 
 ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = Path(segformer_plusplus.__file__).parent
 ROUNDS = 5
 
 
@@ -41,6 +41,7 @@ class Demo:
         strategies: the first is trained, all are tested and timed.
         shape: height and width of the images that are timed.
         accuracy: the percentages of a table, by their keys there, from what the test wrote.
+        generator: the tool that draws the data, with its options.
         record: the file in the data root that says what was drawn.
         paper_table: whose rows stand beside.
         caption: what was measured; {cpu}, {torch} and {rounds} are filled in.
@@ -50,6 +51,7 @@ class Demo:
     strategies: tuple[str, ...]
     shape: tuple[int, int]
     accuracy: Callable[[dict[str, float]], dict[str, float]]
+    generator: tuple[str, ...]
     record: str
     paper_table: str
     caption: str
@@ -68,12 +70,13 @@ def build_parser(description: str, out: str, data_root: str) -> argparse.Argumen
 class Run:
     """One run of a demo: its folders, and the commands that it has run."""
 
-    def __init__(self, demo: Demo, out: Path, data_root: Path) -> None:
+    def __init__(self, demo: Demo, out: Path, data_root: Path, workers: int) -> None:
         self.demo = demo
         self.out = out.resolve()
         self.data_root = data_root.resolve()
         self.console = Console()
         self._commands: list[str] = []
+        self._workers = workers
         self._started = time.monotonic()
         self._data = [
             f'{split}_dataloader.dataset.data_root={self.data_root}'
@@ -84,13 +87,21 @@ class Run:
         """The config under a strategy, from the root of the repository."""
         return self.demo.config.format(strategy)
 
+    def draw_data(self) -> None:
+        """Draw the images, or what is missing of them."""
+        tool, *options = self.demo.generator
+        self._run(
+            f'dataset_generators/{tool}', self.data_root, *options, '--workers', str(self._workers)
+        )
+
     def train(self) -> Path:
         """Train under the first strategy, or go on where a run stopped; return the checkpoint."""
         config = self.config(self.demo.strategies[0])
         cfg = Config.fromfile(ROOT / config)
-        # what another version of the config or other data left behind is not gone on with
+        # what other sources, another config or other data left behind is not gone on with
+        sources = [path.read_text() for path in sorted(PACKAGE.rglob('*.py'))]
         data = json.loads((self.data_root / self.demo.record).read_text())
-        content = json.dumps([cfg.to_dict(), data, __version__], sort_keys=True, default=str)
+        content = json.dumps([cfg.to_dict(), data, sources], sort_keys=True, default=str)
         folder = self.out / f'train-{hashlib.sha256(content.encode()).hexdigest()[:8]}'
         options = ['--work-dir', str(folder), '--resume', '--cfg-options', *self._data]
         self._run('train', config, *options)

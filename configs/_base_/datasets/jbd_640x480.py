@@ -1,5 +1,5 @@
 # Jump-Broadcast as tools/dataset_converters/jbd.py writes it. The paper: input 480 x 640 (width x
-# height), sixteen people a step, PCK at two thresholds.
+# height), batch size 16, PCK at two thresholds.
 dataset_type = 'JumpBroadcastDataset'
 data_root = 'data/jump_broadcast'
 codec = dict(type='MSRAHeatmap', input_size=(480, 640), heatmap_size=(120, 160), sigma=3)

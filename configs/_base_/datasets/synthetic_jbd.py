@@ -1,6 +1,5 @@
-# Jumpers drawn by tools/dataset_generators/synthetic_jumpers.py, laid out as Jump-Broadcast.
-# Other than there: data root, batch, number of workers, and what is learnt in minutes and from
-# random weights, i.e. wider targets, and people that are mirrored but not moved, cut or turned.
+# Jumpers drawn by tools/dataset_generators/synthetic_jumpers.py, laid out as Jump-Broadcast. Learnt
+# from random weights in minutes, hence wider targets (sigma) and no augmentation but flips.
 _base_ = './jbd_640x480.py'
 
 data_root = 'data/synthetic_jbd'
