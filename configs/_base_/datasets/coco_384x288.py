@@ -1,6 +1,6 @@
-# COCO 2017 person keypoints. The paper: input 288 x 384 (width x height), batch size 16,
-# boxes of the ground truth. COCO's AP beside PCK; Without an `ann_file` CocoMetric takes
-# that of the data set that is evaluated.
+# COCO 2017 person keypoints. The paper: input 288 x 384 (width x height), batch size 16, boxes of
+# the ground truth. Beside PCK the AP of COCO: without an `ann_file` CocoMetric takes that of the
+# dataset that is evaluated.
 dataset_type = 'CocoDataset'
 data_root = 'data/coco'
 codec = dict(type='MSRAHeatmap', input_size=(288, 384), heatmap_size=(72, 96), sigma=3)
