@@ -4,6 +4,7 @@ python tools/benchmark.py CONFIG... [--token-merging NAME...] [--shape 1024x1024
 """
 
 import argparse
+import copy
 import logging
 import os
 import sys
@@ -20,13 +21,10 @@ import segformer_plusplus  # noqa: F401  (registers everything; must precede mms
 import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
-from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import MODELS, init_default_scope
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from segformer_plusplus.checkpoints import load_checkpoint_strictly
 from segformer_plusplus.engine.benchmarking import (
     Timing,
     describe_environment,
@@ -37,10 +35,22 @@ from segformer_plusplus.engine.benchmarking import (
 from segformer_plusplus.engine.cli import add_config_arguments, load_config, write_json
 from segformer_plusplus.engine.complexity import count_flops, count_parameters
 from segformer_plusplus.engine.guard import main_guard
+from segformer_plusplus.engine.models import (
+    SEED,
+    build_model,
+    check_same_logits,
+    make_call,
+    mmseg_peer,
+    share_weights,
+    stage_calls,
+)
 from segformer_plusplus.errors import SegformerPlusPlusError
 
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
-SEED = 0
+ALLOCATOR = ('MALLOC_TOP_PAD_', 'MALLOC_MMAP_MAX_', 'MALLOC_MMAP_THRESHOLD_', 'LD_PRELOAD')
+"""Settings of the C library that decide how dear large temporary tensors are on a CPU."""
+
+PEERS = ('mmseg',)
 
 
 def parse_shape(text: str) -> tuple[int, int]:
@@ -74,6 +84,16 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('--warmup', type=int, default=2)
     parser.add_argument('--threads', type=parse_positive, help="CPU threads (default: torch's)")
     parser.add_argument('--backbone-only', action='store_true')
+    parser.add_argument(
+        '--against',
+        nargs='+',
+        choices=PEERS,
+        default=[],
+        help="the same weights in other people's modules, checked for the same logits first",
+    )
+    parser.add_argument(
+        '--stages', action='store_true', help='time backbone, head and labels by themselves, too'
+    )
     parser.add_argument('--json', metavar='FILE', help='write everything that was measured')
     add_config_arguments(parser)
     return parser
@@ -97,62 +117,48 @@ def read_variants(args: argparse.Namespace) -> dict[str, Config]:
     return variants
 
 
-def without_init_cfg(config: Any) -> Any:
-    """The config without its ``init_cfg`` entries: a benchmark downloads nothing."""
-    if isinstance(config, dict):
-        return {k: without_init_cfg(v) for k, v in config.items() if k != 'init_cfg'}
-    if isinstance(config, list | tuple):
-        return [without_init_cfg(item) for item in config]
-    return config
+def build_models(
+    variants: dict[str, Config], args: argparse.Namespace, inputs: Tensor
+) -> tuple[dict[str, nn.Module], dict[str, float]]:
+    """All models with the same weights, peers first, and by how much the peers' logits differ."""
+    settings: dict[str, Any] = dict(device=args.device, dtype=DTYPES[args.dtype])
+
+    def build(cfg: Any, scope: str) -> nn.Module:
+        return build_model(cfg, scope, args.checkpoint, **settings)
+
+    models: dict[str, nn.Module] = {}
+    errors: dict[str, float] = {}
+    first = next(iter(variants.values()))
+    if 'mmseg' in args.against:
+        models['mmseg'] = build(mmseg_peer(first.model), 'mmseg')
+        unmerged = copy.deepcopy(first.model)
+        unmerged.backbone.update(token_merging='none', tome_cfg=None)
+        ours = build(unmerged, 'mmseg')
+        share_weights({'mmseg': models['mmseg'], 'none': ours})
+        tolerance = 1e-4 if args.dtype == 'float32' else 5e-2
+        errors['mmseg'] = check_same_logits(ours, models['mmseg'], inputs, tolerance)
+    for name, cfg in variants.items():
+        models[name] = build(cfg.model, cfg.get('default_scope', 'mmengine'))
+    share_weights(models)
+    return models, errors
 
 
-def build_model(cfg: Config, args: argparse.Namespace) -> nn.Module:
-    """The model in eval mode, with the checkpoint's weights or seeded random ones."""
-    scope = cfg.get('default_scope', 'mmengine')
-    init_default_scope(scope)
-    torch.manual_seed(SEED)
-    settings = without_init_cfg(cfg.model.to_dict())
-    model = revert_sync_batchnorm(MODELS.build(dict(settings, _scope_=scope)))
-    if args.checkpoint:
-        load_checkpoint_strictly(model, args.checkpoint)
-    else:
-        model.init_weights()
-    return model.to(device=args.device, dtype=DTYPES[args.dtype]).eval()
-
-
-def share_weights(models: dict[str, nn.Module]) -> None:
-    """Gives all models that have the same parameters those of the first."""
-    first, *others = models.values()
-    state = first.state_dict()
-    shapes = {key: value.shape for key, value in state.items()}
-    for model in others:
-        if {key: value.shape for key, value in model.state_dict().items()} == shapes:
-            model.load_state_dict(state, strict=True)
-
-
-def make_call(model: Any, inputs: Tensor, backbone_only: bool) -> Callable[[], Any]:
-    """What is timed.
-
-    A segmentor: from the normalised images to the label map, by ``predict_labels`` or as mmseg
-    does: ``encode_decode``, which resizes the logits to the size of the images, and the argmax
-    over the classes. Any other model: its ``mode='tensor'``, from the normalised images to the
-    head's output.
-    """
-    shape = tuple(inputs.shape[-2:])
-    meta = dict(img_shape=shape, ori_shape=shape, pad_shape=shape, padding_size=[0, 0, 0, 0])
-    metas = [meta] * len(inputs)
-
-    @torch.inference_mode()
-    def call() -> Any:
-        if backbone_only:
-            return model.backbone(inputs)
-        if getattr(model, 'labels_only', False):
-            return model.predict_labels(inputs)
-        if hasattr(model, 'encode_decode'):
-            return model.encode_decode(inputs, metas).argmax(dim=1)
-        return model(inputs, None, mode='tensor')
-
-    return call
+def measure_stages(
+    models: dict[str, nn.Module], inputs: Tensor, args: argparse.Namespace
+) -> dict[str, dict[str, float]]:
+    """Median seconds of every stage of every model, all in turn."""
+    calls = {
+        (name, stage): call
+        for name, model in models.items()
+        for stage, call in stage_calls(model, inputs).items()
+    }
+    timings = measure(
+        {' '.join(key): call for key, call in calls.items()}, args.rounds, args.warmup, args.device
+    )
+    stages: dict[str, dict[str, float]] = {name: {} for name in models}
+    for (name, stage), timing in zip(calls, timings.values(), strict=True):
+        stages[name][stage] = timing.median
+    return stages
 
 
 def summarise(
@@ -161,7 +167,7 @@ def summarise(
     timings: dict[str, Timing],
     args: argparse.Namespace,
 ) -> list[dict[str, Any]]:
-    """One record a model; speed-ups are against the first."""
+    """One record a model; speed-ups are against the first, a peer if there is one."""
     first = next(iter(timings.values())).median
     records = []
     for name, timing in timings.items():
@@ -196,7 +202,8 @@ def make_table(records: list[dict[str, Any]], args: argparse.Namespace) -> Table
         'peak memory on top of weights and input',
     )
     table.add_column('model', overflow='fold')
-    for column in ('params (M)', 'GFLOPs', 'ms', 'images/s', 'peak (MiB)', 'speed-up'):
+    stages = list(records[0].get('stages', {}))
+    for column in ('params (M)', 'GFLOPs', 'ms', 'images/s', 'peak (MiB)', 'speed-up', *stages):
         table.add_column(column, justify='right')
     for record in records:
         table.add_row(
@@ -207,6 +214,7 @@ def make_table(records: list[dict[str, Any]], args: argparse.Namespace) -> Table
             f'{record["images_per_second"]:.2f}',
             f'{record["peak_memory_bytes"] / 2**20:.0f}',
             f'{record["speed_up"]:.2f}',
+            *(f'{1e3 * seconds:.1f}' for seconds in record.get('stages', {}).values()),
         )
     return table
 
@@ -222,14 +230,16 @@ def main(argv: Sequence[str]) -> int:
     variants = read_variants(args)
     if args.threads:
         torch.set_num_threads(args.threads)
-    models = {name: build_model(cfg, args) for name, cfg in variants.items()}
-    share_weights(models)
     torch.manual_seed(SEED)
     inputs = torch.randn(args.batch_size, 3, *args.shape)
     inputs = inputs.to(device=args.device, dtype=DTYPES[args.dtype])
+    models, errors = build_models(variants, args, inputs)
     calls = {name: make_call(m, inputs, args.backbone_only) for name, m in models.items()}
     timings = measure(calls, args.rounds, args.warmup, args.device)
     records = summarise(models, calls, timings, args)
+    if args.stages:
+        for name, stages in measure_stages(models, inputs, args).items():
+            next(record for record in records if record['name'] == name)['stages'] = stages
     Console().print(make_table(records, args))
     if args.json:
         write_json(
@@ -237,6 +247,8 @@ def main(argv: Sequence[str]) -> int:
             dict(
                 arguments=vars(args),
                 threads=torch.get_num_threads(),
+                allocator={name: os.environ[name] for name in ALLOCATOR if name in os.environ},
+                relative_error_of_logits=errors,
                 environment=describe_environment(),
                 results=records,
             ),

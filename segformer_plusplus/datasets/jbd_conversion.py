@@ -244,17 +244,10 @@ def _box_around(
 
 def _coco(samples: Sequence[_Sample], first_id: int) -> dict[str, Any]:
     numbered = list(enumerate(samples, first_id))
-    category = {
-        'id': 1,
-        'name': 'person',
-        'supercategory': 'person',
-        'keypoints': list(JBD.names),
-        'skeleton': [[JBD.names.index(end) + 1 for end in limb] for limb in JBD.limbs],
-    }
     return {
         'images': [_coco_image(sample, number) for number, sample in numbered],
         'annotations': [_coco_annotation(sample, number) for number, sample in numbered],
-        'categories': [category],
+        'categories': [JBD.category()],
     }
 
 

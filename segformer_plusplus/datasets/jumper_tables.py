@@ -89,20 +89,12 @@ def keypoint_json(keypoints: KeypointSet, split: str, annotated: Annotated) -> s
                     'iscrowd': 0,
                 }
             )
-    names = keypoints.names
-    category = {
-        'id': 1,
-        'name': 'person',
-        'supercategory': 'person',
-        'keypoints': names,
-        'skeleton': [[names.index(end) + 1 for end in limb] for limb in keypoints.limbs],
-    }
     content = {
         'info': {'description': 'Synthetic jumpers', 'version': str(GENERATOR_VERSION)},
         'licenses': [],
         'images': images,
         'annotations': annotations,
-        'categories': [category],
+        'categories': [keypoints.category()],
     }
     return json.dumps(content) + '\n'
 

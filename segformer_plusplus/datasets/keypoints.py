@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,16 @@ class KeypointSet:
             if name in (left, right):
                 return right if name == left else left
         return name
+
+    def category(self) -> dict[str, Any]:
+        """The one category of a COCO keypoint file; it counts keypoints from 1."""
+        return {
+            'id': 1,
+            'name': 'person',
+            'supercategory': 'person',
+            'keypoints': list(self.names),
+            'skeleton': [[self.names.index(end) + 1 for end in limb] for limb in self.limbs],
+        }
 
 
 def _chain(text: str) -> tuple[tuple[str, str], ...]:

@@ -57,8 +57,8 @@ def test_guard_prints_one_line_and_returns_2(capsys):
         (OSError(28, 'No space left on device'), 'error: No space left on device\n'),
         (
             ValueError('need at least one array to concatenate'),
-            'error: a dataset is empty: no file in its data_prefix has its img_suffix, or nobody in its '
-            'ann_file has a box and keypoints\n',
+            'error: a dataset is empty: no file in its data_prefix has its img_suffix, or nobody '
+            'in its ann_file has a box and keypoints\n',
         ),
     ],
 )

@@ -192,6 +192,28 @@ def test_benchmark_of_configs_in_half_precision(place, tmp_path, capfd):
     assert 'tiny' in table and 'b1' in table and 'random weights' in table
 
 
+def test_benchmark_against_mmseg_in_stages(place, tmp_path, capfd):
+    (tmp_path / 'ours.py').write_text(
+        (place / 'tiny.py').read_text().replace("'EncoderDecoder'", "'EncoderDecoderPlusPlus'")
+    )
+    result = tmp_path / 'result.json'
+    argv = [tmp_path / 'ours.py', '--token-merging', 'none', 'hq', '--shape', '64x96']
+    argv += ['--against', 'mmseg', '--stages', '--rounds', 2, '--json', result]
+    assert benchmark([str(argument) for argument in argv]) == 0
+    content = json.loads(result.read_text())
+    names = [record['name'] for record in content['results']]
+    assert names == ['mmseg', 'none', 'hq']
+    assert 0 <= content['relative_error_of_logits']['mmseg'] < 1e-5
+    for record in content['results']:
+        assert list(record['stages']) == ['backbone', 'head', 'labels']
+        assert all(seconds > 0 for seconds in record['stages'].values())
+    assert content['results'][0]['speed_up'] == 1
+    assert 'mmseg' in capfd.readouterr().out
+    assert 'a peer from mmseg needs' in refused(
+        capfd, benchmark, place / 'tiny.py', '--against', 'mmseg'
+    )
+
+
 def test_benchmark_refuses(place, tmp_path, capfd):
     config = place / 'tiny.py'
     assert 'several' in refused(capfd, benchmark, config, config, '--token-merging', 'hq')
