@@ -158,21 +158,16 @@ def _write(
     check_amounts(train, val, seed, workers)
     folder = Path(root)
     height, width = (int(n) for n in size)
-    asked = {
-        'layout': layout.name,
-        'size': [height, width],
-        'seed': int(seed),
-        'train': int(train),
-        'val': int(val),
-        'generator_version': GENERATOR_VERSION,
-    }
-    record = Record(folder, 'jumpers', asked)
+    amounts = {'train': train, 'val': val}
+    record = Record.of_images(
+        folder, 'jumpers', layout.name, size, seed, amounts, GENERATOR_VERSION
+    )
     record.claim(layout.contents)
 
     annotated = all((folder / path).exists() for path in layout.tables)
     jobs = [
         _Job(folder, layout.frame(split, index, (height, width)), (int(seed), number, index))
-        for number, (split, count) in enumerate((('train', train), ('val', val)))
+        for number, (split, count) in enumerate(amounts.items())
         for index in range(count)
     ]
     missing = [job for job in jobs if not (job.image.exists() and (annotated or job.part.exists()))]

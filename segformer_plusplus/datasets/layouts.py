@@ -139,22 +139,15 @@ def _write(
     check_amounts(train, val, seed, workers)
     folder = Path(root)
     height, width = (int(n) for n in size)
-    asked = {
-        'layout': layout,
-        'size': [height, width],
-        'seed': int(seed),
-        'train': int(train),
-        'val': int(val),
-        'generator_version': GENERATOR_VERSION,
-    }
-    record = Record(folder, 'scenes', asked)
+    amounts = {'train': train, 'val': val}
+    record = Record.of_images(folder, 'scenes', layout, size, seed, amounts, GENERATOR_VERSION)
     record.claim([_IMAGE_FOLDER[layout]])
 
     labels = None
     if layout == 'ade20k':
         labels = tuple(ADE20K_INDEX[name] for name in CLASSES) + (0,) * (256 - len(CLASSES))
     jobs = []
-    for number, (split, count) in enumerate((('train', train), ('val', val))):
+    for number, (split, count) in enumerate(amounts.items()):
         for index in range(count):
             image, annotation = files(folder, split, index)
             if not (image.exists() and annotation.exists()):

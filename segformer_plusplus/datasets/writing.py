@@ -43,6 +43,27 @@ class Record:
         """The record file."""
         return self.folder / f'{self.kind}.json'
 
+    @classmethod
+    def of_images(
+        cls,
+        folder: Path,
+        kind: str,
+        layout: str,
+        size: tuple[int, int],
+        seed: int,
+        amounts: dict[str, int],
+        version: int,
+    ) -> Record:
+        """The record of so many images a split of one size (height, width), by one generator."""
+        asked = {
+            'layout': layout,
+            'size': [int(side) for side in size],
+            'seed': int(seed),
+            **{split: int(amount) for split, amount in amounts.items()},
+            'generator_version': version,
+        }
+        return cls(folder, kind, asked)
+
     def claim(self, contents: Iterable[str]) -> None:
         """Makes sure that the folder is ours to fill, and says in it what it will hold.
 

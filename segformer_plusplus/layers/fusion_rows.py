@@ -48,15 +48,15 @@ def fuse_in_rows(
     weight, bias = _fold(fusion_conv)
     first_part, *parts = weight.chunk(len(features), dim=1)
     deeper = [
-        F.linear(_apply(conv, _to_grid(feature)), part)
+        F.linear(_apply(conv, _fold(conv), _to_grid(feature)), part)
         for feature, conv, part in zip(features[1:], convs[1:], parts, strict=True)
     ]
-    grid = _to_grid(features[0])
+    grid, folded = _to_grid(features[0]), _fold(convs[0])
     result = grid.new_empty(batch, height, width, project.out_channels)
     rows = ROWS if grid.device.type == 'cpu' else height
     for top in range(0, height, rows):
         part = slice(top, min(top + rows, height))
-        fused = F.linear(_apply(convs[0], grid[:, part]), first_part, bias)
+        fused = F.linear(_apply(convs[0], folded, grid[:, part]), first_part, bias)
         for level in deeper:
             fused += _resized_rows(level, (height, width), part)
         fused = fusion_conv.activate(fused) if fusion_conv.with_activation else fused
@@ -85,9 +85,9 @@ def _to_grid(image: Tensor) -> Tensor:
     return image_to_tokens(image).unflatten(1, image.shape[2:])
 
 
-def _apply(module: ConvModule, grid: Tensor) -> Tensor:
-    """A folded module on (B, H, W, C)."""
-    result = F.linear(grid, *_fold(module))
+def _apply(module: ConvModule, folded: tuple[Tensor, Tensor | None], grid: Tensor) -> Tensor:
+    """A module, with its folded weight and bias, on (B, H, W, C)."""
+    result = F.linear(grid, *folded)
     return module.activate(result) if module.with_activation else result
 
 

@@ -1,4 +1,4 @@
-_base_ = '../mit_checkpoints.py'
+_base_ = '../mit.py'
 
 norm_cfg = dict(type='SyncBN', requires_grad=True)
 data_preprocessor = dict(
@@ -12,17 +12,6 @@ data_preprocessor = dict(
 model = dict(
     type='EncoderDecoderPlusPlus',
     data_preprocessor=data_preprocessor,
-    backbone=dict(
-        type='MixVisionTransformerPlusPlus',
-        arch='b0',
-        token_merging='none',
-        in_channels=3,
-        out_indices=(0, 1, 2, 3),
-        drop_rate=0.0,
-        attn_drop_rate=0.0,
-        drop_path_rate=0.1,
-        init_cfg=dict(type='Pretrained', checkpoint=_base_.mit_checkpoints.b0),
-    ),
     decode_head=dict(
         type='SegformerHeadPlusPlus',
         in_channels=[32, 64, 160, 256],

@@ -1,4 +1,4 @@
-_base_ = '../mit_checkpoints.py'
+_base_ = '../mit.py'
 
 # The head's number of keypoints and its codec come with the dataset.
 model = dict(
@@ -8,17 +8,6 @@ model = dict(
         mean=[123.675, 116.28, 103.53],
         std=[58.395, 57.12, 57.375],
         bgr_to_rgb=True,
-    ),
-    backbone=dict(
-        type='MixVisionTransformerPlusPlus',
-        arch='b0',
-        token_merging='none',
-        in_channels=3,
-        out_indices=(0, 1, 2, 3),
-        drop_rate=0.0,
-        attn_drop_rate=0.0,
-        drop_path_rate=0.1,
-        init_cfg=dict(type='Pretrained', checkpoint=_base_.mit_checkpoints.b0),
     ),
     head=dict(
         type='SegformerHeatmapHead',
