@@ -60,7 +60,7 @@ class MixVisionTransformerPlusPlus(BaseModule):
         init_cfg: ``dict(type='Pretrained', checkpoint=..., prefix=...)`` loads strictly: a missing
             file, or one whose keys or shapes differ, is an error.
         with_cp: gradient checkpointing of every block.
-        ffn_in_rows: for inference on a CPU, run the Mix-FFN on a few rows at a time; exact.
+        in_rows: for inference on a CPU, run the Mix-FFN on a few rows at a time; exact.
 
     Raises:
         SegformerPlusPlusError: an argument is unknown, out of range or contradicts another one.
@@ -90,7 +90,7 @@ class MixVisionTransformerPlusPlus(BaseModule):
         pretrained: str | None = None,
         init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
         with_cp: bool = False,
-        ffn_in_rows: bool = True,
+        in_rows: bool = True,
     ) -> None:
         if pretrained is not None:
             if init_cfg is not None:
@@ -153,7 +153,7 @@ class MixVisionTransformerPlusPlus(BaseModule):
                     qkv_bias=qkv_bias,
                     act_cfg=act_cfg or dict(type='GELU'),
                     norm_cfg=norm_cfg,
-                    ffn_in_rows=ffn_in_rows,
+                    in_rows=in_rows,
                     with_cp=with_cp,
                 )
                 for _ in range(sizes['num_layers'][stage])

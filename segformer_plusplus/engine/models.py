@@ -112,7 +112,7 @@ def mmseg_peer(model: Mapping[str, Any]) -> dict[str, Any]:
     sizes = ('embed_dims', 'num_heads', 'num_layers')
     given = {name: model['backbone'].get(name) for name in sizes}
     backbone = _without(
-        model['backbone'], 'arch', 'token_merging', 'tome_cfg', 'ffn_in_rows', *sizes
+        model['backbone'], 'arch', 'token_merging', 'tome_cfg', 'in_rows', *sizes
     )
     backbone |= resolve_arch(model['backbone'].get('arch'), **given)
     backbone['type'] = 'MixVisionTransformer'

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 
 from ..token_merging import MergePlan, StageMerging
 from ..token_merging.base import Grid
+from . import cpu
 from .tokens import image_to_tokens, tokens_to_image
 
 
@@ -29,6 +31,7 @@ class EfficientAttention(nn.Module):
         proj_drop: dropout on the output.
         norm_cfg: of the norm after the spatial reduction.
         merging: strategies for queries and for keys and values.
+        in_rows: for inference on a CPU, work on a few queries at a time; equal to rounding.
     """
 
     def __init__(
@@ -41,12 +44,14 @@ class EfficientAttention(nn.Module):
         proj_drop: float,
         norm_cfg: dict[str, Any],
         merging: StageMerging,
+        in_rows: bool = True,
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.sr_ratio = sr_ratio
         self.attn_drop = attn_drop
         self.merging = merging
+        self.in_rows = in_rows
         # holds the parameters under mmseg's names and initialises them alike; its forward, which
         # would build the attention map, is never called
         self.attn = nn.MultiheadAttention(embed_dims, num_heads, bias=qkv_bias)
@@ -67,8 +72,15 @@ class EfficientAttention(nn.Module):
         """
         query, plan = self._merge_query(tokens, grid)
         key_value = self._reduce_key_value(tokens, grid)
-        out = self._attend(query, key_value)
+        out = (self._attend_in_rows if self._goes_in_rows(tokens) else self._attend)(
+            query, key_value
+        )
         return self.proj_drop(out if plan is None else plan.unmerge(out))
+
+    def _goes_in_rows(self, tokens: Tensor) -> bool:
+        # in half precision the fused attention adds up in float32, which rows would not
+        precise = tokens.dtype in (torch.float32, torch.float64)
+        return self.in_rows and precise and not self.training and cpu.works_in_rows(tokens)
 
     def _merge_query(self, tokens: Tensor, grid: Grid) -> tuple[Tensor, MergePlan | None]:
         if self.merging.q is None:
@@ -86,12 +98,30 @@ class EfficientAttention(nn.Module):
         return tokens
 
     def _attend(self, query: Tensor, key_value: Tensor) -> Tensor:
-        dims = query.shape[-1]
-        weight, bias = self.attn.in_proj_weight, self.attn.in_proj_bias
-        q_bias, kv_bias = (None, None) if bias is None else (bias[:dims], bias[dims:])
-        q = F.linear(query, weight[:dims], q_bias)
-        k, v = F.linear(key_value, weight[dims:], kv_bias).chunk(2, dim=-1)
+        q_weights, kv_weights = self._in_projections()
+        q = F.linear(query, *q_weights)
+        k, v = F.linear(key_value, *kv_weights).chunk(2, dim=-1)
         q, k, v = (t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (q, k, v))
         dropout = self.attn_drop if self.training else 0.0
         out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
         return self.attn.out_proj(out.transpose(1, 2).flatten(2))
+
+    def _attend_in_rows(self, query: Tensor, key_value: Tensor) -> Tensor:
+        q_weights, kv_weights = self._in_projections()
+        k, v = cpu.linear(key_value, *kv_weights).chunk(2, dim=-1)
+        result = torch.empty_like(query)
+        for i in range(len(query)):
+            memory = cpu.KeyValue(k[i], v[i], self.num_heads)
+            parts = memory.num_queries
+            for part, target in zip(query[i].split(parts), result[i].split(parts), strict=True):
+                out = memory.attend(cpu.linear(part, *q_weights))
+                target.copy_(cpu.linear(out, self.attn.out_proj.weight, self.attn.out_proj.bias))
+        return result
+
+    def _in_projections(self) -> tuple[tuple[Tensor, Tensor | None], tuple[Tensor, Tensor | None]]:
+        """Weight and bias for queries, and those for keys and values together."""
+        weight, bias = self.attn.in_proj_weight, self.attn.in_proj_bias
+        dims = weight.shape[1]
+        if bias is None:
+            return (weight[:dims], None), (weight[dims:], None)
+        return (weight[:dims], bias[:dims]), (weight[dims:], bias[dims:])

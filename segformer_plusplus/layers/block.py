@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..token_merging import StageMerging
 from ..token_merging.base import Grid
+from . import cpu
 from .attention import EfficientAttention
 from .mix_ffn import MixFFN
 
@@ -30,7 +31,7 @@ class MixTransformerBlock(nn.Module):
         qkv_bias: whether the projections have a bias.
         act_cfg: activation of the Mix-FFN.
         norm_cfg: of all norms.
-        ffn_in_rows: see :class:`~.mix_ffn.MixFFN`.
+        in_rows: for inference on a CPU, work on a few rows at a time; equal to rounding.
         with_cp: recompute the block in the backward pass instead of keeping its activations.
     """
 
@@ -47,11 +48,12 @@ class MixTransformerBlock(nn.Module):
         qkv_bias: bool,
         act_cfg: dict[str, Any],
         norm_cfg: dict[str, Any],
-        ffn_in_rows: bool,
+        in_rows: bool,
         with_cp: bool,
     ) -> None:
         super().__init__()
         self.with_cp = with_cp
+        self.in_rows = in_rows
         self.norm1 = build_norm_layer(norm_cfg, embed_dims)[1]
         self.attn = EfficientAttention(
             embed_dims=embed_dims,
@@ -62,9 +64,10 @@ class MixTransformerBlock(nn.Module):
             proj_drop=drop_rate,
             norm_cfg=norm_cfg,
             merging=merging,
+            in_rows=in_rows,
         )
         self.norm2 = build_norm_layer(norm_cfg, embed_dims)[1]
-        self.ffn = MixFFN(embed_dims, feedforward_channels, act_cfg, drop_rate, ffn_in_rows)
+        self.ffn = MixFFN(embed_dims, feedforward_channels, act_cfg, drop_rate)
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, tokens: Tensor, grid: Grid) -> Tensor:
@@ -75,4 +78,7 @@ class MixTransformerBlock(nn.Module):
 
     def _forward(self, tokens: Tensor, grid: Grid) -> Tensor:
         tokens = tokens + self.drop_path(self.attn(self.norm1(tokens), grid))
+        if self.in_rows and not self.training and cpu.works_in_rows(tokens):
+            self.ffn.add_in_rows(tokens, grid, self.norm2)
+            return tokens
         return tokens + self.drop_path(self.ffn(self.norm2(tokens), grid))

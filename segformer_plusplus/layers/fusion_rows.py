@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 
+from . import cpu
 from .tokens import image_to_tokens
 
 ROWS = 16
@@ -44,51 +45,74 @@ def fuse_in_rows(
     Returns:
         (B, C', H_0, W_0) in channels-last layout.
     """
-    batch, _, height, width = features[0].shape
     weight, bias = _fold(fusion_conv)
-    first_part, *parts = weight.chunk(len(features), dim=1)
-    deeper = [
-        F.linear(_apply(conv, _fold(conv), _to_grid(feature)), part)
-        for feature, conv, part in zip(features[1:], convs[1:], parts, strict=True)
+    levels = [
+        _Level(feature, conv, part)
+        for feature, conv, part in zip(
+            features, convs, weight.chunk(len(features), dim=1), strict=True
+        )
     ]
-    grid, folded = _to_grid(features[0]), _fold(convs[0])
-    result = grid.new_empty(batch, height, width, project.out_channels)
-    rows = ROWS if grid.device.type == 'cpu' else height
+    batch, _, height, width = features[0].shape
+    result = features[0].new_empty(batch, height, width, project.out_channels)
+    rows = ROWS if cpu.works_in_rows(features[0]) else height
     for top in range(0, height, rows):
         part = slice(top, min(top + rows, height))
-        fused = F.linear(_apply(convs[0], folded, grid[:, part]), first_part, bias)
-        for level in deeper:
-            fused += _resized_rows(level, (height, width), part)
+        fused = levels[0].fuse(part)
+        if bias is not None:
+            fused += bias
+        for level in levels[1:]:
+            fused += level.resized_rows(part, (height, width))
         fused = fusion_conv.activate(fused) if fusion_conv.with_activation else fused
-        result[:, part] = F.linear(fused, project.weight.flatten(1), project.bias)
+        result[:, part] = cpu.linear(fused, project.weight.flatten(1), project.bias)
     return result.permute(0, 3, 1, 2)
 
 
-def _resized_rows(level: Tensor, size: tuple[int, int], rows: slice) -> Tensor:
-    """Some rows of a bilinear resize, (B, h, w, C) -> (B, len(rows), width, C).
+class _Level:
+    """One level of the pyramid on its way into the sum.
 
-    First between rows, which are few and short here, then along them.
+    Args:
+        feature: (B, C_i, H_i, W_i).
+        conv: 1x1, to C channels.
+        part: (C, C), what of the fusion's weight acts on this level.
     """
-    low = level.shape[1]
-    target = torch.arange(rows.start, rows.stop, device=level.device)
-    source = ((target + 0.5) * (low / size[0]) - 0.5).clamp(min=0)
-    above = source.long()
-    below = (above + 1).clamp(max=low - 1)
-    share = (source - above).to(level.dtype)[:, None, None]
-    lines = torch.lerp(level[:, above], level[:, below], share).permute(0, 3, 1, 2)
-    wide = F.interpolate(lines, (len(target), size[1]), mode='bilinear', align_corners=False)
-    return wide.permute(0, 2, 3, 1)
+
+    def __init__(self, feature: Tensor, conv: ConvModule, part: Tensor) -> None:
+        self.grid = image_to_tokens(feature).unflatten(1, feature.shape[2:])
+        self.conv = conv
+        self.folded = _fold(conv)
+        self.part = part
+
+    def fuse(self, rows: slice) -> Tensor:
+        """Rows of the level's product, (B, len(rows), W_i, C), a tensor of its own."""
+        level = cpu.linear(self.grid[:, rows], *self.folded)
+        level = self.conv.activate(level) if self.conv.with_activation else level
+        return cpu.linear(level, self.part)
+
+    def resized_rows(self, rows: slice, size: tuple[int, int]) -> Tensor:
+        """Rows of the product's bilinear resize to (H, W), (B, len(rows), W, C).
+
+        First between rows, which are few and short here, then along them.
+        """
+        low = self.grid.shape[1]
+        # in float64, where Python computes the same positions to the last bit
+        target = torch.arange(rows.start, rows.stop, dtype=torch.float64, device=self.grid.device)
+        source = ((target + 0.5) * (low / size[0]) - 0.5).clamp(min=0)
+        above = source.long()
+        below = (above + 1).clamp(max=low - 1)
+        share = (source - above).to(self.grid.dtype)[:, None, None]
+        start, stop = _source_rows(rows, low / size[0], low)
+        level = self.fuse(slice(start, stop))
+        lines = torch.lerp(level[:, above - start], level[:, below - start], share)
+        wide = F.interpolate(
+            lines.permute(0, 3, 1, 2), (len(target), size[1]), mode='bilinear', align_corners=False
+        )
+        return wide.permute(0, 2, 3, 1)
 
 
-def _to_grid(image: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, H, W, C), contiguous; no copy if the image is channels-last."""
-    return image_to_tokens(image).unflatten(1, image.shape[2:])
-
-
-def _apply(module: ConvModule, folded: tuple[Tensor, Tensor | None], grid: Tensor) -> Tensor:
-    """A module, with its folded weight and bias, on (B, H, W, C)."""
-    result = F.linear(grid, *folded)
-    return module.activate(result) if module.with_activation else result
+def _source_rows(rows: slice, scale: float, low: int) -> tuple[int, int]:
+    """The rows, of ``low`` ones, that a bilinear resize reads for ``rows``: first, last + 1."""
+    first, last = (max(0.0, (row + 0.5) * scale - 0.5) for row in (rows.start, rows.stop - 1))
+    return int(first), min(low, int(last) + 2)
 
 
 def _is_pointwise(conv: Any) -> bool:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from mmcv.cnn import build_activation_layer
 from torch import Tensor, nn
 
 from ..token_merging.base import Grid
+from . import cpu
 
 HIDDEN = 2**20
 """Hidden activations that are worked on at a time on a CPU: they stay in its cache."""
@@ -26,7 +26,6 @@ class MixFFN(nn.Module):
         feedforward_channels: C' of the hidden layer.
         act_cfg: the activation.
         ffn_drop: dropout after the activation and at the end.
-        in_rows: for inference on a CPU, work on a few rows of the grid at a time; exact.
     """
 
     def __init__(
@@ -35,10 +34,8 @@ class MixFFN(nn.Module):
         feedforward_channels: int,
         act_cfg: dict[str, Any],
         ffn_drop: float,
-        in_rows: bool = True,
     ) -> None:
         super().__init__()
-        self.in_rows = in_rows
         hidden = feedforward_channels
         drop = nn.Dropout(ffn_drop)
         self.layers = nn.Sequential(
@@ -52,36 +49,51 @@ class MixFFN(nn.Module):
 
     def forward(self, tokens: Tensor, grid: Grid) -> Tensor:
         """(B, H * W, C) -> (B, H * W, C), without the residual."""
-        image = tokens.unflatten(1, grid)
-        rows = grid[0]
-        inference = not (self.training or torch.is_grad_enabled() or torch.compiler.is_compiling())
-        if self.in_rows and inference and tokens.device.type == 'cpu':
-            modules: Any = self.layers
-            rows = max(1, HIDDEN // (len(tokens) * grid[1] * modules[0].out_channels))
-        if rows >= grid[0]:
-            return self._reduce(self._hidden(image)).flatten(1, 2)
-        result = torch.empty_like(image)
-        for top in range(0, grid[0], rows):
-            bottom = min(top + rows, grid[0])
-            # The convolution needs one row more on either side; their own results are cut off.
-            start = max(top - 1, 0)
-            hidden = self._hidden(image[:, start : bottom + 1])[:, :, top - start : bottom - start]
-            result[:, top:bottom] = self._reduce(hidden)
-        return result.flatten(1, 2)
-
-    def _hidden(self, image: Tensor) -> Tensor:
-        """Expand and convolve, (B, H, W, C) -> (B, C', H, W) in channels-last layout."""
         modules: Any = self.layers
-        expand, depthwise = modules[:2]
-        hidden = F.linear(image, expand.weight.flatten(1), expand.bias)
-        return depthwise_conv(hidden.permute(0, 3, 1, 2), depthwise)
+        hidden = self._convolve(F.linear(tokens.unflatten(1, grid), *_weights(modules[0])))
+        return modules[5](F.linear(self._activate(hidden), *_weights(modules[4]))).flatten(1, 2)
 
-    def _reduce(self, hidden: Tensor) -> Tensor:
-        """Activate and reduce, (B, C', H, W) -> (B, H, W, C)."""
+    def add_in_rows(self, tokens: Tensor, grid: Grid, norm: nn.Module) -> None:
+        """``tokens += ffn(norm(tokens))`` in place, where :func:`.cpu.works_in_rows`.
+
+        Args:
+            tokens: (B, H * W, C), contiguous.
+            grid: (H, W).
+            norm: of the tokens.
+        """
         modules: Any = self.layers
-        activate, drop, reduce = modules[2:5]
-        hidden = drop(activate(hidden.permute(0, 2, 3, 1)))
-        return drop(F.linear(hidden, reduce.weight.flatten(1), reduce.bias))
+        expand, reduce = _weights(modules[0]), _weights(modules[4])
+        height, width = grid
+        rows = max(1, HIDDEN // (width * len(expand[0])))
+        for image in tokens.unflatten(1, grid):
+            done: tuple[Tensor, Tensor] | None = None
+            for top in range(0, height, rows):
+                part = image[top : top + rows]
+                # The convolution needs one row more on either side; their own results are cut off.
+                start = max(top - 1, 0)
+                with_borders = norm(image[start : top + rows + 1])
+                # Only now may the rows above change: their last one is the border read just before.
+                if done is not None:
+                    done[0].add_(done[1])
+                hidden = self._convolve(cpu.linear(with_borders, *expand)[None])
+                own = hidden[:, top - start : top - start + len(part)]
+                done = part, cpu.linear(self._activate(own)[0], *reduce)
+            if done is not None:
+                done[0].add_(done[1])
+
+    def _convolve(self, hidden: Tensor) -> Tensor:
+        """The depthwise convolution, (B, H, W, C') -> (B, H, W, C')."""
+        modules: Any = self.layers
+        return depthwise_conv(hidden.permute(0, 3, 1, 2), modules[1]).permute(0, 2, 3, 1)
+
+    def _activate(self, hidden: Tensor) -> Tensor:
+        modules: Any = self.layers
+        return modules[3](modules[2](hidden))
+
+
+def _weights(conv: nn.Conv2d) -> tuple[Tensor, Tensor | None]:
+    """Of a 1x1 convolution, as those of a linear layer."""
+    return conv.weight.flatten(1), conv.bias
 
 
 def depthwise_conv(image: Tensor, conv: nn.Conv2d) -> Tensor:

@@ -8,6 +8,7 @@ from mmseg.models.backbones import MixVisionTransformer
 from torch.utils.checkpoint import checkpoint
 
 from segformer_plusplus import MixVisionTransformerPlusPlus, SegformerPlusPlusError
+from segformer_plusplus.layers import cpu
 from segformer_plusplus.token_merging import (
     PRESETS,
     TOKEN_MERGERS,
@@ -161,19 +162,30 @@ def test_gradient_checkpointing_changes_nothing(strategy, monkeypatch):
 
 
 def count_attended(model, image, monkeypatch):
-    """(queries, keys) of every attention call."""
-    seen = []
-    attend = F.scaled_dot_product_attention
+    """(queries, keys) of every attention, by the fused call and in rows: the same ones."""
+    fused, in_rows = [], {}
+    attend_fused, attend_rows = F.scaled_dot_product_attention, cpu.KeyValue.attend
 
-    def counting(query, key, value, **kwargs):
-        seen.append((query.shape[2], key.shape[2]))
-        return attend(query, key, value, **kwargs)
+    def counting_fused(query, key, value, **kwargs):
+        fused.append((query.shape[2], key.shape[2]))
+        return attend_fused(query, key, value, **kwargs)
 
-    monkeypatch.setattr(F, 'scaled_dot_product_attention', counting)
-    with torch.inference_mode():
+    def counting_rows(self, query):
+        queries, _ = in_rows.get(self, (0, 0))
+        in_rows[self] = queries + len(query), self._keys.shape[1]
+        return attend_rows(self, query)
+
+    with monkeypatch.context() as patch, torch.inference_mode():
+        patch.setattr(F, 'scaled_dot_product_attention', counting_fused)
+        patch.setattr(cpu.KeyValue, 'attend', counting_rows)
         model(image)
-    monkeypatch.setattr(F, 'scaled_dot_product_attention', attend)
-    return seen
+        assert not fused
+        for module in model.modules():
+            if hasattr(module, 'in_rows'):
+                module.in_rows = False
+        model(image)
+    assert fused == list(in_rows.values())
+    return fused
 
 
 @pytest.mark.parametrize(

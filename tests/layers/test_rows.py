@@ -2,11 +2,19 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from mmcv.cnn import ConvModule
 from torch import nn
 
 from segformer_plusplus import MixVisionTransformerPlusPlus
-from segformer_plusplus.layers import MixFFN, fuse_pyramid, fusion, mix_ffn
+from segformer_plusplus.layers import (
+    EfficientAttention,
+    MixFFN,
+    cpu,
+    fuse_pyramid,
+    fusion,
+    mix_ffn,
+)
 
 CHANNELS = 8, 16, 40, 64
 
@@ -107,43 +115,112 @@ def test_fusion_goes_by_rows_only_where_that_is_the_same(rows_used, case):
 
 @pytest.mark.parametrize('hidden', [1, 700, 5000, 2**20])
 @pytest.mark.parametrize('grid', [(16, 12), (7, 5), (1, 9), (33, 1)], ids=str)
-def test_mix_ffn(monkeypatch, hidden, grid):
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+def test_mix_ffn(monkeypatch, hidden, grid, dtype):
     monkeypatch.setattr(mix_ffn, 'HIDDEN', hidden)
-    model = MixFFN(8, 32, dict(type='GELU'), ffn_drop=0.1).eval()
-    tokens = torch.randn(2, grid[0] * grid[1], 8)
+    model = MixFFN(8, 32, dict(type='GELU'), ffn_drop=0.1).eval().to(dtype)
+    norm = nn.LayerNorm(8).to(dtype)
+    nn.init.normal_(norm.weight)
+    tokens = torch.randn(2, grid[0] * grid[1], 8, dtype=dtype)
     with torch.no_grad():
-        actual = model(tokens, grid)
-        model.in_rows = False
-        expected = model(tokens, grid)
-    assert relative_error(actual, expected) < 1e-6
+        expected = tokens + model(norm(tokens), grid)
+        model.add_in_rows(tokens, grid, norm)
+    assert relative_error(tokens, expected) < (1e-6 if dtype == torch.float32 else 1e-14)
 
 
-def test_mix_ffn_keeps_gradients_and_dropout_whole(monkeypatch):
-    monkeypatch.setattr(mix_ffn, 'HIDDEN', 1)
-    model = MixFFN(8, 32, dict(type='GELU'), ffn_drop=0.5)
+@pytest.mark.parametrize('shape', [(3, 40, 64), (1, 5000, 32), (700, 96), (1, 1, 1)], ids=str)
+@pytest.mark.parametrize('out', [1, 19, 96])
+@pytest.mark.parametrize('bias', [True, False])
+def test_linear(monkeypatch, shape, out, bias):
+    monkeypatch.setattr(cpu, 'SMALLEST', 0)
+    tokens, weight = torch.randn(shape), torch.randn(out, shape[-1])
+    offset = torch.randn(out) if bias else None
+    with torch.no_grad():
+        actual = cpu.linear(tokens, weight, offset)
+        strided = cpu.linear(tokens.mT.contiguous().mT, weight, offset)
+    exact = F.linear(tokens.double(), weight.double(), offset.double() if bias else None)
+    assert relative_error(actual, exact) < 1e-5 and relative_error(strided, exact) < 1e-5
+
+
+def test_linear_is_a_convolution_only_for_float32_inference(monkeypatch):
     calls = []
-    model.layers[1].register_forward_hook(lambda *_: calls.append(1))
-    real = MixFFN._hidden
-    monkeypatch.setattr(
-        MixFFN, '_hidden', lambda self, x: calls.append(x.shape[1]) or real(self, x)
-    )
-    tokens = torch.randn(1, 12 * 6, 8)
-    model(tokens, (12, 6))  # training
-    model.eval()(tokens, (12, 6))  # evaluation with gradients
-    assert calls == [12, 12]
+    real = F.conv2d
+    monkeypatch.setattr(F, 'conv2d', lambda *args: calls.append(1) or real(*args))
+    tokens, weight = torch.randn(1000, 32), torch.randn(8, 32)
+    cpu.linear(tokens, weight)  # with gradients
+    with torch.no_grad():
+        cpu.linear(tokens.double(), weight.double())
+        cpu.linear(tokens[:4], weight)
+        with torch.autocast('cpu', torch.bfloat16):
+            cpu.linear(tokens, weight)
+        with torch.backends.mkldnn.flags(enabled=False):
+            cpu.linear(tokens, weight)
+        assert not calls
+        cpu.linear(tokens, weight)
+    assert calls
+
+
+@pytest.mark.parametrize('heads', [1, 2, 5])
+@pytest.mark.parametrize('num_keys', [1, 7, 64, 1500])
+@pytest.mark.parametrize('scores', [1, 2**20])
+def test_attention(monkeypatch, heads, num_keys, scores):
+    monkeypatch.setattr(cpu, 'SCORES', scores)
+    query = torch.randn(900, 32 * heads) * 3
+    key, value = torch.randn(2, num_keys, 32 * heads)
+    with torch.no_grad():
+        memory = cpu.KeyValue(key, value, heads)
+        actual = torch.cat([memory.attend(part) for part in query.split(memory.num_queries)])
+    q, k, v = (t.double().unflatten(1, (heads, 32)).transpose(0, 1) for t in (query, key, value))
+    expected = ((q @ k.mT / 32**0.5).softmax(-1) @ v).transpose(0, 1).flatten(1)
+    assert relative_error(actual, expected) < 1e-5
 
 
 @pytest.mark.parametrize('strategy', ['none', 'hq', '2x2'])
-def test_backbone_switch(monkeypatch, strategy):
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+@pytest.mark.parametrize('arch', [dict(arch='b0'), dict(arch='b0', qkv_bias=False)], ids=str)
+def test_backbone_switch(monkeypatch, strategy, dtype, arch):
     monkeypatch.setattr(mix_ffn, 'HIDDEN', 3000)
-    image = torch.randn(1, 3, 97, 130, dtype=torch.float64)  # no match tips over by rounding
+    monkeypatch.setattr(cpu, 'SCORES', 5000)
+    monkeypatch.setattr(cpu, 'SMALLEST', 100)
+    if strategy == 'hq' and dtype == torch.float32:
+        pytest.skip('a match may tip over by rounding')
+    image = torch.randn(2, 3, 97, 130, dtype=dtype)
     models = [
-        MixVisionTransformerPlusPlus(arch='b0', token_merging=strategy, ffn_in_rows=in_rows)
+        MixVisionTransformerPlusPlus(**arch, token_merging=strategy, in_rows=in_rows)
         for in_rows in (True, False)
     ]
-    models = [model.double().eval() for model in models]
+    models = [model.to(dtype).eval() for model in models]
     models[1].load_state_dict(models[0].state_dict())
-    assert [m.in_rows for m in models[1].modules() if isinstance(m, MixFFN)] == [False] * 8
+    for model in models:
+        switches = [m.in_rows for m in model.modules() if hasattr(m, 'in_rows')]
+        assert switches == [model is models[0]] * 16  # blocks and attentions
+    kept = image.clone()
     with torch.no_grad():
         for actual, expected in zip(*(model(image) for model in models), strict=True):
-            assert relative_error(actual, expected) < 1e-12
+            assert relative_error(actual, expected) < (1e-5 if dtype == torch.float32 else 1e-12)
+    assert torch.equal(image, kept)
+
+
+@pytest.mark.parametrize('case', ['gradients', 'training', 'autocast', 'bfloat16', 'traced'])
+def test_blocks_go_by_rows_only_in_plain_inference(monkeypatch, case):
+    calls = []
+    for owner, name in ((MixFFN, 'add_in_rows'), (EfficientAttention, '_attend_in_rows')):
+        real = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *args, n=name, f=real: calls.append(n) or f(*args))
+    model = MixVisionTransformerPlusPlus(arch='b0').train(case == 'training')
+    image = torch.randn(1, 3, 64, 64)
+    if case == 'bfloat16':
+        model, image = model.bfloat16(), image.bfloat16()
+    with torch.set_grad_enabled(case == 'gradients'):
+        with torch.autocast('cpu', torch.bfloat16, enabled=case == 'autocast'):
+            torch.jit.trace(model, image, check_trace=False) if case == 'traced' else model(image)
+    assert set(calls) == ({'add_in_rows'} if case == 'bfloat16' else set())
+
+
+def test_block_leaves_its_input_alone():
+    block = MixVisionTransformerPlusPlus(arch='b0').eval().layers[0][1][0]
+    tokens = torch.randn(1, 256, 32)
+    kept = tokens.clone()
+    with torch.no_grad():
+        block(tokens, (16, 16))
+    assert torch.equal(tokens, kept)
