@@ -98,16 +98,16 @@ class EfficientAttention(nn.Module):
         return tokens
 
     def _attend(self, query: Tensor, key_value: Tensor) -> Tensor:
-        q_weights, kv_weights = self._in_projections()
-        q = F.linear(query, *q_weights)
-        k, v = F.linear(key_value, *kv_weights).chunk(2, dim=-1)
-        q, k, v = (t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (q, k, v))
+        q_weights, kv_weights, out_weights = self._projections()
+        q = cpu.linear(query, *q_weights)
+        k, v = cpu.linear(key_value, *kv_weights).chunk(2, dim=-1)
         dropout = self.attn_drop if self.training else 0.0
+        q, k, v = (t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (q, k, v))
         out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
-        return self.attn.out_proj(out.transpose(1, 2).flatten(2))
+        return cpu.linear(out.transpose(1, 2).flatten(2), *out_weights)
 
     def _attend_in_rows(self, query: Tensor, key_value: Tensor) -> Tensor:
-        q_weights, kv_weights = self._in_projections()
+        q_weights, kv_weights, out_weights = self._projections()
         k, v = cpu.linear(key_value, *kv_weights).chunk(2, dim=-1)
         result = torch.empty_like(query)
         for i in range(len(query)):
@@ -115,13 +115,13 @@ class EfficientAttention(nn.Module):
             parts = memory.num_queries
             for part, target in zip(query[i].split(parts), result[i].split(parts), strict=True):
                 out = memory.attend(cpu.linear(part, *q_weights))
-                target.copy_(cpu.linear(out, self.attn.out_proj.weight, self.attn.out_proj.bias))
+                target.copy_(cpu.linear(out, *out_weights))
         return result
 
-    def _in_projections(self) -> tuple[tuple[Tensor, Tensor | None], tuple[Tensor, Tensor | None]]:
-        """Weight and bias for queries, and those for keys and values together."""
+    def _projections(self) -> list[tuple[Tensor, Tensor | None]]:
+        """Weight and bias for queries, for keys and values together, and of the output."""
         weight, bias = self.attn.in_proj_weight, self.attn.in_proj_bias
         dims = weight.shape[1]
-        if bias is None:
-            return (weight[:dims], None), (weight[dims:], None)
-        return (weight[:dims], bias[:dims]), (weight[dims:], bias[dims:])
+        biases = (None, None) if bias is None else (bias[:dims], bias[dims:])
+        out = self.attn.out_proj
+        return [(weight[:dims], biases[0]), (weight[dims:], biases[1]), (out.weight, out.bias)]

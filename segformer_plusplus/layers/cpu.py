@@ -1,10 +1,12 @@
-"""Inference on a CPU: a few rows at a time, with matrix products through oneDNN.
+"""What is particular to a CPU: work on a few rows at a time, matrix products through oneDNN.
 
-What is worked on at a time fits into the cache, and no large temporary tensors have to be asked
-from the system. PyTorch sends ``F.linear`` and its fused attention in float32 to MKL, whose
-products use the widest vectors on some makers' processors only; 1x1 convolutions on channels-last
-memory are the same products and go to oneDNN, which asks the processor what it can do. Where MKL is
-as fast, nothing is lost. Equal to rounding.
+In inference, what is worked on at a time fits into the cache, and no large temporary tensors have
+to be asked from the system. In training, where all activations are kept, only the products differ.
+
+PyTorch sends ``F.linear`` and its fused attention in float32 to MKL, whose products use the widest
+vectors on some makers' processors only; 1x1 convolutions on channels-last memory are the same
+products and go to oneDNN, which asks the processor what it can do. Where MKL is as fast, nothing is
+lost. Equal to rounding.
 """
 
 from __future__ import annotations
@@ -21,12 +23,16 @@ SMALLEST = 20480
 
 
 def works_in_rows(tensor: Tensor) -> bool:
-    """Whether this is inference on a CPU in eager mode: what traces wants no loop over rows."""
+    """Whether this is inference on a CPU in eager mode: no graph should hold a loop over rows."""
+    return is_eager(tensor) and not torch.is_grad_enabled()
+
+
+def is_eager(tensor: Tensor) -> bool:
+    """Whether this runs on a CPU as written: neither traced nor in automatic mixed precision."""
     return (
-        tensor.device.type == 'cpu'
-        and not torch.is_grad_enabled()
+        not torch.compiler.is_compiling()
+        and tensor.device.type == 'cpu'
         and not torch.is_autocast_enabled('cpu')
-        and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
     )
 
@@ -42,11 +48,11 @@ def linear(tokens: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
 
 def _suits_onednn(tokens: Tensor) -> bool:
     return (
-        tokens.dtype == torch.float32
+        is_eager(tokens)
+        and tokens.dtype == torch.float32
         and tokens.numel() > SMALLEST
         and torch.backends.mkldnn.is_available()
         and torch.backends.mkldnn.enabled
-        and works_in_rows(tokens)
     )
 
 
@@ -61,22 +67,21 @@ class KeyValue:
 
     def __init__(self, key: Tensor, value: Tensor, num_heads: int) -> None:
         self.num_heads = num_heads
-        head_dims = key.shape[1] // num_heads
-        scaled = key * head_dims**-0.5
-        self._keys = scaled.unflatten(1, (num_heads, -1)).transpose(0, 1).contiguous()
-        self._values = value.unflatten(1, (num_heads, -1)).permute(1, 2, 0).contiguous()
+        scaled = key * (key.shape[1] // num_heads) ** -0.5
+        self.keys = scaled.unflatten(1, (num_heads, -1)).transpose(0, 1).contiguous()
+        self.values = value.unflatten(1, (num_heads, -1)).permute(1, 2, 0).contiguous()
 
     @property
     def num_queries(self) -> int:
         """How many queries :meth:`attend` should get at a time."""
-        _, num_keys, head_dims = self._keys.shape
+        _, num_keys, head_dims = self.keys.shape
         return max(SCORES // max(num_keys, head_dims), SMALLEST // head_dims + 1)
 
     def attend(self, query: Tensor) -> Tensor:
         """Softmax attention of every head: (N, C) -> (N, C)."""
         heads = query.chunk(self.num_heads, dim=1)
         parts = []
-        for head, keys, values in zip(heads, self._keys, self._values, strict=True):
+        for head, keys, values in zip(heads, self.keys, self.values, strict=True):
             weights = linear(head, keys)
             torch.softmax(weights, dim=-1, out=weights)
             parts.append(linear(weights, values))

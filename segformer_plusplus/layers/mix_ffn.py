@@ -50,8 +50,8 @@ class MixFFN(nn.Module):
     def forward(self, tokens: Tensor, grid: Grid) -> Tensor:
         """(B, H * W, C) -> (B, H * W, C), without the residual."""
         modules: Any = self.layers
-        hidden = self._convolve(F.linear(tokens.unflatten(1, grid), *_weights(modules[0])))
-        return modules[5](F.linear(self._activate(hidden), *_weights(modules[4]))).flatten(1, 2)
+        hidden = self._convolve(cpu.linear(tokens.unflatten(1, grid), *_weights(modules[0])))
+        return modules[5](cpu.linear(self._activate(hidden), *_weights(modules[4]))).flatten(1, 2)
 
     def add_in_rows(self, tokens: Tensor, grid: Grid, norm: nn.Module) -> None:
         """``tokens += ffn(norm(tokens))`` in place, where :func:`.cpu.works_in_rows`.

@@ -208,15 +208,12 @@ def _check_ratio_2d(ratio: float, stride: tuple[int, int], owner: str) -> float:
 def _split_grid(grid: Grid, cell: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
     """Top left token of every whole cell, and all other tokens, in rising order."""
     (height, width), (sy, sx) = grid, cell
-    rows = range(0, height // sy * sy, sy)
-    columns = range(0, width // sx * sx, sx)
-    destinations = [y * width + x for y in rows for x in columns]
-    is_destination = set(destinations)
-    sources = [i for i in range(height * width) if i not in is_destination]
-    return (
-        torch.tensor(sources, dtype=torch.long, device=device),
-        torch.tensor(destinations, dtype=torch.long, device=device),
-    )
+    is_destination = torch.zeros(height, width, dtype=torch.uint8, device=device)
+    is_destination[: height // sy * sy : sy, : width // sx * sx : sx] = 1
+    # Sorting instead of nonzero(): how many there are is known, so that a compiler can trace it.
+    order = is_destination.flatten().argsort(stable=True)
+    num_sources = height * width - (height // sy) * (width // sx)
+    return order[:num_sources], order[num_sources:]
 
 
 @lru_cache(maxsize=256)

@@ -172,7 +172,7 @@ def count_attended(model, image, monkeypatch):
 
     def counting_rows(self, query):
         queries, _ = in_rows.get(self, (0, 0))
-        in_rows[self] = queries + len(query), self._keys.shape[1]
+        in_rows[self] = queries + len(query), self.keys.shape[1]
         return attend_rows(self, query)
 
     with monkeypatch.context() as patch, torch.inference_mode():

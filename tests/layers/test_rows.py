@@ -142,22 +142,31 @@ def test_linear(monkeypatch, shape, out, bias):
     assert relative_error(actual, exact) < 1e-5 and relative_error(strided, exact) < 1e-5
 
 
-def test_linear_is_a_convolution_only_for_float32_inference(monkeypatch):
+def test_linear_is_a_convolution_only_for_float32_on_a_cpu(monkeypatch):
     calls = []
     real = F.conv2d
     monkeypatch.setattr(F, 'conv2d', lambda *args: calls.append(1) or real(*args))
     tokens, weight = torch.randn(1000, 32), torch.randn(8, 32)
-    cpu.linear(tokens, weight)  # with gradients
-    with torch.no_grad():
-        cpu.linear(tokens.double(), weight.double())
-        cpu.linear(tokens[:4], weight)
-        with torch.autocast('cpu', torch.bfloat16):
-            cpu.linear(tokens, weight)
-        with torch.backends.mkldnn.flags(enabled=False):
-            cpu.linear(tokens, weight)
-        assert not calls
+    cpu.linear(tokens.double(), weight.double())
+    cpu.linear(tokens[:4], weight)
+    with torch.autocast('cpu', torch.bfloat16):
         cpu.linear(tokens, weight)
+    with torch.backends.mkldnn.flags(enabled=False):
+        cpu.linear(tokens, weight)
+    assert not calls
+    cpu.linear(tokens, weight)
     assert calls
+
+
+def test_gradients_of_linear(monkeypatch):
+    monkeypatch.setattr(cpu, 'SMALLEST', 0)
+    inputs = [torch.randn(s).requires_grad_() for s in ((2, 900, 32), (64, 32), (64,))]
+    grad = torch.randn(2, 900, 64)
+    results = torch.autograd.grad(cpu.linear(*inputs), inputs, grad)
+    exact = [t.detach().double().requires_grad_() for t in inputs]
+    expected = torch.autograd.grad(F.linear(*exact), exact, grad.double())
+    for got, wanted in zip(results, expected, strict=True):
+        assert relative_error(got, wanted) < 1e-5
 
 
 @pytest.mark.parametrize('heads', [1, 2, 5])

@@ -1,0 +1,70 @@
+"""The backbone is traced in one graph, whatever merges, and gives the same features."""
+
+import pytest
+import torch
+
+from segformer_plusplus import MixVisionTransformerPlusPlus
+from segformer_plusplus.token_merging import PRESETS
+
+TINY = dict(
+    embed_dims=8,
+    num_layers=[1, 1, 1, 1],
+    num_heads=[1, 2, 3, 4],
+    token_merging='none',
+)
+BOTH = [dict(q='NeighborMerging1d', kv=dict(type='BipartiteSoftMatching1d', ratio=0.3))] * 4
+
+
+def build(strategy):
+    settings = dict(TINY, token_merging=strategy)
+    return MixVisionTransformerPlusPlus(**settings).double()  # no match tips over by rounding
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize('strategy', [*PRESETS, BOTH], ids=str)
+def test_inference(strategy):
+    model = build(strategy).eval()
+    image = torch.randn(2, 3, 97, 131, dtype=torch.float64)
+    compiled = torch.compile(model, backend='eager', fullgraph=True)
+    with torch.no_grad():
+        for actual, expected in zip(compiled(image), model(image), strict=True):
+            torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.parametrize('strategy', ['none', 'hq', '2x2'])
+def test_training(strategy):
+    model = build(strategy).train()
+    image = torch.randn(1, 3, 96, 64, dtype=torch.float64)
+    compiled = torch.compile(model, backend='aot_eager', fullgraph=True)
+    grads = []
+    for run in (model, compiled):
+        sum(feature.square().sum() for feature in run(image)).backward()
+        grads.append([p.grad for p in model.parameters()])
+        model.zero_grad(set_to_none=True)
+    for expected, actual in zip(*grads, strict=True):
+        torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.parametrize('strategy', ['none', 'hq', '2x2'])
+def test_several_sizes(strategy):
+    model = build(strategy).eval()
+    graphs = []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(model, backend=count, fullgraph=True, dynamic=True)
+    with torch.no_grad():
+        for size in [(128, 160), (192, 96), (256, 224)]:
+            image = torch.randn(1, 3, *size, dtype=torch.float64)
+            for actual, expected in zip(compiled(image), model(image), strict=True):
+                torch.testing.assert_close(actual, expected)
+    # what a ratio leaves of the tokens is a number of its own for every size
+    assert len(graphs) == 1 or strategy == 'hq'
