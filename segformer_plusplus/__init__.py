@@ -22,6 +22,7 @@ from .token_merging import TOKEN_MERGERS, MergePlan, TokenMerger  # noqa: E402
 
 _TOOLBOX_PARTS = {
     'SegformerHeadPlusPlus': 'segmentation',
+    'SegformerLinearHead': 'segmentation',
     'EncoderDecoderPlusPlus': 'segmentation',
     'CheckedLoadAnnotations': 'segmentation',
     'SegformerHeatmapHead': 'pose',

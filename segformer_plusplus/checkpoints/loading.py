@@ -5,56 +5,72 @@ from __future__ import annotations
 import hashlib
 import pickle
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
 import torch
+from mmengine.logging import print_log
 from torch import Tensor, nn
-from torch.hub import get_dir, load_state_dict_from_url
+from torch.hub import download_url_to_file, get_dir, load_state_dict_from_url
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, SegformerPlusPlusError
+from .conversion import convert, not_recognised, recognise
+from .files import SAFETENSORS, read_path
+from .names import some
 from .safe_globals import mmengine_globals
+from .settings import head_kind
 
 # torch.hub takes any 'name-face.pth' for a file with a hash; a real one has eight digits or more
-_HASH = re.compile(r'-[0-9a-f]{8,64}\.')
+_HASH = re.compile(r'-([0-9a-f]{8,64})\.')
 _FORBIDDEN = re.compile(r'Unsupported (?:global: GLOBAL \S+|class \S+|operand \S+)')
+_PLACES = ('model_state_dict', 'model', 'state_dict')  # the last one goes first
+_WRAPPERS = ('module.', '_orig_mod.')
 _ANSI = re.compile(r'\x1b\[[0-9;]*m')
 
 
-def read_checkpoint(source: str | Path, map_location: str | torch.device = 'cpu') -> dict[str, Any]:
-    """Read a checkpoint file, or download it into torch.hub's cache first.
+def read_checkpoint(
+    source: str | Path,
+    map_location: str | torch.device = 'cpu',
+    *,
+    unsafe: bool = False,
+) -> dict[str, Any]:
+    """Read a checkpoint, or download it into torch.hub's cache first.
 
     Args:
-        source: a path, or an http(s) address. The hash in a file name such as
+        source: a file of PyTorch or of safetensors, a folder of Transformers (also with weights in
+            several files), or the http(s) address of a file. The hash in a file name such as
             ``mit_b0-0123abcd.pth`` is verified.
         map_location: where the tensors go.
+        unsafe: run the code that a pickle holds, if it holds any.
 
     Returns:
-        The file's content, a dict.
+        The content, a dict, under the names that it has there.
 
     Raises:
         CheckpointError: nothing there, no checkpoint, cut short, or one that would have to run
             code to be read.
+        MissingDependencyError: it needs the package safetensors, which is not installed.
     """
-    scheme = urlparse(str(source)).scheme
     try:
         with mmengine_globals():
-            if scheme in ('http', 'https'):
-                content = _download(str(source), map_location)
+            if urlparse(str(source)).scheme in ('http', 'https'):
+                content = _download(str(source), map_location, unsafe)
             else:
-                content = _read_file(Path(source).expanduser(), map_location)
-    except CheckpointError:
+                content = read_path(Path(source).expanduser(), map_location, unsafe)
+    except SegformerPlusPlusError:
         raise
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f'checkpoint {source} cannot be read safely: {_reason(error)}; it holds more than '
-            'tensors and plain values, or it is damaged'
+            'tensors and plain values, or it is damaged. If you trust where it is from, '
+            'tools/convert_checkpoint.py SRC DST --unsafe runs its code and writes it without'
         ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged file can fail in any way
         raise CheckpointError(
             f'checkpoint {source} cannot be read: {_reason(error)}; it is damaged, cut short or '
-            'no PyTorch file'
+            'no file of PyTorch or safetensors'
         ) from error
     if not isinstance(content, dict):
         raise CheckpointError(
@@ -72,10 +88,13 @@ def load_checkpoint_strictly(
 ) -> dict[str, Any]:
     """Load a checkpoint so that every key of the file and of the model is accounted for.
 
+    Weights of other libraries are converted first, see :func:`~.conversion.convert`.
+
     Args:
         model: loaded in place; untouched if anything does not fit.
         source: as for :func:`read_checkpoint`.
-        prefix: load only the keys below it, e.g. 'backbone' of a whole segmentor.
+        prefix: load only the keys below it, e.g. 'backbone' of a whole segmentor; as they are
+            called in the file, or here.
         map_location: where the file's tensors go first.
 
     Returns:
@@ -85,12 +104,16 @@ def load_checkpoint_strictly(
         CheckpointError: keys missing in the file, keys the model does not have, other shapes.
     """
     checkpoint = read_checkpoint(source, map_location)
-    state = extract_state_dict(checkpoint, source)
-    if prefix:
-        start = prefix.rstrip('.') + '.'
-        state = {k.removeprefix(start): v for k, v in state.items() if k.startswith(start)}
-        if not state:
-            raise CheckpointError(f'checkpoint {source} has no key below prefix={prefix!r}')
+    state = plain_state_dict(checkpoint, source)
+    start = prefix.rstrip('.') + '.' if prefix else ''
+    inside = _below(start, state)
+    # a prefix that the file does not know may be one that its weights get here
+    state = _to_our_names(inside, source) if inside else _below(start, _to_our_names(state, source))
+    if not state:
+        raise CheckpointError(
+            f'checkpoint {source} has no key below prefix={prefix!r}; its keys are '
+            f'{some(plain_state_dict(checkpoint, source))}'
+        )
     load_state_dict_strictly(model, state, source)
     return checkpoint
 
@@ -107,43 +130,87 @@ def load_state_dict_strictly(
     model.load_state_dict(state, strict=True)
 
 
-def _download(url: str, map_location: str | torch.device) -> Any:
-    name = Path(urlparse(url).path).name
-    # two addresses with one file name must not share a cache entry
-    cached_as = f'{hashlib.sha256(url.encode()).hexdigest()[:12]}_{name}'
-    try:
-        return load_state_dict_from_url(
-            url,
-            map_location=map_location,
-            check_hash=_HASH.search(cached_as) is not None,
-            file_name=cached_as,
-            weights_only=True,
-        )
-    except Exception:
-        # a download that was cut short must not stand in the way of the next try
-        (Path(get_dir()) / 'checkpoints' / cached_as).unlink(missing_ok=True)
-        raise
-
-
-def _read_file(path: Path, map_location: str | torch.device) -> Any:
-    if not path.is_file():
-        raise CheckpointError(f'checkpoint {path} does not exist or is not a file')
-    return torch.load(path, map_location=map_location, weights_only=True)
-
-
 def extract_state_dict(checkpoint: dict[str, Any], source: str | Path) -> dict[str, Tensor]:
-    """The weights of a checkpoint that was read from ``source``, without DDP's prefix.
+    """The weights of a checkpoint that was read from ``source``, under our names.
+
+    Those of a library that is not recognised keep theirs.
+
+    Raises:
+        CheckpointError: there are none, or a library is recognised but its keys are not complete.
+    """
+    return _to_our_names(plain_state_dict(checkpoint, source), source)
+
+
+def plain_state_dict(checkpoint: dict[str, Any], source: str | Path) -> dict[str, Tensor]:
+    """The weights of a checkpoint under the names that they have there.
+
+    They may lie under 'state_dict' or 'model'; the prefixes of DDP and of ``torch.compile`` go.
 
     Raises:
         CheckpointError: there are none.
     """
-    state = checkpoint.get('state_dict', checkpoint)
-    tensors = isinstance(state, dict) and all(isinstance(v, Tensor) for v in state.values())
-    if not tensors or not state:
+    places = (checkpoint, *(checkpoint.get(name) for name in _PLACES))
+    found = next((place for place in reversed(places) if _is_state_dict(place)), None)
+    if found is None:
         raise CheckpointError(
-            f'checkpoint {source} holds no state dict; its keys are {_some(checkpoint)}'
+            f'checkpoint {source} holds no state dict; its keys are {some(checkpoint)}'
         )
-    return {key.removeprefix('module.'): value for key, value in state.items()}
+    state = dict(found)
+    while wrapper := next((w for w in _WRAPPERS if all(k.startswith(w) for k in state)), None):
+        state = {key.removeprefix(wrapper): value for key, value in state.items()}
+    return state
+
+
+def _is_state_dict(value: Any) -> bool:
+    return isinstance(value, dict) and bool(value) and all(map(torch.is_tensor, value.values()))
+
+
+def _to_our_names(state: dict[str, Tensor], source: str | Path) -> dict[str, Tensor]:
+    try:
+        if recognise(state) in (None, 'mmseg'):
+            return state
+        result = convert(state)
+    except CheckpointError as error:
+        raise CheckpointError(f'checkpoint {source}: {error}') from error
+    left_out = f': {", ".join(result.left_out)}' if result.left_out else ''
+    print_log(
+        f'{source} has the names of {result.source}: {result.converted} keys converted, '
+        f'{len(result.left_out)} left out{left_out}',
+        logger='current',
+    )
+    return result.state
+
+
+def _below(start: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix(start): v for key, v in state.items() if key.startswith(start)}
+
+
+def _download(url: str, map_location: str | torch.device, unsafe: bool) -> Any:
+    name = Path(urlparse(url).path).name
+    # two addresses with one file name must not share a cache entry
+    cached = Path(get_dir()) / 'checkpoints' / f'{_digest(url)}_{name}'
+    hashed = _HASH.search(cached.name)
+    try:
+        if cached.suffix != SAFETENSORS:
+            return load_state_dict_from_url(
+                url,
+                map_location=map_location,
+                check_hash=hashed is not None,
+                file_name=cached.name,
+                weights_only=not unsafe,
+            )
+        if not cached.exists():
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            download_url_to_file(url, str(cached), hashed[1] if hashed else None)
+        return read_path(cached, map_location, unsafe)
+    except Exception:
+        # a download that was cut short must not stand in the way of the next try
+        cached.unlink(missing_ok=True)
+        raise
+
+
+def _digest(url: str) -> str:
+    return hashlib.sha256(url.encode()).hexdigest()[:12]
 
 
 def _check_fit(model: nn.Module, state: dict[str, Tensor], source: str | Path) -> None:
@@ -153,9 +220,9 @@ def _check_fit(model: nn.Module, state: dict[str, Tensor], source: str | Path) -
     reshaped = [k for k in own if k in state and own[k].shape != state[k].shape]
     problems = []
     if missing:
-        problems.append(f'{len(missing)} keys missing: {_some(missing)}')
+        problems.append(f'{len(missing)} keys missing: {some(missing)}')
     if unexpected:
-        problems.append(f'{len(unexpected)} keys the model does not have: {_some(unexpected)}')
+        problems.append(f'{len(unexpected)} keys the model does not have: {some(unexpected)}')
     if reshaped:
         key = reshaped[0]
         problems.append(
@@ -164,17 +231,33 @@ def _check_fit(model: nn.Module, state: dict[str, Tensor], source: str | Path) -
         )
     if not problems:
         return
-    hint = ''
-    if missing and all(f'backbone.{key}' in state for key in missing):
-        hint = "; the file is a whole model, use prefix='backbone' for its backbone"
     raise CheckpointError(
-        f'checkpoint {source} does not fit {type(model).__name__}: {"; ".join(problems)}{hint}'
+        f'checkpoint {source} does not fit {type(model).__name__}: {"; ".join(problems)}'
+        f'{_hint(own, state)}'
     )
 
 
-def _some(keys: Any, most: int = 3) -> str:
-    names = [str(key) for key in keys]
-    return ', '.join(names[:most]) + (', ...' if len(names) > most else '')
+def _hint(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
+    """What may be meant instead, for a message."""
+    missing = [key for key in own if key not in state]
+    if missing and all(f'backbone.{key}' in state for key in missing):
+        return "; the file is a whole model, use prefix='backbone' for its backbone"
+    if recognise(own) != 'mmseg':
+        return ''
+    if recognise(state) is None:
+        return f'; the file is of no known format: {not_recognised(state)}'
+    heads = head_kind(own), head_kind(state)
+    if heads == ('mmseg', 'linear'):
+        channels = state['decode_head.fusion_conv.conv.weight'].shape[0]
+        return (
+            '; the levels of its head are linear, as in the original and in Transformers: use '
+            f"decode_head=dict(type='SegformerLinearHead', channels={channels})"
+        )
+    if heads == ('linear', 'mmseg'):
+        return "; its head is mmseg's: use decode_head=dict(type='SegformerHeadPlusPlus')"
+    if heads[0] and not heads[1]:
+        return '; the file is a backbone alone: name it in the init_cfg of the backbone'
+    return ''
 
 
 def _reason(error: BaseException) -> str:

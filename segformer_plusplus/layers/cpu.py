@@ -52,7 +52,7 @@ def _suits_onednn(tokens: Tensor) -> bool:
         and tokens.dtype == torch.float32
         and tokens.numel() > SMALLEST
         and torch.backends.mkldnn.is_available()
-        and torch.backends.mkldnn.enabled
+        and bool(torch.backends.mkldnn.enabled)
     )
 
 

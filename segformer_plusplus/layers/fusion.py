@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 
-from .fusion_rows import can_fuse_in_rows, fuse_in_rows
+from .fusion_rows import can_fuse_in_rows, compose, fuse_in_rows, is_linear
 
 
 def fuse_pyramid(
@@ -26,7 +26,8 @@ def fuse_pyramid(
 
     A 1x1 convolution commutes with the resize, and a convolution of a concatenation is the sum
     of the convolutions of its parts. So every level is multiplied by its slice of the fusion's
-    weight at its own low resolution, and only the products are resized and added.
+    weight at its own low resolution, and only the products are resized and added. A level that is
+    a convolution and nothing else is one with its slice.
 
     Args:
         features: one (B, C_i, H_i, W_i) per level; the first has the resolution of the result.
@@ -61,7 +62,7 @@ def _fuse(
     weights = conv.weight.chunk(len(features), dim=1)
     fused: Any = 0 if conv.bias is None else conv.bias.view(1, -1, 1, 1)
     for feature, level_conv, weight in zip(features, convs, weights, strict=True):
-        level = F.conv2d(level_conv(feature), weight)
+        level = _multiply(feature, level_conv, weight)
         if level.shape[2:] != size:
             corners = align_corners if mode in ('bilinear', 'bicubic') else None
             level = F.interpolate(level, size=size, mode=mode, align_corners=corners)
@@ -69,3 +70,12 @@ def _fuse(
     if fusion_conv.with_norm:
         fused = fusion_conv.norm(fused)
     return fusion_conv.activate(fused) if fusion_conv.with_activation else fused
+
+
+def _multiply(feature: Tensor, level_conv: nn.Module, weight: Tensor) -> Tensor:
+    """``conv(level_conv(feature))``, as one convolution where the level is nothing but one."""
+    if not is_linear(level_conv):
+        return F.conv2d(level_conv(feature), weight)
+    inner: Any = level_conv
+    both, bias = compose((inner.conv.weight.flatten(1), inner.conv.bias), weight.flatten(1))
+    return F.conv2d(feature, both[:, :, None, None], bias)

@@ -67,6 +67,20 @@ def fuse_in_rows(
     return result.permute(0, 3, 1, 2)
 
 
+def compose(first: tuple[Tensor, Tensor | None], second: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias of two linear layers in one.
+
+    Args:
+        first: (C', C) and (C') or None.
+        second: (C'', C'), without a bias.
+
+    Returns:
+        (C'', C) and (C'') or None.
+    """
+    weight, bias = first
+    return second @ weight, None if bias is None else second @ bias
+
+
 class _Level:
     """One level of the pyramid on its way into the sum.
 
@@ -81,12 +95,15 @@ class _Level:
         self.conv = conv
         self.folded = _fold(conv)
         self.part = part
+        if not conv.with_activation:
+            self.folded = compose(self.folded, part)
 
     def fuse(self, rows: slice) -> Tensor:
         """Rows of the level's product, (B, len(rows), W_i, C), a tensor of its own."""
         level = cpu.linear(self.grid[:, rows], *self.folded)
-        level = self.conv.activate(level) if self.conv.with_activation else level
-        return cpu.linear(level, self.part)
+        if not self.conv.with_activation:
+            return level
+        return cpu.linear(self.conv.activate(level), self.part)
 
     def resized_rows(self, rows: slice, size: tuple[int, int]) -> Tensor:
         """Rows of the product's bilinear resize to (H, W), (B, len(rows), W, C).
@@ -113,6 +130,13 @@ def _source_rows(rows: slice, scale: float, low: int) -> tuple[int, int]:
     """The rows, of ``low`` ones, that a bilinear resize reads for ``rows``: first, last + 1."""
     first, last = (max(0.0, (row + 0.5) * scale - 0.5) for row in (rows.start, rows.stop - 1))
     return int(first), min(low, int(last) + 2)
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether this is nothing but a 1x1 convolution."""
+    if not isinstance(module, ConvModule) or module.with_norm or module.with_activation:
+        return False
+    return _is_pointwise(module.conv)
 
 
 def _is_pointwise(conv: Any) -> bool:

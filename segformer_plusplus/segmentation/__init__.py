@@ -7,6 +7,7 @@ for _module in ('mmseg', 'mmseg.models', 'mmseg.datasets.transforms'):
 
 from .head import SegformerHeadPlusPlus  # noqa: E402
 from .labels import label_map  # noqa: E402
+from .linear_head import SegformerLinearHead  # noqa: E402
 from .segmentor import EncoderDecoderPlusPlus  # noqa: E402
 from .transforms import CheckedLoadAnnotations  # noqa: E402
 
@@ -14,5 +15,6 @@ __all__ = [
     'CheckedLoadAnnotations',
     'EncoderDecoderPlusPlus',
     'SegformerHeadPlusPlus',
+    'SegformerLinearHead',
     'label_map',
 ]

@@ -1,0 +1,90 @@
+"""The all-MLP head as SegFormer's authors and Transformers have it: levels without norm or ReLU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mmcv.cnn import ConvModule
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+from mmseg.registry import MODELS
+from torch import Tensor, nn
+
+from ..errors import SegformerPlusPlusError
+from ..layers import fuse_pyramid
+
+_BATCH_NORM = {'type': 'BN', 'requires_grad': True}
+
+
+@MODELS.register_module()
+class SegformerLinearHead(BaseDecodeHead):
+    """Fuses the stages as SegFormer's original code, Transformers and SMP do.
+
+    mmseg's ``SegformerHead`` has a norm and a ReLU after the projection of each level. Theirs is a
+    linear layer with a bias and nothing more, so that the weights of one do not fit the other. This
+    head takes theirs and gives the same logits. Its state dict has mmseg's names: ``convs.i.conv``
+    with a bias, ``fusion_conv``, ``conv_seg``.
+
+    Args:
+        in_channels: channels of the stages that are fused.
+        channels: width of the fusion (their ``embed_dim``, ``decoder_hidden_size``,
+            ``decoder_segmentation_channels``).
+        in_index: which of the backbone's outputs these are; by default the first ones.
+        norm_cfg: norm of the fusion; theirs is a batch norm with torch's eps of 1e-5.
+        act_cfg: activation of the fusion.
+        interpolate_mode: ``mode`` of ``F.interpolate``.
+        in_rows: for inference, a few rows at a time with folded norms; equal to rounding.
+        kwargs: those of mmseg's ``BaseDecodeHead``.
+
+    Raises:
+        SegformerPlusPlusError: ``in_channels`` and ``in_index`` do not go together.
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        channels: int,
+        in_index: Sequence[int] | None = None,
+        norm_cfg: dict[str, Any] | None = _BATCH_NORM,
+        act_cfg: dict[str, Any] | None = None,
+        interpolate_mode: str = 'bilinear',
+        in_rows: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        in_channels = list(in_channels)
+        in_index = list(range(len(in_channels)) if in_index is None else in_index)
+        if not in_channels or len(in_channels) != len(in_index):
+            raise SegformerPlusPlusError(
+                f'decode_head.in_channels {in_channels} and decode_head.in_index {in_index} do not '
+                'go together; give one index for each number of channels'
+            )
+        super().__init__(
+            in_channels=in_channels,
+            channels=channels,
+            in_index=in_index,
+            input_transform='multiple_select',
+            norm_cfg=norm_cfg,
+            act_cfg=act_cfg or {'type': 'ReLU'},
+            **kwargs,
+        )
+        self.interpolate_mode = interpolate_mode
+        self.in_rows = in_rows
+        self.convs = nn.ModuleList(
+            ConvModule(width, channels, 1, bias=True, norm_cfg=None, act_cfg=None)
+            for width in in_channels
+        )
+        self.fusion_conv = ConvModule(
+            channels * len(in_channels), channels, 1, norm_cfg=self.norm_cfg, act_cfg=self.act_cfg
+        )
+
+    def forward(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Features (B, C_i, H_i, W_i) of the stages -> logits (B, num_classes, H_0, W_0)."""
+        return fuse_pyramid(
+            self._transform_inputs(inputs),
+            self.convs,
+            self.fusion_conv,
+            self.cls_seg if self.training else self.conv_seg,
+            self.interpolate_mode,
+            self.align_corners,
+            self.in_rows,
+        )
