@@ -21,6 +21,9 @@ SCORES = 2**20
 SMALLEST = 20480
 """PyTorch computes convolutions of no more input elements than these without oneDNN."""
 
+SMALLEST_TRAINED = 32 * 32
+"""The backward pass of convolutions with no more weights than these is slower than a product's."""
+
 
 def works_in_rows(tensor: Tensor) -> bool:
     """Whether this is inference on a CPU in eager mode: no graph should hold a loop over rows."""
@@ -39,7 +42,8 @@ def is_eager(tensor: Tensor) -> bool:
 
 def linear(tokens: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``F.linear``: (..., C), (C', C), (C') -> (..., C')."""
-    if not _suits_onednn(tokens):
+    small = weight.numel() <= SMALLEST_TRAINED and torch.is_grad_enabled()
+    if small or not _suits_onednn(tokens):
         return F.linear(tokens, weight, bias)
     image = tokens.reshape(1, 1, -1, tokens.shape[-1]).permute(0, 3, 1, 2)
     result = F.conv2d(image, weight[:, :, None, None], bias).permute(0, 2, 3, 1)

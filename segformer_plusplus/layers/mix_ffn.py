@@ -54,20 +54,17 @@ class MixFFN(nn.Module):
         return modules[5](cpu.linear(self._activate(hidden), *_weights(modules[4]))).flatten(1, 2)
 
     def add_in_rows(self, tokens: Tensor, grid: Grid, norm: nn.Module) -> None:
-        """``tokens += ffn(norm(tokens))`` in place, where :func:`.cpu.works_in_rows`.
+        """``tokens += ffn(norm(tokens))`` in place, for inference.
 
         Args:
             tokens: (B, H * W, C), contiguous.
             grid: (H, W).
             norm: of the tokens.
         """
-        modules: Any = self.layers
-        expand, reduce = _weights(modules[0]), _weights(modules[4])
-        height, width = grid
-        rows = max(1, HIDDEN // (width * len(expand[0])))
+        rows = self._rows(grid)
         for image in tokens.unflatten(1, grid):
             done: tuple[Tensor, Tensor] | None = None
-            for top in range(0, height, rows):
+            for top in range(0, grid[0], rows):
                 part = image[top : top + rows]
                 # The convolution needs one row more on either side; their own results are cut off.
                 start = max(top - 1, 0)
@@ -75,11 +72,20 @@ class MixFFN(nn.Module):
                 # Only now may the rows above change: their last one is the border read just before.
                 if done is not None:
                     done[0].add_(done[1])
-                hidden = self._convolve(cpu.linear(with_borders, *expand)[None])
-                own = hidden[:, top - start : top - start + len(part)]
-                done = part, cpu.linear(self._activate(own)[0], *reduce)
+                inside = slice(top - start, top - start + len(part))
+                done = part, self._run_part(with_borders, inside)
             if done is not None:
                 done[0].add_(done[1])
+
+    def _rows(self, grid: Grid) -> int:
+        modules: Any = self.layers
+        return max(1, HIDDEN // (grid[1] * modules[0].out_channels))
+
+    def _run_part(self, image: Tensor, own: slice) -> Tensor:
+        """Some rows of one normalised image with those around them -> the rows ``own``."""
+        modules: Any = self.layers
+        hidden = self._convolve(cpu.linear(image, *_weights(modules[0]))[None])
+        return cpu.linear(self._activate(hidden[:, own])[0], *_weights(modules[4]))
 
     def _convolve(self, hidden: Tensor) -> Tensor:
         """The depthwise convolution, (B, H, W, C') -> (B, H, W, C')."""

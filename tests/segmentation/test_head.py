@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from mmengine.structures import PixelData
 from mmseg.models.decode_heads import SegformerHead
+from mmseg.structures import SegDataSample
 
 from segformer_plusplus.segmentation import SegformerHeadPlusPlus
 
@@ -70,3 +72,32 @@ def test_gradients_equal_mmseg():
     gradients = dict(theirs.named_parameters())
     for name, parameter in ours.named_parameters():
         torch.testing.assert_close(parameter.grad, gradients[name].grad)
+
+
+CROSS_ENTROPY = dict(type='CrossEntropyLoss', loss_weight=0.7)
+
+
+@pytest.mark.parametrize(
+    'kwargs',
+    [
+        {},
+        dict(loss_decode=[CROSS_ENTROPY, dict(type='DiceLoss')]),
+        dict(loss_decode=[CROSS_ENTROPY, CROSS_ENTROPY]),
+        dict(sampler=dict(type='OHEMPixelSampler', thresh=0.7, min_kept=20)),
+        dict(ignore_index=2),
+    ],
+    ids=['default', 'two losses', 'one name twice', 'sampler', 'ignore_index'],
+)
+@pytest.mark.parametrize('labelled', [1.0, 0.6, 0.0])
+def test_losses_equal_mmseg(kwargs, labelled):
+    ours, theirs = (model.double() for model in build_pair(**kwargs))
+    logits = torch.randn(2, 5, 9, 12, dtype=torch.float64)
+    labels = torch.randint(0, 5, (2, 1, 33, 40))
+    labels[torch.rand(labels.shape) >= labelled] = kwargs.get('ignore_index', 255)
+    samples = [SegDataSample(gt_sem_seg=PixelData(data=label)) for label in labels]
+    actual, expected = (head.loss_by_feat(logits, samples) for head in (ours, theirs))
+    assert list(actual) == list(expected)
+    for name, value in expected.items():
+        torch.testing.assert_close(
+            actual[name].double(), value.double(), rtol=1e-5, atol=1e-5, equal_nan=True
+        )
