@@ -60,7 +60,7 @@ class SegformerHeadPlusPlus(SegformerHead):
         modules = self.loss_decode
         for module in modules if isinstance(modules, nn.ModuleList) else [modules]:
             loss = module(logits, labels, weight=weight, ignore_index=self.ignore_index)
-            name = module.loss_name
+            name = str(module.loss_name)
             losses[name] = losses[name] + loss if name in losses else loss
         losses['acc_seg'] = _accuracy(logits, labels, self.ignore_index)
         return losses
