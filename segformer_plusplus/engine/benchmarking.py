@@ -50,6 +50,7 @@ def measure(
     rounds: int,
     warmup: int,
     device: torch.device | str = 'cpu',
+    taken: dict[str, list[float]] | None = None,
 ) -> dict[str, Timing]:
     """Times several models in turn.
 
@@ -62,6 +63,8 @@ def measure(
         rounds: timed rounds, at least 1.
         warmup: rounds before those, not timed.
         device: where the models run.
+        taken: filled with the seconds of every model as they come, for those who want what was
+            measured before an interruption.
 
     Returns:
         name -> its times, in the order of ``models``.
@@ -77,7 +80,8 @@ def measure(
         for name, call in models.items():
             with memory_errors(name):
                 call()
-    seconds: dict[str, list[float]] = {name: [] for name in models}
+    seconds = {} if taken is None else taken
+    seconds.update({name: [] for name in models})
     for _ in range(rounds):
         for name, call in models.items():
             with memory_errors(name):
@@ -149,6 +153,9 @@ def describe_environment() -> dict[str, Any]:
         'mmcv': ('onedl-mmcv', 'mmcv', 'mmcv-lite'),
         'mmseg': ('onedl-mmsegmentation', 'mmsegmentation'),
         'mmpose': ('mmpose',),
+        'transformers': ('transformers',),
+        'openvino': ('openvino',),
+        'tomesd': ('tomesd',),
     }
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
@@ -158,6 +165,7 @@ def describe_environment() -> dict[str, Any]:
         'cpu_count': os.cpu_count(),
         'gpu': gpu,
         'cuda': torch.version.cuda if gpu else None,
+        'float32_matmul_precision': torch.get_float32_matmul_precision(),
         'versions': {name: _version(names) for name, names in packages.items()},
         'git_commit': git_commit(),
     }

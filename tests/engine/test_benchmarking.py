@@ -27,6 +27,15 @@ def test_rounds_go_in_turn_after_the_warmup():
     assert all(len(timing.seconds) == 3 for timing in timings.values())
 
 
+def test_what_was_taken_before_an_interruption_is_kept():
+    rounds = iter(range(3))
+    taken = {}
+    calls = {'a': lambda: None, 'b': lambda: next(rounds)}
+    with pytest.raises(StopIteration):
+        measure(calls, rounds=4, warmup=1, taken=taken)
+    assert [len(seconds) for seconds in taken.values()] == [3, 2]
+
+
 def test_times_are_seconds():
     timing = measure({'a': lambda: time.sleep(0.02)}, rounds=3, warmup=0)['a']
     assert 0.02 <= timing.median < 1
@@ -107,6 +116,31 @@ def test_count_flops(context):
         assert count_flops(lambda: F.gelu(tokens)) == 0
 
 
+class Doubled(torch.autograd.Function):
+    """Runs a module inside, which has no gradient function there."""
+
+    @staticmethod
+    def forward(ctx, module, tokens):
+        return module(tokens) * 2
+
+    @staticmethod
+    def backward(ctx, grad):
+        return None, grad
+
+
+def test_count_flops_of_a_training_step_with_a_function_of_ones_own():
+    first, second = nn.Linear(8, 4), nn.Linear(4, 2)
+    tokens = torch.randn(10, 8)
+
+    def step():
+        second(Doubled.apply(nn.Linear(4, 4), first(tokens))).sum().backward()
+
+    forward = 2 * 10 * (8 * 4 + 4 * 4 + 4 * 2)
+    # the gradients of both weights, and that of the second layer's input
+    backward = 2 * 10 * (8 * 4 + 4 * 2 + 4 * 2)
+    assert count_flops(step) == forward + backward
+
+
 def test_attention_formula_for_older_versions():
     assert (
         _attention_flops((1, 2, 64, 32), (1, 2, 16, 32), (1, 2, 16, 32)) == 2 * 2 * 2 * 64 * 16 * 32
@@ -116,4 +150,6 @@ def test_attention_formula_for_older_versions():
 def test_environment():
     environment = describe_environment()
     assert environment['versions']['torch'].startswith('torch ')
+    assert environment['versions']['tomesd'].startswith('tomesd 0.1')
+    assert {'transformers', 'openvino'} <= set(environment['versions'])
     assert environment['cpu'] and environment['python'] and environment['platform']

@@ -69,7 +69,7 @@ def load_tool(name: str) -> ModuleType:
     return module
 
 
-train, evaluate, benchmark = (load_tool(name).main for name in ('train', 'test', 'benchmark'))
+train, evaluate = (load_tool(name).main for name in ('train', 'test'))
 
 
 @pytest.fixture(scope='module')
@@ -158,74 +158,6 @@ def test_lenient_loading_has_to_be_asked_for(place, tmp_path, capfd):
     message = refused(capfd, evaluate, *argv)
     assert 'iter_2.pth' in message and 'backbone.layers' in message
     assert evaluate([str(argument) for argument in [*argv, 'strict_load=False']]) == 0
-
-
-def test_benchmark_of_presets(place, tmp_path):
-    result = tmp_path / 'result.json'
-    argv = [place / 'tiny.py', '--token-merging', 'none', '2x2', '--shape', '64x96']
-    argv += ['--rounds', 3, '--warmup', 1, '--json', result]
-    argv += ['--checkpoint', place / 'work' / 'iter_2.pth']
-    assert benchmark([str(argument) for argument in argv]) == 0
-    content = json.loads(result.read_text())
-    none, merged = content['results']
-    assert (none['name'], merged['name']) == ('none', '2x2')
-    assert none['speed_up'] == 1 and merged['speed_up'] > 0
-    assert none['parameters'] == merged['parameters']
-    assert merged['gflops'] < none['gflops']
-    assert len(none['seconds']) == 3 and none['peak_memory_bytes'] > 0
-    assert content['arguments']['shape'] == [64, 96]
-    assert content['environment']['versions']['torch']
-
-
-def test_benchmark_of_configs_in_half_precision(place, tmp_path, capfd):
-    (tmp_path / 'b1.py').write_text(
-        (place / 'tiny.py')
-        .read_text()
-        .replace("'b0'", "'b1'")
-        .replace('[32, 64, 160', '[64, 128, 320')
-        .replace(' 256], in_index', ' 512], in_index')
-    )
-    argv = [place / 'tiny.py', tmp_path / 'b1.py', '--shape', '32x64', '--rounds', 1]
-    argv += ['--warmup', 0, '--dtype', 'bfloat16', '--backbone-only']
-    assert benchmark([str(argument) for argument in argv]) == 0
-    table = capfd.readouterr().out
-    assert 'tiny' in table and 'b1' in table and 'random weights' in table
-
-
-def test_benchmark_against_mmseg_in_stages(place, tmp_path, capfd):
-    (tmp_path / 'ours.py').write_text(
-        (place / 'tiny.py').read_text().replace("'EncoderDecoder'", "'EncoderDecoderPlusPlus'")
-    )
-    result = tmp_path / 'result.json'
-    argv = [tmp_path / 'ours.py', '--token-merging', 'none', 'hq', '--shape', '64x96']
-    argv += ['--against', 'mmseg', '--stages', '--rounds', 2, '--json', result]
-    assert benchmark([str(argument) for argument in argv]) == 0
-    content = json.loads(result.read_text())
-    names = [record['name'] for record in content['results']]
-    assert names == ['mmseg', 'none', 'hq']
-    assert 0 <= content['relative_error_of_logits']['mmseg'] < 1e-5
-    for record in content['results']:
-        assert list(record['stages']) == ['backbone', 'head', 'labels']
-        assert all(seconds > 0 for seconds in record['stages'].values())
-    assert content['results'][0]['speed_up'] == 1
-    assert 'mmseg' in capfd.readouterr().out
-    assert 'a peer from mmseg needs' in refused(
-        capfd, benchmark, place / 'tiny.py', '--against', 'mmseg'
-    )
-
-
-def test_benchmark_refuses(place, tmp_path, capfd):
-    config = place / 'tiny.py'
-    assert 'several' in refused(capfd, benchmark, config, config, '--token-merging', 'hq')
-    assert "'nope'" in refused(capfd, benchmark, config, '--token-merging', 'nope')
-    assert 'absent.pth' in refused(
-        capfd, benchmark, config, '--checkpoint', tmp_path / 'absent.pth'
-    )
-    assert 'twice' in refused(capfd, benchmark, config, config)
-    for option in (['--shape', '12'], ['--shape', '0x4'], ['--rounds', '0']):
-        with pytest.raises(SystemExit) as info:
-            benchmark([str(config), *option])
-        assert info.value.code == 2
 
 
 def test_a_missing_config_as_a_user_sees_it():

@@ -1,0 +1,300 @@
+"""tools/benchmark.py on a tiny model: what it measures, what it writes, what it refuses."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip('mmseg')
+
+from PIL import Image
+
+from segformer_plusplus.engine import comparison
+from segformer_plusplus.engine.cli import load_config
+from segformer_plusplus.engine.contenders import OpenMMLabModel
+from segformer_plusplus.engine.models import build_model
+
+TOOL = Path(__file__).resolve().parents[2] / 'tools' / 'benchmark.py'
+CONFIG = """
+custom_imports = dict(imports=['segformer_plusplus'], allow_failed_imports=False)
+default_scope = 'mmseg'
+model = dict(
+    type='EncoderDecoderPlusPlus',
+    data_preprocessor=dict(type='SegDataPreProcessor'),
+    backbone=dict(
+        type='MixVisionTransformerPlusPlus', embed_dims=8, num_heads=(1, 2, 5, 8),
+        num_layers=(1, 1, 1, 1), token_merging='hq', drop_path_rate=0.1,
+        init_cfg=dict(type='Pretrained', checkpoint='nowhere.pth')),
+    decode_head=dict(
+        type='SegformerHeadPlusPlus', in_channels=[8, 16, 40, 64], in_index=[0, 1, 2, 3],
+        channels=16, num_classes=19, norm_cfg=dict(type='SyncBN'), align_corners=False,
+        loss_decode=dict(type='CrossEntropyLoss', avg_non_ignore=True)),
+    train_cfg=dict(), test_cfg=dict(mode='whole'))
+"""
+LINEAR = ['--cfg-options', 'model.decode_head.type=SegformerLinearHead']
+
+
+def load_tool():
+    spec = importlib.util.spec_from_file_location('tools_benchmark', TOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+tool = load_tool()
+main = tool.main
+
+
+@pytest.fixture
+def config(tmp_path) -> Path:
+    (tmp_path / 'tiny.py').write_text(CONFIG)
+    return tmp_path / 'tiny.py'
+
+
+@pytest.fixture(autouse=True)
+def same_threads():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def measured(config: Path, *argv: object, code: int = 0) -> dict:
+    """The JSON file of a run of the tool."""
+    result = config.parent / 'result.json'
+    argv = [config, *argv, '--json', result, '--warmup', 1]
+    argv += [] if '--rounds' in argv else ['--rounds', 2]
+    assert main([str(argument) for argument in argv]) == code
+    return json.loads(result.read_text())
+
+
+def refused(capfd, *argv: object) -> str:
+    """The one line of an error that the tool must end with."""
+    capfd.readouterr()
+    assert main([str(argument) for argument in argv]) == 2
+    captured = capfd.readouterr()
+    lines = [line for line in captured.err.splitlines() if line.startswith('error: ')]
+    assert len(lines) == 1 and 'Traceback' not in captured.err, captured.err
+    return lines[0]
+
+
+def names(run: dict) -> list[str]:
+    return [record['name'] for record in run['results']]
+
+
+def test_presets_with_a_checkpoint(config, tmp_path):
+    model = build_model(load_config(config).model)
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'weights.pth')
+    argv = ['--token-merging', 'none', '2x2', '--shape', '64x96', '--rounds', 3]
+    content = measured(config, *argv, '--checkpoint', tmp_path / 'weights.pth', '--threads', 1)
+    (run,) = content['runs']
+    assert content['results'] == run['results']  # of one run, where they stood before sweeps
+    none, merged = run['results']
+    assert names(run) == ['none', '2x2']
+    assert none['speed_up'] == 1 and merged['speed_up'] > 0
+    assert none['parameters'] == merged['parameters']
+    assert merged['gflops'] < none['gflops']
+    assert len(none['seconds']) == 3 and none['peak_memory_bytes'] > 0
+    assert none['quartiles_seconds'][0] <= none['median_seconds'] <= none['quartiles_seconds'][1]
+    assert run['shape'] == [64, 96] and run['complete']
+    assert {'torch', 'mmseg', 'tomesd'} <= set(content['environment']['versions'])
+
+
+def test_configs_in_half_precision(config, tmp_path, capfd):
+    wider = CONFIG.replace('embed_dims=8', 'embed_dims=16').replace(
+        '[8, 16, 40, 64]', '[16, 32, 80, 128]'
+    )
+    (tmp_path / 'wide.py').write_text(wider)
+    argv = [tmp_path / 'wide.py', '--shape', '32x64', '--dtype', 'bfloat16', '--backbone-only']
+    content = measured(config, *argv)
+    assert names(content['runs'][0]) == ['tiny', 'wide']
+    table = capfd.readouterr().out
+    assert 'tiny' in table and 'wide' in table and 'random weights' in table
+
+
+def test_every_peer_in_stages(config, tmp_path, capfd):
+    pytest.importorskip('transformers')
+    pytest.importorskip('openvino')
+    argv = ['--token-merging', 'none', 'hq', '2x2', '--shape', '64x96', '--stages', '--peak']
+    argv += ['--against', 'openvino,mmseg', 'transformers', 'tomesd', '--plot', tmp_path / 'a.png']
+    content = measured(config, *argv, *LINEAR)
+    (run,) = content['runs']
+    order = ['openvino', 'mmseg', 'transformers', 'none', 'hq', 'hq (tomesd)', '2x2']
+    assert names(run) == order
+    errors = run['relative_error_of_logits']
+    assert set(errors) == {'openvino', 'mmseg', 'transformers', 'hq (tomesd)'}
+    assert all(0 <= error < 1e-5 for error in errors.values())
+    best = max(run['matrix_products_gflops_per_second'].values())
+    for record in run['results']:
+        assert list(record['stages']) == ['backbone', 'head', 'labels']
+        assert all(seconds > 0 for seconds in record['stages'].values())
+        rate = record['gflops'] / record['median_seconds']
+        assert record['gflops_per_second'] == pytest.approx(rate)
+        assert record['share_of_matrix_products'] == pytest.approx(rate / best)
+        assert ('peak_memory_bytes' in record) == (record['name'] != 'openvino')
+    records = {record['name']: record for record in run['results']}
+    assert records['mmseg']['gflops'] > records['none']['gflops']
+    # on a CPU ours repeats the rows at the borders of what it works on at a time
+    assert records['openvino']['gflops'] == pytest.approx(records['none']['gflops'], rel=0.1)
+    assert set(run['details']) == {'openvino', 'transformers'}
+    assert content['environment']['versions']['openvino'].startswith('openvino 20')
+    assert 'transformers: logits equal to ours' in capfd.readouterr().out
+    assert Image.open(tmp_path / 'a.png').width > 500
+
+
+def test_threads_are_swept_as_well():
+    argv = ['x', '--shape', '64x32', '8x8', '--batch-size', '3', '--threads', '1', '2']
+    settings = tool.read_settings(tool.build_parser().parse_args(argv))
+    assert [(each.shape, each.batch_size, each.threads) for each in settings] == [
+        ((64, 32), 3, 1), ((8, 8), 3, 1), ((64, 32), 3, 2), ((8, 8), 3, 2),
+    ]  # fmt: skip
+
+
+def test_every_combination_of_settings(config, tmp_path, capfd):
+    argv = ['--token-merging', 'none', 'hq', '--shape', '64x64', '64x96', '--batch-size', 1, 2]
+    content = measured(config, *argv, '--threads', 1, '--plot', tmp_path / 'a.svg')
+    settings = [(run['shape'], run['batch_size']) for run in content['runs']]
+    assert settings == [([64, 64], 1), ([64, 96], 1), ([64, 64], 2), ([64, 96], 2)]
+    assert 'results' not in content
+    for run in content['runs']:
+        assert run['complete'] and names(run) == ['none', 'hq']
+        record = run['results'][0]
+        per_image = record['images_per_second'] * record['median_seconds']
+        assert per_image == pytest.approx(run['batch_size'])
+    out = capfd.readouterr().out
+    assert out.count('hq is faster than none') == 2
+    assert 'inference, 2 x 3 x 64 x 96, 1 thread, float32 on cpu' in out
+    assert (tmp_path / 'a.svg').is_file()
+
+
+def test_compiled_beside_eager(config):
+    argv = ['--token-merging', 'none', 'hq', '--against', 'mmseg', 'tomesd', '--shape', '192x256']
+    argv += ['--compile', '--compile-backend', 'eager', '--stages']
+    (run,) = measured(config, *argv)['runs']
+    eager = ['mmseg', 'none', 'hq', 'hq (tomesd)']
+    assert names(run) == [name + suffix for name in eager for suffix in ('', ', compiled')]
+    assert set(run['compiled']) == set(eager)
+    for record in run['compiled'].values():
+        assert record['equal_labels'] >= 0.999 and record['seconds'] > 0
+    records = {record['name']: record for record in run['results']}
+    assert records['none, compiled']['gflops'] == records['none']['gflops']
+    assert list(records['none, compiled']['stages']) == ['backbone', 'head', 'labels']
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_training_steps(config, capfd, dtype):
+    pytest.importorskip('transformers')
+    argv = ['--token-merging', 'none', 'hq', '--against', 'mmseg', 'transformers', 'tomesd']
+    argv += ['--training', '--stages', '--shape', '64x64', '96x64', '--batch-size', 2]
+    content = measured(config, *argv, '--dtype', dtype, *LINEAR)
+    for run in content['runs']:
+        assert names(run) == ['mmseg', 'transformers', 'none', 'hq', 'hq (tomesd)']
+        errors = run['relative_error_of_training_step']
+        assert set(errors) == {'mmseg', 'transformers', 'hq (tomesd)'}
+        assert all(error['loss'] < 1e-2 for error in errors.values())
+        for record in run['results']:
+            assert list(record['stages']) == ['forward', 'backward', 'step']
+            weights = 4 * record['parameters']
+            assert record['peak_memory_bytes'] > weights  # at least the gradients
+    assert 'training step, 2 x 3 x 64 x 64' in capfd.readouterr().out
+
+
+def stop(error: BaseException):
+    def function(*args: object, **kwargs: object) -> None:
+        raise error
+
+    return function
+
+
+def test_an_interruption_loses_no_run(config, monkeypatch, capfd):
+    counted = []
+
+    def count(call):
+        counted.append(call)
+        if len(counted) > 2:
+            raise KeyboardInterrupt
+        return 1
+
+    monkeypatch.setattr(comparison, 'count_flops', count)
+    argv = ['--token-merging', 'none', '2x2', '--shape', '64x64', '64x96', '96x96']
+    first, second = measured(config, *argv, code=130)['runs']
+    assert first['complete'] and 'gflops' in first['results'][1]
+    assert 'complete' not in second and names(second) == ['none', '2x2']
+    assert len(second['results'][0]['seconds']) == 2 and 'gflops' not in second['results'][0]
+    assert 'interrupted' in capfd.readouterr().out
+
+
+def test_an_interruption_between_rounds_keeps_those_before(config, monkeypatch):
+    predict, calls = OpenMMLabModel.predict, []
+
+    def interrupted(self, images):
+        calls.append(self)
+        if len(calls) == 6:  # a warmup round and one round of two models, and one more
+            raise KeyboardInterrupt
+        return predict(self, images)
+
+    monkeypatch.setattr(OpenMMLabModel, 'predict', interrupted)
+    argv = ['--token-merging', 'none', '2x2', '--shape', '64x64']
+    (run,) = measured(config, *argv, code=130)['runs']
+    assert [len(record['seconds']) for record in run['results']] == [2, 1]
+
+
+def test_running_out_of_memory_loses_no_run(config, monkeypatch, capfd):
+    error = torch.OutOfMemoryError('CUDA out of memory')
+    monkeypatch.setattr(comparison, 'peak_memory', stop(error))
+    (run,) = measured(config, '--shape', '64x64', '64x96', code=2)['runs']
+    assert names(run) == ['tiny'] and 'complete' not in run
+    assert 'error: tiny: out of memory' in capfd.readouterr().err
+
+
+def test_a_peer_that_cannot_be_compared(config, tmp_path, capfd):
+    pytest.importorskip('transformers')
+    message = refused(capfd, config, '--against', 'transformers')
+    assert "decode_head.type='SegformerHeadPlusPlus'" in message and LINEAR[1] in message
+    message = refused(capfd, config, '--against', 'tomesd', '--token-merging', 'none', '2x2')
+    assert 'none of none, 2x2 merges' in message
+    (tmp_path / 'mmseg.py').write_text(
+        CONFIG.replace("'EncoderDecoderPlusPlus'", "'EncoderDecoder'")
+    )
+    message = refused(capfd, tmp_path / 'mmseg.py', '--against', 'mmseg')
+    assert '--against needs a model of EncoderDecoderPlusPlus' in message
+
+
+@pytest.mark.parametrize(
+    ('argv', 'message'),
+    [
+        (['--training', '--compile'], '--training and --compile exclude each other'),
+        (['--training', '--backbone-only'], '--training and --backbone-only exclude'),
+        (['--training', '--against', 'openvino'], 'openvino: it does not train'),
+        (['--training', '--dtype', 'float16'], 'float16 needs a scaled loss'),
+        (['--against', 'openvino', '--dtype', 'bfloat16'], 'openvino works with --device cpu'),
+        (['--plot', 'a.doc'], "a.doc: a plot cannot be written as 'doc'"),
+        (['--token-merging', 'nope'], "'nope'"),
+        (['--checkpoint', 'absent.pth'], 'absent.pth'),
+        (['--shape', '8x8'], 'image of 8x8 is too small'),
+    ],
+)
+def test_refuses(config, capfd, argv, message):
+    assert message in refused(capfd, config, *argv)
+
+
+def test_refuses_names_that_clash(config, capfd):
+    assert 'several' in refused(capfd, config, config, '--token-merging', 'hq')
+    assert 'twice' in refused(capfd, config, config)
+
+
+@pytest.mark.parametrize(
+    'option',
+    [
+        ['--shape', '12'],
+        ['--shape', '0x4'],
+        ['--rounds', '0'],
+        ['--threads', '0'],
+        ['--against', 'mmseg,timm'],
+    ],
+)
+def test_options_that_cannot_be_read(config, option):
+    with pytest.raises(SystemExit) as info:
+        main([str(config), *option])
+    assert info.value.code == 2
