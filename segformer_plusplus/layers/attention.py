@@ -111,14 +111,13 @@ class EfficientAttention(nn.Module):
         k, v = cpu.linear(key_value, *kv_weights).chunk(2, dim=-1)
         result = torch.empty_like(query)
         for i in range(len(query)):
-            memory = cpu.KeyValue(k[i], v[i], self.num_heads)
+            memory = cpu.KeyValue(k[i], v[i], self.num_heads, q_weights, out_weights)
             parts = memory.num_queries
             for part, target in zip(query[i].split(parts), result[i].split(parts), strict=True):
-                out = memory.attend(cpu.linear(part, *q_weights))
-                target.copy_(cpu.linear(out, *out_weights))
+                target.copy_(memory.attend(part))
         return result
 
-    def _projections(self) -> list[tuple[Tensor, Tensor | None]]:
+    def _projections(self) -> list[cpu.Projection]:
         """Weight and bias for queries, for keys and values together, and of the output."""
         weight, bias = self.attn.in_proj_weight, self.attn.in_proj_bias
         dims = weight.shape[1]

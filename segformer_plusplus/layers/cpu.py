@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SCORES = 2**20
+SCORES = 3 * 2**19
 """Attention weights that are worked on at a time."""
 
 SMALLEST = 20480
@@ -23,6 +23,9 @@ SMALLEST = 20480
 
 SMALLEST_TRAINED = 32 * 32
 """The backward pass of convolutions with no more weights than these is slower than a product's."""
+
+Projection = tuple[Tensor, Tensor | None]
+"""Weight (C', C) and bias (C') of a linear layer."""
 
 
 def works_in_rows(tensor: Tensor) -> bool:
@@ -61,18 +64,36 @@ def _suits_onednn(tokens: Tensor) -> bool:
 
 
 class KeyValue:
-    """Keys and values of one image, laid out as the weights of two products.
+    """Keys and values of one image, laid out as the weights of the products with queries.
+
+    With one head, the projections before and after the attention are folded into them: then
+    scores are x (K W_q)^T + K b_q, and the output is P (V W_o^T) + b_o.
 
     Args:
         key: (M, C).
         value: (M, C).
         num_heads: divides C.
+        query_projection: weight (C, C) and bias (C) or None of the layer that makes queries.
+        out_projection: those of the layer that follows.
     """
 
-    def __init__(self, key: Tensor, value: Tensor, num_heads: int) -> None:
+    def __init__(
+        self,
+        key: Tensor,
+        value: Tensor,
+        num_heads: int,
+        query_projection: Projection,
+        out_projection: Projection,
+    ) -> None:
         self.num_heads = num_heads
-        scaled = key * (key.shape[1] // num_heads) ** -0.5
-        self.keys = scaled.unflatten(1, (num_heads, -1)).transpose(0, 1).contiguous()
+        self._before, self._after = query_projection, out_projection
+        self._key_bias: Tensor | None = None
+        key = key * (key.shape[1] // num_heads) ** -0.5
+        if num_heads == 1:
+            weight, bias = query_projection
+            key, self._key_bias = key @ weight, None if bias is None else key @ bias
+            value = value @ out_projection[0].t()
+        self.keys = key.unflatten(1, (num_heads, -1)).transpose(0, 1).contiguous()
         self.values = value.unflatten(1, (num_heads, -1)).permute(1, 2, 0).contiguous()
 
     @property
@@ -81,12 +102,17 @@ class KeyValue:
         _, num_keys, head_dims = self.keys.shape
         return max(SCORES // max(num_keys, head_dims), SMALLEST // head_dims + 1)
 
-    def attend(self, query: Tensor) -> Tensor:
-        """Softmax attention of every head: (N, C) -> (N, C)."""
-        heads = query.chunk(self.num_heads, dim=1)
-        parts = []
-        for head, keys, values in zip(heads, self.keys, self.values, strict=True):
-            weights = linear(head, keys)
-            torch.softmax(weights, dim=-1, out=weights)
-            parts.append(linear(weights, values))
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+    def attend(self, tokens: Tensor) -> Tensor:
+        """Attention from tokens (N, C), not yet projected, to the projected output (N, C)."""
+        if self.num_heads == 1:
+            return linear(self._weights(tokens, 0), self.values[0], self._after[1])
+        query = linear(tokens, *self._before).chunk(self.num_heads, dim=1)
+        heads = [
+            linear(self._weights(part, head), self.values[head]) for head, part in enumerate(query)
+        ]
+        return linear(torch.cat(heads, dim=1), *self._after)
+
+    def _weights(self, query: Tensor, head: int) -> Tensor:
+        """Attention weights of one head, (N, M)."""
+        weights = linear(query, self.keys[head], self._key_bias)
+        return torch.softmax(weights, dim=-1, out=weights)

@@ -173,16 +173,25 @@ def test_gradients_of_linear(monkeypatch):
 @pytest.mark.parametrize('heads', [1, 2, 5])
 @pytest.mark.parametrize('num_keys', [1, 7, 64, 1500])
 @pytest.mark.parametrize('scores', [1, 2**20])
-def test_attention(monkeypatch, heads, num_keys, scores):
+@pytest.mark.parametrize('bias', [True, False])
+def test_attention(monkeypatch, heads, num_keys, scores, bias):
     monkeypatch.setattr(cpu, 'SCORES', scores)
-    query = torch.randn(900, 32 * heads) * 3
-    key, value = torch.randn(2, num_keys, 32 * heads)
+    dims = 32 * heads
+    tokens = torch.randn(900, dims) * 3
+    key, value = torch.randn(2, num_keys, dims)
+    before, after = (
+        (torch.randn(dims, dims) / dims**0.5, torch.randn(dims) if bias else None) for _ in range(2)
+    )
     with torch.no_grad():
-        memory = cpu.KeyValue(key, value, heads)
-        actual = torch.cat([memory.attend(part) for part in query.split(memory.num_queries)])
-    q, k, v = (t.double().unflatten(1, (heads, 32)).transpose(0, 1) for t in (query, key, value))
-    expected = ((q @ k.mT / 32**0.5).softmax(-1) @ v).transpose(0, 1).flatten(1)
-    assert relative_error(actual, expected) < 1e-5
+        memory = cpu.KeyValue(key, value, heads, before, after)
+        actual = torch.cat([memory.attend(part) for part in tokens.split(memory.num_queries)])
+    before, after = ([t if t is None else t.double() for t in pair] for pair in (before, after))
+    q, k, v = (
+        t.unflatten(1, (heads, 32)).transpose(0, 1)
+        for t in (F.linear(tokens.double(), *before), key.double(), value.double())
+    )
+    out = ((q @ k.mT / 32**0.5).softmax(-1) @ v).transpose(0, 1).flatten(1)
+    assert relative_error(actual, F.linear(out, *after)) < 1e-5
 
 
 @pytest.mark.parametrize('strategy', ['none', 'hq', '2x2'])
