@@ -49,14 +49,14 @@ class Options:
             for flag, given in (('compile', self.compile), ('backbone-only', self.backbone_only)):
                 if given:
                     raise SegformerPlusPlusError(f'--training and --{flag} exclude each other')
-            if 'openvino' in self.against:
+            if any(peer.startswith('openvino') for peer in self.against):
                 raise SegformerPlusPlusError('--against openvino: it does not train')
             if self.dtype == 'float16':
                 raise SegformerPlusPlusError(
                     '--training takes --dtype float32 or bfloat16 (autocast): float16 needs a '
                     'scaled loss'
                 )
-        if 'openvino' in self.against:
+        if any(peer.startswith('openvino') for peer in self.against):
             check_openvino(self.device, DTYPES[self.dtype])
 
     @property

@@ -82,18 +82,24 @@ class Field:
         self._unmerged = OpenMMLabModel(unmerged)
         for peer in self.options.against:
             if peer == 'mmseg':
-                theirs = build_model(
-                    mmseg_peer(config), device=self.options.device, dtype=self.options.weight_dtype
-                )
-                make_levels_linear(theirs, unmerged)
-                theirs.load_state_dict(unmerged.state_dict(), strict=True)
-                self._peers[peer] = OpenMMLabModel(theirs)
+                self._peers[peer] = OpenMMLabModel(self._build_mmseg(config, unmerged))
             elif peer == 'transformers':
                 self._peers[peer] = TransformersModel(config, unmerged)
             elif peer == 'openvino':
-                self._peers[peer] = OpenVinoModel(unmerged)
+                self._peers[peer] = OpenVinoModel(unmerged, 'our model, unmerged')
+            elif peer == 'openvino-mmseg':
+                theirs = self._build_mmseg(config, unmerged)
+                self._peers[peer] = OpenVinoModel(theirs, "mmseg's own modules")
             else:
                 self._peers |= self._build_tomesd()
+
+    def _build_mmseg(self, config: Mapping[str, Any], unmerged: nn.Module) -> nn.Module:
+        theirs = build_model(
+            mmseg_peer(config), device=self.options.device, dtype=self.options.weight_dtype
+        )
+        make_levels_linear(theirs, unmerged)
+        theirs.load_state_dict(unmerged.state_dict(), strict=True)
+        return theirs
 
     def _build_tomesd(self) -> dict[str, Contender]:
         made = {f'{name}{TOMESD}': tomesd_peer(each) for name, each in self._modules.items()}

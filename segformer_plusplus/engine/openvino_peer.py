@@ -1,4 +1,4 @@
-"""A model of ours, unmerged, in OpenVINO: the graph that PyTorch's tracer sees, on a CPU."""
+"""A segmentor in OpenVINO: the graph that PyTorch's tracer sees, on a CPU."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ Part = Callable[..., list[Tensor]]
 class OpenVinoModel(Contender):
     """A segmentor converted to OpenVINO, from images to labels in one graph of fixed shape.
 
-    The source is our unmerged model with its plain operators: without the big concat of mmseg's and
-    Transformers' heads, its graph runs faster in OpenVINO than theirs. Compiled for latency in
+    The source is mmseg's own model, what people have; or ours, unmerged, with its plain operators:
+    without the big concat of mmseg's head, its graph runs faster in OpenVINO, too. Compiled for latency in
     float32, with as many threads as PyTorch has, anew when shape or threads change. Images go in
     and results come out without a copy: a result lives until the next call.
 
     Args:
-        ours: on the CPU, in float32.
+        segmentor: on the CPU, in float32.
+        source: what it is, for the record.
 
     Raises:
         MissingDependencyError: OpenVINO is not installed.
@@ -36,17 +37,17 @@ class OpenVinoModel(Contender):
 
     uses_torch = False
 
-    def __init__(self, ours: nn.Module) -> None:
-        first = next(ours.parameters())
+    def __init__(self, segmentor: nn.Module, source: str) -> None:
+        first = next(segmentor.parameters())
         check_openvino(first.device.type, first.dtype)
-        plain = copy.deepcopy(ours)
+        plain = copy.deepcopy(segmentor)
         each: Any
         for each in plain.modules():
             if hasattr(each, 'in_rows'):  # loops over rows would be unrolled by the tracer
                 each.in_rows = False
         self._source = OpenMMLabModel(plain)
         super().__init__(plain, self._source.backbone)
-        self.details = {'source': 'our model, unmerged', 'precision': 'f32', 'hint': 'LATENCY'}
+        self.details = {'source': source, 'precision': 'f32', 'hint': 'LATENCY'}
         self._parts: dict[str, tuple[Any, Part]] = {}
 
     @property

@@ -20,7 +20,7 @@ from ..token_merging import TokenMerger
 from ..token_merging.bipartite import BipartiteSoftMatching2d, TomesdMatching
 from .contenders import Contender, OpenMMLabModel
 
-PEERS = ('mmseg', 'transformers', 'openvino', 'tomesd')
+PEERS = ('mmseg', 'transformers', 'openvino', 'openvino-mmseg', 'tomesd')
 
 _EXTRAS = {'transformers': 'hf', 'openvino': 'export', 'mmseg': 'mmseg'}
 _OUR_HEADS = ('SegformerHeadPlusPlus', 'SegformerLinearHead')
@@ -54,7 +54,7 @@ def check_peers(peers: Sequence[str], model: Mapping[str, Any]) -> None:
         SegformerPlusPlusError: a library cannot express the model.
     """
     for peer in peers:
-        require_peer(peer)
+        require_peer(peer.removesuffix('-mmseg'))
     if peers:
         _check_ours(model)
     if 'transformers' in peers:

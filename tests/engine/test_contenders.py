@@ -32,7 +32,7 @@ def contender(tiny, library):
         return TransformersModel(config(), build())
     if library == 'openvino':
         pytest.importorskip('openvino')
-        return OpenVinoModel(build())
+        return OpenVinoModel(build(), 'a test')
     return OpenMMLabModel(build(token_merging='hq'))
 
 

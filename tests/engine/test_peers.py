@@ -61,7 +61,7 @@ def test_openvino(tiny, head):
     pytest.importorskip('openvino')
     _, build = tiny
     ours = build(head=head)
-    theirs = OpenVinoModel(ours)
+    theirs = OpenVinoModel(ours, 'a test')
     assert check_same_logits(OpenMMLabModel(ours), theirs, IMAGES, 1e-5) < 1e-5
     assert not theirs.uses_torch
     assert ours.backbone.layers[0][1][0].attn.in_rows  # the source is a copy

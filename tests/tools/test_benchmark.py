@@ -117,13 +117,15 @@ def test_every_peer_in_stages(config, tmp_path, capfd):
     pytest.importorskip('transformers')
     pytest.importorskip('openvino')
     argv = ['--token-merging', 'none', 'hq', '2x2', '--shape', '64x96', '--stages', '--peak']
-    argv += ['--against', 'openvino,mmseg', 'transformers', 'tomesd', '--plot', tmp_path / 'a.png']
+    argv += ['--against', 'openvino,mmseg', 'transformers', 'openvino-mmseg', 'tomesd']
+    argv += ['--plot', tmp_path / 'a.png']
     content = measured(config, *argv, *LINEAR)
     (run,) = content['runs']
-    order = ['openvino', 'mmseg', 'transformers', 'none', 'hq', 'hq (tomesd)', '2x2']
+    peers = ['openvino', 'mmseg', 'transformers', 'openvino-mmseg']
+    order = [*peers, 'none', 'hq', 'hq (tomesd)', '2x2']
     assert names(run) == order
     errors = run['relative_error_of_logits']
-    assert set(errors) == {'openvino', 'mmseg', 'transformers', 'hq (tomesd)'}
+    assert set(errors) == {*peers, 'hq (tomesd)'}
     assert all(0 <= error < 1e-5 for error in errors.values())
     best = max(run['matrix_products_gflops_per_second'].values())
     for record in run['results']:
@@ -132,12 +134,12 @@ def test_every_peer_in_stages(config, tmp_path, capfd):
         rate = record['gflops'] / record['median_seconds']
         assert record['gflops_per_second'] == pytest.approx(rate)
         assert record['share_of_matrix_products'] == pytest.approx(rate / best)
-        assert ('peak_memory_bytes' in record) == (record['name'] != 'openvino')
+        assert ('peak_memory_bytes' in record) == (not record['name'].startswith('openvino'))
     records = {record['name']: record for record in run['results']}
     assert records['mmseg']['gflops'] > records['none']['gflops']
     # on a CPU ours repeats the rows at the borders of what it works on at a time
     assert records['openvino']['gflops'] == pytest.approx(records['none']['gflops'], rel=0.1)
-    assert set(run['details']) == {'openvino', 'transformers'}
+    assert set(run['details']) == {'openvino', 'openvino-mmseg', 'transformers'}
     assert content['environment']['versions']['openvino'].startswith('openvino 20')
     assert 'transformers: logits equal to ours' in capfd.readouterr().out
     assert Image.open(tmp_path / 'a.png').width > 500
