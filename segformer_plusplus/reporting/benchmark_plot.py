@@ -120,7 +120,13 @@ def _draw_bars(axis: Axes, run: Run, colours: Mapping[str, Any]) -> None:
         axis.barh(rows, medians, xerr=errors, capsize=3, color=[colours[name] for name in names])
         ends = [1e3 * value for value in high]
     for row, end, median in zip(rows, ends, medians, strict=True):
-        axis.annotate(f'{median:.3g}', (end, row), (6, 0), textcoords='offset points', va='center')
+        axis.annotate(
+            f'{median:.0f}' if median >= 100 else f'{median:.3g}',
+            (end, row),
+            (6, 0),
+            textcoords='offset points',
+            va='center',
+        )
     axis.set_yticks(rows, names)
     axis.invert_yaxis()
     axis.set_xlim(right=1.12 * max(ends))
