@@ -18,6 +18,7 @@ compat.make_mmcv_ops_importable()
 
 from . import hooks, transforms  # noqa: E402
 from .backbones import MixVisionTransformerPlusPlus  # noqa: E402
+from .datasets import leave_out as _leave_out  # noqa: E402, F401  (registers LeaveOut)
 from .token_merging import TOKEN_MERGERS, MergePlan, TokenMerger  # noqa: E402
 
 _TOOLBOX_PARTS = {

@@ -1,0 +1,167 @@
+"""Opens one image and its label map, and says what is wrong with them: the work of a process."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+_ORIENTATION, _LYING = 0x0112, range(5, 9)
+"""The EXIF tag that turns an image, and its values that swap width and height."""
+
+
+@dataclass(frozen=True)
+class LabelRule:
+    """Which numbers a label file may hold.
+
+    Attributes:
+        classes: Number of classes, after the two changes below.
+        ignore: The number for ignored pixels.
+        reduce_zero: Whether 0 is ignored and the others are counted from 1.
+        renamed: Pairs of an old and a new number, where the config picks classes.
+    """
+
+    classes: int
+    ignore: int = 255
+    reduce_zero: bool = False
+    renamed: tuple[tuple[int, int], ...] = ()
+
+    def table(self) -> np.ndarray:
+        """What training makes of each of the 256 numbers, (256,) int."""
+        table: np.ndarray = np.arange(256)
+        if self.reduce_zero:
+            table = np.where((table == 0) | (table == 255), 255, table - 1)
+        changed = table.copy()
+        for old, new in self.renamed:
+            changed[table == old] = new
+        return changed
+
+
+@dataclass(frozen=True)
+class FileJob:
+    """One image to open.
+
+    Attributes:
+        index: Of the job, for the order of the results.
+        image: Its file.
+        label: The file of its label map, if it has one.
+        rule: For the label map.
+        digest: Whether the image's SHA-256 is wanted.
+    """
+
+    index: int
+    image: str
+    label: str | None = None
+    rule: LabelRule | None = None
+    digest: bool = True
+
+
+@dataclass
+class FileResult:
+    """What became of a job.
+
+    Attributes:
+        index: Of the job.
+        size: Width and height of the image in pixels as training sees it (EXIF); None if it
+            cannot be decoded.
+        digest: SHA-256 of the image's file, where it was wanted.
+        found: Pairs of a check and a detail; a check that starts with 'label' is about the label.
+    """
+
+    index: int
+    size: tuple[int, int] | None = None
+    digest: bytes | None = None
+    found: list[tuple[str, str]] = field(default_factory=list)
+
+
+def open_files(job: FileJob) -> FileResult:
+    """Decodes the files of a job completely. Never fails: what goes wrong is in the result."""
+    result = FileResult(job.index)
+    image = _decode(job.image, 'image', result, job.digest)
+    if image is not None:
+        width, height = image.size
+        turned = image.getexif().get(_ORIENTATION) in _LYING
+        result.size = (height, width) if turned else (width, height)
+    if job.label is not None and job.rule is not None:
+        label = _decode(job.label, 'label', result, digest=False)
+        if label is not None:
+            _check_label(label, job.rule, result)
+    return result
+
+
+def _decode(path: str, kind: str, result: FileResult, digest: bool) -> Image.Image | None:
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError:
+        result.found.append((f'{kind}_missing', _hint(path)))
+        return None
+    except OSError as error:
+        result.found.append((f'{kind}_unreadable', error.strerror or type(error).__name__))
+        return None
+    try:
+        image = Image.open(BytesIO(data))
+        image.load()
+    except Image.UnidentifiedImageError:
+        reason = 'it is no image' if data else 'the file is empty'
+        result.found.append((f'{kind}_unreadable', reason))
+        return None
+    except Exception as error:  # a decoder meets damaged data with all kinds of errors
+        reason = ' '.join(str(error).split()) or type(error).__name__
+        result.found.append((f'{kind}_unreadable', reason))
+        return None
+    if digest:
+        result.digest = hashlib.sha256(data).digest()
+    return image
+
+
+def _hint(path: str) -> str:
+    """What a missing Cityscapes label most often is: downloaded, but not converted."""
+    source = path.replace('_labelTrainIds.png', '_labelIds.png')
+    if source != path and Path(source).exists():
+        return 'tools/dataset_converters/cityscapes.py makes it from _labelIds.png'
+    return ''
+
+
+def _check_label(label: Image.Image, rule: LabelRule, result: FileResult) -> None:
+    if result.size is not None and label.size != result.size:
+        result.found.append(
+            ('label_size', f'image {_size(result.size)}, label {_size(label.size)}')
+        )
+    if label.mode not in ('1', 'L', 'P'):
+        result.found.append(('label_format', f'its pixels are of kind {label.mode!r}'))
+        return
+    amounts = np.bincount(np.asarray(label).astype(np.uint8).ravel(), minlength=256)
+    table = rule.table()
+    valid, ignored = table < rule.classes, table == rule.ignore
+    outside = np.flatnonzero((amounts > 0) & ~valid & ~ignored)
+    if len(outside):
+        pixels = int(amounts[outside].sum())
+        result.found.append(
+            (
+                'label_values',
+                f'{_numbers(outside)} in {pixels} pixel(s), allowed are '
+                f'{_numbers(np.flatnonzero(valid))} and {_numbers(np.flatnonzero(ignored))} '
+                f'(ignored)',
+            )
+        )
+    elif not amounts[valid].any():
+        result.found.append(('label_empty', f'only {_numbers(np.flatnonzero(amounts))}'))
+
+
+def _size(size: tuple[int, int]) -> str:
+    return f'{size[0]} x {size[1]}'
+
+
+def _numbers(values: np.ndarray) -> str:
+    """Sorted whole numbers as people write them: '0..18, 255'."""
+    runs: list[list[int]] = []
+    for value in values.tolist():
+        if runs and runs[-1][1] == value - 1:
+            runs[-1][1] = value
+        else:
+            runs.append([value, value])
+    return ', '.join(str(low) if low == high else f'{low}..{high}' for low, high in runs)
