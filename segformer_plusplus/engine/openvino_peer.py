@@ -23,8 +23,8 @@ class OpenVinoModel(Contender):
 
     The source is mmseg's own model, what people have; or ours, unmerged, with its plain operators:
     without the big concat of mmseg's head, its graph runs faster in OpenVINO, too. Compiled for
-    latency in float32, with as many threads as PyTorch has, anew when shape or threads change. Images go in
-    and results come out without a copy: a result lives until the next call.
+    latency in float32, with as many threads as PyTorch has, anew when shape or threads change.
+    Images go in and results come out without a copy: a result lives until the next call.
 
     Args:
         segmentor: on the CPU, in float32.
