@@ -221,6 +221,7 @@ def test_an_interrupted_write_leaves_the_target(tmp_path, linear):
     target.write_bytes(b'old')
     code = f"""
 import os, runpy, signal, sys, torch
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 save = torch.save
 def interrupted(content, path):
     save(content, path)

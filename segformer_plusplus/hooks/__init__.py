@@ -1,0 +1,5 @@
+"""Hooks for mmengine's Runner."""
+
+from .progress import ProgressBarHook
+
+__all__ = ['ProgressBarHook']
