@@ -24,12 +24,14 @@ def cells(record):
 
 
 def lines(name):
-    """All rows of one file; of several runs, the image's size comes first."""
+    """All rows of one file; of several runs, the conditions come first."""
     runs = json.loads((DOCS / 'benchmarks' / name).read_text())['runs']
     for run in runs:
-        size = ['x'.join(map(str, run['shape']))] if len(runs) > 1 else []
+        where = 'x'.join(map(str, run['shape']))
+        if len({(each['batch_size'], each['threads']) for each in runs}) > 1:
+            where += f', batch {run["batch_size"]}, {run["threads"]} threads'
         for record in run['results']:
-            yield '| ' + ' | '.join(size + cells(record)) + ' |'
+            yield '| ' + ' | '.join([where] * (len(runs) > 1) + cells(record)) + ' |'
 
 
 def test_every_file_has_a_table():
