@@ -18,7 +18,7 @@ from PIL import Image
 
 from segformer_plusplus import CheckpointError, SegformerPlusPlusError
 from segformer_plusplus.inference import Segmenter
-from tests.inference.test_sources import random_image, write_video
+from .test_sources import random_image, write_video
 
 
 def mmseg_labels(segmenter, config, image):
