@@ -15,7 +15,7 @@ from .plan import BENCHMARK, DONE, FAILED, Plan, Planner
 from .report import Report, write_report
 from .settings import Settings
 from .state import Store
-from .steps import Runner, Step, mend_last_checkpoint
+from .steps import Runner, Step
 from .tables import Table
 
 _MOST_STEPS = 4
@@ -88,8 +88,6 @@ class Reproduction:
         if plan.changed:
             self._say(f'{plan.table.name} {plan.row}: changed: {", ".join(plan.changed)}')
         self._say(f'$ {step.line}', 'bold')
-        if step.kind == 'train' and plan.training is not None:
-            mend_last_checkpoint(plan.training.folder)
         with self._console.status(f'{plan.table.name} {plan.row}: {step.kind}, see {step.log}'):
             outcome = self._runner(step)
         reason = outcome.reason or self._record(plan, step, outcome.seconds)

@@ -145,23 +145,6 @@ def find_trained(folder: Path, length: int) -> Path | None:
     return best[-1] if best else last
 
 
-def mend_last_checkpoint(folder: Path) -> None:
-    """Make ``last_checkpoint`` name a whole checkpoint of this folder, or take it away.
-
-    mmengine writes both files in place: a kill can leave either cut short, and the file names an
-    absolute path, which changes when the folder is moved. What was cut short is removed.
-    """
-    pointer = folder / 'last_checkpoint'
-    for path in _checkpoints(folder):
-        if not zipfile.is_zipfile(path):
-            path.unlink()
-    last = _last(folder)
-    if last is None:
-        pointer.unlink(missing_ok=True)
-    elif not pointer.exists() or pointer.read_text().strip() != str(last):
-        pointer.write_text(str(last))
-
-
 def _checkpoints(folder: Path) -> list[Path]:
     return [*folder.glob('iter_*.pth'), *folder.glob('epoch_*.pth')]
 

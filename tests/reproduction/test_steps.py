@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from segformer_plusplus.reproduction import Step, SubprocessRunner
-from segformer_plusplus.reproduction.steps import find_reason, find_trained, mend_last_checkpoint
+from segformer_plusplus.reproduction.steps import find_reason, find_trained
 
 from .fakes import ROOT, write_checkpoint
 
@@ -84,21 +84,8 @@ def test_a_checkpoint_that_was_cut_short_is_passed_over(tmp_path):
     write_checkpoint(tmp_path / 'iter_100.pth')
     whole = (tmp_path / 'iter_100.pth').read_bytes()
     (tmp_path / 'iter_200.pth').write_bytes(whole[: len(whole) // 2])
-    (tmp_path / 'last_checkpoint').write_text('')  # killed while it was written
-    mend_last_checkpoint(tmp_path)
-    assert (tmp_path / 'last_checkpoint').read_text() == str(tmp_path / 'iter_100.pth')
-    assert not (tmp_path / 'iter_200.pth').exists()
     assert find_trained(tmp_path, 100) == tmp_path / 'iter_100.pth'
     assert find_trained(tmp_path, 200) is None
-
-
-def test_nothing_to_go_on_with(tmp_path):
-    (tmp_path / 'epoch_1.pth').write_bytes(b'PK')
-    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_1.pth'))
-    mend_last_checkpoint(tmp_path)
-    assert not (tmp_path / 'last_checkpoint').exists()
-    assert find_trained(tmp_path, 1) is None
-    mend_last_checkpoint(tmp_path / 'not there')
 
 
 def test_the_best_weights_are_tested_if_training_looked_for_them(tmp_path):
