@@ -4,6 +4,9 @@
 class SegformerPlusPlusError(ValueError):
     """Base of every error this package raises on purpose. Takes one message, on one line."""
 
+    exit_code = 2
+    """With which a tool ends."""
+
 
 class TokenMergingError(SegformerPlusPlusError):
     """A token merging strategy, preset or argument that cannot be used."""
@@ -15,3 +18,9 @@ class CheckpointError(SegformerPlusPlusError):
 
 class MissingDependencyError(SegformerPlusPlusError, ImportError):
     """Something was asked for whose toolbox is not installed or cannot be imported."""
+
+
+class DivergedError(SegformerPlusPlusError):
+    """The loss or a weight of a training is NaN or infinite."""
+
+    exit_code = 1

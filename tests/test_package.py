@@ -99,6 +99,9 @@ def test_one_registration_serves_every_scope():
         print(segformer_plusplus.SegformerHeadPlusPlus.__name__)
         print(mmpose.registry.MODELS.get('SegformerHeatmapHead').__name__)
         print(segformer_plusplus.SegformerHeatmapHead.__name__)
+        import sys
+        late = [name for name in sys.modules if name.startswith('segformer_plusplus.engine')]
+        assert not late, late  # only the tools need it
     """
     result = run(code)
     assert result.returncode == 0, result.stderr

@@ -21,6 +21,7 @@ from segformer_plusplus.engine.cli import (
     set_local_rank,
     write_json,
 )
+from segformer_plusplus.engine.distributed import leaving_the_group
 from segformer_plusplus.engine.guard import main_guard
 from segformer_plusplus.engine.runner import StrictRunner
 from segformer_plusplus.errors import SegformerPlusPlusError
@@ -111,9 +112,10 @@ def main(argv: Sequence[str]) -> int:
         show_predictions(cfg, args)
     check_codec_sizes(cfg)
     check_data_roots(cfg, ['test'])
-    metrics = StrictRunner.from_cfg(cfg).test()
-    if args.metrics_json and is_main_process():
-        write_json(args.metrics_json, metrics)
+    with leaving_the_group():
+        metrics = StrictRunner.from_cfg(cfg).test()
+        if args.metrics_json and is_main_process():
+            write_json(args.metrics_json, metrics)
     return 0
 
 

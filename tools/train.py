@@ -1,7 +1,6 @@
 """Trains a model: python tools/train.py CONFIG [--work-dir DIR] [--resume [auto|CHECKPOINT]]."""
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 
@@ -9,9 +8,6 @@ import segformer_plusplus  # noqa: F401  (registers everything; must precede mms
 
 # isort: split
 from mmengine.config import Config
-from mmengine.device import get_device
-from mmengine.logging import print_log
-from mmengine.runner import find_latest_checkpoint
 
 from segformer_plusplus.engine.cli import (
     add_config_arguments,
@@ -21,6 +17,7 @@ from segformer_plusplus.engine.cli import (
     load_config,
     set_local_rank,
 )
+from segformer_plusplus.engine.distributed import leaving_the_group
 from segformer_plusplus.engine.guard import main_guard
 from segformer_plusplus.engine.runner import StrictRunner
 from segformer_plusplus.errors import SegformerPlusPlusError
@@ -37,37 +34,31 @@ def build_parser() -> argparse.ArgumentParser:
         const='auto',
         metavar='CHECKPOINT',
         help='continue training from this checkpoint; without one, or with "auto", from the '
-        'latest in the work dir, and from the start if there is none',
+        'latest whole one in the work dir, and from the start if there is none',
     )
     parser.add_argument('--load-from', metavar='CHECKPOINT', help='start from these weights')
     parser.add_argument('--amp', action='store_true', help='train with mixed precision (CUDA)')
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the learning rate with the images per step: batch size x processes x '
+        "accumulate, over auto_scale_lr.base_batch_size or the config file's own batch size",
+    )
     add_launcher_arguments(parser)
     add_config_arguments(parser)
     return parser
 
 
-def enable_amp(cfg: Config) -> None:
-    """Switches the config to mixed precision."""
-    if get_device() == 'cpu':
-        raise SegformerPlusPlusError('--amp needs an accelerator: none is available here')
-    wrapper = cfg.optim_wrapper
-    if wrapper.get('type', 'OptimWrapper') not in ('OptimWrapper', 'AmpOptimWrapper'):
-        raise SegformerPlusPlusError(
-            f'--amp works with optim_wrapper.type OptimWrapper, not {wrapper.type}'
-        )
-    wrapper.type = 'AmpOptimWrapper'
-    wrapper.setdefault('loss_scale', 'dynamic')
+def enable_auto_scale_lr(cfg: Config, path: str) -> None:
+    """Scales the learning rate with the images per step.
 
-
-def set_resume(cfg: Config, resume: str) -> None:
-    """Tells the Runner what to continue from."""
-    checkpoint = find_latest_checkpoint(cfg.work_dir) if resume == 'auto' else resume
-    if checkpoint is None:
-        message = f'nothing to resume in {cfg.work_dir}: training starts anew'
-        print_log(message, logger='current', level=logging.WARNING)
-        return
-    cfg.resume = True
-    cfg.load_from = checkpoint
+    Without a ``base_batch_size`` the rate is meant for what the file itself says: one process with
+    its batch size, whatever ``--cfg-options`` change.
+    """
+    settings = dict(cfg.get('auto_scale_lr') or {}, enable=True)
+    if not settings.get('base_batch_size'):
+        settings['base_batch_size'] = Config.fromfile(path).train_dataloader.batch_size
+    cfg.auto_scale_lr = settings
 
 
 @main_guard
@@ -83,14 +74,20 @@ def main(argv: Sequence[str]) -> int:
         raise SegformerPlusPlusError(f'{args.config} has no train_dataloader to train with')
     cfg.launcher = args.launcher
     if args.amp:
-        enable_amp(cfg)
+        cfg.amp = 'float16'
     if args.load_from:
         cfg.load_from = args.load_from
-    if args.resume:
-        set_resume(cfg, args.resume)
+    if args.resume not in (None, 'auto'):
+        cfg.load_from, cfg.resume = args.resume, True
+    if args.auto_scale_lr or (cfg.get('auto_scale_lr') or {}).get('enable'):
+        enable_auto_scale_lr(cfg, args.config)
     check_codec_sizes(cfg)
     check_data_roots(cfg, ['train', 'val'])
-    StrictRunner.from_cfg(cfg).train()
+    with leaving_the_group():
+        runner = StrictRunner.from_cfg(cfg)
+        if args.resume == 'auto':
+            runner.resume_latest()
+        runner.train()
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -40,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             f'error: unknown command {name!r}; {hint}choose from {", ".join(COMMANDS)}\n'
         )
         return _USAGE_ERROR
+    # before torch is imported: its profiler, which counts memory, otherwise reports to stderr
+    os.environ.setdefault('KINETO_LOG_LEVEL', '99')
     # a command is imported only when it is asked for: most of them import PyTorch and toolboxes
     command = import_module(f'.{name.replace("-", "_")}', __package__)
     code: int = command.main(rest, prog=f'segformer-plusplus {name}')

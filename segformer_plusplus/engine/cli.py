@@ -16,6 +16,7 @@ from mmengine.runner import Runner
 from ..compat import import_toolbox
 from ..errors import SegformerPlusPlusError
 from .guard import describe_error
+from .switches import SWITCHES
 
 # Keys that the Runner reads from the config beside its own arguments.
 _RUNNER_KEYS = {
@@ -115,7 +116,8 @@ def load_config(
 
 
 def _check_option_names(cfg: Config, cfg_options: Mapping[str, Any]) -> None:
-    known = {*cfg.keys(), *inspect.signature(Runner.__init__).parameters, *_RUNNER_KEYS} - {'self'}
+    parameters = inspect.signature(Runner.__init__).parameters
+    known = {*cfg.keys(), *parameters, *_RUNNER_KEYS, *SWITCHES} - {'self'}
     for option in cfg_options:
         first = option.split('.')[0]
         if first not in known:

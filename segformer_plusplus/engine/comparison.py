@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import SegformerPlusPlusError
 from .benchmark_options import DTYPES, Options, Setting
 from .benchmarking import Call, Timing, measure, memory_errors, peak_memory
 from .compiling import TOLERANCE, compile_contender, trace_errors
@@ -19,7 +18,7 @@ from .field import TOMESD, Field
 from .matrix_products import matrix_product_rates
 from .models import SEED
 from .peers import check_same_logits
-from .training_step import TrainingStep, check_same_step, random_labels
+from .training_step import TrainingStep, check_same_step
 
 COMPILED = ', compiled'
 
@@ -136,11 +135,10 @@ class Comparison:
         self, rows: Mapping[str, Contender], images: Tensor
     ) -> dict[str, TrainingStep]:
         dtype = DTYPES[self.options.dtype]
-        steps = {}
-        for name, each in rows.items():
-            labels = random_labels(images, num_classes(each.module))
-            steps[name] = TrainingStep(each, images, labels, dtype)
-        return steps
+        return {
+            name: TrainingStep(each, images, each.random_targets(images), dtype)
+            for name, each in rows.items()
+        }
 
     def _check_steps(
         self, steps: Mapping[str, TrainingStep], images: Tensor, record: dict[str, Any]
@@ -149,13 +147,13 @@ class Comparison:
         record['relative_error_of_training_step'] = errors
         rows = {name: step.contender for name, step in steps.items()}
         for name, ours in self._field.counterparts(rows):
-            labels = random_labels(images, num_classes(ours.module))
+            targets = steps[name].targets
             with memory_errors(name):
                 # tomesd compares tokens as rounded as they are, and so picks others than ours
                 dtype = torch.float32 if name.endswith(TOMESD) else steps[name].dtype
                 errors[name] = check_same_step(
-                    TrainingStep(ours, images, labels, dtype),
-                    TrainingStep(rows[name], images, labels, dtype),
+                    TrainingStep(ours, images, targets, dtype),
+                    TrainingStep(rows[name], images, targets, dtype),
                     name,
                 )
 
@@ -203,20 +201,6 @@ class Comparison:
         for (name, part), timing in zip(calls, timings.values(), strict=True):
             results[name].setdefault('stages', {})[part] = timing.median
             results[name].setdefault('stages_quartiles', {})[part] = timing.quartiles
-
-
-def num_classes(module: Any) -> int:
-    """Classes of a segmentor of any library.
-
-    Raises:
-        SegformerPlusPlusError: it is no segmentor.
-    """
-    if hasattr(module, 'decode_head'):
-        config = getattr(module, 'config', None)
-        return int(config.num_labels if config is not None else module.decode_head.num_classes)
-    raise SegformerPlusPlusError(
-        f'--training takes semantic segmentors, not {type(module).__name__}'
-    )
 
 
 def _in_float32(contender: Contender) -> Contender:

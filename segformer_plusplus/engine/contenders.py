@@ -12,6 +12,13 @@ from torch import Tensor, nn
 
 from ..backbones import MixVisionTransformerPlusPlus
 from ..errors import SegformerPlusPlusError
+from .training_targets import (
+    pose_data_samples,
+    random_heatmaps,
+    random_labels,
+    seg_data_samples,
+    seg_meta,
+)
 
 
 class Contender(ABC):
@@ -63,10 +70,23 @@ class Contender(ABC):
         logits = self.logits(images)
         return self.labels(logits, size_of(images)) if self.segments else logits
 
-    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        """The library's own loss, a scalar, for labels (B, H, W) int64."""
-        raise SegformerPlusPlusError(
-            f'--training takes semantic segmentors in PyTorch, not {type(self.module).__name__}'
+    def random_targets(self, images: Tensor) -> Tensor:
+        """What :meth:`loss` takes beside these images, the same at every call."""
+        raise self._no_training()
+
+    def loss(self, images: Tensor, targets: Tensor) -> Tensor:
+        """The library's own loss, a scalar.
+
+        Args:
+            images: (B, 3, H, W), normalised.
+            targets: labels (B, H, W) int64, or a pose estimator's heatmaps (B, K, h, w).
+        """
+        raise self._no_training()
+
+    def _no_training(self) -> SegformerPlusPlusError:
+        return SegformerPlusPlusError(
+            '--training takes semantic segmentors and pose estimators in PyTorch, not '
+            f'{type(self.module).__name__}'
         )
 
 
@@ -105,13 +125,18 @@ class OpenMMLabModel(Contender):
             from ..segmentation import label_map
 
             return label_map(logits, size)
-        metas = [_meta(size)] * len(logits)
+        metas = [seg_meta(size)] * len(logits)
         return self._model.decode_head.predict_by_feat(logits, metas).argmax(dim=1)
 
-    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        if not self.segments:
-            return super().loss(images, labels)
-        losses = self._model.loss(images, _data_samples(labels))
+    def random_targets(self, images: Tensor) -> Tensor:
+        if self.segments:
+            return random_labels(images, self._model.decode_head.num_classes)
+        with torch.no_grad():
+            return random_heatmaps(self.logits(images).shape, images.device)
+
+    def loss(self, images: Tensor, targets: Tensor) -> Tensor:
+        make_samples = seg_data_samples if self.segments else pose_data_samples
+        losses = self._model.loss(images, make_samples(targets))
         return self._model.parse_losses(losses)[0]
 
 
@@ -143,18 +168,3 @@ def resize_and_argmax(logits: Tensor, size: tuple[int, int]) -> Tensor:
 def size_of(images: Tensor) -> tuple[int, int]:
     """Height and width of (B, C, H, W)."""
     return images.shape[2], images.shape[3]
-
-
-def _meta(size: tuple[int, int]) -> dict[str, Any]:
-    return dict(img_shape=size, ori_shape=size, pad_shape=size, padding_size=[0, 0, 0, 0])
-
-
-def _data_samples(labels: Tensor) -> list[Any]:
-    from mmengine.structures import PixelData
-    from mmseg.structures import SegDataSample
-
-    size = labels.shape[1], labels.shape[2]
-    samples = [SegDataSample(metainfo=_meta(size)) for _ in labels]
-    for sample, image_labels in zip(samples, labels, strict=True):
-        sample.gt_sem_seg = PixelData(data=image_labels[None])
-    return samples

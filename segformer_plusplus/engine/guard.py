@@ -14,7 +14,7 @@ from .. import errors
 from ..errors import SegformerPlusPlusError
 
 TRACEBACK_VARIABLE = 'SEGFORMER_PLUSPLUS_TRACEBACK'
-USER_ERROR = 2
+USER_ERROR = SegformerPlusPlusError.exit_code
 
 # mmengine's registries wrap what a constructor raises: "class `Name` in some/module.py: message".
 _REGISTRY_PREFIX = re.compile(r'^(?:(?:class|func|function) `[^`]*` in \S+: )+')
@@ -24,6 +24,8 @@ _TRACEBACK_LINE = re.compile(r'^(?P<type>[A-Za-z_][\w.]*): (?P<message>.+)$')
 
 def main_guard(main: Callable[..., int]) -> Callable[..., int]:
     """Lets a tool's ``main`` end with one line and exit code 2 when the user can mend the cause.
+
+    A :class:`SegformerPlusPlusError` may have another code, see ``exit_code``.
 
     The result takes the arguments, or none for ``sys.argv[1:]``, and what else ``main`` takes by
     name (a command: ``prog``), and returns the exit code. What
@@ -43,7 +45,7 @@ def main_guard(main: Callable[..., int]) -> Callable[..., int]:
                 raise
             # clears a progress bar that the error has left on the line
             tqdm.write(f'error: {message}', file=sys.stderr)
-            return USER_ERROR
+            return getattr(error, 'exit_code', USER_ERROR)
 
     return guarded
 

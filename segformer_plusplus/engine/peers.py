@@ -19,6 +19,7 @@ from ..errors import MissingDependencyError, SegformerPlusPlusError
 from ..token_merging import TokenMerger
 from ..token_merging.bipartite import BipartiteSoftMatching2d, TomesdMatching
 from .contenders import Contender, OpenMMLabModel
+from .training_targets import random_labels
 
 PEERS = ('mmseg', 'transformers', 'openvino', 'openvino-mmseg', 'tomesd')
 
@@ -133,8 +134,11 @@ class TransformersModel(Contender):
     def logits(self, images: Tensor) -> Tensor:
         return self._model(pixel_values=images).logits
 
-    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        return self._model(pixel_values=images, labels=labels).loss
+    def random_targets(self, images: Tensor) -> Tensor:
+        return random_labels(images, self._model.config.num_labels)
+
+    def loss(self, images: Tensor, targets: Tensor) -> Tensor:
+        return self._model(pixel_values=images, labels=targets).loss
 
 
 def transformers_settings(model: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,7 +32,7 @@ class TrainingStep:
     Args:
         contender: is set to training mode.
         images: (B, 3, H, W), normalised, float32.
-        labels: (B, H, W) int64.
+        targets: of :meth:`.Contender.random_targets`.
         dtype: of the forward pass; below float32 it runs under autocast on float32 weights, as
             training in mixed precision does.
     """
@@ -41,12 +41,12 @@ class TrainingStep:
         self,
         contender: Contender,
         images: Tensor,
-        labels: Tensor,
+        targets: Tensor,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.contender = contender
         self.dtype = dtype
-        self._images, self._labels = images, labels
+        self._images, self.targets = images, targets
         contender.module.train()
         parameters = [p for p in contender.module.parameters() if p.requires_grad]
         self._optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=0.01)
@@ -66,7 +66,7 @@ class TrainingStep:
         device = self._images.device.type
         mixed = self.dtype != torch.float32
         with torch.autocast(device, dtype=self.dtype if mixed else None, enabled=mixed):
-            return self.contender.loss(self._images, self._labels)
+            return self.contender.loss(self._images, self.targets)
 
     def _forward(self) -> None:
         self._loss = self.loss()
@@ -106,13 +106,6 @@ def check_same_step(ours: TrainingStep, peer: TrainingStep, name: str) -> dict[s
                 'of different steps'
             )
     return errors
-
-
-def random_labels(images: Tensor, classes: int) -> Tensor:
-    """Labels (B, H, W) int64 of every pixel; the same ones at every call."""
-    generator = torch.Generator().manual_seed(0)
-    size = len(images), *images.shape[2:]
-    return torch.randint(classes, size, generator=generator).to(images.device)
 
 
 def _loss_and_gradient(step: TrainingStep) -> tuple[float, Tensor]:

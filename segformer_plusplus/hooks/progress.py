@@ -1,4 +1,4 @@
-"""Hooks for mmengine's Runner."""
+"""A progress bar over the whole training."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from mmseg.registry import TRANSFORMS
 from PIL import Image
 
 from ..errors import SegformerPlusPlusError
-from ..transforms import unreadable
+from ..transforms import Skips, unreadable
 
 
 @TRANSFORMS.register_module()
@@ -25,19 +25,33 @@ class CheckedLoadAnnotations(LoadAnnotations):
     Args:
         num_classes: labels 0 .. num_classes - 1 are allowed, after ``reduce_zero_label``.
         ignore_index: and this one.
+        on_error: 'raise', or in training 'skip': another sample takes the place of one whose file
+            is damaged or has other labels.
+        max_skipped: so many such files are left out, one more is an error.
         **kwargs: as in mmseg.
 
     Raises:
         SegformerPlusPlusError: the file is missing or damaged, or has other labels.
     """
 
-    def __init__(self, num_classes: int, ignore_index: int = 255, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        ignore_index: int = 255,
+        on_error: str = 'raise',
+        max_skipped: int = 10,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
+        self.skips = Skips(on_error, max_skipped)
         self.num_classes = num_classes
         self.ignore_index = ignore_index
 
-    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+    def transform(self, results: dict[str, Any]) -> dict[str, Any] | None:
         """Read ``results['seg_map_path']`` into ``results['gt_seg_map']``, (H, W) uint8."""
+        return self.skips(lambda: self._load(results))
+
+    def _load(self, results: dict[str, Any]) -> dict[str, Any]:
         path = results['seg_map_path']
         try:
             mode = self._pixel_mode(path)

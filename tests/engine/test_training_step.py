@@ -1,5 +1,7 @@
 """Training steps: the same in every library, and nothing is left of one."""
 
+from pathlib import Path
+
 import pytest
 
 pytest.importorskip('mmseg')
@@ -8,6 +10,7 @@ import segformer_plusplus  # noqa: F401  (must precede mmseg)
 
 # isort: split
 import torch
+from mmengine.config import Config
 from torch import nn
 
 from segformer_plusplus import SegformerPlusPlusError
@@ -21,10 +24,11 @@ from segformer_plusplus.engine.peers import (
 from segformer_plusplus.engine.training_step import (
     TrainingStep,
     check_same_step,
-    random_labels,
     without_dropout,
 )
+from segformer_plusplus.engine.training_targets import random_labels
 
+ROOT = Path(__file__).resolve().parents[2]
 IMAGES = torch.randn(2, 3, 64, 96)
 LABELS = random_labels(IMAGES, 5)
 
@@ -96,10 +100,32 @@ def test_random_labels_are_the_same_ones_and_of_every_class():
     assert set(LABELS.unique().tolist()) == set(range(5))
 
 
-def test_what_has_no_loss():
+@pytest.mark.parametrize('call', ['random_targets', 'loss'])
+def test_what_has_no_loss(call):
     class Other(Contender):
         features = head = None
 
     Other.__abstractmethods__ = frozenset()
+    arguments = [IMAGES, LABELS][: 1 + (call == 'loss')]
     with pytest.raises(SegformerPlusPlusError, match='not Linear'):
-        Other(nn.Linear(1, 1), nn.Linear(1, 1)).loss(IMAGES, LABELS)
+        getattr(Other(nn.Linear(1, 1), nn.Linear(1, 1)), call)(*arguments)
+
+
+def test_a_step_of_a_pose_estimator():
+    pytest.importorskip('mmpose')
+    cfg = Config.fromfile(str(ROOT / 'configs/jbd/td-hm_mit-b0_hq_1xb16-210e_jbd-640x480.py'))
+    cfg.model.head.decoder.update(input_size=(96, 64), heatmap_size=(24, 16))
+    model = build_model(cfg.model, cfg.default_scope)
+    contender = OpenMMLabModel(model)
+    targets = contender.random_targets(IMAGES)
+    keypoints = cfg.model.head.out_channels
+    assert targets.shape == (2, keypoints, 16, 24)
+    assert torch.equal(targets, contender.random_targets(IMAGES))
+    step = TrainingStep(contender, IMAGES, targets)
+    with without_dropout(model), torch.no_grad():
+        expected = (contender.logits(IMAGES) - targets).square().mean()  # equal target weights
+        torch.testing.assert_close(step.loss(), expected)
+    step()
+    assert all(parameter.grad is None for parameter in model.parameters())
+    with pytest.raises(SegformerPlusPlusError, match='heatmap_size'):
+        TrainingStep(contender, IMAGES[..., :64], targets[..., :16]).loss()

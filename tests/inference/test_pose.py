@@ -17,6 +17,7 @@ from segformer_plusplus import SegformerPlusPlusError
 from segformer_plusplus.inference import PoseEstimator
 from segformer_plusplus.inference.pose import check_boxes
 from segformer_plusplus.inference.skeletons import SkeletonPainter
+
 from .test_sources import random_image
 
 BOXES = [[5, 4, 60, 80], [20.5, 10, 90, 99]]

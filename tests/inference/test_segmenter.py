@@ -18,6 +18,7 @@ from PIL import Image
 
 from segformer_plusplus import CheckpointError, SegformerPlusPlusError
 from segformer_plusplus.inference import Segmenter
+
 from .test_sources import random_image, write_video
 
 

@@ -19,11 +19,11 @@ import segformer_plusplus  # must precede mmseg and mmpose
 
 # isort: split
 from mmengine.config import Config
-from mmengine.runner import find_latest_checkpoint
 from rich.console import Console
 
 from segformer_plusplus.engine.benchmarking import describe_environment
 from segformer_plusplus.engine.cli import write_json, write_text
+from segformer_plusplus.engine.resuming import find_resumable
 from segformer_plusplus.errors import SegformerPlusPlusError
 from segformer_plusplus.reporting import Row, StrategyTable
 
@@ -105,7 +105,7 @@ class Run:
         folder = self.out / f'train-{hashlib.sha256(content.encode()).hexdigest()[:8]}'
         options = ['--work-dir', str(folder), '--resume', '--cfg-options', *self._data]
         self._run('train', config, *options)
-        checkpoint = find_latest_checkpoint(str(folder))
+        checkpoint = find_resumable(folder)
         if checkpoint is None:
             raise SegformerPlusPlusError(f'training left no checkpoint in {folder}')
         return Path(checkpoint)

@@ -1,0 +1,251 @@
+"""tools/reproduce.py: every table on drawn data, killed for good, and what it refuses."""
+
+import contextlib
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+pytest.importorskip('mmseg')
+
+import segformer_plusplus  # noqa: F401  (must precede mmpose)
+
+# isort: split
+import cv2
+from mmengine.logging import MessageHub, MMLogger
+from mmengine.registry import DefaultScope
+from mmengine.visualization import Visualizer
+
+from segformer_plusplus.datasets import write_jbd
+from segformer_plusplus.reproduction import TABLES, Outcome, Step
+from segformer_plusplus.reproduction.steps import find_reason, prepare
+
+ROOT = Path(__file__).resolve().parents[2]
+TOOL = ROOT / 'tools' / 'reproduce.py'
+POSES = 'jbd', 'coco'
+
+
+def load_tool(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f'tools_{path.stem}', path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+tool = load_tool(TOOL)
+
+
+class InThisProcess:
+    """Runs the real tools without the seconds that a new process takes to import them."""
+
+    def __init__(self, root: Path, lock: int) -> None:
+        self.root = root
+        self.ran: list[str] = []
+
+    def __call__(self, step: Step) -> Outcome:
+        self.ran.append(step.kind)
+        managers = [MMLogger, MessageHub, DefaultScope, Visualizer, *Visualizer.__subclasses__()]
+        for manager in managers:  # loggers are named by the second
+            manager._instance_dict.clear()
+        prepare(step)
+        main = load_tool(self.root / step.command[0]).main
+        with step.log.open('w') as log, inside(self.root):
+            with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+                code = main(list(step.command[1:]))
+        return Outcome(1.0, find_reason(code, step.log) if code else None)
+
+
+@contextlib.contextmanager
+def inside(folder: Path) -> Iterator[None]:
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+@pytest.fixture(scope='module')
+def out(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp('reproduce') / 'out'
+
+
+def reproduce(*argv: object) -> int:
+    return tool.main([str(argument) for argument in argv])
+
+
+def refused(capfd, *argv: object) -> str:
+    """The one line of an error that the tool must end with."""
+    capfd.readouterr()
+    assert reproduce(*argv) == 2
+    captured = capfd.readouterr()
+    lines = [line for line in captured.err.splitlines() if line.startswith('error: ')]
+    assert len(lines) == 1 and 'Traceback' not in captured.err, captured.err
+    return lines[0]
+
+
+@pytest.mark.parametrize('name', list(TABLES))
+def test_two_rows_of_a_table(name, out, monkeypatch, capfd):
+    if name in POSES:
+        pytest.importorskip('xtcocotools')
+    runners = []
+
+    def make_runner(*arguments):
+        runners.append(InThisProcess(*arguments))
+        return runners[-1]
+
+    monkeypatch.setattr(tool, 'SubprocessRunner', make_runner)
+    argv = [name, '--data', 'synthetic', '--rows', 'none,hq', '--iters', 2, '--rounds', 1]
+    argv += ['--out', out, '--device', 'cpu']
+    assert reproduce(*argv) == 0, capfd.readouterr().out
+    assert {'benchmark', 'test'} <= set(runners[0].ran)
+    content = json.loads((out / f'{name}.json').read_text())
+    assert [row['strategy'] for row in content['rows']] == ['none', 'hq']
+    for row in content['rows']:
+        measured, table = row['measured'], TABLES[name]
+        assert {metric.key for metric in table.metrics} <= set(measured)
+        assert all(0 <= measured[metric.key] <= 100 for metric in table.metrics)
+        assert (measured['speed_up'] == 1) == (row['strategy'] == 'none')
+        assert (measured.get('memory_gb', 0) > 0) == (table.timed == 'training')
+        assert row['difference'] == {}
+        assert row['accuracy_record']['environment']['versions']['torch']
+    assert 'Not comparable' in (out / f'{name}.md').read_text()
+    assert cv2.imread(str(out / f'{name}.png')) is not None
+    assert reproduce(*argv) == 0
+    assert runners[1].ran == []
+    assert reproduce(*argv, '--dry-run') == 0
+    assert 'to run' not in capfd.readouterr().out.rpartition('results in')[2]
+
+
+def test_killed_for_good_in_a_training_and_between_rows(tmp_path):
+    """A real kill -9, of real processes."""
+    out = tmp_path / 'out'
+    command = [sys.executable, TOOL, 'ade20k', '--data', 'synthetic', '--rows', 'none,hq']
+    command += ['--iters', '24', '--rounds', '1', '--out', out, '--device', 'cpu']
+    environment = dict(os.environ, OMP_NUM_THREADS='1')
+
+    def start() -> subprocess.Popen:
+        log = (tmp_path / 'output').open('ab')
+        return subprocess.Popen(
+            [str(word) for word in command], cwd=ROOT, env=environment, stdout=log, stderr=log
+        )
+
+    def kill_when(pattern: str) -> None:
+        call = start()
+        end = time.monotonic() + 300
+        while not list(out.glob(pattern)):
+            assert call.poll() is None and time.monotonic() < end, output()
+            time.sleep(0.02)
+        call.send_signal(signal.SIGKILL)
+        call.wait()
+
+    def output() -> str:
+        return (tmp_path / 'output').read_text()
+
+    kill_when('train/*_none_*/last_checkpoint')
+    assert not list(out.glob('rows/*'))
+    benchmark = (out / 'benchmarks/ade20k.json').read_bytes()
+    kill_when('rows/ade20k-none.json')
+    (folder,) = out.glob('train/*_none_*')
+    logs = '\n'.join(path.read_text() for path in folder.glob('*/*.log'))
+    assert 'resumed epoch: 0, iter: ' in logs
+    none = (out / 'rows/ade20k-none.json').read_bytes()
+    assert start().wait(timeout=300) == 0, output()
+    assert (out / 'rows/ade20k-none.json').read_bytes() == none
+    assert (out / 'benchmarks/ade20k.json').read_bytes() == benchmark
+    content = json.loads((out / 'ade20k.json').read_text())
+    assert all('miou' in row['measured'] for row in content['rows'])
+
+
+def test_interrupted_is_one_line(tmp_path, monkeypatch, capfd):
+    class Interrupted(InThisProcess):
+        def __call__(self, step: Step) -> Outcome:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(tool, 'SubprocessRunner', Interrupted)
+    assert reproduce('jbd', '--out', tmp_path / 'out', '--device', 'cpu') == 130
+    assert 'interrupted: the same command goes on here' in capfd.readouterr().out
+
+
+# What is refused ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    'argv, message',
+    [
+        (['ade20'], "did you mean 'ade20k'"),
+        (['jbd', '--rows', 'nune'], "did you mean 'none'"),
+        (['jbd', '--rows', ','], 'names no row'),
+        (['jbd', '--iters', '3'], '--iters goes with --data synthetic'),
+        (['jbd', '--data', 'synthetic', '--checkpoints', 'here'], '--checkpoints goes with'),
+        (['ade20k', '--dtype', 'float16'], 'float16: ade20k time training steps'),
+        (['jbd', '--data-root', '/a b'], 'cannot be passed on'),
+    ],
+)
+def test_what_cannot_be_asked_for(tmp_path, capfd, argv, message):
+    assert message in refused(capfd, *argv, '--out', tmp_path / 'out')
+    assert not (tmp_path / 'out').exists()
+
+
+def test_no_such_device(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr('torch.cuda.is_available', lambda: False)
+    assert 'no CUDA' in refused(capfd, 'jbd', '--device', 'cuda', '--out', tmp_path / 'out')
+
+
+@pytest.mark.parametrize('more', [[], ['--dry-run']])
+def test_folders_that_are_not_ours(tmp_path, capfd, more):
+    (tmp_path / 'notes').write_text('x')
+    assert 'not ours' in refused(capfd, 'jbd', '--out', tmp_path, *more)
+    (tmp_path / 'notes').unlink()
+    (tmp_path / 'reproduction.json').write_text('{"data": "synthetic"}')
+    assert 'results on synthetic data' in refused(capfd, 'jbd', '--out', tmp_path, *more)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path, capfd):
+    (tmp_path / 'file').touch()
+    assert str(tmp_path) in refused(capfd, 'jbd', '--out', tmp_path / 'file/out')
+
+
+def test_dry_run_says_what_is_missing_and_writes_nothing(tmp_path, capfd):
+    out = tmp_path / 'out'
+    argv = ['all', '--data-root', tmp_path, '--checkpoints', tmp_path, '--out', out, '--dry-run']
+    assert reproduce(*argv) == 1
+    printed = capfd.readouterr().out
+    assert not out.exists()
+    assert printed.count('missing: ') == sum(len(table.rows) for table in TABLES.values())
+    assert 'wget' in printed and 'tools/dataset_converters/jbd.py' in printed
+
+
+def test_weights_of_another_arch_are_a_row_that_failed(tmp_path, out, monkeypatch):
+    pytest.importorskip('xtcocotools')
+    trained = list(out.glob('train/td-hm_mit-b5_none_*jbd*/epoch_*.pth'))
+    if not trained:
+        pytest.skip('needs what the test of the table jbd has trained')
+    write_jbd(tmp_path / 'data/jump_broadcast', train=2, val=1, size=(96, 128), progress=False)
+    (tmp_path / 'data/jump_broadcast/jumpers.json').unlink()  # as if it were published
+    (tmp_path / 'weights').mkdir()
+    shutil.copy(trained[0], tmp_path / 'weights/td-hm_mit-b5_none_1xb16-210e_jbd-640x480.pth')
+
+    class WithoutBenchmark(InThisProcess):
+        def __call__(self, step: Step) -> Outcome:
+            if step.kind == 'benchmark':  # MiT-B5 takes long
+                return Outcome(0.0, 'left out')
+            return super().__call__(step)
+
+    monkeypatch.setattr(tool, 'SubprocessRunner', WithoutBenchmark)
+    argv = ['jbd', '--rows', 'none,hq', '--data-root', tmp_path / 'data', '--device', 'cpu']
+    argv += ['--checkpoints', tmp_path / 'weights', '--out', tmp_path / 'out']
+    assert reproduce(*argv) == 1
+    none, hq = json.loads((tmp_path / 'out/jbd.json').read_text())['rows']
+    assert 'does not fit' in none['not_measured']['pck_0.1']
+    assert "no weights of 'hq'" in hq['not_measured']['pck_0.1']
+    assert none['measured'] == hq['measured'] == {}
