@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..token_merging import MergePlan, StageMerging
 from ..token_merging.base import Grid
 from . import cpu
+from .tokens import image_to_tokens, tokens_to_image
 
 
 class MergedAttention:
@@ -53,7 +54,7 @@ class MergedAttention:
         """
         raise NotImplementedError
 
-    def attention_dropout(self) -> float:
+    def dropout_rate(self) -> float:
         """Dropout rate on the attention weights in training."""
         raise NotImplementedError
 
@@ -94,7 +95,7 @@ class MergedAttention:
 
     def _attend(self, query: Tensor, key_value: Tensor) -> Tensor:
         q, (k, v) = self.project_query(query), self.project_key_value(key_value)
-        dropout = self.attention_dropout() if self.training else 0.0
+        dropout = self.dropout_rate() if self.training else 0.0
         q, k, v = (t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (q, k, v))
         out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
         return self.project_out(out.transpose(1, 2).flatten(2))
@@ -110,3 +111,51 @@ class MergedAttention:
             for part, target in zip(query[i].split(parts), result[i].split(parts), strict=True):
                 target.copy_(memory.attend(part))
         return result
+
+
+class PackedAttention(MergedAttention):
+    """Mixin for modules with the parameters' names of mmseg.
+
+    Attributes:
+        sr_ratio: by how much the grid of keys and values is reduced, per side.
+        attn: holds the projections and initialises them like mmseg; its forward, which would build
+            the attention map, is never called.
+        sr: the reduction, a strided convolution, where ``sr_ratio > 1``.
+        norm: after it.
+    """
+
+    sr_ratio: int
+    attn: nn.MultiheadAttention
+    sr: nn.Module
+    norm: nn.Module
+
+    def reduce(self, tokens: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
+        if self.sr_ratio == 1:
+            return tokens, grid
+        image = self.sr(tokens_to_image(tokens, grid))
+        return self.norm(image_to_tokens(image)), (image.shape[2], image.shape[3])
+
+    def project_query(self, tokens: Tensor) -> Tensor:
+        return cpu.linear(tokens, *self._projections()[0])
+
+    def project_key_value(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        key, value = cpu.linear(tokens, *self._projections()[1]).chunk(2, dim=-1)
+        return key, value
+
+    def project_out(self, tokens: Tensor) -> Tensor:
+        return cpu.linear(tokens, *self._projections()[2])
+
+    def outer_projections(self) -> tuple[cpu.Projection, cpu.Projection]:
+        query, _, out = self._projections()
+        return query, out
+
+    def dropout_rate(self) -> float:
+        return self.attn.dropout
+
+    def _projections(self) -> list[cpu.Projection]:
+        """Weight and bias for queries, for keys and values together, and of the output."""
+        weight, bias = self.attn.in_proj_weight, self.attn.in_proj_bias
+        dims = weight.shape[1]
+        biases = (None, None) if bias is None else (bias[:dims], bias[dims:])
+        out = self.attn.out_proj
+        return [(weight[:dims], biases[0]), (weight[dims:], biases[1]), (out.weight, out.bias)]
