@@ -62,6 +62,18 @@ class PatchableBackbone(ABC):
     def remove(self) -> None:
         """Undo :meth:`apply`."""
 
+    @abstractmethod
+    def merging(self) -> TokenMerging:
+        """The strategies that are set now.
+
+        Raises:
+            SegformerPlusPlusError: nothing was applied to this backbone.
+        """
+
+    @abstractmethod
+    def set_merging(self, merging: TokenMerging) -> None:
+        """Exchange the strategies of a backbone that :meth:`apply` was called on."""
+
     def attentions(self) -> list[list[MergedAttention]]:
         """Those of each stage, in order.
 
@@ -117,6 +129,13 @@ class HostBackbone(PatchableBackbone):
     def apply(self, merging: TokenMerging) -> None:
         for module in self._parts():
             module.__class__ = self.swaps.get(type(module), type(module))
+        self.set_merging(merging)
+
+    def merging(self) -> TokenMerging:
+        strategies = tuple(stage[0].merging for stage in self.attentions())
+        return TokenMerging(strategies, getattr(self.entry(), 'downsampling', None))
+
+    def set_merging(self, merging: TokenMerging) -> None:
         for stage, strategies in zip(self.blocks, merging.stages, strict=True):
             for block in stage:
                 self.attention(block).merging = strategies

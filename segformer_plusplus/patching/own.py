@@ -26,9 +26,15 @@ class Backbone(PatchableBackbone):
 
     def apply(self, merging: TokenMerging) -> None:
         vars(self.module).setdefault(_BEFORE, self.module.token_merging)
+        self.set_merging(merging)
+
+    def merging(self) -> TokenMerging:
+        return self.module.token_merging
+
+    def set_merging(self, merging: TokenMerging) -> None:
         self.module.set_token_merging(merging)
 
     def remove(self) -> None:
         before = vars(self.module).pop(_BEFORE, None)
         if before is not None:
-            self.module.set_token_merging(before)
+            self.set_merging(before)
