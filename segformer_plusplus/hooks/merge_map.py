@@ -21,7 +21,7 @@ class MergeMapHook(Hook):
     """Draws merge maps of the first images of a validation for the visualizer's backends.
 
     Also notes for every stage the tokens that are left and the share merged away, and the share of
-    the pixels whose label merging changes, as scalars ``merge_map/...``. Every image costs two
+    the pixels whose label merging changes, as scalars ``merge_map_0/...``. Every image costs two
     more runs of the model.
 
     Args:
@@ -79,7 +79,8 @@ class MergeMapHook(Hook):
             maps = merge_map(model, image)
             palette = (getattr(runner.visualizer, 'dataset_meta', None) or {}).get('palette')
             picture = draw(maps, block=self.block, palette=palette)
-            name = f'merge_map/{self._drawn}'
+            # no slash: the local backend makes no folders, and does not say that it wrote nothing
+            name = f'merge_map_{self._drawn}'
             runner.visualizer.add_image(name, np.asarray(picture), step=runner.iter)
             runner.visualizer.add_scalars(scalars(maps, name, self.block), step=runner.iter)
             self._drawn += 1
