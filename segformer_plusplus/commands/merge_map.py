@@ -1,4 +1,4 @@
-"""segformer-plusplus merge-map CONFIG CHECKPOINT IMAGE --out FILE: what merging does to an image."""
+"""segformer-plusplus merge-map CONFIG CHECKPOINT IMAGE --out FILE: what is merged, what changes."""
 
 from __future__ import annotations
 
