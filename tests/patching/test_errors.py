@@ -242,3 +242,15 @@ def test_a_backbone_of_three_stages():
         apply_token_merging(backbone, 'hq')
     apply_token_merging(backbone, [dict(q='NeighborMerging2d')] * 3)
     assert len(backbone(torch.randn(1, 3, 64, 64))) == 3
+
+
+def test_a_library_whose_classes_have_other_names(monkeypatch):
+    model = CASES['SegformerModel'].build()
+    before = traces(model)
+    with monkeypatch.context() as patch:
+        patch.delitem(sys.modules, 'segformer_plusplus.patching.transformers', raising=False)
+        patch.delattr(sys.modules[type(model).__module__], 'SegformerMixMLP')
+        with pytest.raises(SegformerPlusPlusError, match="cannot import name 'SegformerMixMLP'"):
+            apply_token_merging(model, 'hq')
+    assert traces(model) == before
+    apply_token_merging(model, 'hq')
