@@ -1,6 +1,6 @@
 """How much faster apply_token_merging makes each library's model, from image to logits on a CPU.
 
-python tools/benchmarks/patching.py --json docs/patching.json
+python tools/benchmarks/patching.py --json patching.json
 """
 
 import argparse
