@@ -61,7 +61,9 @@ class TokenMerging:
 
 
 def build_token_merging(
-    token_merging: str | Sequence[Mapping[str, Any]] | Mapping[str, Any] | None, num_stages: int = 4
+    token_merging: str | Sequence[Mapping[str, Any]] | Mapping[str, Any] | None,
+    num_stages: int = 4,
+    name: str | None = None,
 ) -> TokenMerging:
     """Build the strategies of every stage.
 
@@ -71,24 +73,25 @@ def build_token_merging(
             ``dict(stages=[...], downsampling=dict(factor=2, mode='bilinear'))``.
             None is the preset 'none'.
         num_stages: how many stages the backbone has.
+        name: what it is called in the config, for messages; by default 'token_merging'.
 
     Raises:
         TokenMergingError: anything unknown, missing, out of range, or a wrong number of stages.
     """
     if token_merging is None:
         token_merging = 'none'
-    name = 'token_merging'
     if isinstance(token_merging, str):
         if token_merging not in PRESETS:
             raise TokenMergingError(
                 f'token_merging={token_merging!r} is unknown, use one of {list(PRESETS)} '
                 'or one dict per stage'
             )
-        name = f'token_merging={token_merging!r}'
+        name = name or f'token_merging={token_merging!r}'
         preset = PRESETS[token_merging]
         # a preset without strategies says the same about any number of stages
         empty = not any(preset['stages'])
         token_merging = {**preset, 'stages': [{}] * num_stages} if empty else preset
+    name = name or 'token_merging'
     if isinstance(token_merging, Mapping):
         unknown = set(token_merging) - {'stages', 'downsampling'}
         if unknown or 'stages' not in token_merging:
@@ -129,7 +132,9 @@ def build_token_merger(
         )
     arguments = {str(key): value for key, value in settings.items() if key != 'type'}
     kind = settings['type']
-    cls = kind if inspect.isclass(kind) else TOKEN_MERGERS.get(kind)
+    # mmengine looks up no other kind of name, nor an empty one
+    named = isinstance(kind, str) and kind != ''
+    cls = TOKEN_MERGERS.get(kind) if named else kind if inspect.isclass(kind) else None
     if cls is None:
         known = sorted(TOKEN_MERGERS.module_dict)
         raise TokenMergingError(
