@@ -14,10 +14,10 @@ SOURCES := segformer_plusplus tools tests configs setup.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install test check format demo demo-seg demo-pose clean
+.PHONY: help install test test-core test-original fuzz check format demo demo-seg demo-pose clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## Create .venv and install everything with the tested versions (once)
 
@@ -49,6 +49,44 @@ test: export OMP_NUM_THREADS := 1
 test: $(STAMP) ## Run the tests
 	$(PYTHON) -m pytest -n 2 --dist loadfile
 
+# Other Pythons, other versions: numbers, configs, training, loading and resuming.
+CORE_TESTS := $(addprefix tests/,token_merging layers backbones segmentation pose checkpoints \
+  test_arguments.py test_compat.py test_configs.py test_hooks.py test_package.py \
+  test_pose_configs.py tools/test_tools.py tools/test_pose_tools.py)
+
+test-core: export OMP_NUM_THREADS := 1
+
+test-core: $(STAMP) ## Run the core tests, with VENV=... PYTHON3=... on another Python
+	$(PYTHON) -m pytest -n 2 --dist loadfile $(CORE_TESTS)
+
+fuzz: export OMP_NUM_THREADS := 1
+
+fuzz: $(STAMP) ## Run the fuzz tests with thousands of new cases (minutes)
+	HYPOTHESIS_PROFILE=thorough $(PYTHON) -m pytest -n 2 tests/fuzz
+
+# OpenMMLab's original line has an environment of its own, since it has the same import names.
+ORIGINAL ?= .venv-original
+ORIGINAL_PYTHON := $(ORIGINAL)/bin/python
+ORIGINAL_PIP := $(ORIGINAL_PYTHON) -m pip --disable-pip-version-check
+ORIGINAL_STAMP := $(ORIGINAL)/.installed
+
+$(ORIGINAL_STAMP): requirements-original.txt pyproject.toml setup.py
+	@$(PYTHON3) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 12))' || { \
+	  echo "make: xtcocotools for NumPy 1 needs Python 3.10 or 3.11, $(PYTHON3) is $$($(PYTHON3) -V 2>&1):" \
+	    "name another: make test-original PYTHON3=/path/to/python3" >&2; exit 1; }
+	@rm -f $@
+	$(PYTHON3) -m venv $(ORIGINAL)
+	$(ORIGINAL_PIP) install -r requirements-original.txt
+	$(ORIGINAL_PIP) install --no-deps $(MMPOSE)
+	$(ORIGINAL_PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+# The package is imported first, so that mmseg and mmpose find what mmcv-lite does not have.
+test-original: export OMP_NUM_THREADS := 1
+
+test-original: $(ORIGINAL_STAMP) ## Run the core tests on OpenMMLab's original line, in .venv-original
+	$(ORIGINAL_PYTHON) -m pytest -p segformer_plusplus -n 2 --dist loadfile $(CORE_TESTS)
+
 check: $(STAMP) ## Lint, check the formatting and the types
 	$(PYTHON) -m ruff check $(SOURCES)
 	$(PYTHON) -m ruff format --check $(SOURCES)
@@ -69,5 +107,5 @@ demo-pose: $(STAMP) ## Train on drawn jumpers; results in work_dirs/demo-pose
 
 clean: ## Remove caches and build outputs (not .venv, data or results)
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
-	find . -path ./$(VENV) -prune -o -path ./data -prune -o -path ./work_dirs -prune \
+	find . -path './.venv*' -prune -o -path ./data -prune -o -path ./work_dirs -prune \
 	  -o -type d -name __pycache__ -exec rm -rf {} +

@@ -2,10 +2,14 @@
 
 mmcv from the maintained line, and mmcv-lite, come without ``mmcv._ext``. mmpose, and older mmseg,
 import ``mmcv.ops`` all the same, though no SegFormer uses any of it.
+
+The original line's mmengine calls ``torch.load`` as torch before 2.6 wanted it; it needs NumPy 1.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib
 import sys
 from importlib.util import find_spec
@@ -13,6 +17,11 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from .errors import MissingDependencyError
+
+# NumPy 1.26 has numpy._core beside numpy.core, but empty until a part of it is imported.
+# Checkpoints hold numbers under either name, and what may be read from one is looked up there.
+with contextlib.suppress(ImportError):
+    importlib.import_module('numpy._core.multiarray')
 
 _INSTALL = {
     'mmseg': "pip install 'segformer-plusplus[mmseg]'",
@@ -26,7 +35,7 @@ _INSTALL = {
 
 
 def require_foundation() -> None:
-    """Raise if what every part of this package stands on is missing.
+    """Raise if what every part of this package stands on is missing; mend what is old in it.
 
     Neither is a dependency of the package: the two lines share their import names, and one would
     overwrite the other.
@@ -40,6 +49,38 @@ def require_foundation() -> None:
                 f'segformer_plusplus needs {name}, which is not installed; install the maintained '
                 "line with pip install 'segformer-plusplus[mmseg]', or mmengine and mmcv-lite"
             )
+    let_mmengine_read_its_checkpoints()
+
+
+def let_mmengine_read_its_checkpoints() -> None:
+    """Let the original line's mmengine read the files that its Runner writes.
+
+    Up to 0.10.7 it leaves ``weights_only`` to torch, which turned it on in 2.6. Then the numbers
+    and HistoryBuffers in a checkpoint's message hub are refused, so that its Runner cannot resume
+    and ``init_model`` of mmseg and mmpose cannot load. While it reads a file from the disk, these
+    types are admitted; ``weights_only`` stays on, and nothing else that a file may hold is run.
+    Does nothing where mmengine sees to it itself.
+    """
+    if not _leaves_weights_only_to_torch():
+        return
+    module = importlib.import_module('mmengine.runner.checkpoint')
+    original = module.load_from_local
+
+    @functools.wraps(original)
+    def load_from_local(filename: str, map_location: Any = None) -> Any:
+        # imported late: it needs what this module sees to
+        from .checkpoints.safe_globals import mmengine_globals
+
+        with mmengine_globals():
+            return original(filename, map_location)
+
+    module.CheckpointLoader.register_scheme(prefixes='', loader=load_from_local, force=True)
+
+
+def _leaves_weights_only_to_torch() -> bool:
+    version = importlib.import_module('mmengine').__version__
+    digits = importlib.import_module('mmengine.utils').digit_version
+    return bool(digits(version) < digits('0.10.8'))
 
 
 class _OpsWithoutCode(ModuleType):

@@ -75,7 +75,8 @@ def show_predictions(cfg: Config, args: argparse.Namespace) -> None:
         out_dir = args.show_dir and os.path.abspath(args.show_dir)
         options.update(enable=True, out_dir=out_dir)
     else:
-        options.update(draw=True)
+        # mmseg's hook draws every 50th batch, its maintained line every image
+        options.update(draw=True, interval=1)
         if args.show_dir:
             cfg.visualizer['save_dir'] = args.show_dir
     hook.update(options)

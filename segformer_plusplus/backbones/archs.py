@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ..errors import SegformerPlusPlusError
@@ -34,12 +35,11 @@ def resolve_arch(arch: str | None, **explicit: Any) -> dict[str, Any]:
     given = {key: value for key, value in explicit.items() if value is not None}
     if arch is None:
         return {**_DEFAULTS, **given}
-    if arch not in ARCHS:
+    if not isinstance(arch, str) or arch not in ARCHS:
         raise SegformerPlusPlusError(f'arch={arch!r} is unknown, use one of {list(ARCHS)}')
     sizes = ARCHS[arch]
     for key, value in given.items():
-        same = value == sizes[key] if isinstance(value, int) else tuple(value) == sizes[key]
-        if not same:
+        if (tuple(value) if isinstance(value, Sequence) else value) != sizes[key]:
             raise SegformerPlusPlusError(
                 f'arch={arch!r} has {key}={sizes[key]}, but {key}={value} was given; '
                 'leave out one of the two'

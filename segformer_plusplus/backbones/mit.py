@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmcv.cnn import build_norm_layer
+from mmcv.cnn import build_activation_layer, build_norm_layer
 from mmengine.model import BaseModule
-from mmengine.model.weight_init import (
-    PretrainedInit,
-    constant_init,
-    initialize,
-    normal_init,
-    trunc_normal_init,
-)
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..checkpoints import load_checkpoint_strictly
+from ..arguments import (
+    CONFIG,
+    FILE,
+    FLAG,
+    INIT_CFG,
+    NONE,
+    SHARE,
+    SHARE_BELOW_ONE,
+    blaming,
+    checked,
+    integer,
+    integers,
+)
 from ..errors import SegformerPlusPlusError
-from ..layers import MixTransformerBlock, OverlapPatchEmbed
+from ..layers import MixTransformerBlock, OverlapPatchEmbed, check_token_norm
 from ..layers.tokens import tokens_to_image
 from ..token_merging import TokenMergingConfig, build_token_merging, read_tome_cfg
 from .archs import resolve_arch
+from .initialisation import initialise
 
 
 @MODELS.register_module()
@@ -66,6 +71,28 @@ class MixVisionTransformerPlusPlus(BaseModule):
         SegformerPlusPlusError: an argument is unknown, out of range or contradicts another one.
     """
 
+    @checked(
+        in_channels=integer(1),
+        embed_dims=integer(1) | NONE,
+        num_stages=integer(1),
+        num_layers=integers(0) | NONE,
+        num_heads=integers(1) | NONE,
+        patch_sizes=integers(1),
+        strides=integers(1),
+        sr_ratios=integers(1),
+        out_indices=integer(0) | integers(0),
+        mlp_ratio=integer(1),
+        qkv_bias=FLAG,
+        drop_rate=SHARE,
+        attn_drop_rate=SHARE,
+        drop_path_rate=SHARE_BELOW_ONE,
+        act_cfg=CONFIG | NONE,
+        norm_cfg=CONFIG | NONE,
+        pretrained=FILE | NONE,
+        init_cfg=INIT_CFG,
+        with_cp=FLAG,
+        in_rows=FLAG,
+    )
     def __init__(
         self,
         arch: str | None = None,
@@ -112,67 +139,66 @@ class MixVisionTransformerPlusPlus(BaseModule):
                 raise SegformerPlusPlusError(
                     f'{name}={values} has {len(values)} entries for num_stages={num_stages}'
                 )
-        if not all(isinstance(ratio, int) and ratio >= 1 for ratio in sr_ratios):
-            raise SegformerPlusPlusError(f'sr_ratios={sr_ratios} are not integers >= 1')
-        if not 0 <= drop_path_rate < 1:
-            raise SegformerPlusPlusError(f'drop_path_rate={drop_path_rate} is not in [0, 1)')
         self.out_indices = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
         if not all(0 <= index < num_stages for index in self.out_indices):
             raise SegformerPlusPlusError(
                 f'out_indices={out_indices} has an entry outside 0..{num_stages - 1}'
             )
+        if len(set(self.out_indices)) < len(self.out_indices):
+            raise SegformerPlusPlusError(f'out_indices={out_indices} names a stage twice')
         if tome_cfg is not None:
             # 'none' says nothing that tome_cfg could contradict: shipped configs start from it
             if token_merging not in (None, 'none'):
                 raise SegformerPlusPlusError('token_merging and tome_cfg exclude each other')
-            token_merging = read_tome_cfg(tome_cfg)
-        self.token_merging = build_token_merging(token_merging, num_stages)
+            name = f'tome_cfg={tome_cfg!r}' if isinstance(tome_cfg, str) else 'tome_cfg'
+            self.token_merging = build_token_merging(read_tome_cfg(tome_cfg), num_stages, name)
+        else:
+            self.token_merging = build_token_merging(token_merging, num_stages)
         self.strides = tuple(strides)
         self.patch_sizes = tuple(patch_sizes)
         self.sr_ratios = tuple(sr_ratios)
 
         norm_cfg = norm_cfg or dict(type='LN', eps=1e-6)
+        act_cfg = act_cfg or dict(type='GELU')
+        widths = [sizes['embed_dims'] * heads for heads in sizes['num_heads']]
         last = max(1, sum(sizes['num_layers']) - 1)
         drop_path = [drop_path_rate * block / last for block in range(last + 1)]
         self.layers = nn.ModuleList()
-        for stage in range(num_stages):
-            channels = sizes['embed_dims'] * sizes['num_heads'][stage]
-            embed = OverlapPatchEmbed(
-                in_channels, channels, patch_sizes[stage], strides[stage], norm_cfg
-            )
-            blocks = nn.ModuleList(
-                MixTransformerBlock(
-                    embed_dims=channels,
-                    num_heads=sizes['num_heads'][stage],
-                    feedforward_channels=mlp_ratio * channels,
-                    sr_ratio=sr_ratios[stage],
-                    merging=self.token_merging.stages[stage],
-                    drop_rate=drop_rate,
-                    attn_drop_rate=attn_drop_rate,
-                    drop_path_rate=drop_path.pop(0),
-                    qkv_bias=qkv_bias,
-                    act_cfg=act_cfg or dict(type='GELU'),
-                    norm_cfg=norm_cfg,
-                    in_rows=in_rows,
-                    with_cp=with_cp,
+        parts = dict(
+            norm_cfg=(norm_cfg, lambda cfg: [build_norm_layer(cfg, width) for width in widths]),
+            act_cfg=(act_cfg, build_activation_layer),
+        )
+        with blaming(self, parts):
+            for stage, channels in enumerate(widths):
+                embed = OverlapPatchEmbed(
+                    in_channels, channels, patch_sizes[stage], strides[stage], norm_cfg
                 )
-                for _ in range(sizes['num_layers'][stage])
-            )
-            norm = build_norm_layer(norm_cfg, channels)[1]
-            self.layers.append(nn.ModuleList([embed, blocks, norm]))
-            in_channels = channels
+                check_token_norm(embed.norm, norm_cfg)
+                blocks = nn.ModuleList(
+                    MixTransformerBlock(
+                        embed_dims=channels,
+                        num_heads=sizes['num_heads'][stage],
+                        feedforward_channels=mlp_ratio * channels,
+                        sr_ratio=sr_ratios[stage],
+                        merging=self.token_merging.stages[stage],
+                        drop_rate=drop_rate,
+                        attn_drop_rate=attn_drop_rate,
+                        drop_path_rate=drop_path.pop(0),
+                        qkv_bias=qkv_bias,
+                        act_cfg=act_cfg,
+                        norm_cfg=norm_cfg,
+                        in_rows=in_rows,
+                        with_cp=with_cp,
+                    )
+                    for _ in range(sizes['num_layers'][stage])
+                )
+                norm = build_norm_layer(norm_cfg, channels)[1]
+                self.layers.append(nn.ModuleList([embed, blocks, norm]))
+                in_channels = channels
 
     def init_weights(self) -> None:
         """Initialise as mmseg does, or load what ``init_cfg`` names, strictly."""
-        entries = self.init_cfg if isinstance(self.init_cfg, list) else [self.init_cfg]
-        pretrained = [entry for entry in entries if _is_pretrained(entry)]
-        others = [entry for entry in entries if entry and not _is_pretrained(entry)]
-        if others:
-            initialize(self, others)
-        elif not pretrained:
-            self.apply(_init_module)
-        for entry in pretrained:
-            _load_pretrained(self, entry)
+        initialise(self, self.init_cfg)
         self._is_init = True
 
     def forward(self, image: Tensor) -> list[Tensor]:
@@ -226,47 +252,19 @@ class MixVisionTransformerPlusPlus(BaseModule):
             if min(grid) < reduction:
                 raise SegformerPlusPlusError(
                     f'an image of {height}x{width} is too small: stage {stage} has a grid of '
-                    f'{grid[0]}x{grid[1]} tokens, its spatial reduction needs at least '
+                    f'{grid[0]}x{grid[1]} tokens, its spatial reduction (sr_ratios) needs at least '
                     f'{reduction}x{reduction}; the smallest side is {self._smallest_side()} pixels'
                     + (' after downsampling' if self.token_merging.downsampling else '')
                 )
 
     def _smallest_side(self) -> int:
+        """Pixels that a side needs, from the last stage back: see :meth:`grids`."""
         side = 1
-        while any(
-            grid[0] < reduction
-            for grid, reduction in zip(self.grids(side, side), self.sr_ratios, strict=True)
+        for patch, stride, reduction in zip(
+            reversed(self.patch_sizes),
+            reversed(self.strides),
+            reversed(self.sr_ratios),
+            strict=True,
         ):
-            side += 1
+            side = max(1, (max(side, reduction) - 1) * stride + patch - 2 * (patch // 2))
         return side
-
-
-def _is_pretrained(init_cfg: Mapping[str, Any] | None) -> bool:
-    kind = init_cfg.get('type') if init_cfg else None
-    return kind == 'Pretrained' or kind is PretrainedInit
-
-
-def _load_pretrained(model: nn.Module, init_cfg: Mapping[str, Any]) -> None:
-    settings = {key: value for key, value in init_cfg.items() if key != 'type'}
-    unknown = set(settings) - {'checkpoint', 'prefix', 'map_location'}
-    if unknown or 'checkpoint' not in settings:
-        raise SegformerPlusPlusError(
-            "init_cfg of type 'Pretrained' takes checkpoint, prefix and map_location, "
-            f'found {sorted(settings)}'
-        )
-    load_checkpoint_strictly(
-        model,
-        settings['checkpoint'],
-        prefix=settings.get('prefix') or '',
-        map_location=settings.get('map_location', 'cpu'),
-    )
-
-
-def _init_module(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        trunc_normal_init(module, std=0.02, bias=0.0)
-    elif isinstance(module, nn.LayerNorm):
-        constant_init(module, val=1.0, bias=0.0)
-    elif isinstance(module, nn.Conv2d):
-        fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
-        normal_init(module, mean=0, std=math.sqrt(2.0 / (fan_out // module.groups)), bias=0)

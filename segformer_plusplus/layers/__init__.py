@@ -3,7 +3,9 @@
 from .attention import EfficientAttention
 from .block import MixTransformerBlock
 from .fusion import fuse_pyramid
+from .levels import pair_levels, select_levels
 from .mix_ffn import MixFFN
+from .norms import check_image_norm, check_token_norm
 from .patch_embed import OverlapPatchEmbed
 
 __all__ = [
@@ -11,5 +13,9 @@ __all__ = [
     'MixFFN',
     'MixTransformerBlock',
     'OverlapPatchEmbed',
+    'check_image_norm',
+    'check_token_norm',
     'fuse_pyramid',
+    'pair_levels',
+    'select_levels',
 ]

@@ -5,16 +5,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mmcv.cnn import ConvModule
+from mmcv.cnn import ConvModule, build_conv_layer
 from mmengine.dist import is_distributed
 from mmengine.model import revert_sync_batchnorm
 from mmpose.models.heads import HeatmapHead
-from mmpose.registry import MODELS
+from mmpose.registry import KEYPOINT_CODECS, MODELS
 from mmpose.utils.typing import Predictions, SampleList
 from torch import Tensor, nn
 
+from ..arguments import (
+    CONFIG,
+    FLAG,
+    INIT_CFG,
+    INTERPOLATION,
+    NONE,
+    SETTINGS,
+    blaming,
+    checked,
+    integer,
+    integers,
+)
 from ..errors import SegformerPlusPlusError
-from ..layers import fuse_pyramid
+from ..layers import check_image_norm, fuse_pyramid, pair_levels, select_levels
 
 _BATCH_NORM = {'type': 'BN', 'requires_grad': True}
 _RELU = {'type': 'ReLU'}
@@ -50,11 +62,26 @@ class SegformerHeatmapHead(HeatmapHead):
             convolution.
 
     Raises:
-        SegformerPlusPlusError: ``in_channels`` and ``in_index`` do not go together. In the first
-            step: the backbone has other stages, or the heatmaps have another size than those of
-            the codec or another number than the keypoints of the data.
+        SegformerPlusPlusError: an argument is of the wrong kind, cannot be built, or does not go
+            with another one. In the first step: the backbone has other stages, or the heatmaps have
+            another size than those of the codec or another number than the keypoints of the data.
     """
 
+    @checked(
+        in_channels=integers(1),
+        out_channels=integer(1),
+        channels=integer(1),
+        in_index=integers(0) | NONE,
+        norm_cfg=CONFIG | NONE,
+        act_cfg=CONFIG | NONE,
+        interpolate_mode=INTERPOLATION,
+        align_corners=FLAG | NONE,
+        final_layer=SETTINGS | NONE,
+        loss=CONFIG,
+        decoder=CONFIG | NONE,
+        in_rows=FLAG,
+        init_cfg=INIT_CFG,
+    )
     def __init__(
         self,
         in_channels: Sequence[int],
@@ -71,27 +98,39 @@ class SegformerHeatmapHead(HeatmapHead):
         in_rows: bool = True,
         init_cfg: Any = None,
     ) -> None:
-        in_channels = list(in_channels)
-        self.in_index = list(range(len(in_channels)) if in_index is None else in_index)
-        _check_stages(in_channels, self.in_index)
-        super().__init__(
-            in_channels=channels,
-            out_channels=out_channels,
-            deconv_out_channels=None,
-            conv_out_channels=None,
-            final_layer=dict(final_layer or {}),
-            loss=dict(loss),
-            decoder=decoder,
-            init_cfg=init_cfg,
+        widths, self.in_index = pair_levels(in_channels, in_index, 'head')
+        last = dict(type='Conv2d', in_channels=channels, out_channels=out_channels, kernel_size=1)
+        parts = dict(
+            norm_cfg=(norm_cfg, lambda cfg: ConvModule(1, channels, 1, norm_cfg=cfg)),
+            act_cfg=(act_cfg, lambda cfg: ConvModule(1, channels, 1, act_cfg=cfg)),
+            loss=(loss, MODELS.build),
+            decoder=(decoder, KEYPOINT_CODECS.build),
+            final_layer=(
+                final_layer,
+                lambda cfg: _check_keeps_size(build_conv_layer(last | cfg)),
+            ),
         )
-        self.in_channels = in_channels
+        with blaming(self, parts):
+            super().__init__(
+                in_channels=channels,
+                out_channels=out_channels,
+                deconv_out_channels=None,
+                conv_out_channels=None,
+                final_layer=dict(final_layer or {}),
+                loss=dict(loss),
+                decoder=decoder,
+                init_cfg=init_cfg,
+            )
+            _check_keeps_size(self.final_layer)
+            settings = dict(kernel_size=1, norm_cfg=norm_cfg, act_cfg=act_cfg)
+            self.convs = nn.ModuleList(ConvModule(n, channels, **settings) for n in widths)
+            self.fusion_conv = ConvModule(channels * len(widths), channels, **settings)
+        self.in_channels = widths
         self.interpolate_mode = interpolate_mode
         self.align_corners = align_corners
         self.in_rows = in_rows
-        _check_keeps_size(self.final_layer)
-        settings = dict(kernel_size=1, norm_cfg=norm_cfg, act_cfg=act_cfg)
-        self.convs = nn.ModuleList(ConvModule(n, channels, **settings) for n in in_channels)
-        self.fusion_conv = ConvModule(channels * len(in_channels), channels, **settings)
+        if norm_cfg is not None:
+            check_image_norm(self.fusion_conv.norm, norm_cfg)
         if not is_distributed():
             self.convs = revert_sync_batchnorm(self.convs)
             self.fusion_conv = revert_sync_batchnorm(self.fusion_conv)
@@ -143,18 +182,7 @@ class SegformerHeatmapHead(HeatmapHead):
         return super().predict(feats, batch_data_samples, test_cfg)
 
     def _select(self, feats: Sequence[Tensor]) -> list[Tensor]:
-        if max(self.in_index) >= len(feats):
-            raise SegformerPlusPlusError(
-                f'the head uses outputs {self.in_index} of the backbone (in_index), which has only '
-                f"{len(feats)}; change in_channels and in_index, or the backbone's out_indices"
-            )
-        features = [feats[index] for index in self.in_index]
-        channels = [feature.shape[1] for feature in features]
-        if channels != self.in_channels:
-            raise SegformerPlusPlusError(
-                f'head.in_channels is {self.in_channels}, but the backbone gives {channels}'
-            )
-        return features
+        return select_levels(feats, self.in_channels, self.in_index, 'head')
 
     def _check_codec(self, feats: Sequence[Tensor], samples: SampleList) -> None:
         """A codec for other sizes would move every keypoint without a word."""
@@ -170,16 +198,6 @@ class SegformerHeatmapHead(HeatmapHead):
                     'set input_size and heatmap_size of the codec, and the input_size of '
                     'TopdownAffine, to fit'
                 )
-
-
-def _check_stages(in_channels: list[int], in_index: list[int]) -> None:
-    if not in_channels:
-        raise SegformerPlusPlusError('head.in_channels is empty; give one number per stage')
-    if len(in_channels) != len(in_index) or min(in_index) < 0:
-        raise SegformerPlusPlusError(
-            f'head.in_channels {in_channels} and head.in_index {in_index} do not go together; '
-            'give one index, 0 or more, for each number of channels'
-        )
 
 
 def _check_keeps_size(conv: nn.Conv2d) -> None:

@@ -12,7 +12,9 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
-from ..layers import fuse_pyramid
+from ..arguments import checked
+from ..layers import check_image_norm, fuse_pyramid, pair_levels, select_levels
+from .decode_head import DECODE_HEAD, blaming_head
 
 
 @MODELS.register_module()
@@ -22,18 +24,35 @@ class SegformerHeadPlusPlus(SegformerHead):
     Every level is fused at its own resolution, see :func:`~segformer_plusplus.layers.fuse_pyramid`.
 
     Args:
+        in_channels: channels of the stages that are fused.
+        in_index: which of the backbone's outputs these are; by default the first ones.
         in_rows: for inference, a few rows at a time with folded norms; equal to rounding.
-        kwargs: those of mmseg's head.
+        kwargs: the others of mmseg's head.
+
+    Raises:
+        SegformerPlusPlusError: an argument is of the wrong kind, cannot be built, or does not go
+            with another one. In the first step: the backbone has other stages.
     """
 
-    def __init__(self, in_rows: bool = True, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    @checked(**DECODE_HEAD)
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        in_index: Sequence[int] | None = None,
+        in_rows: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        channels, index = pair_levels(in_channels, in_index, 'decode_head')
+        with blaming_head(self, kwargs):
+            super().__init__(in_channels=channels, in_index=index, **kwargs)
+        if self.norm_cfg is not None:
+            check_image_norm(self.fusion_conv.norm, self.norm_cfg)
         self.in_rows = in_rows
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """Features (B, C_i, H_i, W_i) of the stages -> logits (B, num_classes, H_0, W_0)."""
         return fuse_pyramid(
-            self._transform_inputs(inputs),
+            select_levels(inputs, self.in_channels, self.in_index, 'decode_head'),
             self.convs,
             self.fusion_conv,
             self.cls_seg if self.training else self.conv_seg,

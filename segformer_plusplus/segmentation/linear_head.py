@@ -10,8 +10,9 @@ from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
-from ..errors import SegformerPlusPlusError
-from ..layers import fuse_pyramid
+from ..arguments import checked
+from ..layers import check_image_norm, fuse_pyramid, pair_levels, select_levels
+from .decode_head import DECODE_HEAD, blaming_head
 
 _BATCH_NORM = {'type': 'BN', 'requires_grad': True}
 
@@ -37,9 +38,11 @@ class SegformerLinearHead(BaseDecodeHead):
         kwargs: those of mmseg's ``BaseDecodeHead``.
 
     Raises:
-        SegformerPlusPlusError: ``in_channels`` and ``in_index`` do not go together.
+        SegformerPlusPlusError: an argument is of the wrong kind, cannot be built, or does not go
+            with another one. In the first step: the backbone has other stages.
     """
 
+    @checked(**DECODE_HEAD)
     def __init__(
         self,
         in_channels: Sequence[int],
@@ -51,36 +54,30 @@ class SegformerLinearHead(BaseDecodeHead):
         in_rows: bool = True,
         **kwargs: Any,
     ) -> None:
-        in_channels = list(in_channels)
-        in_index = list(range(len(in_channels)) if in_index is None else in_index)
-        if not in_channels or len(in_channels) != len(in_index):
-            raise SegformerPlusPlusError(
-                f'decode_head.in_channels {in_channels} and decode_head.in_index {in_index} do not '
-                'go together; give one index for each number of channels'
-            )
-        super().__init__(
-            in_channels=in_channels,
-            channels=channels,
-            in_index=in_index,
-            input_transform='multiple_select',
-            norm_cfg=norm_cfg,
-            act_cfg=act_cfg or {'type': 'ReLU'},
-            **kwargs,
+        widths, index = pair_levels(in_channels, in_index, 'decode_head')
+        settings: dict[str, Any] = dict(
+            channels=channels, norm_cfg=norm_cfg, act_cfg=act_cfg or {'type': 'ReLU'}, **kwargs
         )
+        with blaming_head(self, settings):
+            super().__init__(
+                in_channels=widths, in_index=index, input_transform='multiple_select', **settings
+            )
+            self.convs = nn.ModuleList(
+                ConvModule(width, channels, 1, bias=True, norm_cfg=None, act_cfg=None)
+                for width in widths
+            )
+            self.fusion_conv = ConvModule(
+                channels * len(widths), channels, 1, norm_cfg=self.norm_cfg, act_cfg=self.act_cfg
+            )
+        if self.norm_cfg is not None:
+            check_image_norm(self.fusion_conv.norm, self.norm_cfg)
         self.interpolate_mode = interpolate_mode
         self.in_rows = in_rows
-        self.convs = nn.ModuleList(
-            ConvModule(width, channels, 1, bias=True, norm_cfg=None, act_cfg=None)
-            for width in in_channels
-        )
-        self.fusion_conv = ConvModule(
-            channels * len(in_channels), channels, 1, norm_cfg=self.norm_cfg, act_cfg=self.act_cfg
-        )
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """Features (B, C_i, H_i, W_i) of the stages -> logits (B, num_classes, H_0, W_0)."""
         return fuse_pyramid(
-            self._transform_inputs(inputs),
+            select_levels(inputs, self.in_channels, self.in_index, 'decode_head'),
             self.convs,
             self.fusion_conv,
             self.cls_seg if self.training else self.conv_seg,

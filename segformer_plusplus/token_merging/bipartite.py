@@ -144,8 +144,10 @@ class TomesdMatching(TokenMerger):
     ) -> None:
         self.stride = check_stride(stride, 'TomesdMatching')
         self.ratio = _check_ratio_2d(ratio, self.stride, 'TomesdMatching')
-        if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
-            raise TokenMergingError(f'TomesdMatching: seed={seed!r} is not an integer or None')
+        if seed is not None and not _is_seed(seed):
+            raise TokenMergingError(
+                f'TomesdMatching: seed={seed!r} is not an integer in [-2**63, 2**64) or None'
+            )
         self.seed = seed
 
     def plan(self, tokens: Tensor, grid: Grid) -> MergePlan:
@@ -194,6 +196,11 @@ class _TomesdPlan(MergePlan):
 
     def sizes(self) -> Tensor:
         return self._merge(self._ones, mode='sum').squeeze(-1).long()
+
+
+def _is_seed(seed: object) -> bool:
+    # what torch.Generator takes
+    return isinstance(seed, int) and not isinstance(seed, bool) and -(2**63) <= seed < 2**64
 
 
 def _fit_stride(stride: tuple[int, int], grid: Grid) -> tuple[int, int]:

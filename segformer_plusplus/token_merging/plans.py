@@ -76,7 +76,7 @@ class CellPlan(MergePlan):
         image = tokens.reshape(batch, rows, 1, columns, 1, channels)
         image = image.expand(batch, rows, sy, columns, sx, channels)
         image = image.reshape(batch, rows * sy, columns * sx, channels)
-        return image[:, : self._grid[0], : self._grid[1]].reshape(batch, -1, channels)
+        return image[:, : self._grid[0], : self._grid[1]].reshape(batch, self.num_tokens, channels)
 
     def sizes(self) -> Tensor:
         per_axis = [

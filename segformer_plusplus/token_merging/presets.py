@@ -98,7 +98,7 @@ def _read_tome_stage(stage: Mapping[str, Any], number: int) -> StageConfig:
         where = f'tome_cfg, stage {number}: {side}_mode={mode!r}'
         needed: dict[str, str] = {}
         if mode is not None:
-            if mode not in _TOME_MODES:
+            if not isinstance(mode, str) or mode not in _TOME_MODES:
                 raise TokenMergingError(f'{where} is unknown, use one of {list(_TOME_MODES)}')
             strategy, needed = _TOME_MODES[mode]
         if set(given) != set(needed):

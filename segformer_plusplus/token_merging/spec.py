@@ -66,7 +66,9 @@ TokenMergingConfig: TypeAlias = (
 """What ``token_merging=...`` takes, see :func:`build_token_merging`."""
 
 
-def build_token_merging(token_merging: TokenMergingConfig, num_stages: int = 4) -> TokenMerging:
+def build_token_merging(
+    token_merging: TokenMergingConfig, num_stages: int = 4, name: str | None = None
+) -> TokenMerging:
     """Build the strategies of every stage.
 
     Args:
@@ -75,15 +77,15 @@ def build_token_merging(token_merging: TokenMergingConfig, num_stages: int = 4) 
             ``dict(stages=[...], downsampling=dict(factor=2, mode='bilinear'))``.
             None is the preset 'none'. What was built before is taken as it is.
         num_stages: how many stages the backbone has.
+        name: what it is called in the config, for messages; by default 'token_merging'.
 
     Raises:
         TokenMergingError: anything unknown, missing, out of range, or a wrong number of stages.
     """
     if token_merging is None:
         token_merging = 'none'
-    name = 'token_merging'
     if isinstance(token_merging, TokenMerging):
-        _check_stages(token_merging.stages, num_stages, name)
+        _check_stages(token_merging.stages, num_stages, name or 'token_merging')
         return token_merging
     if isinstance(token_merging, str):
         if token_merging not in PRESETS:
@@ -91,11 +93,12 @@ def build_token_merging(token_merging: TokenMergingConfig, num_stages: int = 4) 
                 f'token_merging={token_merging!r} is unknown, use one of {list(PRESETS)} '
                 'or one dict per stage'
             )
-        name = f'token_merging={token_merging!r}'
+        name = name or f'token_merging={token_merging!r}'
         preset = PRESETS[token_merging]
         # a preset without strategies says the same about any number of stages
         empty = not any(preset['stages'])
         token_merging = {**preset, 'stages': [{}] * num_stages} if empty else preset
+    name = name or 'token_merging'
     if isinstance(token_merging, Mapping):
         unknown = set(token_merging) - {'stages', 'downsampling'}
         if unknown or 'stages' not in token_merging:
@@ -133,7 +136,9 @@ def build_token_merger(
         )
     arguments = {str(key): value for key, value in settings.items() if key != 'type'}
     kind = settings['type']
-    cls = kind if inspect.isclass(kind) else TOKEN_MERGERS.get(kind)
+    # mmengine looks up no other kind of name, nor an empty one
+    named = isinstance(kind, str) and kind != ''
+    cls = TOKEN_MERGERS.get(kind) if named else kind if inspect.isclass(kind) else None
     if cls is None:
         known = sorted(TOKEN_MERGERS.module_dict)
         raise TokenMergingError(

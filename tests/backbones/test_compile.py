@@ -66,5 +66,7 @@ def test_several_sizes(strategy):
             image = torch.randn(1, 3, *size, dtype=torch.float64)
             for actual, expected in zip(compiled(image), model(image), strict=True):
                 torch.testing.assert_close(actual, expected)
-    # what a ratio leaves of the tokens is a number of its own for every size
-    assert len(graphs) == 1 or strategy == 'hq'
+    # what a ratio leaves of the tokens is a number of its own for every size; torch 2.6 traces once
+    # more than later ones, never once per size
+    most = 1 if torch.__version__ >= (2, 7) else 2
+    assert len(graphs) <= most or strategy == 'hq'

@@ -160,9 +160,9 @@ def test_any_outputs_of_the_backbone():
 @pytest.mark.parametrize(
     'settings, message',
     [
-        (dict(in_channels=[]), 'in_channels is empty'),
+        (dict(in_channels=[]), r'in_channels=\[\] is not a list of one or more'),
         (dict(in_channels=[8, 16], in_index=[0]), r'\[8, 16\] and head.in_index \[0\]'),
-        (dict(in_channels=[8], in_index=[-1]), r'in_index \[-1\]'),
+        (dict(in_channels=[8], in_index=[-1]), r'in_index=\[-1\] is not a list'),
     ],
 )
 def test_stages_that_do_not_fit_are_refused(settings, message):

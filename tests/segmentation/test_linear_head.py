@@ -86,7 +86,12 @@ def test_dropout_only_in_training():
 
 
 @pytest.mark.parametrize(
-    'kwargs', [dict(in_index=[0, 1]), dict(in_channels=[]), dict(in_index=[0, 1, 2, 3])]
+    'kwargs',
+    [
+        dict(in_index=[0, 1]),
+        dict(in_channels=[8, 16], in_index=[0]),
+        dict(in_index=[0, 1, 2, 3]),
+    ],
 )
 def test_channels_and_index_that_do_not_go_together(kwargs):
     settings = dict(in_channels=CHANNELS, channels=24, num_classes=5) | kwargs
