@@ -14,7 +14,7 @@ SOURCES := segformer_plusplus tools tests configs setup.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install test test-core test-original fuzz check format demo demo-seg demo-pose clean
+.PHONY: help install test test-core test-original fuzz docs check format demo demo-seg demo-pose clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -86,6 +86,9 @@ test-original: export OMP_NUM_THREADS := 1
 
 test-original: $(ORIGINAL_STAMP) ## Run the core tests on OpenMMLab's original line, in .venv-original
 	$(ORIGINAL_PYTHON) -m pytest -p segformer_plusplus -n 2 --dist loadfile $(CORE_TESTS)
+
+docs: $(STAMP) ## Build the documentation's site in build/docs, every link checked
+	$(PYTHON) -m mkdocs build --strict
 
 check: $(STAMP) ## Lint, check the formatting and the types
 	$(PYTHON) -m ruff check $(SOURCES)
