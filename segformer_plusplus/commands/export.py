@@ -44,7 +44,7 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
     parser.add_argument('--token-merging', metavar='NAME', help="in place of the config's")
     what = parser.add_argument_group('what goes in and comes out')
     what.add_argument(
-        '--shape', type=_shape, metavar='HxW', help="of the images (default: the config's)"
+        '--shape', type=parse_shape, metavar='HxW', help="of the images (default: the config's)"
     )
     what.add_argument('--batch-size', type=int, default=1, metavar='N', help='(default: 1)')
     what.add_argument('--dynamic-batch', action='store_true', help='any number of images')
@@ -154,7 +154,7 @@ def _classes_of_dataset(cfg: Config) -> list[str]:
     return list(given or getattr(kind, 'METAINFO', {}).get('classes') or ())
 
 
-def _shape(text: str) -> tuple[int, int]:
+def parse_shape(text: str) -> tuple[int, int]:
     """'1024x2048' -> (1024, 2048): height, width."""
     match = re.fullmatch(r'(\d+)x(\d+)', text)
     if match is None:

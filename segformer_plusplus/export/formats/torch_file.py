@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,21 @@ class TorchExportFile(Format):
         torch.export.save(program, path, extra_files={_ENTRY: json.dumps(metadata)})
 
     def read_metadata(self, path: Path) -> str | None:
-        return _load(path)[1]
+        # not torch.export.load, which would build the whole program for it
+        try:
+            with zipfile.ZipFile(path) as archive:
+                for name in archive.namelist():
+                    if name.endswith(f'/extra/{_ENTRY}'):
+                        return archive.read(name).decode()
+        except (OSError, zipfile.BadZipFile) as error:
+            raise _unreadable(path, error) from error
+        return None
 
     def runners(self, path: Path) -> dict[str, Runner]:
-        module = _load(path)[0].module()
+        try:
+            module = torch.export.load(path).module()
+        except Exception as error:  # a damaged file can fail in any way
+            raise _unreadable(path, error) from error
 
         def run(images: Tensor) -> Tensor:
             with torch.no_grad():
@@ -40,10 +52,6 @@ class TorchExportFile(Format):
         return {'torch': run}
 
 
-def _load(path: Path) -> tuple[ExportedProgram, str | None]:
-    extra: dict[str, Any] = {_ENTRY: ''}
-    try:
-        return torch.export.load(path, extra_files=extra), extra[_ENTRY]
-    except Exception as error:  # a damaged file can fail in any way
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise SegformerPlusPlusError(f'{path} is no file of torch.export: {reason}') from error
+def _unreadable(path: Path, error: Exception) -> SegformerPlusPlusError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return SegformerPlusPlusError(f'{path} is no file of torch.export: {reason}')
