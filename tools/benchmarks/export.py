@@ -1,7 +1,8 @@
-"""Times exported models beside PyTorch: python tools/benchmarks/export.py CONFIG --json FILE --markdown FILE.
+"""Times exported models beside PyTorch: export.py CONFIG --json FILE --markdown FILE.
 
 Every preset eagerly, through torch.compile, and as one ONNX file in ONNX Runtime and OpenVINO, from
-the normalised image to the label map; random weights, equal everywhere; rounds in turn in one process.
+the normalised image to the label map; random weights, equal everywhere; rounds in turn in one
+process.
 """
 
 import argparse
@@ -46,6 +47,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--shape', nargs='+', type=parse_shape, default=[(512, 512), (1024, 1024)], metavar='HxW'
     )
+    parser.add_argument(
+        '--compile', nargs='*', metavar='NAME', help='presets to compile (default: all)'
+    )
     parser.add_argument('--threads', type=int, default=2)
     parser.add_argument('--rounds', type=int, default=7)
     parser.add_argument('--warmup', type=int, default=2)
@@ -55,19 +59,20 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def build_calls(model: Any, preset: str, images: Tensor, folder: Path) -> tuple[Calls, Any]:
+def build_calls(
+    model: Any, preset: str, images: Tensor, folder: Path, compiles: bool
+) -> tuple[Calls, Any]:
     """What is timed of one preset, and what the exported file was checked for."""
     model.backbone.set_token_merging(preset)
     eager = OpenMMLabModel(model)
-    compiled, _ = compile_contender(eager, images, 'inductor', False, preset)
     shape = images.shape[2], images.shape[3]
     exported = export_model(
         model, folder / f'{preset}_{shape[0]}x{shape[1]}.onnx', shape=shape, output='labels'
     )
-    calls: Calls = {
-        (preset, EAGER): lambda: eager.predict(images),
-        (preset, COMPILED): lambda: compiled.predict(images),
-    }
+    calls: Calls = {(preset, EAGER): torch.inference_mode()(lambda: eager.predict(images))}
+    if compiles:
+        compiled, _ = compile_contender(eager, images, 'inductor', False, preset)
+        calls[preset, COMPILED] = torch.inference_mode()(lambda: compiled.predict(images))
     for runtime, run in FORMATS['onnx'].runners(exported.path).items():
         calls[preset, EXPORTED[runtime]] = lambda run=run: run(images)  # type: ignore[misc]
     return calls, [vars(check) for check in exported.checks]
@@ -83,7 +88,8 @@ def run_shape(model_config: Any, scope: str, shape: tuple[int, int], args: Any) 
     with tempfile.TemporaryDirectory() as folder:
         for preset in args.token_merging:
             model = build_model(model_config, scope)
-            more, checks[preset] = build_calls(model, preset, images, Path(folder))
+            compiles = args.compile is None or preset in args.compile
+            more, checks[preset] = build_calls(model, preset, images, Path(folder), compiles)
             calls |= more
         names = {' '.join(key): key for key in calls}
         timings = measure(
@@ -135,12 +141,13 @@ def main(argv: Sequence[str]) -> int:
     torch.set_num_threads(args.threads)
     cfg = load_config(args.config, args.cfg_options)
     cfg.model.test_cfg = dict(mode='whole')  # one graph takes the whole image
-    runs = [run_shape(cfg.model, cfg.default_scope, shape, args) for shape in args.shape]
-    write_json(
-        args.json,
-        dict(arguments=vars(args), environment=describe_environment(), runs=runs),
-    )
-    write_text(args.markdown, markdown(runs))
+    runs: list[dict[str, Any]] = []
+    for shape in args.shape:
+        runs.append(run_shape(cfg.model, cfg.default_scope, shape, args))
+        # after every shape, so that an interruption loses one only
+        content = dict(arguments=vars(args), environment=describe_environment(), runs=runs)
+        write_json(args.json, content)
+        write_text(args.markdown, markdown(runs))
     Console().print(markdown(runs), highlight=False)
     return 0
 

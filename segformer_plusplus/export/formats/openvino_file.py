@@ -1,4 +1,4 @@
-"""OpenVINO's files, made from the ONNX graph: ``.xml`` with the graph, ``.bin`` with the weights."""
+"""OpenVINO's files, made from the ONNX graph: ``.xml`` for it and ``.bin`` with the weights."""
 
 from __future__ import annotations
 
