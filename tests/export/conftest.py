@@ -1,7 +1,7 @@
 """Small models for the tests of the export."""
 
 import pytest
-from models import build_segmentor
+from export_models import build_segmentor
 
 
 @pytest.fixture(scope='session')

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from models import RUNTIMES, plain_openvino, plain_torch
+from export_models import RUNTIMES, plain_openvino, plain_torch
 
 from segformer_plusplus.export import check_export, export_model, read_metadata
 from segformer_plusplus.export.formats.openvino_file import convert_to_openvino
