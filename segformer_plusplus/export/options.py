@@ -136,14 +136,15 @@ def default_shape(model: Any) -> tuple[int, int]:
     Raises:
         SegformerPlusPlusError: it does not tell.
     """
-    codec = _codec_size(model)
+    shape = _codec_size(model)
     size = getattr(getattr(model, 'data_preprocessor', None), 'size', None)
-    if codec is None and not (isinstance(size, Sequence) and len(size) == 2):
+    if shape is None and isinstance(size, Sequence) and len(size) == 2:
+        shape = int(size[0]), int(size[1])
+    if shape is None:
         raise SegformerPlusPlusError(
             'the model does not tell the size of its images; give one with shape (--shape HxW)'
         )
-    height, width = codec or size
-    return int(height), int(width)
+    return shape
 
 
 def size_step(backbone: MixVisionTransformerPlusPlus) -> int:
