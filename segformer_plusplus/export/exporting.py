@@ -79,6 +79,7 @@ def export_model(
     """
     path = Path(path)
     find_format(format).require()
+    check_target(path, format)
     reference = _prepare(model, token_merging)
     options = ExportOptions(
         format=format,
@@ -90,7 +91,6 @@ def export_model(
         with_preprocessing=with_preprocessing,
         opset=opset,
     )
-    check_target(path, options)
     check_model(reference, options)
     metadata = describe_export(reference, options, class_names)
     graph = ExportGraph(reference, options).eval()

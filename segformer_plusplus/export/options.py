@@ -82,17 +82,16 @@ class ExportOptions:
         return DEFAULT_OPSET if self.opset is None else self.opset
 
 
-def check_target(path: Path, options: ExportOptions) -> None:
+def check_target(path: Path, format: str) -> None:
     """Raise unless a file of this name and format may be written.
 
     Raises:
-        SegformerPlusPlusError: the name does not end as the format's files do, or is a folder's; or
-            its folder is a file.
+        SegformerPlusPlusError: the name does not end as the format's files do, or is a folder's.
     """
-    suffix = find_format(options.format).suffix
+    suffix = find_format(format).suffix
     if path.suffix != suffix:
         raise SegformerPlusPlusError(
-            f'files of the format {options.format!r} end in {suffix}, {path} does not'
+            f'files of the format {format!r} end in {suffix}, {path} does not'
         )
     if path.is_dir():
         raise SegformerPlusPlusError(f'{path} is a folder; name a file')

@@ -27,6 +27,8 @@ def run(tmp_path, capsys):
     meta = dict(dataset_meta=dict(classes=CLASSES))
     torch.save(dict(state_dict=model.state_dict(), meta=meta), checkpoint)
 
+    capsys.readouterr()  # what building the model says
+
     def call(*arguments, weights=checkpoint):
         code = module.main([str(config), str(weights), *map(str, arguments)])
         out, error = capsys.readouterr()
