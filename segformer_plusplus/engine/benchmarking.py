@@ -157,6 +157,8 @@ def describe_environment() -> dict[str, Any]:
         'mmpose': ('mmpose',),
         'transformers': ('transformers',),
         'openvino': ('openvino',),
+        'onnx': ('onnx',),
+        'onnxruntime': ('onnxruntime',),
         'tomesd': ('tomesd',),
     }
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
