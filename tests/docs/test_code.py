@@ -2,6 +2,8 @@
 
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -161,3 +163,20 @@ def test_data(here):
     (here / 'mine.py').write_text(block.replace(f'./{name}', str(folder / name)))
     dataset = Config.fromfile('mine.py').train_dataloader.dataset
     assert dataset.type == 'LeaveOut' and dataset.dataset.type == 'CityscapesDataset'
+
+
+@pytest.mark.parametrize('library', ['onnxruntime', 'openvino', 'torch.export'])
+def test_deployment(here, segmentation, library):  # noqa: F811
+    for package in ('onnx', 'onnxscript', library.partition('.')[0]):
+        pytest.importorskip(package)
+    from segformer_plusplus.commands.export import main
+
+    (block,) = (code for code in blocks_of('deployment.md') if library in code)
+    name = {'onnxruntime': 'onnx', 'openvino': 'openvino'}.get(library, 'torch-export')
+    file = re.search(r"'(model\.\w+)'", block)[1]
+    arguments = ['--format', name, '--out', file, '--shape', '64x64', '--token-merging', 'hq']
+    assert main([*map(str, segmentation), *arguments]) == 0
+    # in a process of its own: a second openvino.Core in one crashes when a child of it ends
+    code = block.replace('1024, 1024', '64, 64') + 'print(tuple(logits.shape))\n'
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert done.stdout.strip().endswith('(1, 5, 16, 16)'), done.stderr
