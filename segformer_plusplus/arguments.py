@@ -15,7 +15,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-from .errors import SegformerPlusPlusError
+from .errors import ArgumentError, SegformerPlusPlusError
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ def checked(**kinds: Kind) -> Callable[[Callable[..., None]], Callable[..., None
 
     Raises:
         SegformerPlusPlusError: by the constructor, before it does anything.
+        ArgumentError: for an argument that it does not take, or lacks.
     """
 
     def decorate(init: Callable[..., None]) -> Callable[..., None]:
@@ -52,7 +53,11 @@ def checked(**kinds: Kind) -> Callable[[Callable[..., None]], Callable[..., None
 
         @functools.wraps(init)
         def checking(self: Any, *args: Any, **kwargs: Any) -> None:
-            given = signature.bind(self, *args, **kwargs).arguments
+            try:
+                given = signature.bind(self, *args, **kwargs).arguments
+            except TypeError as error:
+                known = ', '.join(list(signature.parameters)[1:])
+                raise ArgumentError(f'{type(self).__name__}: {error}; it takes {known}') from error
             for name, value in {**given, **given.get('kwargs', {})}.items():
                 if name in kinds and not kinds[name].allows(value):
                     raise SegformerPlusPlusError(

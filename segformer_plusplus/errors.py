@@ -12,6 +12,10 @@ class TokenMergingError(SegformerPlusPlusError):
     """A token merging strategy, preset or argument that cannot be used."""
 
 
+class ArgumentError(SegformerPlusPlusError, TypeError):
+    """A constructor was given an argument that it does not take, or lacks one."""
+
+
 class CheckpointError(SegformerPlusPlusError):
     """A checkpoint that cannot be read, or that does not fit the model."""
 

@@ -72,7 +72,7 @@ def test_checked_looks_at_what_is_given_however_it_is_given():
         Owner(3, other=1)
     with pytest.raises(SegformerPlusPlusError, match='size=None'):
         Owner(None)
-    with pytest.raises(TypeError, match="'size'"):
+    with pytest.raises(TypeError, match="Owner: .*'size'; it takes size, free, kwargs"):
         Owner()
     assert list(inspect.signature(Owner).parameters) == ['size', 'free', 'kwargs']
 

@@ -1,10 +1,8 @@
 """Files and folders of weights: what is read, and what is refused by name."""
 
 import json
-import logging
 import pickle
 import sys
-import types
 import zipfile
 
 import pytest
@@ -258,12 +256,9 @@ def test_a_folder_that_transformers_reads(tmp_path):
 
 def test_the_runner_takes_them(tmp_path):
     from_transformers_library(seed=3).save_pretrained(tmp_path)
-    ours = Segmentor()
-    runner = types.SimpleNamespace(
-        model=ours, cfg={}, call_hook=lambda *args, **kwargs: None, logger=logging.getLogger('x')
-    )
-    StrictRunner.load_checkpoint(runner, str(tmp_path))
-    expected = Segmentor()
+    ours, expected = Segmentor(), Segmentor()
+    runner = StrictRunner(ours, work_dir=str(tmp_path / 'work'), cfg=dict(strict_load=True))
+    runner.load_checkpoint(str(tmp_path))
     load_checkpoint_strictly(expected, tmp_path)
     for key, value in ours.state_dict().items():
         assert torch.equal(value, expected.state_dict()[key])
