@@ -24,7 +24,8 @@ class VideoFile:
         like: the other video.
 
     Raises:
-        SegformerPlusPlusError: OpenCV cannot write it.
+        SegformerPlusPlusError: OpenCV cannot write it, or, at the end, it has not all frames; an older
+            file stays.
     """
 
     def __init__(self, path: Path, like: Path) -> None:
@@ -32,6 +33,7 @@ class VideoFile:
         self._fps = mmcv.VideoReader(str(like)).fps or _FPS
         self._beside = path.with_name(f'.{os.getpid()}-{path.name}')
         self._writer: cv2.VideoWriter | None = None
+        self._frames = 0
 
     def __enter__(self) -> VideoFile:
         return self
@@ -42,11 +44,14 @@ class VideoFile:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._writer is not None:
-            self._writer.release()
-            if kind is None:
-                self._beside.replace(self.path)
-        self._beside.unlink(missing_ok=True)
+        try:
+            if self._writer is not None:
+                self._writer.release()
+                if kind is None:
+                    self._check()
+                    self._beside.replace(self.path)
+        finally:
+            self._beside.unlink(missing_ok=True)
 
     def add(self, frame: np.ndarray) -> None:
         """A frame (H, W, 3) uint8 BGR, of the size of the first."""
@@ -61,3 +66,13 @@ class VideoFile:
                     f'codec {_CODEC}'
                 )
         self._writer.write(np.ascontiguousarray(frame))
+        self._frames += 1
+
+    def _check(self) -> None:
+        """OpenCV says nothing when the disk is full: what was written is counted."""
+        found = len(mmcv.VideoReader(str(self._beside)))
+        if found != self._frames:
+            raise SegformerPlusPlusError(
+                f'cannot write the video {self.path}: {max(found, 0)} of {self._frames} frames are '
+                'in the file; is the disk full?'
+            )

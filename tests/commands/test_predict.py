@@ -13,6 +13,7 @@ pytest.importorskip('mmseg')
 
 from segformer_plusplus.commands.predict import main
 from segformer_plusplus.inference import Segmenter
+from segformer_plusplus.inference.video import VideoFile
 
 
 def predict(model, *arguments):
@@ -128,6 +129,23 @@ def test_what_cannot_be_written(segmentation, images, tmp_path, capfd, monkeypat
     assert 'No space left on device' in refused(capfd, segmentation, images / 'a.png', '--out', out)
     assert (out / 'masks/a.png').read_bytes() == before
     assert files(out) == ['masks/a.png', 'overlays/a.png']
+
+
+def test_a_disk_that_is_full_before_the_video_ends(segmentation, tmp_path, capfd, monkeypatch):
+    write_video(tmp_path / 'clip.avi', frames=4)
+    arguments = [tmp_path / 'clip.avi', '--out', tmp_path / 'out', '--no-masks']
+    assert predict(segmentation, *arguments) == 0
+    before = (tmp_path / 'out/overlays/clip.mp4').read_bytes()
+    release = VideoFile._check
+
+    def cut_short(self):  # as OpenCV leaves it: without a word
+        self._beside.write_bytes(self._beside.read_bytes()[:600])
+        release(self)
+
+    monkeypatch.setattr(VideoFile, '_check', cut_short)
+    assert 'is the disk full?' in refused(capfd, segmentation, *arguments)
+    assert (tmp_path / 'out/overlays/clip.mp4').read_bytes() == before
+    assert files(tmp_path / 'out') == ['overlays/clip.mp4']
 
 
 @pytest.mark.parametrize(
