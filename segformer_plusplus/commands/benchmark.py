@@ -18,7 +18,13 @@ from rich.console import Console
 
 from ..engine.benchmark_options import DTYPES, Options, Setting
 from ..engine.benchmarking import describe_environment
-from ..engine.cli import add_config_arguments, load_config, write_json
+from ..engine.cli import (
+    add_config_arguments,
+    load_config,
+    parse_positive,
+    parse_shape,
+    write_json,
+)
 from ..engine.comparison import Comparison
 from ..engine.guard import main_guard
 from ..engine.models import SEED
@@ -44,21 +50,6 @@ ALLOCATOR = (
 """Settings of the allocators, which decide how dear large temporary tensors are."""
 
 INTERRUPTED = 130
-
-
-def parse_shape(text: str) -> tuple[int, int]:
-    """'1024x2048' -> (1024, 2048): height, width."""
-    height, _, width = text.partition('x')
-    if not (height.isdecimal() and width.isdecimal() and int(height) > 0 and int(width) > 0):
-        raise argparse.ArgumentTypeError(f'{text!r} is no shape; write HEIGHTxWIDTH, as 512x1024')
-    return int(height), int(width)
-
-
-def parse_positive(text: str) -> int:
-    """A whole number above 0."""
-    if not (text.isdecimal() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f'{text!r} is no whole number above 0')
-    return int(text)
 
 
 def parse_peers(text: str) -> list[str]:

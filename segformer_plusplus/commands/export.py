@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..checkpoints import read_checkpoint
-from ..engine.cli import add_config_arguments, load_config
+from ..engine.cli import add_config_arguments, load_config, parse_shape
 from ..engine.guard import main_guard
 from ..engine.models import build_model
 from ..errors import SegformerPlusPlusError
@@ -152,11 +151,3 @@ def _classes_of_dataset(cfg: Config) -> list[str]:
     given = (dataset.get('metainfo') or {}).get('classes')
     kind = DATASETS.get(dataset['type']) if isinstance(dataset.get('type'), str) else None
     return list(given or getattr(kind, 'METAINFO', {}).get('classes') or ())
-
-
-def parse_shape(text: str) -> tuple[int, int]:
-    """'1024x2048' -> (1024, 2048): height, width."""
-    match = re.fullmatch(r'(\d+)x(\d+)', text)
-    if match is None:
-        raise argparse.ArgumentTypeError(f'{text!r} is no shape; write HEIGHTxWIDTH, as 512x1024')
-    return int(match[1]), int(match[2])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from ..engine.cli import add_config_arguments, load_config
+from ..engine.cli import add_config_arguments, load_config, parse_positive, parse_shape
 from ..engine.guard import main_guard
 from ..errors import SegformerPlusPlusError
 from ..inference.predictor import Prediction, Predictor
@@ -53,7 +52,7 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
     parser.add_argument('--token-merging', metavar='NAME', help="in place of the config's")
     parser.add_argument('--device', help='(default: cuda if there is one)')
     parser.add_argument(
-        '--batch-size', type=int, default=1, metavar='N', help='images (default: 1)'
+        '--batch-size', type=parse_positive, default=1, metavar='N', help='images (default: 1)'
     )
     parser.add_argument('--no-overlays', action='store_true', help='write no pictures')
     parser.add_argument('--no-masks', action='store_true', help='write no label maps')
@@ -62,7 +61,10 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
         '--opacity', type=float, default=0.5, help='of the colours (default: 0.5)'
     )
     segmentation.add_argument(
-        '--tile', type=_size, metavar='HxW', help='predict in tiles of this size, such as 1024x1024'
+        '--tile',
+        type=parse_shape,
+        metavar='HxW',
+        help='predict in tiles of this size, such as 1024x1024',
     )
     segmentation.add_argument(
         '--overlap',
@@ -277,10 +279,3 @@ def _check_arguments(args: argparse.Namespace, scope: str) -> None:
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
             raise SegformerPlusPlusError(f'--device {args.device}: {reason}') from error
-
-
-def _size(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r'(\d+)x(\d+)', text)
-    if match is None:
-        raise argparse.ArgumentTypeError(f'{text!r} is no HEIGHTxWIDTH, such as 1024x1024')
-    return int(match[1]), int(match[2])

@@ -24,8 +24,8 @@ class VideoFile:
         like: the other video.
 
     Raises:
-        SegformerPlusPlusError: OpenCV cannot write it, or, at the end, it has not all frames; an older
-            file stays.
+        SegformerPlusPlusError: OpenCV cannot write it, or, at the end, it has not all frames; an
+            older file stays.
     """
 
     def __init__(self, path: Path, like: Path) -> None:

@@ -157,7 +157,6 @@ def test_a_disk_that_is_full_before_the_video_ends(segmentation, tmp_path, capfd
         (['{image}', '--tile', '64x64', '--overlap', '64'], 'overlap is 64'),
         (['{image}', '--boxes', 'x'], '--boxes is for poses'),
         (['{image}', '--no-masks', '--no-overlays'], 'nothing to write'),
-        (['{image}', '--batch-size', '0'], 'batch_size is 0'),
         (['{image}', '--device', 'meat'], '--device meat: '),
         (['{image}', '--token-merging', 'hg'], 'hg'),
     ],

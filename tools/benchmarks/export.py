@@ -21,9 +21,14 @@ from mmengine.logging import MMLogger
 from rich.console import Console
 from torch import Tensor
 
-from segformer_plusplus.commands.export import parse_shape
 from segformer_plusplus.engine.benchmarking import Timing, describe_environment, measure
-from segformer_plusplus.engine.cli import add_config_arguments, load_config, write_json, write_text
+from segformer_plusplus.engine.cli import (
+    add_config_arguments,
+    load_config,
+    parse_shape,
+    write_json,
+    write_text,
+)
 from segformer_plusplus.engine.compiling import compile_contender
 from segformer_plusplus.engine.contenders import OpenMMLabModel
 from segformer_plusplus.engine.guard import main_guard
