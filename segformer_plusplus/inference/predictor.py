@@ -56,6 +56,7 @@ class Predictor(ABC, Generic[Sample]):
             raise SegformerPlusPlusError(f'batch_size is {batch_size!r}; give 1 or more')
         self.model: Any = model
         self.batch_size = batch_size
+        self._progress = False
 
     def __call__(self, inputs: Source | Sequence[Source], progress: bool = False) -> Any:
         """Predict one image, or several.
@@ -88,6 +89,7 @@ class Predictor(ABC, Generic[Sample]):
             inputs: what :func:`~.sources.find_pictures` takes.
             progress: show a bar.
         """
+        self._progress = progress
         pictures = find_pictures(inputs, any_size=self.any_size)
         total = count_pictures(inputs) if progress else None
         with tqdm(total=total, unit='image', disable=not progress) as bar:

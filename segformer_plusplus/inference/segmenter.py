@@ -99,7 +99,7 @@ class Segmenter(Predictor[SegDataSample]):
             return [_labels_of(sample) for sample in self._run([('tile', part) for part in parts])]
 
         dtype = label_dtype(len(self.classes))
-        labels = predict_tiles(image, tiles, predict, self.batch_size, dtype)
+        labels = predict_tiles(image, tiles, predict, self.batch_size, dtype, self._progress)
         size = image.shape[:2]
         sample = SegDataSample(
             metainfo=dict(img_path=picture.name, ori_shape=size, img_shape=size, pad_shape=size)

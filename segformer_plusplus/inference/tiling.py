@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from ..errors import SegformerPlusPlusError
 
@@ -53,7 +54,12 @@ class Tiles:
 
 
 def predict_tiles(
-    image: np.ndarray, tiles: Tiles, predict: Predict, batch_size: int, dtype: Any
+    image: np.ndarray,
+    tiles: Tiles,
+    predict: Predict,
+    batch_size: int,
+    dtype: Any,
+    progress: bool = False,
 ) -> np.ndarray:
     """Predict an image in tiles.
 
@@ -67,6 +73,7 @@ def predict_tiles(
         predict: tiles (h, w, 3), no more than ``batch_size`` of one size -> labels (h, w) each.
         batch_size: of one call.
         dtype: of the result, see :func:`label_dtype`.
+        progress: show a bar.
 
     Returns:
         Labels (H, W).
@@ -78,10 +85,13 @@ def predict_tiles(
         _spans(width, tiles.width, tiles.overlap),
     )
     places = itertools.product(rows, columns)
-    while batch := list(itertools.islice(places, batch_size)):
-        parts = [image[row.outer, column.outer] for row, column in batch]
-        for (row, column), part in zip(batch, predict(parts), strict=True):
-            labels[row.inner, column.inner] = part[row.crop, column.crop]
+    total = len(rows) * len(columns)
+    with tqdm(total=total, unit='tile', leave=False, disable=not progress) as bar:
+        while batch := list(itertools.islice(places, batch_size)):
+            parts = [image[row.outer, column.outer] for row, column in batch]
+            for (row, column), part in zip(batch, predict(parts), strict=True):
+                labels[row.inner, column.inner] = part[row.crop, column.crop]
+            bar.update(len(batch))
     return labels
 
 
