@@ -17,6 +17,7 @@ from ..errors import SegformerPlusPlusError
 from ..transforms import CheckedLoadImageFromFile, unreadable
 
 IMAGE_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')
+_STRIP = 256  # rows that are converted at once
 VIDEO_SUFFIXES = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.webm')
 
 Source = str | os.PathLike[str] | np.ndarray | Image.Image
@@ -156,11 +157,18 @@ def load_image(path: Path, any_size: bool = False) -> np.ndarray:
 
 
 def _load_large_image(path: Path) -> np.ndarray:
-    """A view of Pillow's RGB: a copy in another order would take as much memory again."""
+    """A view of RGB, filled strip by strip: every other way holds the image several times."""
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         with Image.open(path) as image:
-            return np.asarray(ImageOps.exif_transpose(image).convert('RGB'))[..., ::-1]
+            ImageOps.exif_transpose(image, in_place=True)
+            width, height = image.size
+            pixels = np.empty((height, width, 3), np.uint8)
+            for top in range(0, height, _STRIP):
+                bottom = min(top + _STRIP, height)
+                strip = image.crop((0, top, width, bottom))
+                pixels[top:bottom] = np.asarray(strip.convert('RGB'))
+            return pixels[..., ::-1]
     except (OSError, SyntaxError, ValueError) as error:
         raise unreadable('image', str(path), error) from error
     finally:
