@@ -10,6 +10,8 @@ STAMP := $(VENV)/.installed
 XTCOCOTOOLS := xtcocotools==1.14.3
 # Without its dependencies, one of which (chumpy) cannot be built and is not used.
 MMPOSE := mmpose==1.3.2
+# Without its dependencies, of which it allows no Pillow 13; the others are in requirements.txt.
+GRADIO := gradio==6.31.0
 SOURCES := segformer_plusplus tools tests configs setup.py
 
 .DEFAULT_GOAL := help
@@ -40,6 +42,7 @@ $(STAMP): requirements.txt constraints.txt pyproject.toml setup.py
 	  echo "make: no C compiler (cc or gcc) here: mmpose, which needs one, is left out:" \
 	    "make demo-seg works, make demo-pose does not"; \
 	fi
+	$(PIP) install -c constraints.txt --no-deps $(GRADIO)
 	$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 

@@ -134,17 +134,22 @@ def synchronize(device: torch.device | str) -> None:
 
 
 @contextlib.contextmanager
-def memory_errors(name: str) -> Iterator[None]:
-    """Turns PyTorch's out-of-memory errors, of CUDA and of the CPU, into one line."""
+def memory_errors(
+    name: str, advice: str = 'try a smaller --shape or --batch-size, or --dtype bfloat16'
+) -> Iterator[None]:
+    """Turns PyTorch's out-of-memory errors, of CUDA and of the CPU, into one line.
+
+    Args:
+        name: of what needed the memory.
+        advice: what the user can do.
+    """
     try:
         yield
     except RuntimeError as error:  # torch.OutOfMemoryError is one
         out_of_memory = isinstance(error, torch.cuda.OutOfMemoryError)
         if not out_of_memory and "DefaultCPUAllocator: can't allocate memory" not in str(error):
             raise
-        raise SegformerPlusPlusError(
-            f'{name}: out of memory; try a smaller --shape or --batch-size, or --dtype bfloat16'
-        ) from error
+        raise SegformerPlusPlusError(f'{name}: out of memory; {advice}') from error
 
 
 def describe_environment() -> dict[str, Any]:

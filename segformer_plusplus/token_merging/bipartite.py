@@ -208,9 +208,14 @@ def _fit_stride(stride: tuple[int, int], grid: Grid) -> tuple[int, int]:
     return min(stride[0], grid[0]), min(stride[1], grid[1])
 
 
+def highest_ratio(stride: tuple[int, int]) -> float:
+    """The share of the tokens that can be merged away with one destination in each cell."""
+    return 1 - 1 / (stride[0] * stride[1])
+
+
 def _check_ratio_2d(ratio: float, stride: tuple[int, int], owner: str) -> float:
     reason = f'one token in each {stride[0]}x{stride[1]} cell is a destination'
-    return check_ratio(ratio, 1 - 1 / (stride[0] * stride[1]), reason, owner)
+    return check_ratio(ratio, highest_ratio(stride), reason, owner)
 
 
 def _split_grid(grid: Grid, cell: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
