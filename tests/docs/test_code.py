@@ -77,7 +77,7 @@ def build(cfg: Config) -> torch.nn.Module:
 
 
 def test_pages_are_tested():
-    tested = ['checkpoints', 'data', 'deployment', 'getting-started', 'demo-page', 'inference', 'own-strategy',
+    tested = ['checkpoints', 'data', 'deployment', 'getting-started', 'inference', 'own-strategy',
               'patching', 'strategies']  # fmt: skip
     with_code = [page.stem for page in sorted(DOCS.glob('*.md')) if blocks_of(page.name)]
     assert set(with_code) <= set(tested)
