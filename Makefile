@@ -10,11 +10,13 @@ STAMP := $(VENV)/.installed
 XTCOCOTOOLS := xtcocotools==1.14.3
 # Without its dependencies, one of which (chumpy) cannot be built and is not used.
 MMPOSE := mmpose==1.3.2
+# Without its dependencies, of which it allows no Pillow 13; the others are in requirements.txt.
+GRADIO := gradio==6.31.0
 SOURCES := segformer_plusplus tools tests configs setup.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install test test-core test-original fuzz check format demo demo-seg demo-pose clean
+.PHONY: help install test test-core test-original fuzz docs check format demo demo-seg demo-pose clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +42,7 @@ $(STAMP): requirements.txt constraints.txt pyproject.toml setup.py
 	  echo "make: no C compiler (cc or gcc) here: mmpose, which needs one, is left out:" \
 	    "make demo-seg works, make demo-pose does not"; \
 	fi
+	$(PIP) install -c constraints.txt --no-deps $(GRADIO)
 	$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 
@@ -86,6 +89,9 @@ test-original: export OMP_NUM_THREADS := 1
 
 test-original: $(ORIGINAL_STAMP) ## Run the core tests on OpenMMLab's original line, in .venv-original
 	$(ORIGINAL_PYTHON) -m pytest -p segformer_plusplus -n 2 --dist loadfile $(CORE_TESTS)
+
+docs: $(STAMP) ## Build the documentation's site in build/docs, every link checked
+	$(PYTHON) -m mkdocs build --strict
 
 check: $(STAMP) ## Lint, check the formatting and the types
 	$(PYTHON) -m ruff check $(SOURCES)

@@ -19,6 +19,7 @@ compat.make_mmcv_ops_importable()
 from . import hooks, transforms  # noqa: E402
 from .backbones import MixVisionTransformerPlusPlus  # noqa: E402
 from .datasets import leave_out as _leave_out  # noqa: E402, F401  (registers LeaveOut)
+from .patching import apply_token_merging, remove_token_merging  # noqa: E402
 from .token_merging import TOKEN_MERGERS, MergePlan, TokenMerger  # noqa: E402
 
 _TOOLBOX_PARTS = {
@@ -57,6 +58,8 @@ __all__ = [
     'SegformerPlusPlusError',
     'TokenMerger',
     '__version__',
+    'apply_token_merging',
     'hooks',
+    'remove_token_merging',
     'transforms',
 ]

@@ -11,6 +11,7 @@ import segformer_plusplus  # noqa: F401  (registers everything; must precede mms
 import torch
 from rich.console import Console
 
+from segformer_plusplus.engine.cli import parse_positive
 from segformer_plusplus.engine.guard import main_guard
 from segformer_plusplus.errors import SegformerPlusPlusError
 from segformer_plusplus.reproduction import (
@@ -29,13 +30,6 @@ from segformer_plusplus.reproduction import (
 
 ROOT = Path(__file__).resolve().parents[1]
 INTERRUPTED = 130
-
-
-def parse_positive(text: str) -> int:
-    """A whole number above 0."""
-    if not (text.isdecimal() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f'{text!r} is no whole number above 0')
-    return int(text)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -26,7 +26,7 @@ from ..arguments import (
 from ..errors import SegformerPlusPlusError
 from ..layers import MixTransformerBlock, OverlapPatchEmbed, check_token_norm
 from ..layers.tokens import tokens_to_image
-from ..token_merging import build_token_merging, read_tome_cfg
+from ..token_merging import TokenMergingConfig, build_token_merging, read_tome_cfg
 from .archs import resolve_arch
 from .initialisation import initialise
 
@@ -96,7 +96,7 @@ class MixVisionTransformerPlusPlus(BaseModule):
     def __init__(
         self,
         arch: str | None = None,
-        token_merging: str | Sequence[Mapping[str, Any]] | Mapping[str, Any] | None = None,
+        token_merging: TokenMergingConfig = None,
         tome_cfg: str | Sequence[Mapping[str, Any]] | None = None,
         in_channels: int = 3,
         embed_dims: int | None = None,
@@ -225,9 +225,7 @@ class MixVisionTransformerPlusPlus(BaseModule):
                 features.append(image)
         return features
 
-    def set_token_merging(
-        self, token_merging: str | Sequence[Mapping[str, Any]] | Mapping[str, Any] | None
-    ) -> None:
+    def set_token_merging(self, token_merging: TokenMergingConfig) -> None:
         """Change the strategies of a built model; the weights stay as they are."""
         merging = build_token_merging(token_merging, len(self.layers))
         self.token_merging = merging

@@ -61,6 +61,21 @@ class _OptionAction(DictAction):
         super().__call__(parser, namespace, values, option_string)
 
 
+def parse_shape(text: str) -> tuple[int, int]:
+    """'1024x2048' -> (1024, 2048): height, width; a type for argparse."""
+    height, _, width = text.partition('x')
+    if not (height.isdecimal() and width.isdecimal() and int(height) > 0 and int(width) > 0):
+        raise argparse.ArgumentTypeError(f'{text!r} is no shape; write HEIGHTxWIDTH, as 512x1024')
+    return int(height), int(width)
+
+
+def parse_positive(text: str) -> int:
+    """A whole number above 0; a type for argparse."""
+    if not (text.isdecimal() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f'{text!r} is no whole number above 0')
+    return int(text)
+
+
 def add_launcher_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds ``--launcher`` and ``--local-rank``, for distributed runs."""
     parser.add_argument(

@@ -22,21 +22,22 @@ _REGISTRY_PREFIX = re.compile(r'^(?:(?:class|func|function) `[^`]*` in \S+: )+')
 _TRACEBACK_LINE = re.compile(r'^(?P<type>[A-Za-z_][\w.]*): (?P<message>.+)$')
 
 
-def main_guard(main: Callable[[Sequence[str]], int]) -> Callable[..., int]:
+def main_guard(main: Callable[..., int]) -> Callable[..., int]:
     """Lets a tool's ``main`` end with one line and exit code 2 when the user can mend the cause.
 
     A :class:`SegformerPlusPlusError` may have another code, see ``exit_code``.
 
-    The result takes the arguments, or none for ``sys.argv[1:]``, and returns the exit code. What
+    The result takes the arguments, or none for ``sys.argv[1:]``, and what else ``main`` takes by
+    name (a command: ``prog``), and returns the exit code. What
     :func:`describe_error` knows becomes ``error: ...`` on stderr; everything else is a bug and
     keeps its traceback. ``--traceback`` or ``SEGFORMER_PLUSPLUS_TRACEBACK=1`` shows it always.
     """
 
     @functools.wraps(main)
-    def guarded(argv: Sequence[str] | None = None) -> int:
+    def guarded(argv: Sequence[str] | None = None, **options: str) -> int:
         arguments = sys.argv[1:] if argv is None else list(argv)
         try:
-            return main(arguments)
+            return main(arguments, **options)
         except Exception as error:
             message = describe_error(error)
             wanted = '--traceback' in arguments or os.environ.get(TRACEBACK_VARIABLE) == '1'

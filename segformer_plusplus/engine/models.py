@@ -34,7 +34,7 @@ def build_model(
     """
     init_default_scope(scope)
     torch.manual_seed(SEED)
-    built = revert_sync_batchnorm(MODELS.build(dict(_without_init_cfg(model), _scope_=scope)))
+    built = revert_sync_batchnorm(MODELS.build(dict(without_init_cfg(model), _scope_=scope)))
     if checkpoint:
         load_checkpoint_strictly(built, checkpoint)
     else:
@@ -52,9 +52,10 @@ def share_weights(models: Mapping[str, nn.Module]) -> None:
             model.load_state_dict(state, strict=True)
 
 
-def _without_init_cfg(config: Any) -> Any:
+def without_init_cfg(config: Any) -> Any:
+    """A model's config that downloads nothing when it is built."""
     if isinstance(config, Mapping):
-        return {k: _without_init_cfg(v) for k, v in config.items() if k != 'init_cfg'}
+        return {k: without_init_cfg(v) for k, v in config.items() if k != 'init_cfg'}
     if isinstance(config, list | tuple):
-        return [_without_init_cfg(item) for item in config]
+        return [without_init_cfg(item) for item in config]
     return config

@@ -98,7 +98,7 @@ def check_openvino(device: str, dtype: torch.dtype) -> None:
 
 
 @lru_cache(maxsize=1)
-def _core() -> Any:
+def openvino_core() -> Any:
     """OpenVINO's runtime, kept for the life of the process.
 
     One, since every one maps a stack for signal handlers and on its end puts back what it found: of
@@ -134,7 +134,7 @@ def _compile(owner: nn.Module, function: Callable[..., Any], inputs: Sequence[Te
         'PERFORMANCE_HINT': 'LATENCY',
         'INFERENCE_NUM_THREADS': torch.get_num_threads(),
     }
-    request = _core().compile_model(converted, 'CPU', settings).create_infer_request()
+    request = openvino_core().compile_model(converted, 'CPU', settings).create_infer_request()
 
     def run(*inputs: Tensor) -> list[Tensor]:
         arrays = [each.numpy() for each in inputs]

@@ -19,7 +19,7 @@ TOLERANCES = {
 }
 """By the precision of the forward pass. Gradients carry the rounding of the whole model twice."""
 
-_RATES = ('p', 'drop_prob', 'dropout', 'attn_drop', 'attention_dropout')
+_RATES = ('p', 'drop_prob', 'dropout', 'attention_dropout')
 """What modules of the libraries call the probability of their dropout."""
 
 

@@ -52,7 +52,7 @@ def draw_comparison(
     for name in others:
         different = predictions[name] != predictions[baseline]
         share = 100 * different.mean()
-        panels[f'{name} against {baseline}: {share:.1f} % of the pixels differ'] = _highlight(
+        panels[f'{name} against {baseline}: {share:.1f} % of the pixels differ'] = highlight(
             image, different
         )
     _draw_panels(Path(path), panels, _legend(truth, classes, palette), title)
@@ -65,7 +65,8 @@ def colorize(labels: np.ndarray, palette: Sequence[Sequence[int]]) -> np.ndarray
     return table[labels.astype(np.uint8)]
 
 
-def _highlight(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def highlight(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 and (H, W) bool -> the image darkened, with the mask in red."""
     result = (image * 0.35).astype(np.uint8)
     result[mask] = _DIFFERENT
     return result

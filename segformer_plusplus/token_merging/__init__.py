@@ -4,7 +4,13 @@ from .base import TOKEN_MERGERS, IdentityPlan, MergePlan, TokenMerger
 from .bipartite import BipartiteSoftMatching1d, BipartiteSoftMatching2d, TomesdMatching
 from .neighbor import NeighborMerging1d, NeighborMerging2d
 from .presets import PRESETS, read_tome_cfg
-from .spec import InputDownsampling, StageMerging, TokenMerging, build_token_merging
+from .spec import (
+    InputDownsampling,
+    StageMerging,
+    TokenMerging,
+    TokenMergingConfig,
+    build_token_merging,
+)
 
 __all__ = [
     'PRESETS',
@@ -19,6 +25,7 @@ __all__ = [
     'StageMerging',
     'TokenMerger',
     'TokenMerging',
+    'TokenMergingConfig',
     'TomesdMatching',
     'build_token_merging',
     'read_tome_cfg',

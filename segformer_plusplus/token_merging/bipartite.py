@@ -73,9 +73,10 @@ def match_tokens(tokens: Tensor, sources: Tensor, destinations: Tensor, num_kept
     best, nearest = similarity.max(dim=-1)
 
     source_slot = nearest + num_kept
-    kept = best.topk(num_kept, dim=1, largest=False, sorted=False).indices
-    own = torch.arange(num_kept, device=tokens.device).expand(batch, num_kept)
-    source_slot.scatter_(1, kept, own)
+    if num_kept:  # ONNX has no operations on nothing
+        kept = best.topk(num_kept, dim=1, largest=False, sorted=False).indices
+        own = torch.arange(num_kept, device=tokens.device).expand(batch, num_kept)
+        source_slot.scatter_(1, kept, own)
 
     slot = torch.empty(batch, num_tokens, dtype=torch.long, device=tokens.device)
     slot[:, sources] = source_slot
@@ -207,18 +208,24 @@ def _fit_stride(stride: tuple[int, int], grid: Grid) -> tuple[int, int]:
     return min(stride[0], grid[0]), min(stride[1], grid[1])
 
 
+def highest_ratio(stride: tuple[int, int]) -> float:
+    """The share of the tokens that can be merged away with one destination in each cell."""
+    return 1 - 1 / (stride[0] * stride[1])
+
+
 def _check_ratio_2d(ratio: float, stride: tuple[int, int], owner: str) -> float:
     reason = f'one token in each {stride[0]}x{stride[1]} cell is a destination'
-    return check_ratio(ratio, 1 - 1 / (stride[0] * stride[1]), reason, owner)
+    return check_ratio(ratio, highest_ratio(stride), reason, owner)
 
 
 def _split_grid(grid: Grid, cell: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
     """Top left token of every whole cell, and all other tokens, in rising order."""
     (height, width), (sy, sx) = grid, cell
-    is_destination = torch.zeros(height, width, dtype=torch.uint8, device=device)
-    is_destination[: height // sy * sy : sy, : width // sx * sx : sx] = 1
-    # Sorting instead of nonzero(): how many there are is known, so that a compiler can trace it.
-    order = is_destination.flatten().argsort(stable=True)
+    # Sorting instead of nonzero(): how many there are is known, so that a compiler can trace it. By
+    # distinct keys instead of a stable sort, which ONNX does not have.
+    key = torch.arange(height * width, device=device).view(height, width)
+    key[: height // sy * sy : sy, : width // sx * sx : sx] += height * width
+    order = key.flatten().argsort()
     num_sources = height * width - (height // sy) * (width // sx)
     return order[:num_sources], order[num_sources:]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -60,10 +60,14 @@ class TokenMerging:
     downsampling: InputDownsampling | None = None
 
 
+TokenMergingConfig: TypeAlias = (
+    str | Sequence[Mapping[str, Any]] | Mapping[str, Any] | TokenMerging | None
+)
+"""What ``token_merging=...`` takes, see :func:`build_token_merging`."""
+
+
 def build_token_merging(
-    token_merging: str | Sequence[Mapping[str, Any]] | Mapping[str, Any] | None,
-    num_stages: int = 4,
-    name: str | None = None,
+    token_merging: TokenMergingConfig, num_stages: int = 4, name: str | None = None
 ) -> TokenMerging:
     """Build the strategies of every stage.
 
@@ -71,7 +75,7 @@ def build_token_merging(
         token_merging: the name of a preset (see ``PRESETS``), or one dict per stage such as
             ``dict(kv=dict(type='BipartiteSoftMatching2d', ratio=0.6, stride=2))``, or
             ``dict(stages=[...], downsampling=dict(factor=2, mode='bilinear'))``.
-            None is the preset 'none'.
+            None is the preset 'none'. What was built before is taken as it is.
         num_stages: how many stages the backbone has.
         name: what it is called in the config, for messages; by default 'token_merging'.
 
@@ -80,6 +84,9 @@ def build_token_merging(
     """
     if token_merging is None:
         token_merging = 'none'
+    if isinstance(token_merging, TokenMerging):
+        _check_stages(token_merging.stages, num_stages, name or 'token_merging')
+        return token_merging
     if isinstance(token_merging, str):
         if token_merging not in PRESETS:
             raise TokenMergingError(
@@ -106,10 +113,7 @@ def build_token_merging(
         raise TokenMergingError(
             f'{name}: {stages!r} is neither a preset nor a list of one dict per stage'
         )
-    if len(stages) != num_stages:
-        raise TokenMergingError(
-            f'{name}: {len(stages)} stages given, the backbone has {num_stages}'
-        )
+    _check_stages(stages, num_stages, name)
     return TokenMerging(
         stages=tuple(
             _build_stage(stage, f'{name}, stage {i}') for i, stage in enumerate(stages, 1)
@@ -154,6 +158,13 @@ def build_token_merger(
         return cls(**arguments)
     except TokenMergingError as error:
         raise TokenMergingError(f'{where}: {error}') from error
+
+
+def _check_stages(stages: Sequence[Any], num_stages: int, name: str) -> None:
+    if len(stages) != num_stages:
+        raise TokenMergingError(
+            f'{name}: {len(stages)} stages given, the backbone has {num_stages}'
+        )
 
 
 def _build_stage(stage: Mapping[str, Any] | None, where: str) -> StageMerging:

@@ -1,0 +1,250 @@
+"""An exported file against the model in PyTorch, on fresh random images, in every runtime."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import SegformerPlusPlusError
+from .description import describe_merging
+from .formats import format_of, read_metadata
+from .formats.base import Runner
+
+LARGEST_ERROR = 1e-3
+"""Of logits and heatmaps: the largest difference over the largest value."""
+
+EQUAL_LABELS = 0.999
+"""Share of the pixels whose label, or largest logit, must be that of PyTorch."""
+
+ROUNDING = 2.0**-20
+"""Relative standard deviation of a change of the input: about what runtimes differ by anyway."""
+
+TRIALS = 32
+"""Changed inputs that are tried before an input is taken to be decided."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One file in one runtime; the worst of all images that count.
+
+    Attributes:
+        runtime: 'onnxruntime', 'openvino' or 'torch'.
+        shapes: of the inputs that were compared.
+        seed: that they were drawn with.
+        relative_error: of logits or heatmaps; None for labels.
+        equal_labels: share of equal labels or largest logits; None for heatmaps.
+        undecided: inputs that do not count, see :func:`check_export`.
+    """
+
+    runtime: str
+    shapes: tuple[tuple[int, ...], ...]
+    seed: int
+    relative_error: float | None
+    equal_labels: float | None
+    undecided: int
+
+
+def check_export(
+    path: str | Path, model: nn.Module, rounds: int = 2, seed: int | None = None
+) -> list[Check]:
+    """Compare a file with the model that it was made of, as PyTorch runs it.
+
+    The images are new every time: noise, and smooth ones. Of a dynamic batch or size several are
+    taken. On every input the relative error has to stay below :data:`LARGEST_ERROR` and the share
+    of equal labels above :data:`EQUAL_LABELS`.
+
+    Matching chooses: where two similarities are equal to rounding, another order of additions
+    merges other tokens. So an input on which the file is beyond these limits does not count if
+    PyTorch is beyond them itself once the input is changed by :data:`ROUNDING`; of all inputs at
+    most half may be such.
+
+    Args:
+        path: made by ``export_model``.
+        model: its model, with the same weights and strategies, on any device.
+        rounds: noise and smooth images so many times.
+        seed: draws the same images again.
+
+    Returns:
+        One check for every runtime that is installed.
+
+    Raises:
+        SegformerPlusPlusError: the results differ, the file is of a model with other strategies, or
+            a runtime refuses it.
+        MissingDependencyError: no runtime is installed.
+    """
+    path = Path(path)
+    metadata = read_metadata(path)
+    reference = _Reference(model, metadata)
+    _check_same_strategies(path, metadata, reference.model)
+    seed = torch.seed() if seed is None else seed
+    inputs = list(_images(metadata, torch.Generator().manual_seed(seed), rounds))
+    expected = [reference(images) for images in inputs]
+    checks = []
+    for runtime, run in format_of(path).runners(path).items():
+        found: list[Difference] = []
+        for images, wanted in zip(inputs, expected, strict=True):
+            difference = _compare(_run(run, runtime, path, images), wanted, metadata)
+            if difference.small or not reference.is_undecided(images, wanted):
+                found.append(difference)
+        shapes = tuple(dict.fromkeys(tuple(images.shape) for images in inputs))
+        undecided = len(inputs) - len(found)
+        check = Check(runtime, shapes, seed, *_worst(found), undecided)
+        if not all(each.small for each in found) or 2 * undecided > len(inputs):
+            raise SegformerPlusPlusError(_complaint(path, check, len(inputs)))
+        checks.append(check)
+    return checks
+
+
+class Difference(NamedTuple):
+    """Between two outputs; None where the output has no such thing."""
+
+    relative_error: float | None
+    equal_labels: float | None
+
+    @property
+    def small(self) -> bool:
+        """Whether it keeps :data:`LARGEST_ERROR` and :data:`EQUAL_LABELS`; nan does not."""
+        error, equal = self
+        return (error is None or error <= LARGEST_ERROR) and (
+            equal is None or equal >= EQUAL_LABELS
+        )
+
+
+class _Reference:
+    """The model in PyTorch on its own fast paths, fed with a file's inputs.
+
+    Args:
+        model: copied.
+        metadata: of the file.
+    """
+
+    def __init__(self, model: nn.Module, metadata: Mapping[str, Any]) -> None:
+        self.model: Any = copy.deepcopy(model).cpu().eval()
+        self.metadata = metadata
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> Tensor:
+        return self._predict(self._normalise(images))
+
+    @torch.inference_mode()
+    def is_undecided(self, images: Tensor, expected: Tensor) -> bool:
+        """Whether changes of the input by rounding alone change the output beyond the limits."""
+        normalised = self._normalise(images)
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(TRIALS):
+            noise = torch.randn(normalised.shape, generator=generator)
+            changed = self._predict(normalised * (1 + ROUNDING * noise))
+            if not _compare(changed, expected, self.metadata).small:
+                return True
+        return False
+
+    def _predict(self, images: Tensor) -> Tensor:
+        if self.metadata['output']['name'] == 'heatmaps':
+            return self.model.head(self.model.extract_feat(images))
+        head = self.model.decode_head
+        logits = head(self.model.extract_feat(images))
+        if self.metadata['output']['name'] == 'logits':
+            return logits
+        size, corners = images.shape[2:], head.align_corners
+        return F.interpolate(logits, size, mode='bilinear', align_corners=corners).argmax(dim=1)
+
+    def _normalise(self, images: Tensor) -> Tensor:
+        """uint8 (B, H, W, 3) RGB through the model's own data_preprocessor, which takes BGR."""
+        if images.dtype != torch.uint8:
+            return images
+        bgr = [image.flip(-1).permute(2, 0, 1).contiguous() for image in images]
+        content = {'inputs': bgr, 'data_samples': None}
+        return torch.stack(list(self.model.data_preprocessor(content, training=False)['inputs']))
+
+
+def _run(run: Runner, runtime: str, path: Path, images: Tensor) -> Tensor:
+    try:
+        return run(images)
+    except Exception as error:  # the runtimes' errors have no common base class
+        raise SegformerPlusPlusError(
+            f'{runtime} cannot run {path.name} on {tuple(images.shape)}: {error}'
+        ) from error
+
+
+def _worst(found: Sequence[Difference]) -> Difference:
+    errors = [each.relative_error for each in found if each.relative_error is not None]
+    equal = [each.equal_labels for each in found if each.equal_labels is not None]
+    # nan is the worst, whatever it is compared with
+    error = max(errors, key=lambda value: (value != value, value), default=None)
+    return Difference(error, min(equal, default=None))
+
+
+def _complaint(path: Path, check: Check, inputs: int) -> str:
+    parts = []
+    if check.relative_error is not None:
+        parts.append(f'relative error {check.relative_error:.1e} (allowed {LARGEST_ERROR:.0e})')
+    if check.equal_labels is not None:
+        parts.append(f'{check.equal_labels:.2%} equal labels (needed {EQUAL_LABELS:.1%})')
+    if check.undecided:
+        parts.append(f'{check.undecided} of {inputs} inputs decided by rounding')
+    return (
+        f'{path.name} differs from the model in PyTorch when {check.runtime} runs it: '
+        f'{", ".join(parts)}; random images of seed {check.seed}'
+    )
+
+
+def _check_same_strategies(path: Path, metadata: Mapping[str, Any], model: Any) -> None:
+    ours = describe_merging(model.backbone.token_merging)
+    if ours != metadata['token_merging']:
+        raise SegformerPlusPlusError(
+            f'{path.name} was exported with token_merging {metadata["token_merging"]}, '
+            f'the model has {ours}'
+        )
+
+
+def _images(
+    metadata: Mapping[str, Any], generator: torch.Generator, rounds: int
+) -> Iterator[Tensor]:
+    """Random inputs of the file: in turn noise, and noise at a sixteenth of the size, enlarged."""
+    batches = [1, 3] if metadata['dynamic']['batch'] else [metadata['batch_size']]
+    shapes = [tuple(metadata['shape'])]
+    if metadata['dynamic']['size']:
+        step = metadata['size_step']
+        shapes += [(2 * step, 5 * step), (3 * step, 2 * step)]
+    channels = metadata['input']['channels']
+    for _ in range(rounds):
+        for number, shape in enumerate(shapes):
+            batch = batches[number % len(batches)] if len(shapes) > 1 else None
+            for count in [batch] if batch else batches:
+                noise = torch.randn(count, channels, *shape, generator=generator)
+                coarse = [max(1, side // 16) for side in shape]
+                small = torch.randn(count, channels, *coarse, generator=generator)
+                smooth = F.interpolate(small, shape, mode='bicubic')
+                for images in (noise, smooth):
+                    yield _as_input(images, metadata)
+
+
+def _as_input(images: Tensor, metadata: Mapping[str, Any]) -> Tensor:
+    if metadata['input']['type'] != 'uint8':
+        return images
+    return (
+        (images * 64 + 128).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    )
+
+
+def _compare(result: Tensor, expected: Tensor, metadata: Mapping[str, Any]) -> Difference:
+    if result.shape != expected.shape:
+        raise SegformerPlusPlusError(
+            f'the file gives {tuple(result.shape)}, PyTorch {tuple(expected.shape)}'
+        )
+    kind = metadata['output']['name']
+    if kind == 'labels':
+        return Difference(None, float((result == expected).double().mean()))
+    largest = float(expected.abs().max()) or 1.0
+    error = float((result - expected).abs().max()) / largest
+    if kind == 'heatmaps':
+        return Difference(error, None)
+    equal = result.argmax(dim=1) == expected.argmax(dim=1)
+    return Difference(error, float(equal.double().mean()))

@@ -1,0 +1,109 @@
+"""What is recorded in an exported file, for those who run it and for the check."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import metadata
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import SegformerPlusPlusError
+from ..token_merging import PRESETS, TokenMerging, build_token_merging
+from ..version import __version__
+from .graph import INPUT
+from .options import ExportOptions, size_step
+
+_PACKAGES = ('torch', 'onnx', 'onnxscript', 'openvino')
+
+
+def describe_export(
+    model: Any, options: ExportOptions, class_names: Sequence[str] | None
+) -> dict[str, Any]:
+    """The metadata of a file, of what JSON can hold.
+
+    Args:
+        model: what is exported.
+        options: how.
+        class_names: of the classes, or of the keypoints of a pose estimator.
+
+    Raises:
+        SegformerPlusPlusError: their number is not that of the output's channels.
+    """
+    head = model.head if options.output == 'heatmaps' else model.decode_head
+    channels = int(head.out_channels)
+    if class_names is not None and len(class_names) != channels:
+        raise SegformerPlusPlusError(
+            f'{len(class_names)} class_names given, the model has {channels} channels'
+        )
+    dynamic = {'batch': options.dynamic_batch, 'size': options.dynamic_size}
+    return {
+        'format': options.format,
+        'opset': options.written_opset,
+        'input': _describe_input(model, options),
+        'output': {'name': options.output, 'channels': channels},
+        'shape': list(options.shape),
+        'batch_size': None if options.dynamic_batch else options.batch_size,
+        'dynamic': dynamic,
+        'size_step': size_step(model.backbone) if options.dynamic_size else None,
+        'token_merging': describe_merging(model.backbone.token_merging),
+        'class_names': None if class_names is None else list(class_names),
+        'versions': _versions(),
+    }
+
+
+def describe_merging(merging: TokenMerging) -> dict[str, Any]:
+    """The strategies of every stage, and the preset that they are, if they are one."""
+    stages = [{'q': _name(stage.q), 'kv': _name(stage.kv)} for stage in merging.stages]
+    shrink = None if merging.downsampling is None else repr(merging.downsampling)
+    return {'preset': _preset(merging), 'stages': stages, 'downsampling': shrink}
+
+
+def _preset(merging: TokenMerging) -> str | None:
+    for name, content in PRESETS.items():
+        if any(content['stages']) and len(content['stages']) != len(merging.stages):
+            continue
+        if repr(build_token_merging(name, len(merging.stages))) == repr(merging):
+            return name
+    return None
+
+
+def _name(merger: Any) -> str | None:
+    return None if merger is None else repr(merger)
+
+
+def _describe_input(model: Any, options: ExportOptions) -> dict[str, Any]:
+    """Name, layout and type; and what is done, or has to be done before, to 0..255 images."""
+    settings = model.data_preprocessor
+    normalises = bool(getattr(settings, '_enable_normalize', False))
+    converts = getattr(settings, '_channel_conversion', None)
+    inside = options.with_preprocessing
+    order = None if converts is None else 'RGB' if converts else 'BGR'
+    return {
+        'name': INPUT,
+        'layout': 'NHWC' if inside else 'NCHW',
+        'type': 'uint8' if inside else 'float32',
+        'channels': model.backbone.layers[0][0].projection.in_channels,
+        'channel_order': 'RGB' if inside else order,
+        'normalisation': {
+            'inside': inside,
+            'channel_order': order,
+            'mean': _numbers(settings.mean) if normalises else None,
+            'std': _numbers(settings.std) if normalises else None,
+        },
+    }
+
+
+def _numbers(values: Tensor) -> list[float]:
+    """Of a (C, 1, 1) tensor in float32, as they were written."""
+    return [round(float(value), 4) for value in values.flatten()]
+
+
+def _versions() -> dict[str, str]:
+    installed = {'segformer_plusplus': __version__}
+    for package in _PACKAGES:
+        try:
+            installed[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return installed

@@ -1,0 +1,138 @@
+"""Exporting a model: trace, write beside, check, and only then take the asked name."""
+
+from __future__ import annotations
+
+import copy
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.model import revert_sync_batchnorm
+from torch import nn
+
+from ..errors import SegformerPlusPlusError
+from .checking import Check, check_export
+from .description import describe_export
+from .formats import find_format
+from .graph import ExportGraph, trace
+from .options import ExportOptions, check_model, check_target, default_shape
+
+
+@dataclass(frozen=True)
+class Export:
+    """A file that was written and checked.
+
+    Attributes:
+        path: the file.
+        metadata: what is recorded in it.
+        checks: how near it is to PyTorch, one entry a runtime.
+    """
+
+    path: Path
+    metadata: dict[str, Any]
+    checks: list[Check]
+
+
+def export_model(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    format: str = 'onnx',
+    shape: tuple[int, int] | None = None,
+    batch_size: int = 1,
+    dynamic_batch: bool = False,
+    dynamic_size: bool = False,
+    output: str | None = None,
+    with_preprocessing: bool = False,
+    opset: int | None = None,
+    token_merging: str | Sequence[Mapping[str, Any]] | Mapping[str, Any] | None = None,
+    class_names: Sequence[str] | None = None,
+) -> Export:
+    """Write a model to a file that other runtimes run, and compare it with PyTorch.
+
+    The model is not changed. What lies under ``path`` is replaced only by a file that has passed
+    :func:`~.checking.check_export`.
+
+    Args:
+        model: a segmentor of mmseg or a pose estimator of mmpose with our backbone, in float32.
+        path: ends in '.onnx', '.pt2' or '.xml' (OpenVINO, with a '.bin' beside it).
+        format: 'onnx', 'torch-export' or 'openvino'.
+        shape: height and width of the images; by default those that the model's config names.
+        batch_size: see :class:`~.options.ExportOptions`, also for the next five.
+        dynamic_batch: any number of images.
+        dynamic_size: any height and width that the strategies' step divides.
+        output: 'logits', 'labels' or 'heatmaps'; by default logits, of a pose estimator heatmaps.
+        with_preprocessing: uint8 images in RGB order come in.
+        opset: of ONNX.
+        token_merging: other strategies than those of the model, see
+            :class:`~segformer_plusplus.MixVisionTransformerPlusPlus`.
+        class_names: recorded in the file.
+
+    Raises:
+        SegformerPlusPlusError: something does not fit, cannot be traced or written, or the file
+            differs from the model; nothing is then written.
+        MissingDependencyError: a library of the format is not installed.
+    """
+    path = Path(path)
+    find_format(format).require()
+    check_target(path, format)
+    reference = _prepare(model, token_merging)
+    options = ExportOptions(
+        format=format,
+        shape=default_shape(reference) if shape is None else shape,
+        batch_size=batch_size,
+        dynamic_batch=dynamic_batch,
+        dynamic_size=dynamic_size,
+        output=output or ('logits' if hasattr(reference, 'decode_head') else 'heatmaps'),
+        with_preprocessing=with_preprocessing,
+        opset=opset,
+    )
+    check_model(reference, options)
+    metadata = describe_export(reference, options, class_names)
+    graph = ExportGraph(reference, options).eval()
+    with torch.inference_mode():  # what the model itself has against this size is told here
+        graph(graph.example(1, options.shape))
+    with _folder_beside(path) as folder:
+        beside = Path(folder) / path.name
+        find_format(format).write(trace(graph), beside, metadata)
+        checks = check_export(beside, reference)
+        _move(beside, path)
+    return Export(path, metadata, checks)
+
+
+def _prepare(model: Any, token_merging: Any) -> Any:
+    """A copy on the CPU in eval mode, with these strategies."""
+    wrong = {each.dtype for each in model.parameters() if each.dtype != torch.float32}
+    if wrong:
+        raise SegformerPlusPlusError(
+            f'the model has parameters in {sorted(map(str, wrong))}; what is exported is float32'
+        )
+    copied = revert_sync_batchnorm(copy.deepcopy(model)).cpu().eval()
+    if token_merging is not None:
+        if not hasattr(getattr(copied, 'backbone', None), 'set_token_merging'):
+            raise SegformerPlusPlusError(
+                f'token_merging={token_merging!r}: the model has no backbone that merges tokens'
+            )
+        copied.backbone.set_token_merging(token_merging)
+    return copied
+
+
+def _folder_beside(path: Path) -> tempfile.TemporaryDirectory[str]:
+    """A new folder on the same disk, which goes away with all that is in it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryDirectory(prefix=f'.{path.name}.', dir=path.parent)
+    except OSError as error:
+        raise SegformerPlusPlusError(
+            f'cannot write to the folder {path.parent}: {error.strerror}'
+        ) from error
+
+
+def _move(source: Path, target: Path) -> None:
+    """Put the file, and what lies beside it, in its place; the file itself last."""
+    for each in sorted(source.parent.iterdir(), key=lambda each: each == source):
+        os.replace(each, target.parent / each.name)

@@ -1,0 +1,129 @@
+"""The module that is exported, from images to one output, and its trace."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from ..errors import SegformerPlusPlusError
+from ..token_merging import TokenMerger
+from .options import ExportOptions, size_step
+
+INPUT = 'images'
+"""The name of the graph's one input."""
+
+_DYNAMIC_BATCH = 2  # a trace with one image would hold for one image only
+
+
+class ExportGraph(nn.Module):
+    """Images to logits, labels or heatmaps in plain operators, without loops over rows.
+
+    Args:
+        model: a segmentor or pose estimator in eval mode; a copy of it is kept.
+        options: what comes in and out.
+    """
+
+    def __init__(self, model: Any, options: ExportOptions) -> None:
+        super().__init__()
+        self.model: Any = copy.deepcopy(model)
+        each: Any
+        for each in self.model.modules():
+            if hasattr(each, 'in_rows'):
+                each.in_rows = False
+        self.options = options
+
+    def forward(self, images: Tensor) -> Tensor:
+        """See :class:`~.options.ExportOptions` for what goes in and comes out."""
+        if self.options.with_preprocessing:
+            images = self._preprocess(images)
+        if self.options.output == 'heatmaps':
+            return self.model.head(self.model.extract_feat(images))
+        head = self.model.decode_head
+        logits = head(self.model.extract_feat(images))
+        if self.options.output == 'logits':
+            return logits
+        size = images.shape[2:]
+        corners = head.align_corners
+        return F.interpolate(logits, size, mode='bilinear', align_corners=corners).argmax(dim=1)
+
+    def _preprocess(self, images: Tensor) -> Tensor:
+        """(B, H, W, 3) uint8 in RGB order -> (B, 3, H, W), as the data_preprocessor makes it."""
+        settings = self.model.data_preprocessor
+        # it turns the BGR order that mmcv reads into RGB, or else the model takes BGR
+        channels = images if settings._channel_conversion else images.flip(-1)
+        result = channels.permute(0, 3, 1, 2).to(torch.float32)
+        if settings._enable_normalize:
+            result = (result - settings.mean) / settings.std
+        return result
+
+    def example(self, batch: int, size: tuple[int, int]) -> Tensor:
+        """Images of this many and this size, all black."""
+        if self.options.with_preprocessing:
+            return torch.zeros(batch, *size, 3, dtype=torch.uint8)
+        return torch.zeros(batch, self.model.backbone.layers[0][0].projection.in_channels, *size)
+
+
+def trace(graph: ExportGraph) -> ExportedProgram:
+    """Trace the graph with ``torch.export``.
+
+    Raises:
+        SegformerPlusPlusError: it cannot be traced; names the strategy whose plan it is.
+    """
+    options = graph.options
+    batch, size = options.batch_size, options.shape
+    axes: dict[int, Any] = {}
+    if options.dynamic_batch:
+        batch, axes[0] = _DYNAMIC_BATCH, Dim('batch', min=1)
+    if options.dynamic_size:
+        step = size_step(graph.model.backbone)
+        first = 1 if options.with_preprocessing else 2
+        axes |= {first: step * Dim('h', min=2), first + 1: step * Dim('w', min=2)}
+        size = 3 * step, 4 * step  # unlike each other, so that nothing is taken for equal
+    try:
+        return _export(graph, (graph.example(batch, size),), {INPUT: axes} if axes else None)
+    except Exception as error:  # the tracer lets every exception of a strategy's code through
+        _name_strategy(graph.model.backbone)
+        reason = ' '.join(str(error).split())[:300] or type(error).__name__
+        raise SegformerPlusPlusError(f'torch.export cannot trace the model: {reason}') from error
+
+
+def _export(module: nn.Module, inputs: tuple[Any, ...], axes: Any = None) -> ExportedProgram:
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # about the tracer itself
+        return torch.export.export(module.eval(), inputs, dynamic_shapes=axes, strict=False)
+
+
+class _OneStrategy(nn.Module):
+    """A strategy by itself: merges and unmerges what it gets."""
+
+    def __init__(self, merger: TokenMerger) -> None:
+        super().__init__()
+        self.merger = merger
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        side = int(tokens.shape[1] ** 0.5)
+        plan = self.merger.plan(tokens, (side, side))
+        return plan.unmerge(plan.merge(tokens))
+
+
+def _name_strategy(backbone: Any) -> None:
+    """Raise for the first strategy that cannot be traced by itself; return if all can."""
+    for number, stage in enumerate(backbone.token_merging.stages, start=1):
+        for side, merger in (('q', stage.q), ('kv', stage.kv)):
+            if merger is None:
+                continue
+            try:
+                _export(_OneStrategy(merger), (torch.randn(1, 64, 8),))
+            except Exception as error:
+                reason = ' '.join(str(error).split())[:200] or type(error).__name__
+                raise SegformerPlusPlusError(
+                    f'the strategy {merger!r} (stage {number}, {side}) cannot be exported, since '
+                    f'torch.export cannot trace its plan: {reason}; a plan has to be made of '
+                    'tensor operations whose result sizes do not depend on what the tokens are'
+                ) from error

@@ -1,0 +1,218 @@
+"""What is exported and how, checked before anything is traced or written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..backbones import MixVisionTransformerPlusPlus
+from ..errors import SegformerPlusPlusError
+from ..token_merging import NeighborMerging2d
+from .formats import find_format
+
+OPSETS = range(18, 24)
+"""ONNX opsets that PyTorch's exporter writes."""
+
+DEFAULT_OPSET = 18
+"""The lowest one: every runtime of the last years knows it."""
+
+OUTPUTS = ('logits', 'labels', 'heatmaps')
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How a model becomes a graph.
+
+    Attributes:
+        format: 'onnx', 'torch-export' or 'openvino'.
+        shape: height and width of the images; of dynamic ones, those that are checked first.
+        batch_size: images at a time.
+        dynamic_batch: the graph takes any number of images.
+        dynamic_size: the graph takes every height and width that :func:`size_step` divides, from
+            twice the step on.
+        output: 'logits' (a quarter of the images' size) or 'labels' (their size) of a segmentor,
+            'heatmaps' of a pose estimator.
+        with_preprocessing: the graph takes (B, H, W, 3) uint8 in RGB order and normalises them
+            itself, instead of normalised (B, 3, H, W) float32.
+        opset: of ONNX, for the formats that have one; None for :data:`DEFAULT_OPSET`.
+
+    Raises:
+        SegformerPlusPlusError: a value that cannot be, or that its format does not have.
+    """
+
+    format: str
+    shape: tuple[int, int]
+    batch_size: int = 1
+    dynamic_batch: bool = False
+    dynamic_size: bool = False
+    output: str = 'logits'
+    with_preprocessing: bool = False
+    opset: int | None = None
+
+    def __post_init__(self) -> None:
+        kind = find_format(self.format)
+        for name, value in (
+            *zip(('height', 'width'), self.shape, strict=True),
+            ('batch_size', self.batch_size),
+        ):
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise SegformerPlusPlusError(f'{name}={value!r} is no whole number above 0')
+        if self.output not in OUTPUTS:
+            raise SegformerPlusPlusError(
+                f'output={self.output!r} is unknown, use one of {list(OUTPUTS)}'
+            )
+        if not kind.has_opset and self.opset is not None:
+            raise SegformerPlusPlusError(
+                f'opset={self.opset}: the format {self.format!r} is not made of ONNX operators; '
+                'leave the opset out'
+            )
+        if self.opset is not None and self.opset not in OPSETS:
+            raise SegformerPlusPlusError(
+                f'opset={self.opset} cannot be written, use one of {OPSETS[0]} to {OPSETS[-1]}'
+            )
+
+    @property
+    def written_opset(self) -> int | None:
+        """The opset of the file, None where the format has none."""
+        if not find_format(self.format).has_opset:
+            return None
+        return DEFAULT_OPSET if self.opset is None else self.opset
+
+
+def check_target(path: Path, format: str) -> None:
+    """Raise unless a file of this name and format may be written.
+
+    Raises:
+        SegformerPlusPlusError: the name does not end as the format's files do, or is a folder's.
+    """
+    suffix = find_format(format).suffix
+    if path.suffix != suffix:
+        raise SegformerPlusPlusError(
+            f'files of the format {format!r} end in {suffix}, {path} does not'
+        )
+    if path.is_dir():
+        raise SegformerPlusPlusError(f'{path} is a folder; name a file')
+
+
+def check_model(model: Any, options: ExportOptions) -> None:
+    """Raise unless this model can be exported with these options.
+
+    Raises:
+        SegformerPlusPlusError: another kind of model, an output that it does not have, or a size
+            that does not fit.
+    """
+    backbone = getattr(model, 'backbone', None)
+    segments = hasattr(model, 'decode_head')
+    if not isinstance(backbone, MixVisionTransformerPlusPlus) or not (
+        segments or hasattr(model, 'head')
+    ):
+        raise SegformerPlusPlusError(
+            'what is exported is a segmentor or pose estimator with the backbone '
+            f'MixVisionTransformerPlusPlus; this one is a {type(model).__name__} with '
+            f'{type(backbone).__name__}'
+        )
+    if segments != (options.output != 'heatmaps'):
+        has = "'logits' and 'labels'" if segments else "'heatmaps'"
+        raise SegformerPlusPlusError(
+            f'output={options.output!r}: a {type(model).__name__} has {has}'
+        )
+    if options.output == 'labels':
+        _check_labels(model)
+    _check_size(model, options)
+    if options.with_preprocessing and not hasattr(model.data_preprocessor, '_channel_conversion'):
+        raise SegformerPlusPlusError(
+            'with_preprocessing: the model has no data_preprocessor that normalises images, but '
+            f'{type(model.data_preprocessor).__name__}'
+        )
+
+
+def default_shape(model: Any) -> tuple[int, int]:
+    """Height and width of the images that the model is made for.
+
+    Raises:
+        SegformerPlusPlusError: it does not tell.
+    """
+    shape = _codec_size(model)
+    size = getattr(getattr(model, 'data_preprocessor', None), 'size', None)
+    if shape is None and isinstance(size, Sequence) and len(size) == 2:
+        shape = int(size[0]), int(size[1])
+    if shape is None:
+        raise SegformerPlusPlusError(
+            'the model does not tell the size of its images; give one with shape (--shape HxW)'
+        )
+    return shape
+
+
+def size_step(backbone: MixVisionTransformerPlusPlus) -> int:
+    """Heights and widths that it divides give whole grids in every stage.
+
+    On these no spatial reduction, cell or downsampling leaves a border, so that one graph is right
+    for all of them.
+
+    Raises:
+        SegformerPlusPlusError: a strategy for which no graph is right for more than one size.
+    """
+    merging = backbone.token_merging
+    shrunk, steps = 1 if merging.downsampling is None else merging.downsampling.factor, []
+    for stride, reduction, stage in zip(
+        backbone.strides, backbone.sr_ratios, merging.stages, strict=True
+    ):
+        shrunk *= stride
+        cells = _cells(stage.q), _cells(stage.kv)
+        steps += [shrunk * cells[0], shrunk * reduction * cells[1]]
+    return math.lcm(*steps)
+
+
+def _cells(merger: Any) -> int:
+    """The side in tokens that the cells of a strategy divide."""
+    if merger is None:
+        return 1
+    if type(merger) is NeighborMerging2d:
+        return math.lcm(*merger.stride)
+    raise SegformerPlusPlusError(
+        f'dynamic_size: {merger!r} merges a number of tokens that depends on the size, which the '
+        'graph holds as a constant; export one file for each size, or merge with '
+        "NeighborMerging2d ('2x2'), 'downsampling' or nothing"
+    )
+
+
+def _check_labels(model: Any) -> None:
+    if model.decode_head.out_channels == 1:
+        raise SegformerPlusPlusError(
+            "output='labels': the model has one logit for a pixel, with a threshold; export its "
+            'logits instead'
+        )
+    mode = (model.test_cfg or {}).get('mode', 'whole')
+    if mode != 'whole':
+        raise SegformerPlusPlusError(
+            f"output='labels': the model's test_cfg.mode is {mode!r}, but a graph takes the whole "
+            'image; if that is what you want, set model.test_cfg.mode=whole'
+        )
+
+
+def _check_size(model: Any, options: ExportOptions) -> None:
+    height, width = options.shape
+    codec = _codec_size(model)
+    if codec is not None and (options.dynamic_size or codec != options.shape):
+        asked = 'dynamic_size' if options.dynamic_size else f'shape {height}x{width}'
+        raise SegformerPlusPlusError(
+            f"{asked} does not fit the model: its codec's input_size is {codec[0]}x{codec[1]} "
+            '(height x width)'
+        )
+    if options.dynamic_size:
+        step = size_step(model.backbone)
+        if height % step or width % step or min(height, width) < 2 * step:
+            raise SegformerPlusPlusError(
+                f'dynamic_size takes multiples of {step} from {2 * step} on, shape '
+                f'{height}x{width} is none'
+            )
+
+
+def _codec_size(model: Any) -> tuple[int, int] | None:
+    """Height and width that a pose estimator's keypoints are decoded for."""
+    decoder = getattr(getattr(model, 'head', None), 'decoder', None)
+    size = getattr(decoder, 'input_size', None)
+    return None if size is None else (int(size[1]), int(size[0]))

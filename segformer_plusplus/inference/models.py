@@ -1,0 +1,122 @@
+"""A model that is ready to predict, from a config and a checkpoint or from what somebody built."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, init_default_scope
+from torch import nn
+
+from ..checkpoints import load_checkpoint_strictly
+from ..engine.cli import load_config
+from ..engine.models import without_init_cfg
+from ..errors import SegformerPlusPlusError
+
+
+def prepare_model(
+    config_or_model: str | os.PathLike[str] | Config | nn.Module,
+    checkpoint: str | os.PathLike[str] | None,
+    scope: str,
+    token_merging: Any = None,
+    device: str | torch.device | None = None,
+    cfg_options: Mapping[str, Any] | None = None,
+) -> tuple[nn.Module, Config | None, dict[str, Any]]:
+    """Build and load a model, or take one as it is.
+
+    Args:
+        config_or_model: config file, config, or a model of mmseg or mmpose.
+        checkpoint: any file that :func:`~segformer_plusplus.checkpoints.load_checkpoint_strictly`
+            takes; every key has to fit. None: the weights are those of the model.
+        scope: 'mmseg' or 'mmpose'.
+        token_merging: a strategy in place of the model's.
+        device: None: CUDA if there is one, the CPU if not; for a model: where it is.
+        cfg_options: dotted keys and their new values.
+
+    Returns:
+        The model in eval mode; its config, if it has one; the meta data in the checkpoint.
+
+    Raises:
+        SegformerPlusPlusError: a config without a checkpoint, of the other toolbox, or with
+            options for a model that is built already.
+        CheckpointError: the checkpoint does not fit.
+    """
+    if isinstance(config_or_model, nn.Module):
+        if cfg_options:
+            raise SegformerPlusPlusError('cfg_options change a config, not a model that is built')
+        model = config_or_model
+        config = getattr(model, 'cfg', None)
+    else:
+        config = _read(config_or_model, cfg_options)
+        if checkpoint is None:
+            raise SegformerPlusPlusError(
+                'no checkpoint: a model of a config has random weights without one'
+            )
+        model = _build(config, scope)
+        device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    meta: dict[str, Any] = {}
+    if checkpoint is not None:
+        meta = load_checkpoint_strictly(model, str(checkpoint)).get('meta') or {}
+    if token_merging is not None:
+        from ..patching import apply_token_merging
+
+        apply_token_merging(model, token_merging)
+    if device is not None:
+        model.to(device)
+    return model.eval(), config, meta
+
+
+def dataset_meta(config: Config | None, meta: Mapping[str, Any], registry: Any) -> dict[str, Any]:
+    """Names and colours of what is predicted, of the checkpoint before the config's.
+
+    Args:
+        config: of the model.
+        meta: of the checkpoint; mmseg 0.x wrote 'CLASSES' and 'PALETTE'.
+        registry: of datasets.
+    """
+    if meta.get('dataset_meta'):
+        return dict(meta['dataset_meta'])
+    if meta.get('CLASSES'):
+        return {'classes': meta['CLASSES'], 'palette': meta.get('PALETTE')}
+    dataset = test_dataset(config)
+    kind = registry.get(str(dataset.get('type'))) if dataset.get('type') else None
+    return {**getattr(kind, 'METAINFO', {}), **(dataset.get('metainfo') or {})}
+
+
+def test_dataset(config: Config | None) -> Mapping[str, Any]:
+    """The innermost data set that the config tests on; empty without one."""
+    dataset = (config.get('test_dataloader') or {}).get('dataset') or {} if config else {}
+    while 'dataset' in dataset:
+        dataset = dataset['dataset']
+    return dataset
+
+
+def _read(config: Any, cfg_options: Mapping[str, Any] | None) -> Config:
+    if isinstance(config, str | os.PathLike):
+        return load_config(Path(config), cfg_options)
+    if not isinstance(config, Config):
+        raise SegformerPlusPlusError(
+            f'config_or_model is a {type(config).__name__}; give the path of a config, a Config or '
+            'a model'
+        )
+    config = copy.deepcopy(config)
+    if cfg_options:
+        config.merge_from_dict(dict(cfg_options))
+    return config
+
+
+def _build(config: Config, scope: str) -> nn.Module:
+    found = config.get('default_scope')
+    if found != scope or 'model' not in config:
+        what = f'default_scope {found!r}' if 'model' in config else 'no model'
+        raise SegformerPlusPlusError(f'the config has {what}, expected a model of {scope!r}')
+    init_default_scope(scope)
+    # mmseg reads its test_cfg by attributes
+    settings = ConfigDict(without_init_cfg(config.model), _scope_=scope)
+    return revert_sync_batchnorm(MODELS.build(settings))

@@ -1,0 +1,166 @@
+"""Keypoints of people on images, folders and videos with a top-down model of mmpose."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dataset import Compose, pseudo_collate
+from mmengine.registry import init_default_scope
+from mmpose.datasets.datasets.utils import parse_pose_metainfo
+from mmpose.registry import DATASETS
+from mmpose.structures import PoseDataSample, merge_data_samples
+from torch import nn
+
+from ..engine.benchmarking import memory_errors
+from ..errors import SegformerPlusPlusError
+from .models import dataset_meta, prepare_model, test_dataset
+from .predictor import Predictor
+from .sources import Picture
+
+Boxes = Mapping[str, Any]
+
+_READS = 'LoadImage'
+
+
+class PoseEstimator(Predictor[PoseDataSample]):
+    """A top-down pose estimator, with its test pipeline, skeleton and names.
+
+        estimator = PoseEstimator('configs/...py', 'weights.pth', token_merging='hq')
+        sample = estimator('jump.jpg')  # sample.pred_instances.keypoints: (people, K, 2)
+
+    Args:
+        config_or_model: config file or config of mmpose, or a model of mmpose that is built and
+            has its ``cfg``.
+        checkpoint: its weights; loaded strictly.
+        token_merging: a preset or strategy in place of the config's.
+        device: None: CUDA if there is one.
+        batch_size: people in a forward pass.
+        boxes: of people by the name of the picture (see :class:`~.sources.Picture`): (N, 4) left,
+            top, right, bottom in pixels. Without boxes a picture is taken for one person.
+        cfg_options: dotted keys of the config and their new values.
+
+    Raises:
+        SegformerPlusPlusError: see :func:`~.models.prepare_model`; no test pipeline; boxes that
+            are none.
+        CheckpointError: the checkpoint does not fit.
+    """
+
+    def __init__(
+        self,
+        config_or_model: str | os.PathLike[str] | Config | nn.Module,
+        checkpoint: str | os.PathLike[str] | None = None,
+        *,
+        token_merging: Any = None,
+        device: str | torch.device | None = None,
+        batch_size: int = 8,
+        boxes: Boxes | None = None,
+        cfg_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.boxes = {name: check_boxes(name, each) for name, each in (boxes or {}).items()}
+        model, config, meta = prepare_model(
+            config_or_model, checkpoint, 'mmpose', token_merging, device, cfg_options
+        )
+        super().__init__(model, batch_size)
+        steps = list(test_dataset(config).get('pipeline') or [])
+        if not hasattr(model, 'head') or not steps:
+            raise SegformerPlusPlusError(
+                f'a {type(model).__name__} is no top-down estimator with a test pipeline: it needs '
+                'a head, and test_dataloader.dataset.pipeline in its cfg'
+            )
+        init_default_scope('mmpose')
+        self.meta = _skeleton(getattr(model, 'dataset_meta', None), config, meta)
+        self._pipeline = Compose([step for step in steps if not _reads(step)])
+
+    @property
+    def keypoint_names(self) -> list[str]:
+        """By their index."""
+        return [self.meta['keypoint_id2name'][k] for k in range(self.meta['num_keypoints'])]
+
+    def _samples(self, images: Sequence[tuple[Picture, Any]]) -> list[PoseDataSample]:
+        people: list[dict[str, Any]] = []
+        amounts = []
+        for picture, image in images:
+            boxes = self._boxes_of(picture, image)
+            amounts.append(len(boxes))
+            people += [self._prepare(picture.name, image, box) for box in boxes]
+        samples: list[PoseDataSample] = []
+        for start in range(0, len(people), self.batch_size):
+            data = pseudo_collate(people[start : start + self.batch_size])
+            with torch.inference_mode(), memory_errors('prediction'):
+                samples += [sample.cpu() for sample in self.model.test_step(data)]
+        starts = np.cumsum([0, *amounts[:-1]])
+        return [
+            merge_data_samples(samples[start : start + amount])
+            for start, amount in zip(starts, amounts, strict=True)
+        ]
+
+    def _boxes_of(self, picture: Picture, image: np.ndarray) -> np.ndarray:
+        height, width = image.shape[:2]
+        boxes = self.boxes.get(picture.name)
+        if boxes is None:
+            return np.array([[0, 0, width, height]], dtype=np.float32)
+        return boxes
+
+    def _prepare(self, name: str, image: np.ndarray, box: np.ndarray) -> dict[str, Any]:
+        size = image.shape[:2]
+        prepared: dict[str, Any] = self._pipeline(
+            dict(
+                self.meta,
+                img=np.ascontiguousarray(image),
+                img_path=name,
+                img_shape=size,
+                ori_shape=size,
+                bbox=box[None],
+                bbox_score=np.ones(1, dtype=np.float32),
+            )
+        )
+        return prepared
+
+
+def check_boxes(name: str, boxes: Any) -> np.ndarray:
+    """(N, 4) float32 of one picture.
+
+    Raises:
+        SegformerPlusPlusError: no numbers, another shape, none, or one without an area.
+    """
+    try:
+        array = np.asarray(boxes, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise SegformerPlusPlusError(f'boxes of {name}: {boxes!r} are no numbers') from error
+    if array.ndim != 2 or array.shape[1] != 4 or not len(array):
+        raise SegformerPlusPlusError(
+            f'boxes of {name} have the shape {array.shape}; give at least one, each as left, top, '
+            'right, bottom'
+        )
+    sides = array[:, 2:] - array[:, :2]
+    wrong = ~((sides > 0).all(axis=1) & np.isfinite(array).all(axis=1))
+    if wrong.any():
+        raise SegformerPlusPlusError(
+            f'boxes of {name}: {array[wrong][0].tolist()} has no area; expected left, top, right, '
+            'bottom in pixels'
+        )
+    return array
+
+
+def _reads(step: Mapping[str, Any]) -> bool:
+    return _READS in str(step['type'])
+
+
+def _skeleton(
+    own: Mapping[str, Any] | None, config: Config | None, meta: Mapping[str, Any]
+) -> dict[str, Any]:
+    """mmpose's parsed meta data: names, colours, flip pairs."""
+    found = dict(own or dataset_meta(config, meta, DATASETS))
+    if 'num_keypoints' not in found and found:
+        found = parse_pose_metainfo(found)
+    if not found:
+        raise SegformerPlusPlusError(
+            'neither the checkpoint nor the config names the keypoints: give the config a '
+            'test_dataloader.dataset of a data set with METAINFO'
+        )
+    return found

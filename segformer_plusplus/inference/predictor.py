@@ -1,0 +1,124 @@
+"""What predictors of labels and of keypoints share: one picture or many, in batches."""
+
+from __future__ import annotations
+
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from torch import nn
+from tqdm import tqdm
+
+from ..errors import SegformerPlusPlusError
+from .sources import Picture, Source, count_pictures, find_pictures, is_one_image
+
+Sample = TypeVar('Sample')
+
+
+@dataclass(frozen=True)
+class Prediction(Generic[Sample]):
+    """What became of one picture.
+
+    Attributes:
+        picture: it.
+        image: (H, W, 3) uint8 BGR; None if it could not be read.
+        sample: the toolbox's data sample; None if it could not be read.
+        error: why not.
+    """
+
+    picture: Picture
+    image: np.ndarray | None = None
+    sample: Sample | None = None
+    error: SegformerPlusPlusError | None = None
+
+
+class Predictor(ABC, Generic[Sample]):
+    """A model with all that it takes from an image to data samples.
+
+    Args:
+        model: in eval mode.
+        batch_size: images, or people, in one forward pass.
+
+    Attributes:
+        any_size: read also images with more pixels than Pillow takes for an attack.
+
+    Raises:
+        SegformerPlusPlusError: the batch size is no whole number above 0.
+    """
+
+    any_size = False
+
+    def __init__(self, model: nn.Module, batch_size: int) -> None:
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise SegformerPlusPlusError(f'batch_size is {batch_size!r}; give 1 or more')
+        self.model: Any = model
+        self.batch_size = batch_size
+        self._progress = False
+
+    def __call__(self, inputs: Source | Sequence[Source], progress: bool = False) -> Any:
+        """Predict one image, or several.
+
+        Args:
+            inputs: what :func:`~.sources.find_pictures` takes.
+            progress: show a bar.
+
+        Returns:
+            A data sample for one image; a list of them for a list, a folder or a video.
+
+        Raises:
+            SegformerPlusPlusError: one of them cannot be read; see :meth:`stream` for going on.
+        """
+        samples = []
+        for prediction in self.stream(inputs, progress):
+            if prediction.error is not None:
+                raise prediction.error
+            samples.append(prediction.sample)
+        return samples[0] if is_one_image(inputs) else samples
+
+    def stream(
+        self, inputs: Source | Sequence[Source], progress: bool = False
+    ) -> Iterator[Prediction[Sample]]:
+        """Predict one after the other, and go on after one that cannot be read.
+
+        No more than one batch is held in memory.
+
+        Args:
+            inputs: what :func:`~.sources.find_pictures` takes.
+            progress: show a bar.
+        """
+        self._progress = progress
+        pictures = find_pictures(inputs, any_size=self.any_size)
+        total = count_pictures(inputs) if progress else None
+        with tqdm(total=total, unit='image', disable=not progress) as bar:
+            for batch in _batched(pictures, self.batch_size):
+                yield from self._predict(batch)
+                bar.update(len(batch))
+
+    def _predict(self, pictures: Sequence[Picture]) -> list[Prediction[Sample]]:
+        loaded = [_load(picture) for picture in pictures]
+        readable = [each for each in loaded if each.image is not None]
+        samples = iter(self._samples([(each.picture, each.image) for each in readable]))
+        return [
+            each if each.image is None else Prediction(each.picture, each.image, next(samples))
+            for each in loaded
+        ]
+
+    @abstractmethod
+    def _samples(self, images: Sequence[tuple[Picture, Any]]) -> list[Sample]:
+        """The data samples of images (H, W, 3), on the CPU."""
+
+
+def _load(picture: Picture) -> Prediction[Any]:
+    try:
+        return Prediction(picture, picture.load())
+    except SegformerPlusPlusError as error:
+        return Prediction(picture, error=error)
+
+
+def _batched(items: Iterable[Picture], size: int) -> Iterator[list[Picture]]:
+    iterator = iter(items)
+    while batch := list(itertools.islice(iterator, size)):
+        yield batch

@@ -1,0 +1,161 @@
+"""Attention with merged queries, keys and values, whoever holds the parameters."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..token_merging import MergePlan, StageMerging
+from ..token_merging.base import Grid
+from . import cpu
+from .tokens import image_to_tokens, tokens_to_image
+
+
+class MergedAttention:
+    """Mixin for modules that hold the parameters of SegFormer's attention, under whatever names.
+
+    Queries are merged before the projection and copied back after the attention; keys and values
+    are merged after the spatial reduction and its norm (Segformer++, Kienzle et al., MIPR 2024).
+    The attention map is never built.
+
+    Attributes:
+        num_heads: heads of the attention.
+        training: whether the module is in training mode.
+        merging: strategies for queries and for keys and values.
+        in_rows: for inference on a CPU, work on a few queries at a time; equal to rounding.
+    """
+
+    num_heads: int
+    training: bool
+    merging: StageMerging
+    in_rows: bool = True
+
+    def reduce(self, tokens: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
+        """Spatial reduction and norm of keys and values: (B, N, C) -> (B, N', C), their grid."""
+        raise NotImplementedError
+
+    def project_query(self, tokens: Tensor) -> Tensor:
+        """(B, N, C) -> queries (B, N, C)."""
+        raise NotImplementedError
+
+    def project_key_value(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, M, C) -> keys and values, (B, M, C) each."""
+        raise NotImplementedError
+
+    def project_out(self, tokens: Tensor) -> Tensor:
+        """(B, N, C) -> (B, N, C), after the attention."""
+        raise NotImplementedError
+
+    def outer_projections(self) -> tuple[cpu.Projection, cpu.Projection] | None:
+        """Weights that make queries, and that follow the attention; None where they are not known.
+
+        Without them the attention does not go in rows.
+        """
+        raise NotImplementedError
+
+    def dropout_rate(self) -> float:
+        """Dropout rate on the attention weights in training."""
+        raise NotImplementedError
+
+    def attend(self, tokens: Tensor, grid: Grid) -> Tensor:
+        """Merge, attend, unmerge.
+
+        Args:
+            tokens: (B, N, C), normalised.
+            grid: (H, W), H * W == N, each side at least the spatial reduction.
+
+        Returns:
+            (B, N, C), after the output's projection, without dropout and residual.
+        """
+        query, plan = self._merge_query(tokens, grid)
+        key_value = self._merge_key_value(*self.reduce(tokens, grid))
+        outer = self.outer_projections() if self._may_go_in_rows(tokens) else None
+        if outer is None:
+            out = self._attend(query, key_value)
+        else:
+            out = self._attend_in_rows(query, key_value, *outer)
+        return out if plan is None else plan.unmerge(out)
+
+    def _may_go_in_rows(self, tokens: Tensor) -> bool:
+        # in half precision the fused attention adds up in float32, which rows would not
+        precise = tokens.dtype in (torch.float32, torch.float64)
+        return self.in_rows and precise and not self.training and cpu.works_in_rows(tokens)
+
+    def _merge_query(self, tokens: Tensor, grid: Grid) -> tuple[Tensor, MergePlan | None]:
+        if self.merging.q is None:
+            return tokens, None
+        plan = self.merging.q.plan(tokens, grid)
+        return plan.merge(tokens), plan
+
+    def _merge_key_value(self, tokens: Tensor, grid: Grid) -> Tensor:
+        if self.merging.kv is None:
+            return tokens
+        return self.merging.kv.plan(tokens, grid).merge(tokens)
+
+    def _attend(self, query: Tensor, key_value: Tensor) -> Tensor:
+        q, (k, v) = self.project_query(query), self.project_key_value(key_value)
+        dropout = self.dropout_rate() if self.training else 0.0
+        q, k, v = (t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (q, k, v))
+        out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+        return self.project_out(out.transpose(1, 2).flatten(2))
+
+    def _attend_in_rows(
+        self, query: Tensor, key_value: Tensor, before: cpu.Projection, after: cpu.Projection
+    ) -> Tensor:
+        k, v = self.project_key_value(key_value)
+        result = torch.empty_like(query)
+        for i in range(len(query)):
+            memory = cpu.KeyValue(k[i], v[i], self.num_heads, before, after)
+            parts = memory.num_queries
+            for part, target in zip(query[i].split(parts), result[i].split(parts), strict=True):
+                target.copy_(memory.attend(part))
+        return result
+
+
+class PackedAttention(MergedAttention):
+    """Mixin for modules with the parameters' names of mmseg.
+
+    Attributes:
+        sr_ratio: by how much the grid of keys and values is reduced, per side.
+        attn: holds the projections and initialises them like mmseg; its forward, which would build
+            the attention map, is never called.
+        sr: the reduction, a strided convolution, where ``sr_ratio > 1``.
+        norm: after it.
+    """
+
+    sr_ratio: int
+    attn: nn.MultiheadAttention
+    sr: nn.Module
+    norm: nn.Module
+
+    def reduce(self, tokens: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
+        if self.sr_ratio == 1:
+            return tokens, grid
+        image = self.sr(tokens_to_image(tokens, grid))
+        return self.norm(image_to_tokens(image)), (image.shape[2], image.shape[3])
+
+    def project_query(self, tokens: Tensor) -> Tensor:
+        return cpu.linear(tokens, *self._projections()[0])
+
+    def project_key_value(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        key, value = cpu.linear(tokens, *self._projections()[1]).chunk(2, dim=-1)
+        return key, value
+
+    def project_out(self, tokens: Tensor) -> Tensor:
+        return cpu.linear(tokens, *self._projections()[2])
+
+    def outer_projections(self) -> tuple[cpu.Projection, cpu.Projection]:
+        query, _, out = self._projections()
+        return query, out
+
+    def dropout_rate(self) -> float:
+        return self.attn.dropout
+
+    def _projections(self) -> list[cpu.Projection]:
+        """Weight and bias for queries, for keys and values together, and of the output."""
+        weight, bias = self.attn.in_proj_weight, self.attn.in_proj_bias
+        dims = weight.shape[1]
+        biases = (None, None) if bias is None else (bias[:dims], bias[dims:])
+        out = self.attn.out_proj
+        return [(weight[:dims], biases[0]), (weight[dims:], biases[1]), (out.weight, out.bias)]

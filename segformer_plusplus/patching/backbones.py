@@ -1,0 +1,254 @@
+"""Which backbones can be patched, how they are recognised, and what all of them can do."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from torch import nn
+
+from ..errors import SegformerPlusPlusError
+from ..layers.merged_attention import MergedAttention
+from ..token_merging import TokenMerging
+
+_ADAPTERS = {
+    ('segformer_plusplus.backbones.mit', 'MixVisionTransformerPlusPlus'): 'own',
+    ('mmseg.models.backbones.mit', 'MixVisionTransformer'): 'mmseg',
+    ('transformers.models.segformer.modeling_segformer', 'SegformerModel'): 'transformers',
+    ('segmentation_models_pytorch.encoders.mix_transformer', 'MixVisionTransformer'): 'smp',
+}
+"""Module and class of a backbone, and the file here that adapts it.
+
+Known by name: to look for a library's class must not import the library.
+"""
+
+
+class PatchableBackbone(ABC):
+    """A backbone inside a model, seen in one way whatever library it is from.
+
+    Args:
+        module: the backbone.
+        name: of the module in the model, for messages.
+
+    Attributes:
+        blocks: those of each stage.
+    """
+
+    def __init__(self, module: Any, name: str) -> None:
+        self.module = module
+        self.name = name
+        self.blocks: list[list[nn.Module]] = self._find_blocks()
+
+    @abstractmethod
+    def _find_blocks(self) -> list[list[nn.Module]]:
+        """The blocks of each stage."""
+
+    @abstractmethod
+    def attention(self, block: nn.Module) -> Any:
+        """The attention of a block."""
+
+    @abstractmethod
+    def check(self, merging: TokenMerging) -> None:
+        """Raise unless :meth:`apply` will succeed."""
+
+    @abstractmethod
+    def apply(self, merging: TokenMerging) -> None:
+        """Merge like this from now on."""
+
+    @abstractmethod
+    def remove(self) -> None:
+        """Undo :meth:`apply`."""
+
+    @abstractmethod
+    def merging(self) -> TokenMerging:
+        """The strategies that are set now.
+
+        Raises:
+            SegformerPlusPlusError: nothing was applied to this backbone.
+        """
+
+    @abstractmethod
+    def set_merging(self, merging: TokenMerging) -> None:
+        """Exchange the strategies of a backbone that :meth:`apply` was called on."""
+
+    def attentions(self) -> list[list[MergedAttention]]:
+        """Those of each stage, in order.
+
+        Raises:
+            SegformerPlusPlusError: nothing was applied to this backbone.
+        """
+        found = [[self.attention(block) for block in stage] for stage in self.blocks]
+        if not all(isinstance(each, MergedAttention) for stage in found for each in stage):
+            raise SegformerPlusPlusError(
+                f'{self.name or "the model"} does not merge tokens yet, call '
+                'apply_token_merging first'
+            )
+        return found
+
+
+class HostBackbone(PatchableBackbone):
+    """A backbone of another library, whose modules are given classes that merge.
+
+    Such a class derives from the library's own and adds no parameter, so that a module keeps its
+    place, its names and its hooks, and copies and pickles like any other.
+
+    Attributes:
+        library: name of the distribution, for messages.
+        swaps: the library's class -> that which takes its place.
+        entry_swap: the same for the module that :meth:`entry` returns.
+    """
+
+    library: str
+    swaps: dict[type[nn.Module], type[nn.Module]]
+    entry_swap: tuple[type[nn.Module], type[nn.Module]]
+
+    @abstractmethod
+    def ffn(self, block: nn.Module) -> Any:
+        """The Mix-FFN of a block."""
+
+    @abstractmethod
+    def entry(self) -> nn.Module:
+        """The module that sees the image first, and makes it smaller where that is asked for."""
+
+    @abstractmethod
+    def check_block(self, block: Any) -> None:
+        """Raise unless the parts of a block are as the classes that take their place expect."""
+
+    def check(self, merging: TokenMerging) -> None:
+        for module in self._parts():
+            self._check_class(module, self.swaps)
+        for stage in self.blocks:
+            for block in stage:
+                self.check_block(block)
+        if merging.downsampling is not None:
+            self._check_class(self.entry(), dict([self.entry_swap]))
+
+    def apply(self, merging: TokenMerging) -> None:
+        for module in self._parts():
+            module.__class__ = self.swaps.get(type(module), type(module))
+        self.set_merging(merging)
+
+    def merging(self) -> TokenMerging:
+        strategies = tuple(stage[0].merging for stage in self.attentions())
+        return TokenMerging(strategies, getattr(self.entry(), 'downsampling', None))
+
+    def set_merging(self, merging: TokenMerging) -> None:
+        for stage, strategies in zip(self.blocks, merging.stages, strict=True):
+            for block in stage:
+                self.attention(block).merging = strategies
+        self._remove_entry()
+        if merging.downsampling is not None:
+            entry: Any = self.entry()
+            entry.__class__ = self.entry_swap[1]
+            entry.downsampling = merging.downsampling
+
+    def remove(self) -> None:
+        back = {ours: theirs for theirs, ours in self.swaps.items()}
+        for module in self._parts():
+            module.__class__ = back.get(type(module), type(module))
+            vars(module).pop('merging', None)
+        self._remove_entry()
+
+    def _remove_entry(self) -> None:
+        theirs, ours = self.entry_swap
+        entry: Any = self.entry()
+        if type(entry) is ours:
+            entry.__class__ = theirs
+            del entry.downsampling
+
+    def _parts(self) -> Iterator[nn.Module]:
+        for stage in self.blocks:
+            for block in stage:
+                yield self.attention(block)
+                yield self.ffn(block)
+
+    def _check_class(
+        self, module: nn.Module, swaps: dict[type[nn.Module], type[nn.Module]]
+    ) -> None:
+        kind = type(module)
+        if kind not in (*swaps, *swaps.values()):
+            expected = ' or '.join(f'{each.__module__}.{each.__qualname__}' for each in swaps)
+            found = f'{kind.__module__}.{kind.__qualname__}'
+            raise self.unknown(module, f'is a {found}, not {expected}')
+        if 'forward' in vars(module):
+            raise self.unknown(module, 'has a forward of its own, put there by something else')
+
+    def require(self, module: Any, *names: str) -> Any:
+        """The last of the attributes ``names``, all of which the module must have.
+
+        Raises:
+            SegformerPlusPlusError: one is missing.
+        """
+        missing = [name for name in names if not hasattr(module, name)]
+        if missing:
+            raise self.unknown(module, f'has no {" and no ".join(missing)}')
+        return getattr(module, names[-1])
+
+    def check_depthwise(self, conv: Any) -> None:
+        """Raise unless this is the 3x3 depthwise convolution of a Mix-FFN."""
+        names = ('kernel_size', 'stride', 'padding', 'dilation', 'groups')
+        self.require(conv, 'in_channels', *names)
+        found = tuple(getattr(conv, name) for name in names)
+        if found != ((3, 3), (1, 1), (1, 1), (1, 1), conv.in_channels):
+            raise self.unknown(conv, f'has {dict(zip(names, found, strict=True))}')
+
+    def unknown(self, module: nn.Module, what: str) -> SegformerPlusPlusError:
+        """The error that a module is not as it is known here."""
+        return SegformerPlusPlusError(
+            f'{self._where(module)} {what}; token merging knows the SegFormer of {self.tested}, '
+            f'installed is {_installed(self.library)}'
+        )
+
+    @property
+    @abstractmethod
+    def tested(self) -> str:
+        """The library and the versions whose SegFormer is known, for messages."""
+
+    def _where(self, module: nn.Module) -> str:
+        inside = next((name for name, each in self.module.named_modules() if each is module), '')
+        return '.'.join(filter(None, [self.name, inside])) or type(module).__name__
+
+
+def find_backbones(model: nn.Module) -> list[PatchableBackbone]:
+    """All SegFormer backbones of a model, whether wrapped or not.
+
+    Raises:
+        SegformerPlusPlusError: there is none, or one of a version that is not known.
+    """
+    if not isinstance(model, nn.Module):
+        raise SegformerPlusPlusError(
+            f'token merging is for a model (torch.nn.Module), not for a {type(model).__name__}'
+        )
+    found = []
+    for name, module in model.named_modules():
+        for base in type(module).__mro__:
+            adapter = _ADAPTERS.get((base.__module__, base.__qualname__))
+            if adapter is not None:
+                found.append(_load(adapter)(module, name))
+                break
+    if not found:
+        known = ', '.join(f'{kind} ({module})' for module, kind in _ADAPTERS)
+        raise SegformerPlusPlusError(
+            f'nothing to merge in this {type(model).__name__}: no module of it is one of {known}'
+        )
+    return found
+
+
+def _load(adapter: str) -> type[PatchableBackbone]:
+    try:
+        return import_module(f'.{adapter}', __package__).Backbone
+    except ImportError as error:
+        raise SegformerPlusPlusError(
+            f'the SegFormer of the installed library is not the one that token merging knows '
+            f'({error})'
+        ) from error
+
+
+def _installed(distribution: str) -> str:
+    try:
+        return f'{distribution} {version(distribution)}'
+    except PackageNotFoundError:
+        return f'another one than {distribution}'

@@ -1,0 +1,85 @@
+"""mmsegmentation's own ``MixVisionTransformer``, in its segmentors and in mmpose's estimators."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmseg.models.backbones.mit import EfficientMultiheadAttention, MixFFN
+from mmseg.models.utils import PatchEmbed
+from torch import Tensor, nn
+
+from ..layers.merged_attention import PackedAttention
+from ..layers.mix_ffn import SequentialFFN
+from ..token_merging import InputDownsampling
+from ..token_merging.base import Grid
+from .backbones import HostBackbone
+from .plain import HostFFN
+
+
+class MergedEfficientMultiheadAttention(PackedAttention, EfficientMultiheadAttention):
+    """mmseg's attention with merging."""
+
+    def forward(self, x: Tensor, hw_shape: Grid, identity: Tensor | None = None) -> Tensor:
+        out = self.dropout_layer(self.proj_drop(self.attend(x, hw_shape)))
+        return (x if identity is None else identity) + out
+
+
+class FastMixFFN(HostFFN, SequentialFFN, MixFFN):
+    """mmseg's Mix-FFN without copies."""
+
+    def forward(self, x: Tensor, hw_shape: Grid, identity: Tensor | None = None) -> Tensor:
+        if not self.runs_on_weights():
+            return super().forward(x, hw_shape, identity)
+        out = self.dropout_layer(self.run_on_weights(x, hw_shape))
+        return (x if identity is None else identity) + out
+
+
+class DownsamplingPatchEmbed(PatchEmbed):
+    """mmseg's first patch embedding, of an image made smaller."""
+
+    downsampling: InputDownsampling
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Grid]:
+        return super().forward(self.downsampling(x))
+
+
+class Backbone(HostBackbone):
+    """``mmseg.models.backbones.MixVisionTransformer``."""
+
+    library = 'onedl-mmsegmentation'
+    swaps = {
+        EfficientMultiheadAttention: MergedEfficientMultiheadAttention,
+        MixFFN: FastMixFFN,
+    }
+    entry_swap = (PatchEmbed, DownsamplingPatchEmbed)
+    tested = 'mmsegmentation 1.2 to 1.4'
+
+    def _find_blocks(self) -> list[list[nn.Module]]:
+        stages = list(self.require(self.module, 'layers'))
+        if not all(len(stage) == 3 for stage in stages):
+            raise self.unknown(self.module.layers, 'does not hold embedding, blocks and norm')
+        return [list(blocks) for _, blocks, _ in stages]
+
+    def attention(self, block: Any) -> Any:
+        return self.require(block, 'attn')
+
+    def ffn(self, block: Any) -> Any:
+        return self.require(block, 'ffn')
+
+    def entry(self) -> nn.Module:
+        return self.module.layers[0][0]
+
+    def check_block(self, block: Any) -> None:
+        layers = self.require(self.ffn(block), 'dropout_layer', 'layers')
+        if len(layers) != 6 or layers[3] is not layers[5]:
+            raise self.unknown(layers, 'is not the six layers of a Mix-FFN')
+        self.check_depthwise(layers[1])
+        attention = self.attention(block)
+        needed = ['sr', 'norm'] if self.require(attention, 'sr_ratio') > 1 else []
+        packed = self.require(
+            attention, 'num_heads', 'batch_first', 'proj_drop', 'dropout_layer', *needed, 'attn'
+        )
+        if not attention.batch_first:
+            raise self.unknown(attention, 'was built with batch_first=False')
+        if type(packed) is not nn.MultiheadAttention or packed.in_proj_weight is None:
+            raise self.unknown(packed, f'is a {type(packed).__name__}, not nn.MultiheadAttention')

@@ -1,0 +1,182 @@
+"""Every block of Python in docs/ runs, in the order of its page."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip('mmseg')
+
+from inference.conftest import pose, segmentation  # noqa: F401
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, init_default_scope
+from PIL import Image
+
+from segformer_plusplus import TOKEN_MERGERS, MixVisionTransformerPlusPlus
+from segformer_plusplus.engine.models import without_init_cfg
+
+DOCS = Path(__file__).resolve().parents[2] / 'docs'
+ROOT = DOCS.parent
+MMSEG = """
+custom_imports = dict(imports=['segformer_plusplus'])
+default_scope = 'mmseg'
+model = dict(
+    type='EncoderDecoder', data_preprocessor=dict(type='SegDataPreProcessor'),
+    backbone=dict(type='MixVisionTransformer', embed_dims=8, num_heads=[1, 2, 5, 8],
+                  num_layers=[1, 1, 1, 1]),
+    decode_head=dict(
+        type='SegformerHead', in_channels=[8, 16, 40, 64], in_index=[0, 1, 2, 3], channels=16,
+        num_classes=19, align_corners=False, loss_decode=dict(type='CrossEntropyLoss')),
+    train_cfg=dict(), test_cfg=dict(mode='whole'))
+test_pipeline = [dict(type='LoadImageFromFile'), dict(type='PackSegInputs')]
+"""
+
+
+def blocks_of(page: str) -> list[str]:
+    return re.findall(r'```python\n(.*?)```', (DOCS / page).read_text(), flags=re.DOTALL)
+
+
+def run(page: str, names: dict, skip: tuple[str, ...] = ()) -> dict:
+    """All blocks of a page one after the other, but those with one of these words."""
+    blocks = blocks_of(page)
+    assert all(sum(word in block for block in blocks) == 1 for word in skip)
+    for block in blocks:
+        if not any(word in block for word in skip):
+            exec(compile(block, page, 'exec'), names)
+    return names
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    image = np.random.default_rng().integers(0, 256, (128, 160, 3), dtype=np.uint8)
+    Image.fromarray(image).save('a.jpg')
+    (tmp_path / 'images').mkdir()
+    shutil.copy('a.jpg', 'images/b.jpg')
+    (tmp_path / 'images/c.jpg').write_bytes(b'no image')
+    return tmp_path
+
+
+def tiny_transformers():
+    transformers = pytest.importorskip('transformers')
+    sizes = dict(hidden_sizes=[8, 16, 40, 64], depths=[1] * 4, decoder_hidden_size=16)
+    return transformers.SegformerForSemanticSegmentation(
+        transformers.SegformerConfig(num_attention_heads=[1, 2, 5, 8], **sizes)
+    )
+
+
+def build(cfg: Config) -> torch.nn.Module:
+    init_default_scope(cfg.get('default_scope', 'mmseg'))
+    return revert_sync_batchnorm(MODELS.build(Config(without_init_cfg(cfg.model.to_dict()))))
+
+
+def test_pages_are_tested():
+    tested = ['checkpoints', 'data', 'deployment', 'getting-started', 'inference', 'own-strategy',
+              'patching', 'strategies']  # fmt: skip
+    with_code = [page.stem for page in sorted(DOCS.glob('*.md')) if blocks_of(page.name)]
+    assert set(with_code) <= set(tested)
+
+
+def test_getting_started(here):
+    pytest.importorskip('transformers')
+    pytest.importorskip('segmentation_models_pytorch')
+    names = run('getting-started.md', {}, skip=('_base_', 'SegformerHeatmapHead'))
+    shapes = [tuple(stage.shape) for stage in names['stages']]
+    assert shapes == [(1, 32, 32, 64), (1, 64, 16, 32), (1, 160, 8, 16), (1, 256, 4, 8)]
+    config, pose_config = blocks_of('getting-started.md')[:2]
+    readme = (ROOT / 'README.md').read_text()
+    assert config in readme  # which has a test of its own
+    (here / 'pose.py').write_text(pose_config + "default_scope = 'mmpose'\n")
+    pytest.importorskip('xtcocotools')
+    model = build(Config.fromfile(here / 'pose.py'))
+    heatmaps = model.head(model.backbone(torch.randn(1, 3, 384, 288)))
+    assert heatmaps.shape == (1, 17, 96, 72)
+
+
+def test_strategies():
+    names = run('strategies.md', {})
+    assert names['backbone'].token_merging.stages[0].kv.ratio == 0.6
+
+
+def test_own_strategy():
+    try:
+        names = run('own-strategy.md', {})
+        plan = names['EveryNth'](3).plan(torch.randn(2, 10, 4), (2, 5))
+        tokens = torch.randn(2, 10, 4, dtype=torch.float64)
+        merged = plan.merge(tokens)
+        assert merged.shape == (2, 4, 4) and plan.sizes().tolist() == [[3, 3, 3, 1]]
+        torch.testing.assert_close(merged[:, 1], tokens[:, 3:6].mean(1))
+        torch.testing.assert_close(plan.unmerge(merged)[:, 9], tokens[:, 9])
+    finally:
+        TOKEN_MERGERS.module_dict.pop('EveryNth', None)
+
+
+def test_inference(here, segmentation, pose, capsys):  # noqa: F811
+    names = dict(
+        config=segmentation[0], checkpoint=segmentation[1], image='a.jpg', folder='images',
+        pose_config=pose[0], pose_checkpoint=pose[1],
+    )  # fmt: skip
+    run('inference.md', names)
+    assert names['labels'].shape == (128, 160)
+    assert capsys.readouterr().out.startswith('b.jpg ')
+    assert names['people'].keypoints.shape == (1, 17, 2)
+
+
+def test_patching(here):
+    smp = pytest.importorskip('segmentation_models_pytorch')
+    (here / 'mmseg.py').write_text(MMSEG)
+    torch.save(dict(state_dict=build(Config.fromfile('mmseg.py')).state_dict(), meta={}), 'w.pth')
+    tiny_transformers().save_pretrained('hf')
+    image = np.asarray(Image.open('a.jpg'))
+    names = dict(
+        config='mmseg.py', checkpoint='w.pth', image=image, folder='hf', smp=smp,
+        pixel_values=torch.randn(1, 3, 64, 64), images=torch.randn(1, 3, 64, 64),
+    )  # fmt: skip
+    run('patching.md', names)
+    assert names['result'].pred_sem_seg.data.shape == (1, 128, 160)
+    assert names['logits'].shape == (1, 2, 16, 16) and names['mask'].shape == (1, 3, 64, 64)
+    assert Path('map.png').stat().st_size > 0
+
+
+def test_checkpoints(here):
+    tiny_transformers().save_pretrained('segformer-b0-ade')
+    names = run('checkpoints.md', dict(model=tiny_transformers()))
+    backbone = dict(names['backbone'], embed_dims=8, num_heads=(1, 2, 5, 8), num_layers=[1] * 4)
+    del backbone['arch'], backbone['type']
+    MixVisionTransformerPlusPlus(**backbone).init_weights()
+    head = {key: value for key, value in names['decode_head'].items() if key != '_delete_'}
+    init_default_scope('mmseg')
+    assert MODELS.build(head).conv_seg.out_channels == 150
+
+
+def test_data(here):
+    (block,) = blocks_of('data.md')
+    folder = ROOT / 'configs' / 'cityscapes'
+    name = 'segformer_mit-b0_hq_1xb4-160k_cityscapes-1024x1024.py'
+    assert f"'./{name}'" in block and (folder / name).is_file()
+    (here / 'mine.py').write_text(block.replace(f'./{name}', str(folder / name)))
+    dataset = Config.fromfile('mine.py').train_dataloader.dataset
+    assert dataset.type == 'LeaveOut' and dataset.dataset.type == 'CityscapesDataset'
+
+
+@pytest.mark.parametrize('library', ['onnxruntime', 'openvino', 'torch.export'])
+def test_deployment(here, segmentation, library):  # noqa: F811
+    for package in ('onnx', 'onnxscript', library.partition('.')[0]):
+        pytest.importorskip(package)
+    from segformer_plusplus.commands.export import main
+
+    (block,) = (code for code in blocks_of('deployment.md') if library in code)
+    name = {'onnxruntime': 'onnx', 'openvino': 'openvino'}.get(library, 'torch-export')
+    file = re.search(r"'(model\.\w+)'", block)[1]
+    arguments = ['--format', name, '--out', file, '--shape', '64x64', '--token-merging', 'hq']
+    assert main([*map(str, segmentation), *arguments]) == 0
+    # in a process of its own: a second openvino.Core in one crashes when a child of it ends
+    code = block.replace('1024, 1024', '64, 64') + 'print(tuple(logits.shape))\n'
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert done.stdout.strip().endswith('(1, 5, 16, 16)'), done.stderr

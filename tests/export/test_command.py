@@ -1,0 +1,76 @@
+"""tools/export.py: from a config and a checkpoint to a checked file, or a line of what is wrong."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+from export_models import build_segmentor, segmentor_config
+
+from segformer_plusplus.export import check_export, read_metadata
+
+pytest.importorskip('openvino')
+pytest.importorskip('onnxscript')
+
+TOOL = Path(__file__).resolve().parents[2] / 'tools' / 'export.py'
+CLASSES = ['road', 'grass', 'sky', 'car', 'person']
+
+
+@pytest.fixture
+def run(tmp_path, capsys):
+    spec = importlib.util.spec_from_file_location('export_tool', TOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config, checkpoint = tmp_path / 'config.py', tmp_path / 'weights.pth'
+    config.write_text(f'default_scope = "mmseg"\nmodel = {segmentor_config()!r}\n')
+    model = build_segmentor()
+    meta = dict(dataset_meta=dict(classes=CLASSES))
+    torch.save(dict(state_dict=model.state_dict(), meta=meta), checkpoint)
+
+    capsys.readouterr()  # what building the model says
+
+    def call(*arguments, weights=checkpoint):
+        code = module.main([str(config), str(weights), *map(str, arguments)])
+        out, error = capsys.readouterr()
+        return code, out, error
+
+    return call
+
+
+def test_openvino_end_to_end(tmp_path, run):
+    path = tmp_path / 'out' / 'model.xml'
+    code, out, _ = run(
+        '--format', 'openvino', '--out', path, '--shape', '64x96', '--token-merging', 'hq',
+        '--labels', '--dynamic-batch',
+    )  # fmt: skip
+    assert code == 0 and 'openvino' in out
+    assert sorted(each.name for each in path.parent.iterdir()) == ['model.bin', 'model.xml']
+    metadata = read_metadata(path)
+    assert metadata['class_names'] == CLASSES and metadata['token_merging']['preset'] == 'hq'
+    assert metadata['output']['name'] == 'labels' and metadata['opset'] == 18
+    (check,) = check_export(path, build_segmentor(token_merging='hq'))
+    assert check.equal_labels >= 0.999
+
+
+def test_a_checkpoint_of_another_model(tmp_path, run):
+    other = tmp_path / 'other.pth'
+    torch.save({'conv1.weight': torch.ones(1)}, other)
+    code, out, error = run('--out', tmp_path / 'a.onnx', '--shape', '64x64', weights=other)
+    assert (code, out) == (2, '') and error.startswith('error: ') and error.count('\n') == 1
+    assert 'other.pth' in error and not (tmp_path / 'a.onnx').exists()
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--format', 'tflite'], "'tflite' is unknown"),
+        (['--format', 'openvino'], 'end in .xml'),
+        ([], 'give one with shape (--shape HxW)'),
+        (['--shape', '8x8'], 'too small'),
+        (['--shape', '64x64', '--token-merging', 'hd'], "'hd' is unknown"),
+    ],
+)
+def test_what_is_wrong_is_one_line(tmp_path, run, arguments, message):
+    code, _, error = run('--out', tmp_path / 'a.onnx', *arguments)
+    assert code == 2 and error.startswith('error: ') and error.count('\n') == 1
+    assert message in error and not (tmp_path / 'a.onnx').exists()

@@ -1,0 +1,285 @@
+"""What goes in and comes out of a file, what it is checked for, and what is refused."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+from export_models import (
+    build_pose,
+    build_segmentor,
+    plain_openvino,
+    plain_torch,
+    segmentor_config,
+)
+
+from segformer_plusplus import TOKEN_MERGERS, SegformerPlusPlusError, TokenMerger
+from segformer_plusplus.engine.models import build_model
+from segformer_plusplus.errors import MissingDependencyError
+from segformer_plusplus.export import check_export, checking, export_model, read_metadata
+from segformer_plusplus.export.formats import base
+from segformer_plusplus.export.formats.torch_file import TorchExportFile
+from segformer_plusplus.token_merging.plans import SlotPlan
+
+onnxruntime = pytest.importorskip('onnxruntime')
+
+SHAPE = (64, 80)
+TORCH = dict(format='torch-export', shape=SHAPE)
+
+
+@pytest.fixture(scope='module')
+def model():
+    return build_segmentor()
+
+
+def run_onnx(path, images):
+    (result,) = onnxruntime.InferenceSession(str(path)).run(None, {'images': images})
+    return result
+
+
+def leftovers(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize('bgr_to_rgb', [True, False])
+def test_labels_from_raw_images(tmp_path, bgr_to_rgb):
+    """uint8 RGB to labels, against mmseg's own way from a BGR image to its prediction."""
+    model = build_segmentor(bgr_to_rgb=bgr_to_rgb)
+    path = tmp_path / 'labels.onnx'
+    options = dict(shape=SHAPE, output='labels', with_preprocessing=True, opset=20)
+    export = export_model(model, path, **options)
+    rgb = np.random.default_rng().integers(0, 256, (1, *SHAPE, 3), dtype=np.uint8)
+    bgr = torch.from_numpy(rgb[0, ..., ::-1].transpose(2, 0, 1).copy())
+    expected = model.test_step({'inputs': [bgr]})[0].pred_sem_seg.data.numpy()
+    labels = run_onnx(path, rgb)
+    assert labels.shape == (1, *SHAPE)
+    assert (labels == expected).mean() >= 0.999
+    assert export.metadata['opset'] == 20 and export.checks[0].relative_error is None
+    normalisation = export.metadata['input']['normalisation']
+    assert normalisation['mean'] == [123.675, 116.28, 103.53] and normalisation['inside']
+    assert normalisation['channel_order'] == ('RGB' if bgr_to_rgb else 'BGR')
+
+
+@pytest.mark.parametrize('preset', ['none', '2x2', 'downsampling'])
+def test_dynamic_size(tmp_path, preset):
+    model = build_segmentor(token_merging=preset)
+    step = {'none': 32, '2x2': 64, 'downsampling': 64}[preset]
+    shape = (2 * step, 3 * step)
+    path = tmp_path / 'dynamic.pt2'
+    export = export_model(
+        model, path, format='torch-export', shape=shape, dynamic_batch=True, dynamic_size=True
+    )
+    assert export.metadata['size_step'] == step
+    height, width = (step * int(np.random.default_rng().integers(2, 6)) for _ in range(2))
+    images = torch.randn(2, 3, height, width)
+    with torch.inference_mode():
+        expected = model.decode_head(model.extract_feat(images)).numpy()
+    assert np.abs(plain_torch(path, images) - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+def test_dynamic_size_in_onnx(tmp_path):
+    model = build_segmentor()
+    path = tmp_path / 'dynamic.onnx'
+    export_model(model, path, shape=(64, 96), dynamic_size=True)
+    for size in ((96, 64), (64, 160)):
+        images = torch.randn(1, 3, *size)
+        with torch.inference_mode():
+            expected = model.decode_head(model.extract_feat(images)).numpy()
+        for result in (run_onnx(path, images.numpy()), plain_openvino(path, images)):
+            assert np.abs(result - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize('preset', ['hq', 'fast'])
+def test_matching_has_no_dynamic_size(tmp_path, model, preset):
+    with pytest.raises(SegformerPlusPlusError, match='dynamic_size: BipartiteSoft.*one file for'):
+        export_model(
+            model, tmp_path / 'a.pt2', format='torch-export', shape=(256, 256), dynamic_size=True,
+            token_merging=preset,
+        )  # fmt: skip
+    assert not leftovers(tmp_path)
+
+
+def test_pose(tmp_path):
+    pytest.importorskip('xtcocotools')
+    model = build_pose(token_merging='2x2')
+    path = tmp_path / 'pose.pt2'
+    names = [f'joint {index}' for index in range(7)]
+    export = export_model(model, path, format='torch-export', dynamic_batch=True, class_names=names)
+    assert export.metadata['output'] == {'name': 'heatmaps', 'channels': 7}
+    assert export.metadata['shape'] == [64, 48] and export.metadata['class_names'] == names
+    images = torch.randn(3, 3, 64, 48)
+    with torch.inference_mode():
+        expected = model.head(model.extract_feat(images)).numpy()
+    assert np.abs(plain_torch(path, images) - expected).max() <= 1e-4 * np.abs(expected).max()
+    with pytest.raises(SegformerPlusPlusError, match="codec's input_size is 64x48"):
+        export_model(model, path, format='torch-export', shape=(64, 64))
+    with pytest.raises(SegformerPlusPlusError, match="has 'heatmaps'"):
+        export_model(model, path, format='torch-export', output='labels')
+
+
+def test_the_model_is_left_as_it_is(tmp_path, model):
+    model.train()
+    try:
+        before = {key: value.clone() for key, value in model.state_dict().items()}
+        export_model(model, tmp_path / 'a.pt2', token_merging='2x2', **TORCH)
+        assert model.training and model.decode_head.in_rows
+        assert model.backbone.token_merging.stages[0].q is None
+        assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    finally:
+        model.eval()
+
+
+def test_a_wrong_file_never_takes_the_name(tmp_path, model, monkeypatch):
+    """What is written differs from the model: the old file stays, nothing else does."""
+    path = tmp_path / 'a.pt2'
+    path.write_bytes(b'old')
+    write = TorchExportFile.write
+
+    def damage(self, program, path, metadata):
+        program.state_dict['model.decode_head.conv_seg.bias'].data += 0.5
+        write(self, program, path, metadata)
+
+    monkeypatch.setattr(TorchExportFile, 'write', damage)
+    with pytest.raises(SegformerPlusPlusError, match='a.pt2 differs from the model .* of seed'):
+        export_model(model, path, **TORCH)
+    assert path.read_bytes() == b'old' and leftovers(tmp_path) == ['a.pt2']
+
+
+def test_an_interruption_leaves_the_old_file(tmp_path, model, monkeypatch):
+    path = tmp_path / 'a.pt2'
+    path.write_bytes(b'old')
+
+    def interrupted(self, program, path, metadata):
+        path.write_bytes(b'half')
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(TorchExportFile, 'write', interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        export_model(model, path, **TORCH)
+    assert path.read_bytes() == b'old' and leftovers(tmp_path) == ['a.pt2']
+
+
+def test_check_of_other_weights_and_other_strategies(tmp_path, model):
+    path = tmp_path / 'a.pt2'
+    export_model(model, path, **TORCH)
+    assert [check.undecided for check in check_export(path, model, seed=3)] == [0]
+    other = build_model(segmentor_config())
+    with pytest.raises(SegformerPlusPlusError, match='differs from the model in PyTorch'):
+        check_export(path, other)
+    with pytest.raises(SegformerPlusPlusError, match="was exported with token_merging .*'none'"):
+        check_export(path, build_segmentor(token_merging='2x2'))
+
+
+class _Tied:
+    """A model whose output a change of the input by rounding decides."""
+
+    def __init__(self, gap):
+        self.gap = gap
+
+    def __call__(self, images):
+        high = images.mean(dim=(1, 2, 3), keepdim=True) > self.gap
+        return torch.where(high, 1.0, 2.0).expand(-1, 2, 4, 4)
+
+
+@pytest.mark.parametrize(('gap', 'undecided'), [(1.0, True), (0.99, False)])
+def test_only_what_rounding_decides_is_left_out(gap, undecided):
+    """A step exactly at the input is decided by rounding; one a hundredth away is not."""
+    reference = checking._Reference.__new__(checking._Reference)
+    reference.metadata = {'output': {'name': 'logits'}}
+    reference._predict = _Tied(gap)
+    images = torch.ones(1, 3, 8, 8)
+    assert reference.is_undecided(images, reference(images)) is undecided
+
+
+@TOKEN_MERGERS.register_module()
+class _DataDependent(TokenMerger):
+    """As many merged tokens as the tokens say: nothing that a graph could hold."""
+
+    def plan(self, tokens, grid):
+        number = int((tokens.sum(dim=-1) > 0).sum()) % 4 + 1
+        slot = torch.arange(tokens.shape[1]).remainder(number).expand(len(tokens), -1)
+        return SlotPlan(slot, number)
+
+
+def test_a_strategy_that_cannot_be_traced_is_named(tmp_path, model):
+    stages = [{}, dict(kv=dict(type='_DataDependent')), {}, {}]
+    with pytest.raises(
+        SegformerPlusPlusError, match=r'strategy _DataDependent\(\) \(stage 2, kv\) cannot be'
+    ):
+        export_model(model, tmp_path / 'a.pt2', token_merging=stages, **TORCH)
+    assert not leftovers(tmp_path)
+
+
+BAD = {
+    'format': (dict(format='tflite'), "format='tflite' is unknown, use one of .'onnx'"),
+    'suffix': (dict(path='a.onnx'), 'end in .pt2'),
+    'folder': (dict(path='taken.pt2'), 'is a folder'),
+    'file as folder': (dict(path='file/a.pt2'), 'cannot write to the folder'),
+    'small': (dict(shape=(8, 8)), '8x8 is too small'),
+    'no shape': (dict(shape=None), 'give one with shape'),
+    'zero': (dict(shape=(0, 8)), 'height=0 is no whole number'),
+    'size': (dict(dynamic_size=True, shape=(64, 80)), 'multiples of 32 from 64 on'),
+    'opset': (dict(opset=18), 'not made of ONNX operators'),
+    'old opset': (dict(opset=11, format='onnx', path='a.onnx'), 'use one of 18 to'),
+    'output': (dict(output='boxes'), "output='boxes' is unknown"),
+    'heatmaps': (dict(output='heatmaps'), "has 'logits' and 'labels'"),
+    'names': (dict(class_names=['one']), '1 class_names given, the model has 5'),
+    'preset': (dict(token_merging='hd'), "'hd' is unknown, use one of"),
+}
+
+
+@pytest.mark.parametrize('case', BAD)
+def test_bad_input_writes_nothing(tmp_path, model, case):
+    settings, message = BAD[case]
+    (tmp_path / 'taken.pt2').mkdir()
+    (tmp_path / 'file').touch()
+    settings = dict(TORCH, path='a.pt2') | settings
+    path = tmp_path / settings.pop('path')
+    with pytest.raises(SegformerPlusPlusError, match=message):
+        export_model(model, path, **settings)
+    assert leftovers(tmp_path) == ['file', 'taken.pt2']
+
+
+def test_other_models_are_refused(tmp_path):
+    with pytest.raises(SegformerPlusPlusError, match='this one is a Linear with NoneType'):
+        export_model(torch.nn.Linear(1, 1), tmp_path / 'a.pt2', **TORCH)
+    with pytest.raises(SegformerPlusPlusError, match='float16.*is float32'):
+        export_model(torch.nn.Linear(1, 1).half(), tmp_path / 'a.pt2', **TORCH)
+
+
+def test_labels_of_sliding_windows_are_refused(tmp_path):
+    model = build_segmentor(test_cfg=dict(mode='slide', crop_size=(64, 64), stride=(32, 32)))
+    with pytest.raises(SegformerPlusPlusError, match="test_cfg.mode is 'slide'"):
+        export_model(model, tmp_path / 'a.pt2', output='labels', **TORCH)
+
+
+@pytest.mark.parametrize(('name', 'library'), [('onnx', 'onnxscript'), ('openvino', 'openvino')])
+def test_a_missing_library_names_the_extra(tmp_path, model, monkeypatch, name, library):
+    find = base.import_module
+
+    def absent(module):
+        if module == library:
+            raise ImportError(f'No module named {module!r}')
+        return find(module)
+
+    monkeypatch.setattr(base, 'import_module', absent)
+    with pytest.raises(MissingDependencyError, match=rf'{library}.*segformer-plusplus\[export\]'):
+        export_model(model, tmp_path / 'a.onnx', format=name, shape=SHAPE)
+
+
+@pytest.mark.parametrize('name', ['a.onnx', 'a.pt2', 'a.xml', 'a.txt', 'missing.onnx'])
+def test_a_damaged_file_is_named(tmp_path, name):
+    path = tmp_path / name
+    if 'missing' not in name:
+        path.write_bytes(os.urandom(64))
+    with pytest.raises(SegformerPlusPlusError, match=path.stem):
+        read_metadata(path)
+
+
+def test_metadata_is_json(tmp_path, model):
+    path = tmp_path / 'deep' / 'a.pt2'
+    export = export_model(model, path, token_merging='fast', **TORCH)
+    assert json.loads(json.dumps(export.metadata)) == read_metadata(path)
+    assert read_metadata(path)['token_merging']['preset'] == 'fast'
+    assert leftovers(path.parent) == ['a.pt2']

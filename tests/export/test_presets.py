@@ -1,0 +1,92 @@
+"""Every preset in every format equals the model in PyTorch, on images drawn anew."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from export_models import RUNTIMES, plain_openvino, plain_torch
+
+from segformer_plusplus.export import check_export, export_model, read_metadata
+from segformer_plusplus.export.formats.openvino_file import convert_to_openvino
+
+PRESETS = ['none', 'hq', 'fast', '2x2', 'downsampling']
+SHAPE = (64, 96)
+
+onnxruntime = pytest.importorskip('onnxruntime')
+
+
+@pytest.fixture(scope='module', params=PRESETS)
+def exported(request, tmp_path_factory, build):
+    """A preset, its model, and its ONNX file for any number of images."""
+    model = build(token_merging=request.param)
+    path = tmp_path_factory.mktemp('export') / f'{request.param}.onnx'
+    return request.param, model, export_model(model, path, shape=SHAPE, dynamic_batch=True)
+
+
+@torch.inference_mode()
+def expect(model, images):
+    return model.decode_head(model.extract_feat(images)).numpy()
+
+
+def assert_close(result, expected):
+    assert result.shape == expected.shape
+    assert np.abs(result - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize('batch', [1, 2, 5])
+def test_onnx_in_plain_onnxruntime(exported, batch):
+    _, model, export = exported
+    session = onnxruntime.InferenceSession(str(export.path))
+    images = torch.randn(batch, 3, *SHAPE)
+    (logits,) = session.run(['logits'], {'images': images.numpy()})
+    assert_close(logits, expect(model, images))
+
+
+def test_onnx_in_openvino(exported):
+    _, model, export = exported
+    images = torch.randn(3, 3, *SHAPE)
+    assert_close(plain_openvino(export.path, images), expect(model, images))
+
+
+def test_openvino_files(exported, tmp_path):
+    preset, model, export = exported
+    target = tmp_path / f'{preset}.xml'
+    convert_to_openvino(export.path, target, dict(export.metadata, format='openvino'))
+    images = torch.randn(2, 3, *SHAPE)
+    assert_close(plain_openvino(target, images), expect(model, images))
+    (check,) = check_export(target, model)
+    assert check.runtime == 'openvino' and check.relative_error < 1e-4
+
+
+def test_torch_export(exported, tmp_path):
+    preset, model, _ = exported
+    target = tmp_path / f'{preset}.pt2'
+    export = export_model(model, target, format='torch-export', shape=SHAPE, dynamic_batch=True)
+    images = torch.randn(3, 3, *SHAPE)
+    assert_close(plain_torch(target, images), expect(model, images))
+    assert [check.runtime for check in export.checks] == ['torch']
+
+
+def test_every_runtime_was_checked(exported):
+    _, _, export = exported
+    assert [check.runtime for check in export.checks] == RUNTIMES
+    for check in export.checks:
+        assert check.relative_error < 1e-4 and check.equal_labels >= 0.999
+        assert {shape[0] for shape in check.shapes} == {1, 3}
+
+
+def test_metadata(exported):
+    import onnx
+
+    preset, _, export = exported
+    model = onnx.load(export.path)
+    (entry,) = (each.value for each in model.metadata_props if each.key == 'segformer_plusplus')
+    metadata = json.loads(entry)
+    assert metadata == export.metadata == read_metadata(export.path)
+    assert metadata['token_merging']['preset'] == preset
+    assert metadata['shape'] == list(SHAPE) and metadata['opset'] == 18
+    assert [each.version for each in model.opset_import if not each.domain] == [18]
+    assert metadata['versions']['torch'] == torch.__version__.partition('+')[0]
+    (images,) = model.graph.input
+    assert images.type.tensor_type.shape.dim[0].dim_param == 'batch'

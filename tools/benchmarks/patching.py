@@ -1,0 +1,168 @@
+"""How much faster apply_token_merging makes each library's model, from image to logits on a CPU.
+
+python tools/benchmarks/patching.py --json patching.json
+"""
+
+import argparse
+import copy
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import segformer_plusplus  # must precede mmseg
+
+# isort: split
+import torch
+from mmengine.registry import MODELS
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from segformer_plusplus.compat import import_toolbox
+from segformer_plusplus.engine.benchmarking import describe_environment, measure
+from segformer_plusplus.engine.cli import write_json
+from segformer_plusplus.engine.guard import main_guard
+from segformer_plusplus.engine.peers import require_peer
+from segformer_plusplus.engine.report import spread
+from segformer_plusplus.errors import SegformerPlusPlusError
+
+CLOCKS = {'wall': time.perf_counter, 'cpu': time.process_time}
+UNTOUCHED = 'untouched'
+STRATEGIES = ('none', 'hq', 'fast', '2x2')
+CLASSES = 19
+_WIDTHS = [32, 64, 160, 256]
+
+
+def build_mmseg() -> nn.Module:
+    """mmseg's own backbone and head of MiT-B0."""
+    import_toolbox('mmseg.models', 'this benchmark')
+    backbone = dict(
+        type='mmseg.MixVisionTransformer',
+        embed_dims=32,
+        num_heads=[1, 2, 5, 8],
+        num_layers=[2, 2, 2, 2],
+    )
+    head = dict(
+        type='mmseg.SegformerHead',
+        in_channels=_WIDTHS,
+        in_index=[0, 1, 2, 3],
+        channels=256,
+        num_classes=CLASSES,
+        norm_cfg=dict(type='BN'),
+        align_corners=False,
+    )
+    return MODELS.build(dict(type='mmseg.EncoderDecoder', backbone=backbone, decode_head=head))
+
+
+def build_transformers() -> nn.Module:
+    """``SegformerForSemanticSegmentation`` of MiT-B0."""
+    library = require_peer('transformers')
+    return library.SegformerForSemanticSegmentation(library.SegformerConfig(num_labels=CLASSES))
+
+
+def build_smp() -> nn.Module:
+    """``Segformer`` of segmentation_models.pytorch with MiT-B0."""
+    library = require_peer('segmentation_models_pytorch')
+    return library.Segformer('mit_b0', encoder_weights=None, classes=CLASSES)
+
+
+LIBRARIES: dict[str, Callable[[], nn.Module]] = {
+    'mmseg': build_mmseg,
+    'transformers': build_transformers,
+    'smp': build_smp,
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of this tool."""
+    parser = argparse.ArgumentParser(
+        description='Time the models of MiT-B0 of several libraries as they are and after '
+        'apply_token_merging, in turn: float32, batch 1, image to logits, on the CPU.'
+    )
+    parser.add_argument('--libraries', nargs='+', choices=LIBRARIES, default=[*LIBRARIES])
+    parser.add_argument('--sizes', nargs='+', type=int, default=[512, 1024], metavar='N')
+    parser.add_argument('--threads', type=int, default=2, metavar='N')
+    parser.add_argument('--rounds', type=int, default=7, metavar='N', help='default: %(default)s')
+    parser.add_argument('--warmup', type=int, default=1, metavar='N', help='default: %(default)s')
+    parser.add_argument(
+        '--clock',
+        choices=CLOCKS,
+        default='wall',
+        help='cpu: the time of this process on the CPU, for a machine that others use, too; with '
+        '--threads 1, since threads that wait for each other count (default: %(default)s)',
+    )
+    parser.add_argument('--json', metavar='FILE', help='write everything measured to this file')
+    parser.add_argument(
+        '--traceback', action='store_true', help='show the whole traceback of an error'
+    )
+    return parser
+
+
+def time_model(
+    model: nn.Module, image: Tensor, rounds: int, warmup: int, clock: Callable[[], float]
+) -> list[dict[str, Any]]:
+    """One record for the model as it is and one for each strategy."""
+    models = {UNTOUCHED: model}
+    for strategy in STRATEGIES:
+        models[strategy] = copy.deepcopy(model)
+        segformer_plusplus.apply_token_merging(models[strategy], strategy)
+    calls = {
+        name: torch.inference_mode()(lambda each=each: each(image)) for name, each in models.items()
+    }
+    timings = measure(calls, rounds, warmup, clock=clock)
+    return [
+        dict(
+            name=name,
+            median_seconds=timing.median,
+            quartiles_seconds=timing.quartiles,
+            speed_up=timings[UNTOUCHED].median / timing.median,
+            seconds=timing.seconds,
+        )
+        for name, timing in timings.items()
+    ]
+
+
+def make_table(runs: Sequence[dict[str, Any]], threads: int, clock: str) -> Table:
+    """One row a library and size."""
+    table = Table(
+        title=f'MiT-B0, image to logits, batch 1, float32, threads: {threads}, time: {clock}',
+        caption='ms (quartiles), speed-up against the model as it is',
+    )
+    for column in ('library', 'size', UNTOUCHED, *STRATEGIES):
+        table.add_column(column)
+    for run in runs:
+        cells = [
+            f'{spread(each["median_seconds"], each["quartiles_seconds"])}\n{each["speed_up"]:.2f}'
+            for each in run['results']
+        ]
+        table.add_row(run['library'], 'x'.join(map(str, run['shape'])), *cells)
+    return table
+
+
+@main_guard
+def main(argv: Sequence[str]) -> int:
+    """Runs the tool and returns its exit code."""
+    args = build_parser().parse_args(argv)
+    if min(args.sizes) < 32 or args.threads < 1:
+        raise SegformerPlusPlusError('--sizes must be at least 32, --threads at least 1')
+    torch.set_num_threads(args.threads)
+    runs = []
+    for library in args.libraries:
+        torch.manual_seed(0)
+        model = LIBRARIES[library]().eval()
+        for size in args.sizes:
+            image = torch.randn(1, 3, size, size)
+            results = time_model(model, image, args.rounds, args.warmup, CLOCKS[args.clock])
+            runs.append(dict(library=library, shape=[size, size], results=results))
+    Console().print(make_table(runs, args.threads, args.clock))
+    if args.json:
+        conditions = dict(model='MiT-B0', batch_size=1, threads=args.threads, dtype='float32')
+        content = dict(runs=runs, **conditions, rounds=args.rounds, warmup=args.warmup)
+        content['clock'] = args.clock
+        write_json(args.json, dict(content, environment=describe_environment()))
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
