@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
+from ..files import written_beside
 from .conversion import recognise, to_mmseg
 from .files import INDEX, SAFETENSORS, WEIGHTS, safetensors
 from .settings import describe
@@ -127,10 +127,5 @@ def transformers_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 def _replace(path: Path, write: Callable[[Path], Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f'.{os.getpid()}.{path.name}')
-    try:
-        write(beside)
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+    with written_beside(path) as place:
+        write(place)

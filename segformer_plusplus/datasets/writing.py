@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import cv2
 import numpy as np
 
 from segformer_plusplus.errors import SegformerPlusPlusError
+from segformer_plusplus.files import written_beside
 
 JPEG = cv2.IMWRITE_JPEG_QUALITY, 92
 FASTEST_PNG = cv2.IMWRITE_PNG_COMPRESSION, 1
@@ -155,10 +155,5 @@ def encode(pixels: np.ndarray, suffix: str, parameters: Sequence[int]) -> bytes:
 
 def replace(path: Path, data: bytes) -> None:
     """Writes beside `path` and renames, so that a file that is there is always whole."""
-    beside = path.with_name(f'.{path.name}.{os.getpid()}')
-    try:
-        beside.write_bytes(data)
-        os.replace(beside, path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+    with written_beside(path) as place:
+        place.write_bytes(data)

@@ -15,6 +15,7 @@ from mmengine.runner import Runner
 
 from ..compat import import_toolbox
 from ..errors import SegformerPlusPlusError
+from ..files import written_beside
 from .guard import describe_error
 from .switches import SWITCHES
 
@@ -252,9 +253,8 @@ def write_text(path: str | os.PathLike[str], content: str) -> None:
     """Writes a text file atomically, see :func:`write_json`."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-    temporary.write_text(content)
-    temporary.replace(path)
+    with written_beside(path) as place:
+        place.write_text(content)
 
 
 def _plain(value: Any) -> Any:

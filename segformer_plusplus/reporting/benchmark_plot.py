@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from ..errors import SegformerPlusPlusError
+from ..files import written_beside
 
 Run = Mapping[str, Any]
 
@@ -70,9 +71,8 @@ def draw_benchmark(path: str | Path, runs: Sequence[Run], title: str = '') -> No
     figure.suptitle(title, fontsize=11)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}')
-    figure.savefig(temporary, format=path.suffix.lstrip('.').lower(), dpi=120)
-    temporary.replace(path)
+    with written_beside(path) as place:
+        figure.savefig(place, format=path.suffix.lstrip('.').lower(), dpi=120)
 
 
 def _panels(runs: Sequence[Run]) -> list[list[Run]]:

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from ..errors import SegformerPlusPlusError
+from ..files import written_beside
 
 _IGNORED = (0, 0, 0)
 _DIFFERENT = (255, 40, 40)
@@ -96,6 +97,5 @@ def _draw_panels(
         axis.set_title(name, fontsize=11)
     figure.suptitle(title, fontsize=13)
     figure.legend(handles=legend, loc='outside lower center', ncols=10, fontsize=9, frameon=False)
-    temporary = path.with_name(f'.{path.name}')
-    figure.savefig(temporary, format='png', dpi=110)
-    temporary.replace(path)
+    with written_beside(path) as place:
+        figure.savefig(place, format='png', dpi=110)

@@ -12,6 +12,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from ..errors import SegformerPlusPlusError
+from ..files import written_beside
 
 Box = tuple[float, float, float, float]
 
@@ -71,10 +72,8 @@ def draw_skeletons(
             _draw(axis, person.skeletons[name], person.visible, limbs, limb_rgb, keypoint_rgb)
             axis.set_title(_caption(person, name), fontsize=10)
     figure.suptitle(title, fontsize=12)
-    path = Path(path)
-    temporary = path.with_name(f'.{path.name}')
-    figure.savefig(temporary, format='png', dpi=90)
-    temporary.replace(path)
+    with written_beside(path) as place:
+        figure.savefig(place, format='png', dpi=90)
 
 
 def _show(axis: Axes, person: PosedPerson) -> None:

@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from ..files import written_beside
 from ..reporting.comparison import colorize, highlight
 from .merge_map import MergeMap, MergeMaps
 
@@ -52,10 +53,8 @@ def draw(
         panels['prediction without merging'] = colorize(maps.labels_unmerged, colours)
     picture = _arrange(panels, title)
     if path is not None:
-        path = Path(path)
-        temporary = path.with_name(f'.{path.name}')
-        picture.save(temporary, format='PNG')
-        temporary.replace(path)
+        with written_beside(path) as place:
+            picture.save(place, format='PNG')
     return picture
 
 
