@@ -12,10 +12,9 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import find_latest_checkpoint
 from rich.console import Console
 
-from ..engine.cli import add_config_arguments
+from ..engine.cli import add_config_arguments, parse_positive
 from ..engine.guard import main_guard
 from ..errors import MissingDependencyError, SegformerPlusPlusError
-from .benchmark import parse_positive
 
 DEMO_DIR = Path('work_dirs/demo-seg')
 """Where ``make demo-seg`` leaves the model that it trains."""

@@ -62,7 +62,7 @@ def main(argv: Sequence[str], prog: str | None = None) -> int:
     )
     init_default_scope('mmseg')
     image = np.ascontiguousarray(picture.load()[..., ::-1])
-    with memory_errors('the image'):
+    with memory_errors('the image', 'try a smaller one'):
         maps = merge_map(segmenter.model, image)
     title = f'{args.image.name}: {args.token_merging}'
     args.out.parent.mkdir(parents=True, exist_ok=True)

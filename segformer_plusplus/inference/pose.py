@@ -25,6 +25,7 @@ from .sources import Picture
 Boxes = Mapping[str, Any]
 
 _READS = 'LoadImage'
+_ADVICE = 'try a smaller batch_size (--batch-size)'
 
 
 class PoseEstimator(Predictor[PoseDataSample]):
@@ -91,7 +92,7 @@ class PoseEstimator(Predictor[PoseDataSample]):
         samples: list[PoseDataSample] = []
         for start in range(0, len(people), self.batch_size):
             data = pseudo_collate(people[start : start + self.batch_size])
-            with torch.inference_mode(), memory_errors('prediction'):
+            with torch.inference_mode(), memory_errors('prediction', _ADVICE):
                 samples += [sample.cpu() for sample in self.model.test_step(data)]
         starts = np.cumsum([0, *amounts[:-1]])
         return [

@@ -26,6 +26,7 @@ from .tiling import Tiles, label_dtype, predict_tiles
 
 _READS = 'LoadImage', 'LoadAnnotations', 'LoadImageFromFile', 'LoadImageFromNDArray'
 _RESIZES = 'Resize', 'RandomResize', 'ResizeShortestEdge', 'ResizeToMultiple'
+_ADVICE = 'try a smaller batch_size (--batch-size), or tiles (tile, --tile)'
 _PACK = [dict(type='PackSegInputs')]
 
 
@@ -114,7 +115,7 @@ class Segmenter(Predictor[SegDataSample]):
         for _, same in groupby(prepared, key=_shapes):
             batch = list(same)
             data = {key: [each[key] for each in batch] for key in ('inputs', 'data_samples')}
-            with torch.inference_mode(), memory_errors('prediction'):
+            with torch.inference_mode(), memory_errors('prediction', _ADVICE):
                 results = self.model.test_step(data)
             samples += map(self._leave, results)
         return samples
