@@ -160,8 +160,7 @@ def test_compile(data, tmp_path):
     torch._dynamo.reset()
     counters = torch._dynamo.utils.counters
     counters.clear()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch._dynamo.config, 'error_on_recompile', True)
+    with torch._dynamo.config.patch(error_on_recompile=True):
         run(cfg, before=lambda r: r.register_hook(Count()))
     assert graphs == [graphs[0]] * 6 and graphs[0] > 0
     run(config(data, tmp_path / 'b', random=False))
