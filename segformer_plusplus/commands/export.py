@@ -21,6 +21,7 @@ from ..errors import SegformerPlusPlusError
 from ..export import FORMATS, Check, Export, export_model
 from ..export.formats import find_format
 from ..export.options import DEFAULT_OPSET, OPSETS
+from ..inference.models import dataset_meta
 
 
 def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
@@ -108,7 +109,10 @@ def find_class_names(cfg: Config, checkpoint: str, model: Any) -> list[str] | No
         found = [[names[index] for index in sorted(names)]]
         channels = model.head.out_channels
     else:
-        found = [list(trained_on.get('classes') or ()), _classes_of_dataset(cfg)]
+        from mmseg.registry import DATASETS
+
+        tested_on = dataset_meta(cfg, {}, DATASETS)
+        found = [list(each.get('classes') or ()) for each in (trained_on, tested_on)]
         channels = model.decode_head.out_channels
     return next((names for names in found if len(names) == channels), None)
 
@@ -141,13 +145,3 @@ def _cells(check: Check) -> list[str]:
         '-' if equal is None else f'{equal:.3%}',
         str(check.undecided),
     ]
-
-
-def _classes_of_dataset(cfg: Config) -> list[str]:
-    """Of mmseg's data set that the config tests on; none where it names none."""
-    from mmseg.registry import DATASETS
-
-    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
-    given = (dataset.get('metainfo') or {}).get('classes')
-    kind = DATASETS.get(dataset['type']) if isinstance(dataset.get('type'), str) else None
-    return list(given or getattr(kind, 'METAINFO', {}).get('classes') or ())
