@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from segformer_plusplus.engine.cli import parse_positive
-from segformer_plusplus.engine.guard import main_guard
+from segformer_plusplus.engine.guard import add_traceback_argument, main_guard
 from segformer_plusplus.errors import SegformerPlusPlusError
 from segformer_plusplus.reproduction import (
     DTYPES,
@@ -76,9 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
     how.add_argument(
         '--iters', type=parse_positive, metavar='N', help='of training on drawn data (default: 60)'
     )
-    parser.add_argument(
-        '--traceback', action='store_true', help='show the whole traceback of an error'
-    )
+    add_traceback_argument(parser)
     return parser
 
 

@@ -23,7 +23,7 @@ from ..checkpoints import (
 from ..checkpoints.conversion import TARGETS, backbone_of, convert_to
 from ..checkpoints.settings import check_complete
 from ..checkpoints.writing import SUFFIXES
-from ..engine.guard import main_guard
+from ..engine.guard import add_traceback_argument, main_guard
 from ..errors import CheckpointError
 
 
@@ -49,9 +49,7 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
         action='store_true',
         help='run the code that a pickle may hold: only for a file whose origin you trust',
     )
-    parser.add_argument(
-        '--traceback', action='store_true', help='show the whole traceback of an error'
-    )
+    add_traceback_argument(parser)
     return parser
 
 

@@ -14,7 +14,7 @@ from rich.table import Table
 from ..checkpoints import convert, describe, plain_state_dict, read_checkpoint, recognise
 from ..engine.benchmarking import describe_environment
 from ..engine.cli import load_config
-from ..engine.guard import main_guard
+from ..engine.guard import add_traceback_argument, main_guard
 from ..engine.models import build_model
 from ..errors import CheckpointError
 from ..token_merging import TOKEN_MERGERS
@@ -32,9 +32,7 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
         'checkpoint.',
     )
     parser.add_argument('file', nargs='?', help='config, checkpoint, folder of Transformers or URL')
-    parser.add_argument(
-        '--traceback', action='store_true', help='show the whole traceback of an error'
-    )
+    add_traceback_argument(parser)
     return parser
 
 

@@ -16,7 +16,7 @@ from mmengine.runner import Runner
 from ..compat import import_toolbox
 from ..errors import SegformerPlusPlusError
 from ..files import written_beside
-from .guard import describe_error
+from .guard import add_traceback_argument, describe_error
 from .switches import SWITCHES
 
 # Keys that the Runner reads from the config beside its own arguments.
@@ -41,9 +41,7 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
         help='settings to change in the config, for example '
         'train_dataloader.batch_size=4 optim_wrapper.optimizer.lr=1e-4; lists as key="[a,b]"',
     )
-    parser.add_argument(
-        '--traceback', action='store_true', help='show the whole traceback of an error'
-    )
+    add_traceback_argument(parser)
 
 
 class _OptionAction(DictAction):

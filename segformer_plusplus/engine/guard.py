@@ -1,5 +1,6 @@
 """One line on stderr for what a user can mend, a traceback for what only we can."""
 
+import argparse
 import functools
 import inspect
 import os
@@ -20,6 +21,13 @@ USER_ERROR = SegformerPlusPlusError.exit_code
 _REGISTRY_PREFIX = re.compile(r'^(?:(?:class|func|function) `[^`]*` in \S+: )+')
 # The last line of a traceback: "package.module.Name: message".
 _TRACEBACK_LINE = re.compile(r'^(?P<type>[A-Za-z_][\w.]*): (?P<message>.+)$')
+
+
+def add_traceback_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--traceback``, which :func:`main_guard` obeys."""
+    parser.add_argument(
+        '--traceback', action='store_true', help='show the whole traceback of an error'
+    )
 
 
 def main_guard(main: Callable[..., int]) -> Callable[..., int]:

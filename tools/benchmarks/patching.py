@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from segformer_plusplus.compat import import_toolbox
 from segformer_plusplus.engine.benchmarking import describe_environment, measure
 from segformer_plusplus.engine.cli import write_json
-from segformer_plusplus.engine.guard import main_guard
+from segformer_plusplus.engine.guard import add_traceback_argument, main_guard
 from segformer_plusplus.engine.peers import require_peer
 from segformer_plusplus.engine.report import spread
 from segformer_plusplus.errors import SegformerPlusPlusError
@@ -93,9 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
         '--threads 1, since threads that wait for each other count (default: %(default)s)',
     )
     parser.add_argument('--json', metavar='FILE', help='write everything measured to this file')
-    parser.add_argument(
-        '--traceback', action='store_true', help='show the whole traceback of an error'
-    )
+    add_traceback_argument(parser)
     return parser
 
 

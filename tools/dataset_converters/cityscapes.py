@@ -17,7 +17,7 @@ from rich.progress import track
 
 from segformer_plusplus.datasets.checks import check_whole
 from segformer_plusplus.datasets.writing import replace, run
-from segformer_plusplus.engine.guard import main_guard
+from segformer_plusplus.engine.guard import add_traceback_argument, main_guard
 from segformer_plusplus.errors import MissingDependencyError, SegformerPlusPlusError
 
 SOURCE, TARGET = '_gtFine_labelIds.png', '_gtFine_labelTrainIds.png'
@@ -115,9 +115,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         '--jobs', type=int, default=2, metavar='N', help='processes (default: %(default)s)'
     )
-    parser.add_argument(
-        '--traceback', action='store_true', help='show the whole traceback of an error'
-    )
+    add_traceback_argument(parser)
     args = parser.parse_args(argv)
     check_whole('jobs', args.jobs, 1)
     sources = find_labels(Path(args.root))

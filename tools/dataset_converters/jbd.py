@@ -16,7 +16,7 @@ from segformer_plusplus.datasets.jbd_conversion import (
     SplitReport,
     convert_jbd,
 )
-from segformer_plusplus.engine.guard import main_guard
+from segformer_plusplus.engine.guard import add_traceback_argument, main_guard
 
 ROWS = {
     'rows in the csv file': 'rows',
@@ -92,9 +92,7 @@ def main(argv: Sequence[str]) -> int:
         help='stop at a keypoint outside its frame, or take it as not annotated '
         '(default: %(default)s)',
     )
-    parser.add_argument(
-        '--traceback', action='store_true', help='show the whole traceback of an error'
-    )
+    add_traceback_argument(parser)
     args = parser.parse_args(argv)
     reports = convert_jbd(
         args.raw_dir,

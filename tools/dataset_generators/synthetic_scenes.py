@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from segformer_plusplus.datasets import write_ade20k, write_cityscapes
 from segformer_plusplus.datasets.writing import height_by_width
-from segformer_plusplus.engine.guard import main_guard
+from segformer_plusplus.engine.guard import add_traceback_argument, main_guard
 
 LAYOUTS = {'cityscapes': write_cityscapes, 'ade20k': write_ade20k}
 
@@ -30,9 +30,7 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument('--seed', type=int, default=0, help='0 or more (default: 0)')
     parser.add_argument('--workers', type=int, default=2, help='processes (default: 2)')
-    parser.add_argument(
-        '--traceback', action='store_true', help='show the whole traceback of an error'
-    )
+    add_traceback_argument(parser)
     args = parser.parse_args(argv)
     LAYOUTS[args.layout](
         args.out_dir,

@@ -23,6 +23,7 @@ from rich.console import Console
 
 from segformer_plusplus.engine.benchmarking import describe_environment
 from segformer_plusplus.engine.cli import write_json, write_text
+from segformer_plusplus.engine.guard import add_traceback_argument
 from segformer_plusplus.engine.resuming import find_resumable
 from segformer_plusplus.errors import SegformerPlusPlusError
 from segformer_plusplus.reporting import Row, StrategyTable
@@ -63,7 +64,7 @@ def build_parser(description: str, out: str, data_root: str) -> argparse.Argumen
     parser.add_argument('--out', type=Path, default=Path(out), metavar='DIR')
     parser.add_argument('--data-root', type=Path, default=Path(data_root))
     parser.add_argument('--workers', type=int, default=2, help='processes that draw the images')
-    parser.add_argument('--traceback', action='store_true', help='show the whole traceback')
+    add_traceback_argument(parser)
     return parser
 
 
