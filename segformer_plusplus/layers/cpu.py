@@ -75,6 +75,7 @@ class KeyValue:
         num_heads: divides C.
         query_projection: weight (C, C) and bias (C) or None of the layer that makes queries.
         out_projection: those of the layer that follows.
+        weights: (M), added to the scores of each key.
     """
 
     def __init__(
@@ -84,14 +85,17 @@ class KeyValue:
         num_heads: int,
         query_projection: Projection,
         out_projection: Projection,
+        weights: Tensor | None = None,
     ) -> None:
         self.num_heads = num_heads
         self._before, self._after = query_projection, out_projection
-        self._key_bias: Tensor | None = None
+        self._key_bias = weights
         key = key * (key.shape[1] // num_heads) ** -0.5
         if num_heads == 1:
             weight, bias = query_projection
-            key, self._key_bias = key @ weight, None if bias is None else key @ bias
+            if bias is not None:
+                self._key_bias = key @ bias if weights is None else key @ bias + weights
+            key = key @ weight
             value = value @ out_projection[0].t()
         self.keys = key.unflatten(1, (num_heads, -1)).transpose(0, 1).contiguous()
         self.values = value.unflatten(1, (num_heads, -1)).permute(1, 2, 0).contiguous()

@@ -69,12 +69,12 @@ class MergedAttention:
             (B, N, C), after the output's projection, without dropout and residual.
         """
         query, plan = self._merge_query(tokens, grid)
-        key_value = self._merge_key_value(*self.reduce(tokens, grid))
+        key_value, weights = self._merge_key_value(*self.reduce(tokens, grid))
         outer = self.outer_projections() if self._may_go_in_rows(tokens) else None
         if outer is None:
-            out = self._attend(query, key_value)
+            out = self._attend(query, key_value, weights)
         else:
-            out = self._attend_in_rows(query, key_value, *outer)
+            out = self._attend_in_rows(query, key_value, weights, *outer)
         return out if plan is None else plan.unmerge(out)
 
     def _may_go_in_rows(self, tokens: Tensor) -> bool:
@@ -85,28 +85,48 @@ class MergedAttention:
     def _merge_query(self, tokens: Tensor, grid: Grid) -> tuple[Tensor, MergePlan | None]:
         if self.merging.q is None:
             return tokens, None
-        plan = self.merging.q.plan(tokens, grid)
+        by_projections = self.merging.match_on == 'projections'
+        plan = self.merging.q.plan(self.project_query(tokens) if by_projections else tokens, grid)
         return plan.merge(tokens), plan
 
-    def _merge_key_value(self, tokens: Tensor, grid: Grid) -> Tensor:
+    def _merge_key_value(self, tokens: Tensor, grid: Grid) -> tuple[Tensor, Tensor | None]:
+        """(B, N, C) -> (B, M, C), and what is added to the scores of every key, (B or 1, M)."""
         if self.merging.kv is None:
-            return tokens
-        return self.merging.kv.plan(tokens, grid).merge(tokens)
+            return tokens, None
+        by_projections = self.merging.match_on == 'projections'
+        metric = self.project_key_value(tokens)[0] if by_projections else tokens
+        plan = self.merging.kv.plan(metric, grid)
+        return plan.merge(tokens), self._weigh_keys(plan, tokens.dtype)
 
-    def _attend(self, query: Tensor, key_value: Tensor) -> Tensor:
+    def _weigh_keys(self, plan: MergePlan, dtype: torch.dtype) -> Tensor | None:
+        if not (self.merging.weigh_keys or plan.padded):
+            return None
+        sizes = plan.sizes()
+        # the logarithm of 0 hides what is padding
+        return (sizes if self.merging.weigh_keys else sizes.clamp(max=1)).log().to(dtype)
+
+    def _attend(self, query: Tensor, key_value: Tensor, weights: Tensor | None) -> Tensor:
         q, (k, v) = self.project_query(query), self.project_key_value(key_value)
         dropout = self.dropout_rate() if self.training else 0.0
         q, k, v = (t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (q, k, v))
-        out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+        mask = None if weights is None else weights[:, None, None].to(q.dtype)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
         return self.project_out(out.transpose(1, 2).flatten(2))
 
     def _attend_in_rows(
-        self, query: Tensor, key_value: Tensor, before: cpu.Projection, after: cpu.Projection
+        self,
+        query: Tensor,
+        key_value: Tensor,
+        weights: Tensor | None,
+        before: cpu.Projection,
+        after: cpu.Projection,
     ) -> Tensor:
         k, v = self.project_key_value(key_value)
+        weights = None if weights is None else weights.expand(len(query), -1)
         result = torch.empty_like(query)
         for i in range(len(query)):
-            memory = cpu.KeyValue(k[i], v[i], self.num_heads, before, after)
+            own = None if weights is None else weights[i]
+            memory = cpu.KeyValue(k[i], v[i], self.num_heads, before, after, own)
             parts = memory.num_queries
             for part, target in zip(query[i].split(parts), result[i].split(parts), strict=True):
                 target.copy_(memory.attend(part))

@@ -2,6 +2,8 @@
 
 from .base import TOKEN_MERGERS, IdentityPlan, MergePlan, TokenMerger
 from .bipartite import BipartiteSoftMatching1d, BipartiteSoftMatching2d, TomesdMatching
+from .cubist import CubistMerging
+from .energy import EnergyMatching
 from .neighbor import NeighborMerging1d, NeighborMerging2d
 from .presets import PRESETS, read_tome_cfg
 from .spec import (
@@ -11,14 +13,18 @@ from .spec import (
     TokenMergingConfig,
     build_token_merging,
 )
+from .windows import LocalWindowMerging
 
 __all__ = [
     'PRESETS',
     'TOKEN_MERGERS',
     'BipartiteSoftMatching1d',
     'BipartiteSoftMatching2d',
+    'CubistMerging',
+    'EnergyMatching',
     'IdentityPlan',
     'InputDownsampling',
+    'LocalWindowMerging',
     'MergePlan',
     'NeighborMerging1d',
     'NeighborMerging2d',

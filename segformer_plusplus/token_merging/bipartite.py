@@ -32,8 +32,9 @@ from .plans import SlotPlan
 class _BipartiteSoftMatching(TokenMerger):
     """The matching, whatever the split into sources and destinations."""
 
-    def __init__(self, ratio: float) -> None:
+    def __init__(self, ratio: float, reduce: str = 'mean') -> None:
         self.ratio = ratio
+        self.reduce = reduce
 
     @abstractmethod
     def split(self, grid: Grid, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -46,7 +47,7 @@ class _BipartiteSoftMatching(TokenMerger):
         if merged_away == 0:
             return IdentityPlan(tokens.shape[1], tokens.device)
         slot = match_tokens(tokens, sources, destinations, len(sources) - merged_away)
-        return SlotPlan(slot, tokens.shape[1] - merged_away)
+        return SlotPlan(slot, tokens.shape[1] - merged_away, self.reduce)
 
 
 @torch.no_grad()
@@ -100,9 +101,11 @@ class BipartiteSoftMatching2d(_BipartiteSoftMatching):
         TokenMergingError: a ratio or stride out of range. tomesd lowers such a ratio silently.
     """
 
-    def __init__(self, ratio: float, stride: int | tuple[int, int] = 2) -> None:
+    def __init__(
+        self, ratio: float, stride: int | tuple[int, int] = 2, reduce: str = 'mean'
+    ) -> None:
         self.stride = check_stride(stride, 'BipartiteSoftMatching2d')
-        super().__init__(_check_ratio_2d(ratio, self.stride, 'BipartiteSoftMatching2d'))
+        super().__init__(check_ratio_2d(ratio, self.stride, 'BipartiteSoftMatching2d'), reduce)
 
     def split(self, grid: Grid, device: torch.device) -> tuple[Tensor, Tensor]:
         cell = _fit_stride(self.stride, grid)
@@ -144,7 +147,7 @@ class TomesdMatching(TokenMerger):
         self, ratio: float, stride: int | tuple[int, int] = 2, seed: int | None = 0
     ) -> None:
         self.stride = check_stride(stride, 'TomesdMatching')
-        self.ratio = _check_ratio_2d(ratio, self.stride, 'TomesdMatching')
+        self.ratio = check_ratio_2d(ratio, self.stride, 'TomesdMatching')
         if seed is not None and not _is_seed(seed):
             raise TokenMergingError(
                 f'TomesdMatching: seed={seed!r} is not an integer in [-2**63, 2**64) or None'
@@ -213,7 +216,8 @@ def highest_ratio(stride: tuple[int, int]) -> float:
     return 1 - 1 / (stride[0] * stride[1])
 
 
-def _check_ratio_2d(ratio: float, stride: tuple[int, int], owner: str) -> float:
+def check_ratio_2d(ratio: float, stride: tuple[int, int], owner: str) -> float:
+    """Return ``ratio`` if one token of each cell can stay."""
     reason = f'one token in each {stride[0]}x{stride[1]} cell is a destination'
     return check_ratio(ratio, highest_ratio(stride), reason, owner)
 

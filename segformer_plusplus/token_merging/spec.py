@@ -46,10 +46,20 @@ class InputDownsampling:
 
 @dataclass(frozen=True)
 class StageMerging:
-    """The strategies of one stage; None merges nothing."""
+    """The strategies of one stage.
+
+    Attributes:
+        q: merges queries; None merges none.
+        kv: merges keys and values; None merges none.
+        weigh_keys: a merged key counts as often as the tokens that it stands for: the logarithm of
+            their number is added to its scores. If these tokens are equal, the attention is then that
+            without merging (proportional attention, ToMe, Bolya et al., ICLR 2023).
+    """
 
     q: TokenMerger | None = None
     kv: TokenMerger | None = None
+    weigh_keys: bool = False
+    match_on: str = 'inputs'
 
 
 @dataclass(frozen=True)
@@ -172,15 +182,16 @@ def _build_stage(stage: Mapping[str, Any] | None, where: str) -> StageMerging:
         return StageMerging()
     if not isinstance(stage, Mapping):
         raise TokenMergingError(f"{where}: {stage!r} is not a dict with 'q' and 'kv'")
-    unknown = [key for key in stage if key not in ('q', 'kv')]
+    unknown = [key for key in stage if key not in ('q', 'kv', 'weigh_keys', 'match_on')]
     if unknown:
         raise TokenMergingError(f"{where}: unknown key {unknown[0]!r}, allowed are 'q' and 'kv'")
     return StageMerging(
         **{
             side: build_token_merger(config, f'{where}, {side}')
             for side, config in stage.items()
-            if config is not None
-        }
+            if config is not None and side in ('q', 'kv')
+        },
+        **{key: stage[key] for key in ('weigh_keys', 'match_on') if key in stage},
     )
 
 

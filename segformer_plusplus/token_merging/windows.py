@@ -1,0 +1,127 @@
+"""Local merging: a window of the grid becomes one token where its tokens are alike.
+
+Source: the conditional local average pooling of ALGM (Norouzi et al., CVPR 2024), the first of its two
+steps. Written from the paper's description.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import TokenMergingError
+from .base import (
+    TOKEN_MERGERS,
+    Grid,
+    IdentityPlan,
+    MergePlan,
+    TokenMerger,
+    check_grid,
+    check_stride,
+)
+from .bipartite import check_ratio_2d
+from .plans import SlotPlan, WindowPlan
+
+
+@TOKEN_MERGERS.register_module()
+class LocalWindowMerging(TokenMerger):
+    """The windows whose tokens are most alike become their means; all other tokens stay.
+
+    How alike the tokens of a window are is the mean cosine of all its pairs. Unlike a matching, it
+    takes a number of operations that grows with the tokens, not with their square. What a border
+    leaves of a window is not merged.
+
+    Args:
+        ratio: share of all tokens that is merged away, in [0, 1 - 1 / (rows * columns)]: as many
+            windows are merged as it takes.
+        threshold: instead of a ratio, as in ALGM: the windows whose mean cosine is at least this,
+            in [-1, 1]. How many these are depends on the image.
+        stride: rows and columns of a window; an int for both.
+
+    Raises:
+        TokenMergingError: a value out of range, or not exactly one of ratio and threshold.
+    """
+
+    def __init__(
+        self,
+        ratio: float | None = None,
+        threshold: float | None = None,
+        stride: int | tuple[int, int] = 2,
+    ) -> None:
+        name = 'LocalWindowMerging'
+        self.stride = check_stride(stride, name)
+        if (ratio is None) == (threshold is None):
+            raise TokenMergingError(
+                f'{name}: ratio={ratio!r} and threshold={threshold!r}; give exactly one of them'
+            )
+        self.ratio = None if ratio is None else check_ratio_2d(ratio, self.stride, name)
+        self.threshold = None if threshold is None else _check_cosine(threshold, name)
+
+    def plan(self, tokens: Tensor, grid: Grid) -> MergePlan:
+        check_grid(tokens, grid)
+        rows, columns = grid[0] // self.stride[0], grid[1] // self.stride[1]
+        size = self.stride[0] * self.stride[1]
+        if rows * columns == 0 or size == 1:
+            return IdentityPlan(tokens.shape[1], tokens.device)
+        if self.threshold is not None:
+            merged = window_similarity(tokens, grid, self.stride) >= self.threshold
+            return _plan_of_any_number(merged, grid, self.stride)
+        assert self.ratio is not None
+        count = min(int(tokens.shape[1] * self.ratio) // (size - 1), rows * columns)
+        if count == 0:
+            return IdentityPlan(tokens.shape[1], tokens.device)
+        similarity = window_similarity(tokens, grid, self.stride).flatten(1)
+        windows = similarity.topk(count, dim=1, sorted=False).indices
+        return WindowPlan(windows, grid, self.stride)
+
+
+@torch.no_grad()
+def window_similarity(tokens: Tensor, grid: Grid, stride: tuple[int, int]) -> Tensor:
+    """Mean cosine of all pairs of tokens in every whole window.
+
+    The sum of all pairs of n unit vectors is that of the square of their sum, less n for the pairs
+    of a vector with itself; a token of all zeros has similarity 0 to every other one.
+
+    Args:
+        tokens: (B, N, C).
+        grid: (H, W) with H * W == N.
+        stride: rows and columns of a window, together more than one token.
+
+    Returns:
+        (B, H // rows, W // columns), in float32 at least.
+    """
+    count = stride[0] * stride[1]
+    with torch.autocast(tokens.device.type, enabled=False):
+        metric = tokens if tokens.dtype == torch.float64 else tokens.float()
+        unit = F.normalize(metric, dim=-1)
+        image = unit.unflatten(1, grid).permute(0, 3, 1, 2)
+        mean = F.avg_pool2d(image, stride)
+        # n squared times the square of the mean; a unit vector's square is 1, that of zeros 0
+        own = F.avg_pool2d(unit.square().sum(-1).view(-1, 1, *grid), stride).squeeze(1)
+        return (count * mean.square().sum(1) - own) / (count - 1)
+
+
+def _plan_of_any_number(merged: Tensor, grid: Grid, stride: tuple[int, int]) -> MergePlan:
+    """Of windows (B, rows, columns) that are merged or not, other ones in every image."""
+    inside = merged.repeat_interleave(stride[0], 1).repeat_interleave(stride[1], 2)
+    height, width = inside.shape[1:]
+    inside = F.pad(inside, (0, grid[1] - width, 0, grid[0] - height))
+    index = torch.arange(grid[0] * grid[1], device=merged.device).view(1, *grid)
+    row, column = index // grid[1], index % grid[1]
+    corner = (row - row % stride[0]) * grid[1] + column - column % stride[1]
+    # every token names the one that stands for it, and those are numbered in rising order
+    leader = torch.where(inside, corner, index).flatten(1)
+    stays = leader == index.flatten(1)
+    number = stays.cumsum(1) - 1
+    counts = number[:, -1] + 1
+    return SlotPlan(number.gather(1, leader), int(counts.max()), padded=len(counts) > 1)
+
+
+def _check_cosine(threshold: float, owner: str) -> float:
+    number = isinstance(threshold, int | float) and not isinstance(threshold, bool)
+    if not number or not -1 <= threshold <= 1:
+        raise TokenMergingError(
+            f'{owner}: threshold={threshold!r} is not a cosine, a number in [-1, 1]'
+        )
+    return float(threshold)
