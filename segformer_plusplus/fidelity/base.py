@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import torch
+from mmengine.dataset import pseudo_collate
+from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from ..engine.benchmarking import Timing, measure, memory_errors
 from ..errors import SegformerPlusPlusError
 from ..patching import apply_token_merging, find_backbones
 from ..token_merging import TokenMergingConfig, build_token_merging
+from .data import Source
 
 ROUNDS = 10
 WARMUP = 2
@@ -62,22 +65,25 @@ class Fidelity(ABC, Generic[Outcome]):
 
     Args:
         model: in eval mode.
-        count: of images (of people, for pose).
+        source: of the images.
         has_truth: whether there is ground truth.
         progress: show bars.
 
     Attributes:
         has_truth: whether there is ground truth.
+        unit: of what is counted, 'image' or 'person'.
         main_measure: by which strategies are ranked, a key of ``MEASURES``.
     """
 
     main_measure: str
+    unit = 'image'
 
-    def __init__(self, model: Any, count: int, has_truth: bool, progress: bool = True) -> None:
+    def __init__(self, model: Any, source: Source, has_truth: bool, progress: bool) -> None:
         self.model = model
         self.has_truth = has_truth
         self.progress = progress
-        self._indices: tuple[int, ...] = tuple(range(count))
+        self._source = source
+        self._indices: tuple[int, ...] = tuple(range(source.count))
         self._kept: dict[int, Outcome] = {}  # shared with subsets
 
     @property
@@ -94,8 +100,8 @@ class Fidelity(ABC, Generic[Outcome]):
     @property
     def shape(self) -> tuple[int, int]:
         """Height and width of what :meth:`time` runs on."""
-        inputs = self._timed_input()
-        return inputs.shape[-2], inputs.shape[-1]
+        height, width = self._prepared()['inputs'].shape[-2:]
+        return height, width
 
     @property
     def baseline(self) -> dict[str, float]:
@@ -198,12 +204,27 @@ class Fidelity(ABC, Generic[Outcome]):
         """The measures, from outcomes under a strategy and without merging."""
 
     @abstractmethod
-    def _timed_input(self) -> torch.Tensor:
-        """(1, C, H, W) as the backbone takes it."""
-
-    @abstractmethod
     def _timed_call(self) -> Callable[[], Any]:
-        """Runs the model once on it."""
+        """Runs the model once on one prepared image."""
+
+    def _samples(self, indices: Sequence[int]) -> Iterator[Any]:
+        """The toolbox's data samples, predicted as its own test does."""
+        loader = DataLoader(
+            Subset(self._source.data, indices),
+            batch_size=self._source.batch_size,
+            num_workers=self._source.workers,
+            collate_fn=pseudo_collate,
+        )
+        for batch in loader:
+            with torch.inference_mode():
+                samples = self.model.test_step(batch)
+            yield from (sample.cpu() for sample in samples)
+
+    def _prepared(self) -> dict[str, Any]:
+        """The first image as a batch of one, normalised and on the device."""
+        batch = pseudo_collate([self._source.data[self._indices[0]]])
+        prepared: dict[str, Any] = self.model.data_preprocessor(batch, False)
+        return prepared
 
     def _build(self, token_merging: TokenMergingConfig) -> Any:
         stages = len(find_backbones(self.model)[0].blocks)
@@ -221,9 +242,8 @@ class Fidelity(ABC, Generic[Outcome]):
         apply_token_merging(self.model, merging)
         advice = 'measure on smaller images, or on another device'
         with (
-            torch.inference_mode(),
             memory_errors(name, advice),
-            tqdm(total=len(indices), desc=name, unit='image', disable=not self.progress) as bar,
+            tqdm(total=len(indices), desc=name, unit=self.unit, disable=not self.progress) as bar,
         ):
             for outcome in self._predict(indices):
                 yield outcome
