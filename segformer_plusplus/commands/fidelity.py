@@ -131,6 +131,7 @@ def _check_arguments(args: argparse.Namespace) -> None:
 
 def _write(console: Console, found: FidelityReport, args: argparse.Namespace) -> None:
     console.print(found.to_rich())
+    console.print(found.caption, highlight=False, markup=False)
     if args.json:
         content: dict[str, Any] = dict(
             arguments=vars(args), environment=describe_environment(), **found.to_json()

@@ -227,7 +227,7 @@ class Fidelity(ABC, Generic[Outcome]):
         """Runs the model once on one prepared image."""
 
     def _samples(self, indices: Sequence[int]) -> Iterator[Any]:
-        """The toolbox's data samples, predicted as its own test does."""
+        """The toolbox's data samples, predicted as its own test does, where the model is."""
         loader = DataLoader(
             Subset(self._source.data, indices),
             batch_size=self._source.batch_size,
@@ -235,9 +235,10 @@ class Fidelity(ABC, Generic[Outcome]):
             collate_fn=pseudo_collate,
         )
         for batch in loader:
+            # not around the yield: it would hold for whoever iterates
             with torch.inference_mode():
                 samples = self.model.test_step(batch)
-            yield from (sample.cpu() for sample in samples)
+            yield from samples
 
     def _prepared(self) -> dict[str, Any]:
         """The first image as a batch of one, normalised and on the device."""

@@ -52,11 +52,9 @@ class FidelityReport:
         return '\n'.join([*lines, '', self.caption, *command, ''])
 
     def to_rich(self) -> Table:
-        """For the terminal; fits into 80 columns."""
+        """For the terminal, without the caption; fits into 80 columns."""
         # of 80 columns, none is for air
-        table = Table(
-            caption=self.caption, caption_justify='left', pad_edge=False, collapse_padding=True
-        )
+        table = Table(pad_edge=False, collapse_padding=True)
         for index, column in enumerate(self._header()):
             if index:
                 table.add_column(column, justify='right')

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from inference.tiny import POSE, SEGMENTATION
 
 SCENES = """
