@@ -45,6 +45,7 @@ def test_labels_cover_neither_each_other_nor_points(spread):
     axis.scatter([p.x for p in points], [p.y for p in points])
     axis.margins(0.2)
     label_points(axis, points)
+    figure.draw_without_rendering()
     assert sorted(text.get_text() for text in axis.texts) == sorted(p.label for p in points)
     boxes = [Text.get_window_extent(text) for text in axis.texts]  # without their leaders
     places = axis.transData.transform([(p.x, p.y) for p in points])
