@@ -13,10 +13,15 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
 
-from ..engine.cli import add_config_arguments, load_config, parse_positive, parse_shape
+from ..engine.cli import (
+    add_config_arguments,
+    check_device,
+    load_config,
+    parse_positive,
+    parse_shape,
+)
 from ..engine.guard import main_guard
 from ..errors import SegformerPlusPlusError
 from ..inference.predictor import Prediction, Predictor
@@ -274,8 +279,4 @@ def _check_arguments(args: argparse.Namespace, scope: str) -> None:
     if not 0 <= args.opacity <= 1:
         raise SegformerPlusPlusError(f'--opacity is {args.opacity}; give a number from 0 to 1')
     if args.device:
-        try:
-            torch.empty(0, device=args.device)
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
-            raise SegformerPlusPlusError(f'--device {args.device}: {reason}') from error
+        check_device(args.device)

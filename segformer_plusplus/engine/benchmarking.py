@@ -52,6 +52,7 @@ def measure(
     device: torch.device | str = 'cpu',
     taken: dict[str, list[float]] | None = None,
     clock: Callable[[], float] = time.perf_counter,
+    before: Callable[[str], None] | None = None,
 ) -> dict[str, Timing]:
     """Times several models in turn.
 
@@ -67,6 +68,8 @@ def measure(
         taken: filled with the seconds of every model as they come, for those who want what was
             measured before an interruption.
         clock: in seconds; ``time.process_time`` counts the time on the CPU alone.
+        before: called with the name before every run, outside of the clock; for models that are
+            one and are switched.
 
     Returns:
         name -> its times, in the order of ``models``.
@@ -78,15 +81,18 @@ def measure(
         raise SegformerPlusPlusError(
             f'rounds must be at least 1 and warmup at least 0, got {rounds} and {warmup}'
         )
+    before = before or (lambda name: None)
     for _ in range(warmup):
         for name, call in models.items():
             with memory_errors(name):
+                before(name)
                 call()
     seconds = {} if taken is None else taken
     seconds.update({name: [] for name in models})
     for _ in range(rounds):
         for name, call in models.items():
             with memory_errors(name):
+                before(name)
                 synchronize(device)
                 start = clock()
                 call()

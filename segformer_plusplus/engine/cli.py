@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.runner import Runner
 
@@ -140,12 +141,13 @@ def _check_option_names(cfg: Config, cfg_options: Mapping[str, Any]) -> None:
             raise SegformerPlusPlusError(f'--cfg-options {option}: unknown key {first!r}; {hint}')
 
 
-def check_data_roots(cfg: Config, splits: Sequence[str]) -> None:
+def check_data_roots(cfg: Config, splits: Sequence[str], labels: bool = True) -> None:
     """Checks that the data of these splits is there, before anything is built.
 
     Args:
         cfg: an mmseg or mmpose config.
         splits: out of 'train', 'val' and 'test'; one without a data loader is passed over.
+        labels: whether segmentation's labels have to be there.
 
     Raises:
         SegformerPlusPlusError: names the key, the path, and how to change it.
@@ -154,7 +156,7 @@ def check_data_roots(cfg: Config, splits: Sequence[str]) -> None:
         loader = cfg.get(f'{split}_dataloader')
         if loader:
             for key, dataset in _datasets(loader.get('dataset'), f'{split}_dataloader.dataset'):
-                _check_dataset(key, dataset)
+                _check_dataset(key, dataset, labels)
 
 
 def check_codec_sizes(cfg: Config) -> None:
@@ -202,12 +204,14 @@ def _datasets(dataset: Any, key: str) -> Iterator[tuple[str, ConfigDict]]:
         yield key, dataset
 
 
-def _check_dataset(key: str, dataset: ConfigDict) -> None:
+def _check_dataset(key: str, dataset: ConfigDict, labels: bool) -> None:
     root = dataset.get('data_root') or ''
     if root:
         _check_path(f'{key}.data_root', root)
     for name, prefix in (dataset.get('data_prefix') or {}).items():
-        if isinstance(prefix, str) and (name != 'seg_map_path' or _reads_labels(dataset)):
+        if isinstance(prefix, str) and (
+            name != 'seg_map_path' or (labels and _reads_labels(dataset))
+        ):
             _check_path(f'{key}.data_prefix.{name}', os.path.join(root, prefix))
     if dataset.get('ann_file'):
         _check_path(f'{key}.ann_file', os.path.join(root, dataset['ann_file']))
@@ -228,6 +232,19 @@ def _flatten(steps: Any) -> Iterator[Mapping[str, Any]]:
         elif isinstance(step, Mapping):
             yield step
             yield from _flatten(step.get('transforms') or [])
+
+
+def check_device(device: str) -> None:
+    """Checks that PyTorch has this device.
+
+    Raises:
+        SegformerPlusPlusError: it has not, or there is none of that name.
+    """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise SegformerPlusPlusError(f'--device {device}: {reason}') from error
 
 
 def _check_path(key: str, path: str) -> None:

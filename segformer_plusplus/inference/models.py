@@ -53,7 +53,7 @@ def prepare_model(
         model = config_or_model
         config = getattr(model, 'cfg', None)
     else:
-        config = _read(config_or_model, cfg_options)
+        config = read_config(config_or_model, cfg_options)
         if checkpoint is None:
             raise SegformerPlusPlusError(
                 'no checkpoint: a model of a config has random weights without one'
@@ -97,7 +97,13 @@ def test_dataset(config: Config | None) -> Mapping[str, Any]:
     return dataset
 
 
-def _read(config: Any, cfg_options: Mapping[str, Any] | None) -> Config:
+def read_config(config: Any, cfg_options: Mapping[str, Any] | None = None) -> Config:
+    """The config of a file, or a copy of one, with its options.
+
+    Raises:
+        SegformerPlusPlusError: see :func:`~segformer_plusplus.engine.cli.load_config`; neither a
+            path nor a config.
+    """
     if isinstance(config, str | os.PathLike):
         return load_config(Path(config), cfg_options)
     if not isinstance(config, Config):

@@ -88,7 +88,7 @@ class PoseEstimator(Predictor[PoseDataSample]):
         for picture, image in images:
             boxes = self._boxes_of(picture, image)
             amounts.append(len(boxes))
-            people += [self._prepare(picture.name, image, box) for box in boxes]
+            people += [self.prepare(picture.name, image, box) for box in boxes]
         samples: list[PoseDataSample] = []
         for start in range(0, len(people), self.batch_size):
             data = pseudo_collate(people[start : start + self.batch_size])
@@ -101,13 +101,11 @@ class PoseEstimator(Predictor[PoseDataSample]):
         ]
 
     def _boxes_of(self, picture: Picture, image: np.ndarray) -> np.ndarray:
-        height, width = image.shape[:2]
         boxes = self.boxes.get(picture.name)
-        if boxes is None:
-            return np.array([[0, 0, width, height]], dtype=np.float32)
-        return boxes
+        return whole_image(image) if boxes is None else boxes
 
-    def _prepare(self, name: str, image: np.ndarray, box: np.ndarray) -> dict[str, Any]:
+    def prepare(self, name: str, image: np.ndarray, box: np.ndarray) -> dict[str, Any]:
+        """(H, W, 3) uint8 BGR and a box (4,) -> 'inputs' and 'data_samples' of the person."""
         size = image.shape[:2]
         prepared: dict[str, Any] = self._pipeline(
             dict(
@@ -121,6 +119,12 @@ class PoseEstimator(Predictor[PoseDataSample]):
             )
         )
         return prepared
+
+
+def whole_image(image: np.ndarray) -> np.ndarray:
+    """(1, 4) float32: the box of a picture that is taken for one person."""
+    height, width = image.shape[:2]
+    return np.array([[0, 0, width, height]], dtype=np.float32)
 
 
 def check_boxes(name: str, boxes: Any) -> np.ndarray:

@@ -90,6 +90,14 @@ class Segmenter(Predictor[SegDataSample]):
         """(H, W, 3) uint8 BGR -> (H, W) labels, without tiles."""
         return _labels_of(self._run([('array', image)])[0])
 
+    def prepare(self, name: str, image: np.ndarray) -> dict[str, Any]:
+        """(H, W, 3) uint8 BGR -> 'inputs' and 'data_samples', as the test pipeline packs them."""
+        size = image.shape[:2]
+        prepared: dict[str, Any] = self._pipeline(
+            dict(img=np.ascontiguousarray(image), img_path=name, img_shape=size, ori_shape=size)
+        )
+        return prepared
+
     def _samples(self, images: Sequence[tuple[Picture, Any]]) -> list[SegDataSample]:
         if self.tiles is None:
             return self._run([(picture.name, image) for picture, image in images])
@@ -110,7 +118,7 @@ class Segmenter(Predictor[SegDataSample]):
 
     def _run(self, images: Sequence[tuple[str, np.ndarray]]) -> list[SegDataSample]:
         """Forward passes of neighbours of one size."""
-        prepared = (self._prepare(name, image) for name, image in images)
+        prepared = (self.prepare(name, image) for name, image in images)
         samples: list[SegDataSample] = []
         for _, same in groupby(prepared, key=_shapes):
             batch = list(same)
@@ -119,13 +127,6 @@ class Segmenter(Predictor[SegDataSample]):
                 results = self.model.test_step(data)
             samples += map(self._leave, results)
         return samples
-
-    def _prepare(self, name: str, image: np.ndarray) -> dict[str, Any]:
-        size = image.shape[:2]
-        prepared: dict[str, Any] = self._pipeline(
-            dict(img=np.ascontiguousarray(image), img_path=name, img_shape=size, ori_shape=size)
-        )
-        return prepared
 
     def _leave(self, sample: SegDataSample) -> SegDataSample:
         if not self.keep_logits and 'seg_logits' in sample:

@@ -1,0 +1,88 @@
+"""Human pose: PCK, and by how much keypoints move."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from ..errors import SegformerPlusPlusError
+from ..pose import BoxPCK
+from .base import Fidelity
+from .data import Source
+
+THRESHOLDS = (0.1, 0.05)
+
+
+@dataclass(frozen=True)
+class Person:
+    """The prediction for one person.
+
+    Attributes:
+        keypoints: (K, 2) in pixels of the image.
+        counted: (K,) bool: those that are annotated; all without ground truth.
+        result: what ``BoxPCK`` keeps, if there is ground truth.
+    """
+
+    keypoints: np.ndarray
+    counted: np.ndarray
+    result: dict[str, Any] | None
+
+
+class PoseFidelity(Fidelity[Person]):
+    """A top-down estimator of mmpose on people, see :class:`~.base.Fidelity`.
+
+    Args:
+        model: in eval mode.
+        source: of the people.
+        has_truth: whether their keypoints are annotated.
+        progress: show bars.
+    """
+
+    unit = 'person'
+    timed = 'cut-out person to heatmaps, without flip test'
+
+    def __init__(self, model: Any, source: Source, has_truth: bool, progress: bool = True) -> None:
+        super().__init__(model, source, has_truth, progress)
+        self.main_measure = 'PCK@0.05' if has_truth else 'shift'
+        self._metric = BoxPCK(THRESHOLDS)
+
+    def describe(self) -> str:
+        people = f'{self.num_images} {"people" if self.num_images > 1 else "person"}'
+        shift = 'mean distance of a keypoint to where it is without merging, in pixels of the image'
+        if not self.has_truth:
+            return f'{people} without ground truth; shift: {shift}'
+        return f'{people}; PCK by the box; shift: {shift}, annotated keypoints'
+
+    def _predict(self, indices: Sequence[int]) -> Iterator[Person]:
+        return map(self._person, self._samples(indices))
+
+    def _person(self, sample: Any) -> Person:
+        keypoints = np.asarray(sample.pred_instances.keypoints)[0]
+        if not self.has_truth:
+            return Person(keypoints, np.ones(len(keypoints), dtype=bool), None)
+        self._metric.process([], [sample.to_dict()])
+        result = self._metric.results.pop()
+        return Person(keypoints, result['mask'][0], result)
+
+    def _summarise(self, pairs: Iterable[tuple[Person, Person]]) -> dict[str, float]:
+        results, distances = [], []
+        for found, reference in pairs:
+            moved = np.linalg.norm(found.keypoints - reference.keypoints, axis=-1)
+            distances.append(moved[found.counted])
+            if found.result is not None:
+                results.append(found.result)
+        all_distances = np.concatenate(distances)
+        if not len(all_distances):
+            raise SegformerPlusPlusError('shift: none of these people has an annotated keypoint')
+        values = {'shift': float(all_distances.mean())}
+        if not self.has_truth:
+            return values
+        accuracy = self._metric.compute_metrics(results)
+        return {**{name: 100 * value for name, value in accuracy.items()}, **values}
+
+    def _timed_call(self) -> Callable[[], Any]:
+        return partial(self.model, self._prepared()['inputs'], None, mode='tensor')
