@@ -23,6 +23,7 @@ from ..engine.cli import (
 )
 from ..engine.guard import main_guard
 from ..fidelity.base import ROUNDS, WARMUP
+from ..fidelity.fine_classes import RADIUS
 from ..fidelity.measuring import Measurement
 from ..fidelity.opening import open_fidelity
 from ..fidelity.plot import draw_fidelity
@@ -71,7 +72,7 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
     )
     what.add_argument(
         '--fine-classes', nargs='+', metavar='NAME',
-        help='of mIoU fine (default: the classes of which less than half lies farther than 8 '
+        help=f'of mIoU fine (default: the classes of which less than half lies farther than {RADIUS} '
         'pixels from their border in the ground truth)',
     )  # fmt: skip
     how = parser.add_argument_group('how')

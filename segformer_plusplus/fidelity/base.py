@@ -50,10 +50,10 @@ class Measure:
 MEASURES: dict[str, Measure] = {
     'mIoU': Measure('mIoU', '%', 2, higher_is_better=True, needs_truth=True),
     'mIoU_fine': Measure('mIoU fine', '%', 2, higher_is_better=True, needs_truth=True),
-    'changed': Measure('changed', '%', 2, higher_is_better=False, needs_truth=False),
+    'changed': Measure('changed', '%', 3, higher_is_better=False, needs_truth=False),
     'PCK@0.1': Measure('PCK@0.1', '%', 2, higher_is_better=True, needs_truth=True),
     'PCK@0.05': Measure('PCK@0.05', '%', 2, higher_is_better=True, needs_truth=True),
-    'shift': Measure('shift', 'px', 2, higher_is_better=False, needs_truth=False),
+    'shift': Measure('shift', 'px', 3, higher_is_better=False, needs_truth=False),
 }
 """What :meth:`Fidelity.measure` may return, by name."""
 

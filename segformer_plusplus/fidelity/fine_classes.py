@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import cv2
 import numpy as np
 
-RADIUS = 8
+RADIUS = 10
 """Pixels from its border within which a fine class lies for the most part."""
 
 

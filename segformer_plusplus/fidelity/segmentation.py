@@ -99,8 +99,8 @@ class SegmentationFidelity(Fidelity[LabelMap]):
     def fine_classes(self) -> list[str]:
         """The thin and small classes: of the whole set, whatever the subset; empty without truth.
 
-        A class is one if less than half of its labelled pixels lie farther than 8 pixels from its
-        border.
+        A class is one if less than half of its labelled pixels lie farther than ``RADIUS`` pixels
+        from its border.
         """
         return [] if self._truth is None else [self._truth.classes[k] for k in self._fine()]
 

@@ -24,8 +24,9 @@ def read_strategies(names: Iterable[str] | None = None) -> Strategies:
     """Read and check strategies; 'none' is always there, and first.
 
     Args:
-        names: presets, or files: Python with ``token_merging``, or JSON that holds one, whose row
-            is called as the file without its suffix. None: all presets.
+        names: presets, or files. Python with ``token_merging``, or JSON that holds one: the row is
+            called as the file without its suffix. Python with ``strategies``, a dict of several by
+            name. None: all presets.
 
     Raises:
         TokenMergingError: an unknown preset, or a strategy that cannot be built.
@@ -33,12 +34,12 @@ def read_strategies(names: Iterable[str] | None = None) -> Strategies:
     """
     strategies: Strategies = {REFERENCE: REFERENCE}
     for each in PRESETS if names is None else names:
-        name, token_merging = _read(each)
-        if name == REFERENCE and each == REFERENCE:
+        if each == REFERENCE:
             continue
-        if name in strategies:
-            raise SegformerPlusPlusError(f'strategies: two are called {name!r}')
-        strategies[name] = token_merging
+        for name, token_merging in _read(each).items():
+            if name in strategies:
+                raise SegformerPlusPlusError(f'strategies: two are called {name!r}')
+            strategies[name] = token_merging
     return strategies
 
 
@@ -61,9 +62,9 @@ def spell_out(token_merging: TokenMergingConfig) -> TokenMergingConfig:
     return PRESETS[token_merging] if isinstance(token_merging, str) else token_merging
 
 
-def _read(name: str) -> tuple[str, TokenMergingConfig]:
+def _read(name: str) -> Strategies:
     if name in PRESETS:
-        return name, name
+        return {name: name}
     path = Path(name)
     if path.suffix.lower() not in SUFFIXES:
         close = difflib.get_close_matches(name, PRESETS, n=1)
@@ -72,24 +73,32 @@ def _read(name: str) -> tuple[str, TokenMergingConfig]:
             f'strategy {name!r} is unknown; {hint}use one of {", ".join(PRESETS)}, or a file that '
             f'ends in {" or ".join(SUFFIXES)}'
         )
-    token_merging = _from_json(path) if path.suffix.lower() == '.json' else _from_python(path)
-    _check(name, token_merging)
-    return path.stem, token_merging
+    found = _from_json(path) if path.suffix.lower() == '.json' else _from_python(path)
+    for each, token_merging in found.items():
+        _check(name if len(found) == 1 else f'{name}, {each}', token_merging)
+    return found
 
 
-def _from_json(path: Path) -> Any:
+def _from_json(path: Path) -> Strategies:
     try:
-        return json.loads(path.read_text(encoding='utf-8'))
+        return {path.stem: json.loads(path.read_text(encoding='utf-8'))}
     except (OSError, ValueError) as error:
         raise SegformerPlusPlusError(f'strategy {path} cannot be read: {error}') from error
 
 
-def _from_python(path: Path) -> Any:
+def _from_python(path: Path) -> Strategies:
     cfg = load_config(path)
-    if 'token_merging' not in cfg:
-        raise SegformerPlusPlusError(f'strategy {path} has no token_merging')
+    if ('token_merging' in cfg) == ('strategies' in cfg):
+        raise SegformerPlusPlusError(
+            f'strategy {path}: a file has token_merging, or strategies by name, one of the two'
+        )
     # plain lists and dicts, without mmengine's classes
-    return Config(dict(token_merging=cfg.token_merging)).to_dict()['token_merging']
+    plain = Config(cfg._cfg_dict).to_dict()
+    if 'token_merging' in plain:
+        return {path.stem: plain['token_merging']}
+    if not isinstance(plain['strategies'], Mapping) or not plain['strategies']:
+        raise SegformerPlusPlusError(f'strategy {path}: strategies is not a dict of them by name')
+    return {str(name): each for name, each in plain['strategies'].items()}
 
 
 def _check(name: str, token_merging: TokenMergingConfig) -> None:

@@ -1,6 +1,7 @@
 """The named strategies as data, and the spelling of the paper's original repository.
 
-Source of the numbers: Segformer++ (Kienzle et al., MIPR 2024).
+Source of 'hq', 'fast', '2x2' and 'downsampling': Segformer++ (Kienzle et al., MIPR 2024). 'weighted' and
+'weighted-fast' are ours, docs/fidelity.md holds the measurements that they come from.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ _NO_MERGING: list[StageConfig] = [{}, {}, {}, {}]
 def _bipartite(ratio: float, stride: int) -> StageConfig:
     return dict(type='BipartiteSoftMatching2d', ratio=ratio, stride=stride)
 
+
+_MEAN_2X2 = dict(type='NeighborMerging2d', stride=2)
+_WEIGHTED = dict(kv=_bipartite(0.9, 4), weigh_keys=True)
 
 PRESETS: dict[str, dict[str, Any]] = {
     'none': dict(stages=_NO_MERGING),
@@ -37,7 +41,10 @@ PRESETS: dict[str, dict[str, Any]] = {
             dict(q=_bipartite(0.9, 4)),
         ]
     ),
-    '2x2': dict(stages=[dict(q=dict(type='NeighborMerging2d', stride=2))] * 4),
+    '2x2': dict(stages=[dict(q=_MEAN_2X2)] * 4),
+    # ours: keys and values alone, which count as often as the tokens that they stand for
+    'weighted': dict(stages=[_WEIGHTED] * 4),
+    'weighted-fast': dict(stages=[dict(q=_MEAN_2X2, **_WEIGHTED)] * 4),
     # the paper's baseline: the image is halved, nothing is merged
     'downsampling': dict(stages=_NO_MERGING, downsampling=dict(factor=2, mode='nearest')),
     # the same with a fair filter
