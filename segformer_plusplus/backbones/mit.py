@@ -25,6 +25,7 @@ from ..arguments import (
 )
 from ..errors import SegformerPlusPlusError
 from ..layers import MixTransformerBlock, OverlapPatchEmbed, check_token_norm
+from ..layers.merged_attention import SharedPlans
 from ..layers.tokens import tokens_to_image
 from ..token_merging import TokenMergingConfig, build_token_merging, read_tome_cfg
 from .archs import resolve_arch
@@ -218,8 +219,11 @@ class MixVisionTransformerPlusPlus(BaseModule):
         stages: Any = self.layers
         for stage, (embed, blocks, norm) in enumerate(stages):
             tokens, grid = embed(image)
-            for block in blocks:
-                tokens = block(tokens, grid)
+            share = self.token_merging.stages[stage].share
+            for index, block in enumerate(blocks):
+                if index % share == 0:
+                    plans: SharedPlans | None = {} if share > 1 else None
+                tokens = block(tokens, grid, plans)
             image = tokens_to_image(norm(tokens), grid)
             if stage in self.out_indices:
                 features.append(image)

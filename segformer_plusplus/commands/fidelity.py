@@ -72,8 +72,8 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
     )
     what.add_argument(
         '--fine-classes', nargs='+', metavar='NAME',
-        help=f'of mIoU fine (default: the classes of which less than half lies farther than {RADIUS} '
-        'pixels from their border in the ground truth)',
+        help='of mIoU fine (default: the classes of which less than half lies farther than '
+        f'{RADIUS} pixels from their border in the ground truth)',
     )  # fmt: skip
     how = parser.add_argument_group('how')
     how.add_argument('--device', choices=['cpu', 'cuda'], help='(default: cuda if there is one)')

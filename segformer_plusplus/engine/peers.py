@@ -198,17 +198,18 @@ def tomesd_peer(ours: nn.Module) -> OpenMMLabModel | None:
     """
     backbone: Any = ours.backbone
     merging = backbone.token_merging
-    stages = [
-        {'q': _with_tomesd(stage.q), 'kv': _with_tomesd(stage.kv)} for stage in merging.stages
-    ]
-    if not any(isinstance(merger, TomesdMatching) for each in stages for merger in each.values()):
+    stages = tuple(
+        replace(stage, q=_with_tomesd(stage.q), kv=_with_tomesd(stage.kv))
+        for stage in merging.stages
+    )
+    mergers = [merger for stage in stages for merger in (stage.q, stage.kv)]
+    if not any(isinstance(merger, TomesdMatching) for merger in mergers):
         return None
     # the modules are new, the parameters and buffers the same tensors
     shared = {id(tensor): tensor for tensor in (*ours.parameters(), *ours.buffers())}
     peer = copy.deepcopy(ours, shared)
     backbone = peer.backbone
-    backbone.set_token_merging(stages)
-    backbone.token_merging = replace(backbone.token_merging, downsampling=merging.downsampling)
+    backbone.set_token_merging(replace(merging, stages=stages))
     return OpenMMLabModel(peer, one_graph=False)
 
 

@@ -54,7 +54,15 @@ def describe_export(
 
 def describe_merging(merging: TokenMerging) -> dict[str, Any]:
     """The strategies of every stage, and the preset that they are, if they are one."""
-    stages = [{'q': _name(stage.q), 'kv': _name(stage.kv)} for stage in merging.stages]
+    stages = [
+        {
+            'q': _name(stage.q),
+            'kv': _name(stage.kv),
+            'weigh_keys': stage.weigh_keys,
+            'share': stage.share,
+        }
+        for stage in merging.stages
+    ]
     shrink = None if merging.downsampling is None else repr(merging.downsampling)
     return {'preset': _preset(merging), 'stages': stages, 'downsampling': shrink}
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..backbones import MixVisionTransformerPlusPlus
 from ..errors import SegformerPlusPlusError
-from ..token_merging import NeighborMerging2d
+from ..token_merging import LocalWindowMerging, NeighborMerging2d
 from .formats import find_format
 
 OPSETS = range(18, 24)
@@ -119,6 +119,7 @@ def check_model(model: Any, options: ExportOptions) -> None:
         raise SegformerPlusPlusError(
             f'output={options.output!r}: a {type(model).__name__} has {has}'
         )
+    _check_counts(backbone)
     if options.output == 'labels':
         _check_labels(model)
     _check_size(model, options)
@@ -177,6 +178,16 @@ def _cells(merger: Any) -> int:
         'graph holds as a constant; export one file for each size, or merge with '
         "NeighborMerging2d ('2x2'), 'downsampling' or nothing"
     )
+
+
+def _check_counts(backbone: MixVisionTransformerPlusPlus) -> None:
+    for stage in backbone.token_merging.stages:
+        for merger in (stage.q, stage.kv):
+            if isinstance(merger, LocalWindowMerging) and merger.threshold is not None:
+                raise SegformerPlusPlusError(
+                    f'{merger!r} leaves a number of tokens that depends on the image, which no '
+                    'graph holds; give it a ratio in place of the threshold'
+                )
 
 
 def _check_labels(model: Any) -> None:

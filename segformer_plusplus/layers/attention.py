@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..token_merging import StageMerging
 from ..token_merging.base import Grid
-from .merged_attention import PackedAttention
+from .merged_attention import PackedAttention, SharedPlans
 
 
 class EfficientAttention(PackedAttention, nn.Module):
@@ -53,14 +53,15 @@ class EfficientAttention(PackedAttention, nn.Module):
             self.sr = nn.Conv2d(embed_dims, embed_dims, kernel_size=sr_ratio, stride=sr_ratio)
             self.norm = build_norm_layer(norm_cfg, embed_dims)[1]
 
-    def forward(self, tokens: Tensor, grid: Grid) -> Tensor:
+    def forward(self, tokens: Tensor, grid: Grid, plans: SharedPlans | None = None) -> Tensor:
         """Attend.
 
         Args:
             tokens: (B, N, C), normalised.
             grid: (H, W), H * W == N, each side at least ``sr_ratio``.
+            plans: see :meth:`MergedAttention.attend`.
 
         Returns:
             (B, N, C), without the residual.
         """
-        return self.proj_drop(self.attend(tokens, grid))
+        return self.proj_drop(self.attend(tokens, grid, plans))

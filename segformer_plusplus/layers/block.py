@@ -13,6 +13,7 @@ from ..token_merging import StageMerging
 from ..token_merging.base import Grid
 from . import cpu
 from .attention import EfficientAttention
+from .merged_attention import SharedPlans
 from .mix_ffn import MixFFN
 
 
@@ -70,14 +71,14 @@ class MixTransformerBlock(nn.Module):
         self.ffn = MixFFN(embed_dims, feedforward_channels, act_cfg, drop_rate)
         self.drop_path = DropPath(drop_path_rate)
 
-    def forward(self, tokens: Tensor, grid: Grid) -> Tensor:
-        """(B, N, C) -> (B, N, C)."""
+    def forward(self, tokens: Tensor, grid: Grid, plans: SharedPlans | None = None) -> Tensor:
+        """(B, N, C) -> (B, N, C); ``plans`` are those of the blocks that share them."""
         if self.with_cp and tokens.requires_grad:
-            return checkpoint(self._forward, tokens, grid, use_reentrant=False)
-        return self._forward(tokens, grid)
+            return checkpoint(self._forward, tokens, grid, plans, use_reentrant=False)
+        return self._forward(tokens, grid, plans)
 
-    def _forward(self, tokens: Tensor, grid: Grid) -> Tensor:
-        tokens = tokens + self.drop_path(self.attn(self.norm1(tokens), grid))
+    def _forward(self, tokens: Tensor, grid: Grid, plans: SharedPlans | None) -> Tensor:
+        tokens = tokens + self.drop_path(self.attn(self.norm1(tokens), grid, plans))
         if self.in_rows and not self.training and cpu.works_in_rows(tokens):
             self.ffn.add_in_rows(tokens, grid, self.norm2)
             return tokens

@@ -6,10 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..token_merging import MergePlan, StageMerging
+from ..token_merging import MergePlan, StageMerging, TokenMerger
 from ..token_merging.base import Grid
 from . import cpu
 from .tokens import image_to_tokens, tokens_to_image
+
+SharedPlans = dict[str, MergePlan]
+"""Plans by what they merge, 'q' or 'kv', that consecutive blocks share in one forward pass."""
 
 
 class MergedAttention:
@@ -58,18 +61,19 @@ class MergedAttention:
         """Dropout rate on the attention weights in training."""
         raise NotImplementedError
 
-    def attend(self, tokens: Tensor, grid: Grid) -> Tensor:
+    def attend(self, tokens: Tensor, grid: Grid, plans: SharedPlans | None = None) -> Tensor:
         """Merge, attend, unmerge.
 
         Args:
             tokens: (B, N, C), normalised.
             grid: (H, W), H * W == N, each side at least the spatial reduction.
+            plans: of the blocks that share them; empty for the first one, which fills it.
 
         Returns:
             (B, N, C), after the output's projection, without dropout and residual.
         """
-        query, plan = self._merge_query(tokens, grid)
-        key_value, weights = self._merge_key_value(*self.reduce(tokens, grid))
+        query, plan = self._merge_query(tokens, grid, plans)
+        key_value, weights = self._merge_key_value(*self.reduce(tokens, grid), plans)
         outer = self.outer_projections() if self._may_go_in_rows(tokens) else None
         if outer is None:
             out = self._attend(query, key_value, weights)
@@ -82,28 +86,29 @@ class MergedAttention:
         precise = tokens.dtype in (torch.float32, torch.float64)
         return self.in_rows and precise and not self.training and cpu.works_in_rows(tokens)
 
-    def _merge_query(self, tokens: Tensor, grid: Grid) -> tuple[Tensor, MergePlan | None]:
+    def _merge_query(
+        self, tokens: Tensor, grid: Grid, plans: SharedPlans | None
+    ) -> tuple[Tensor, MergePlan | None]:
         if self.merging.q is None:
             return tokens, None
-        by_projections = self.merging.match_on == 'projections'
-        plan = self.merging.q.plan(self.project_query(tokens) if by_projections else tokens, grid)
+        plan = _plan('q', self.merging.q, tokens, grid, plans)
         return plan.merge(tokens), plan
 
-    def _merge_key_value(self, tokens: Tensor, grid: Grid) -> tuple[Tensor, Tensor | None]:
+    def _merge_key_value(
+        self, tokens: Tensor, grid: Grid, plans: SharedPlans | None
+    ) -> tuple[Tensor, Tensor | None]:
         """(B, N, C) -> (B, M, C), and what is added to the scores of every key, (B or 1, M)."""
         if self.merging.kv is None:
             return tokens, None
-        by_projections = self.merging.match_on == 'projections'
-        metric = self.project_key_value(tokens)[0] if by_projections else tokens
-        plan = self.merging.kv.plan(metric, grid)
-        return plan.merge(tokens), self._weigh_keys(plan, tokens.dtype)
+        plan = _plan('kv', self.merging.kv, tokens, grid, plans)
+        return plan.merge(tokens), self._weights_of_keys(plan, tokens.dtype)
 
-    def _weigh_keys(self, plan: MergePlan, dtype: torch.dtype) -> Tensor | None:
+    def _weights_of_keys(self, plan: MergePlan, dtype: torch.dtype) -> Tensor | None:
         if not (self.merging.weigh_keys or plan.padded):
             return None
-        sizes = plan.sizes()
-        # the logarithm of 0 hides what is padding
-        return (sizes if self.merging.weigh_keys else sizes.clamp(max=1)).log().to(dtype)
+        sizes = plan.sizes() if self.merging.weigh_keys else plan.sizes().clamp(max=1)
+        # the logarithm of 0 hides padding; of large groups it wants more than half precision
+        return sizes.to(torch.promote_types(dtype, torch.float32)).log()
 
     def _attend(self, query: Tensor, key_value: Tensor, weights: Tensor | None) -> Tensor:
         q, (k, v) = self.project_query(query), self.project_key_value(key_value)
@@ -131,6 +136,16 @@ class MergedAttention:
             for part, target in zip(query[i].split(parts), result[i].split(parts), strict=True):
                 target.copy_(memory.attend(part))
         return result
+
+
+def _plan(
+    role: str, merger: TokenMerger, tokens: Tensor, grid: Grid, plans: SharedPlans | None
+) -> MergePlan:
+    if plans is None:
+        return merger.plan(tokens, grid)
+    if role not in plans:
+        plans[role] = merger.plan(tokens, grid)
+    return plans[role]
 
 
 class PackedAttention(MergedAttention):

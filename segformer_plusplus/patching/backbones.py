@@ -118,6 +118,11 @@ class HostBackbone(PatchableBackbone):
         """Raise unless the parts of a block are as the classes that take their place expect."""
 
     def check(self, merging: TokenMerging) -> None:
+        if any(stage.share > 1 for stage in merging.stages):
+            raise SegformerPlusPlusError(
+                f'share: the blocks of {self.library} do not hand plans on; use a share of 1, or '
+                'MixVisionTransformerPlusPlus with the converted weights'
+            )
         for module in self._parts():
             self._check_class(module, self.swaps)
         for stage in self.blocks:

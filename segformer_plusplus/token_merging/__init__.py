@@ -2,8 +2,6 @@
 
 from .base import TOKEN_MERGERS, IdentityPlan, MergePlan, TokenMerger
 from .bipartite import BipartiteSoftMatching1d, BipartiteSoftMatching2d, TomesdMatching
-from .cubist import CubistMerging
-from .energy import EnergyMatching
 from .neighbor import NeighborMerging1d, NeighborMerging2d
 from .presets import PRESETS, read_tome_cfg
 from .spec import (
@@ -20,8 +18,6 @@ __all__ = [
     'TOKEN_MERGERS',
     'BipartiteSoftMatching1d',
     'BipartiteSoftMatching2d',
-    'CubistMerging',
-    'EnergyMatching',
     'IdentityPlan',
     'InputDownsampling',
     'LocalWindowMerging',

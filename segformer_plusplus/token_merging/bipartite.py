@@ -32,9 +32,8 @@ from .plans import SlotPlan
 class _BipartiteSoftMatching(TokenMerger):
     """The matching, whatever the split into sources and destinations."""
 
-    def __init__(self, ratio: float, reduce: str = 'mean') -> None:
+    def __init__(self, ratio: float) -> None:
         self.ratio = ratio
-        self.reduce = reduce
 
     @abstractmethod
     def split(self, grid: Grid, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -47,7 +46,7 @@ class _BipartiteSoftMatching(TokenMerger):
         if merged_away == 0:
             return IdentityPlan(tokens.shape[1], tokens.device)
         slot = match_tokens(tokens, sources, destinations, len(sources) - merged_away)
-        return SlotPlan(slot, tokens.shape[1] - merged_away, self.reduce)
+        return SlotPlan(slot, tokens.shape[1] - merged_away)
 
 
 @torch.no_grad()
@@ -101,11 +100,9 @@ class BipartiteSoftMatching2d(_BipartiteSoftMatching):
         TokenMergingError: a ratio or stride out of range. tomesd lowers such a ratio silently.
     """
 
-    def __init__(
-        self, ratio: float, stride: int | tuple[int, int] = 2, reduce: str = 'mean'
-    ) -> None:
+    def __init__(self, ratio: float, stride: int | tuple[int, int] = 2) -> None:
         self.stride = check_stride(stride, 'BipartiteSoftMatching2d')
-        super().__init__(check_ratio_2d(ratio, self.stride, 'BipartiteSoftMatching2d'), reduce)
+        super().__init__(check_ratio_2d(ratio, self.stride, 'BipartiteSoftMatching2d'))
 
     def split(self, grid: Grid, device: torch.device) -> tuple[Tensor, Tensor]:
         cell = _fit_stride(self.stride, grid)

@@ -20,13 +20,12 @@ class NeighborMerging2d(TokenMerger):
         stride: rows and columns of a cell; an int for both.
     """
 
-    def __init__(self, stride: int | tuple[int, int] = 2, unmerge: str = 'nearest') -> None:
+    def __init__(self, stride: int | tuple[int, int] = 2) -> None:
         self.stride = check_stride(stride, 'NeighborMerging2d')
-        self.unmerge = unmerge
 
     def plan(self, tokens: Tensor, grid: Grid) -> MergePlan:
         check_grid(tokens, grid)
-        return CellPlan(grid, self.stride, tokens.device, self.unmerge)
+        return CellPlan(grid, self.stride, tokens.device)
 
 
 @TOKEN_MERGERS.register_module()

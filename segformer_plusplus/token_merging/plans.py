@@ -1,4 +1,5 @@
-"""Plans shared by the strategies: groups given by an index, and groups that are cells of the grid.
+"""Plans shared by the strategies: groups given by an index, some windows of the grid, and
+all cells of the grid.
 
 Means are accumulated in fp32 for half precision inputs: a group may hold hundreds of tokens, and
 a bf16 sum of ones stops growing at 256.
@@ -20,31 +21,28 @@ class SlotPlan(MergePlan):
 
     Args:
         slot: (B, N) integers in [0, num_merged).
-        num_merged: M; a slot that no token uses is padding, of size 0.
-        reduce: how a group becomes one token. 'mean'; 'mlerp', the mean with the largest norm of the
-            group (ToFu, Kim et al., WACV 2024); 'max_magnitude', of each channel the entry of the
-            largest magnitude (CubistMerge, Gong and Lis, 2025).
+        num_merged: M; every slot is used by at least one token, unless ``padded``.
+        padded: whether slots may be used by no token; they become zeros, of size 0.
     """
 
-    def __init__(
-        self, slot: Tensor, num_merged: int, reduce: str = 'mean', padded: bool = False
-    ) -> None:
+    def __init__(self, slot: Tensor, num_merged: int, padded: bool = False) -> None:
         batch, num_tokens = slot.shape
         super().__init__(num_tokens, num_merged)
         self.padded = padded
         self._batch = batch
-        self._reduce = reduce
         # one flat index over the batch, so that each operation is a single call on (B * M, C)
-        offset = torch.arange(batch, device=slot.device).unsqueeze(1) * num_merged
-        self._index = (slot + offset).flatten()
+        self._index = _flat_index(slot, num_merged)
         self._sizes = slot.new_zeros(batch * num_merged)
         self._sizes.scatter_add_(0, self._index, torch.ones_like(self._index))
 
     def merge(self, tokens: Tensor) -> Tensor:
         flat = tokens.flatten(0, 1)
         wide = flat.float() if flat.dtype in (torch.float16, torch.bfloat16) else flat
-        merged = REDUCTIONS[self._reduce](wide, self._index, self._sizes)
-        return merged.to(tokens.dtype).unflatten(0, (self._batch, self.num_merged))
+        total = wide.new_zeros(self._batch * self.num_merged, flat.shape[1])
+        total = total.index_add(0, self._index, wide)
+        sizes = self._sizes.clamp(min=1) if self.padded else self._sizes
+        mean = total / sizes.unsqueeze(1).to(total.dtype)
+        return mean.to(tokens.dtype).unflatten(0, (self._batch, self.num_merged))
 
     def unmerge(self, tokens: Tensor) -> Tensor:
         flat = tokens.flatten(0, 1).index_select(0, self._index)
@@ -54,81 +52,70 @@ class SlotPlan(MergePlan):
         return self._sizes.view(self._batch, self.num_merged)
 
 
-def _mean(tokens: Tensor, index: Tensor, sizes: Tensor) -> Tensor:
-    total = tokens.new_zeros(len(sizes), tokens.shape[1]).index_add(0, index, tokens)
-    return total / sizes.clamp(min=1).unsqueeze(1).to(total.dtype)
-
-
-def _mlerp(tokens: Tensor, index: Tensor, sizes: Tensor) -> Tensor:
-    norm = tokens.norm(dim=1)
-    largest = norm.new_zeros(len(sizes)).scatter_reduce(0, index, norm, 'amax')
-    return F.normalize(_mean(tokens, index, sizes), dim=1) * largest.unsqueeze(1)
-
-
-def _max_magnitude(tokens: Tensor, index: Tensor, sizes: Tensor) -> Tensor:
-    index = index.unsqueeze(1).expand_as(tokens)
-    zeros = tokens.new_zeros(len(sizes), tokens.shape[1])
-    high = zeros.scatter_reduce(0, index, tokens, 'amax')
-    low = zeros.scatter_reduce(0, index, tokens, 'amin')
-    return torch.where(high >= -low, high, low)
-
-
-REDUCTIONS = {'mean': _mean, 'mlerp': _mlerp, 'max_magnitude': _max_magnitude}
-
-
 class WindowPlan(MergePlan):
     """Some windows of the grid become one token each, their mean; all other tokens stay.
 
-    The merged windows come first, then the other tokens in rising order. Nothing is scattered:
-    merging is a pooling and two gathers, unmerging one gather.
+    The merged windows come first, then the other tokens in rising order. Merging is a pooling and
+    two gathers, unmerging one gather: no sum depends on the order of its terms.
 
     Args:
-        windows: (B, K) which of the whole windows, row by row.
+        windows: (B, K) which of the whole windows, counted row by row.
         grid: (H, W) in tokens.
         stride: rows and columns of a window.
     """
 
     def __init__(self, windows: Tensor, grid: Grid, stride: tuple[int, int]) -> None:
-        batch, count = windows.shape
-        self._size = stride[0] * stride[1]
-        num_tokens = grid[0] * grid[1]
+        count = windows.shape[1]
+        num_tokens, self._size = grid[0] * grid[1], stride[0] * stride[1]
         super().__init__(num_tokens, num_tokens - count * (self._size - 1))
-        self._grid, self._stride, self._batch, self._count = grid, stride, batch, count
+        self._grid, self._stride, self._count = grid, stride, count
         rows, columns = grid[0] // stride[0], grid[1] // stride[1]
-        self._num_windows = rows * columns
-        # the number of the merged window that a token lies in, or -1
-        number = windows.new_full((batch, rows * columns), -1)
-        number.scatter_(1, windows, torch.arange(count, device=windows.device).expand(batch, -1))
-        image = number.view(batch, rows, columns)
-        image = image.repeat_interleave(stride[0], 1).repeat_interleave(stride[1], 2)
-        border = (0, grid[1] - columns * stride[1], 0, grid[0] - rows * stride[0])
-        inside = F.pad(image, border, value=-1).flatten(1)
+        inside = _window_of_tokens(windows, grid, stride, rows * columns)
         alone = inside < 0
-        rank = alone.cumsum(1) - 1
-        slot = torch.where(alone, rank + count, inside)
-        # what lies in a window is written past the end, and cut off
-        num_alone = num_tokens - count * self._size
-        tokens = torch.arange(num_tokens, device=windows.device).expand(batch, -1)
-        kept = windows.new_empty(batch, num_alone + 1)
-        kept.scatter_(1, torch.where(alone, rank, num_alone), tokens)
-        self._kept = _flat_index(kept[:, :num_alone], num_tokens)
-        self._slot = _flat_index(slot, self.num_merged)
-        self._windows = _flat_index(windows, self._num_windows)
+        rank = alone.cumsum(1) - 1  # of a token among those that stay
+        kept = _kept_tokens(alone, rank, num_tokens - count * self._size)
+        self._windows = _flat_index(windows, rows * columns)
+        self._kept = _flat_index(kept, num_tokens)
+        self._slot = _flat_index(torch.where(alone, rank + count, inside), self.num_merged)
 
     def merge(self, tokens: Tensor) -> Tensor:
         image = tokens.unflatten(1, self._grid).permute(0, 3, 1, 2)
         pooled = F.avg_pool2d(image, self._stride).permute(0, 2, 3, 1).flatten(0, 2)
-        parts = pooled.index_select(0, self._windows), tokens.flatten(0, 1)[self._kept]
-        return torch.cat([part.unflatten(0, (self._batch, -1)) for part in parts], dim=1)
+        batch, alone = len(tokens), self.num_merged - self._count
+        means = pooled.index_select(0, self._windows).unflatten(0, (batch, self._count))
+        kept = tokens.flatten(0, 1).index_select(0, self._kept).unflatten(0, (batch, alone))
+        return torch.cat([means, kept], dim=1)
 
     def unmerge(self, tokens: Tensor) -> Tensor:
         flat = tokens.flatten(0, 1).index_select(0, self._slot)
-        return flat.unflatten(0, (self._batch, self.num_tokens))
+        return flat.unflatten(0, (len(tokens), self.num_tokens))
 
     def sizes(self) -> Tensor:
         sizes = torch.ones(1, self.num_merged, dtype=torch.long, device=self._slot.device)
         sizes[:, : self._count] = self._size
         return sizes
+
+
+def _window_of_tokens(
+    windows: Tensor, grid: Grid, stride: tuple[int, int], num_windows: int
+) -> Tensor:
+    """Of every token (B, N) the place in ``windows`` (B, K) of that it lies in, -1 for none."""
+    batch, count = windows.shape
+    place = windows.new_full((batch, num_windows), -1)
+    place.scatter_(1, windows, torch.arange(count, device=windows.device).expand(batch, -1))
+    image = place.view(batch, grid[0] // stride[0], grid[1] // stride[1])
+    image = image.repeat_interleave(stride[0], 1).repeat_interleave(stride[1], 2)
+    border = (0, grid[1] - image.shape[2], 0, grid[0] - image.shape[1])
+    return F.pad(image, border, value=-1).flatten(1)
+
+
+def _kept_tokens(alone: Tensor, rank: Tensor, count: int) -> Tensor:
+    """The tokens (B, count) that are ``alone`` (B, N), whose ``rank`` among them is known."""
+    tokens = torch.arange(alone.shape[1], device=alone.device).expand_as(alone)
+    # all others are written past the end, and cut off: how many there are needs no look at them
+    kept = rank.new_empty(len(alone), count + 1)
+    kept.scatter_(1, torch.where(alone, rank, count), tokens)
+    return kept[:, :count]
 
 
 def _flat_index(index: Tensor, length: int) -> Tensor:
@@ -146,10 +133,7 @@ class CellPlan(MergePlan):
         device: where :meth:`sizes` lives.
     """
 
-    def __init__(
-        self, grid: Grid, stride: tuple[int, int], device: torch.device, unmerge: str = 'nearest'
-    ) -> None:
-        self._unmerge = unmerge
+    def __init__(self, grid: Grid, stride: tuple[int, int], device: torch.device) -> None:
         self._grid = grid
         self._stride = min(stride[0], grid[0]), min(stride[1], grid[1])
         self._cells = -(-grid[0] // self._stride[0]), -(-grid[1] // self._stride[1])
@@ -164,11 +148,6 @@ class CellPlan(MergePlan):
     def unmerge(self, tokens: Tensor) -> Tensor:
         batch, _, channels = tokens.shape
         (rows, columns), (sy, sx) = self._cells, self._stride
-        if self._unmerge == 'bilinear':
-            image = tokens.unflatten(1, self._cells).permute(0, 3, 1, 2)
-            image = F.interpolate(image, (rows * sy, columns * sx), mode='bilinear')
-            image = image[:, :, : self._grid[0], : self._grid[1]].permute(0, 2, 3, 1)
-            return image.flatten(1, 2)
         image = tokens.reshape(batch, rows, 1, columns, 1, channels)
         image = image.expand(batch, rows, sy, columns, sx, channels)
         image = image.reshape(batch, rows * sy, columns * sx, channels)

@@ -1,7 +1,7 @@
 """The named strategies as data, and the spelling of the paper's original repository.
 
-Source of 'hq', 'fast', '2x2' and 'downsampling': Segformer++ (Kienzle et al., MIPR 2024). 'weighted' and
-'weighted-fast' are ours, docs/fidelity.md holds the measurements that they come from.
+Source of 'hq', 'fast', '2x2' and 'downsampling': Segformer++ (Kienzle et al., MIPR 2024).
+'weighted' and 'weighted-fast' are ours; docs/fidelity.md has what was measured.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     'downsampling-bilinear': dict(stages=_NO_MERGING, downsampling=dict(factor=2, mode='bilinear')),
 }
 """What ``token_merging='hq'`` stands for. ``stages`` has one dict per stage, with a strategy for
-the queries (``q``) and one for keys and values (``kv``); both may be left out."""
+the queries (``q``) and one for keys and values (``kv``); both may be left out. Other keys are those
+of :class:`~segformer_plusplus.token_merging.StageMerging`."""
 
 _TOME_PRESETS = {'bsm_hq': 'hq', 'bsm_fast': 'fast', 'n2d_2x2': '2x2'}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
 
 import torch.nn.functional as F
@@ -52,14 +52,16 @@ class StageMerging:
         q: merges queries; None merges none.
         kv: merges keys and values; None merges none.
         weigh_keys: a merged key counts as often as the tokens that it stands for: the logarithm of
-            their number is added to its scores. If these tokens are equal, the attention is then that
+            their number is added to its scores. Where these tokens are equal, the attention is that
             without merging (proportional attention, ToMe, Bolya et al., ICLR 2023).
+        share: that many consecutive blocks use the plans of the first of them. Saves the matching
+            where that is dear, as on a GPU with small batches.
     """
 
     q: TokenMerger | None = None
     kv: TokenMerger | None = None
     weigh_keys: bool = False
-    match_on: str = 'inputs'
+    share: int = 1
 
 
 @dataclass(frozen=True)
@@ -83,9 +85,10 @@ def build_token_merging(
 
     Args:
         token_merging: the name of a preset (see ``PRESETS``), or one dict per stage such as
-            ``dict(kv=dict(type='BipartiteSoftMatching2d', ratio=0.6, stride=2))``, or
-            ``dict(stages=[...], downsampling=dict(factor=2, mode='bilinear'))``.
-            None is the preset 'none'. What was built before is taken as it is.
+            ``dict(kv=dict(type='BipartiteSoftMatching2d', ratio=0.6, stride=2), weigh_keys=True)``
+            (see :class:`StageMerging`), or
+            ``dict(stages=[...], downsampling=dict(factor=2, mode='bilinear'))``. None is the
+            preset 'none'. What was built before is taken as it is.
         num_stages: how many stages the backbone has.
         name: what it is called in the config, for messages; by default 'token_merging'.
 
@@ -182,17 +185,31 @@ def _build_stage(stage: Mapping[str, Any] | None, where: str) -> StageMerging:
         return StageMerging()
     if not isinstance(stage, Mapping):
         raise TokenMergingError(f"{where}: {stage!r} is not a dict with 'q' and 'kv'")
-    unknown = [key for key in stage if key not in ('q', 'kv', 'weigh_keys', 'match_on')]
+    allowed = [field.name for field in fields(StageMerging)]
+    unknown = [key for key in stage if key not in allowed]
     if unknown:
-        raise TokenMergingError(f"{where}: unknown key {unknown[0]!r}, allowed are 'q' and 'kv'")
-    return StageMerging(
-        **{
-            side: build_token_merger(config, f'{where}, {side}')
-            for side, config in stage.items()
-            if config is not None and side in ('q', 'kv')
-        },
-        **{key: stage[key] for key in ('weigh_keys', 'match_on') if key in stage},
-    )
+        raise TokenMergingError(f'{where}: unknown key {unknown[0]!r}, allowed are {allowed}')
+    built: dict[str, Any] = {
+        side: build_token_merger(stage[side], f'{where}, {side}')
+        for side in ('q', 'kv')
+        if stage.get(side) is not None
+    }
+    return StageMerging(**built, **_read_options(stage, list(built), where))
+
+
+def _read_options(stage: Mapping[str, Any], sides: list[str], where: str) -> dict[str, Any]:
+    """What a stage says beside its strategies for ``sides``; what is None is left out."""
+    options = {k: stage[k] for k in ('weigh_keys', 'share') if stage.get(k) is not None}
+    weigh_keys, share = options.get('weigh_keys', False), options.get('share', 1)
+    if not isinstance(weigh_keys, bool):
+        raise TokenMergingError(f'{where}: weigh_keys={weigh_keys!r} is not True or False')
+    if isinstance(share, bool) or not isinstance(share, int) or share < 1:
+        raise TokenMergingError(f'{where}: share={share!r} is not a number of blocks, 1 or more')
+    if weigh_keys and 'kv' not in sides:
+        raise TokenMergingError(f'{where}: weigh_keys=True, but no kv that merges keys')
+    if share > 1 and not sides:
+        raise TokenMergingError(f'{where}: share={share}, but neither q nor kv makes a plan')
+    return options
 
 
 def _build_downsampling(config: Mapping[str, Any], name: str) -> InputDownsampling:

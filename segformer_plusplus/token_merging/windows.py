@@ -1,7 +1,7 @@
 """Local merging: a window of the grid becomes one token where its tokens are alike.
 
-Source: the conditional local average pooling of ALGM (Norouzi et al., CVPR 2024), the first of its two
-steps. Written from the paper's description.
+Source: the conditional local average pooling of ALGM (Norouzi et al., CVPR 2024), the first of its
+two steps. Written from the paper's description.
 """
 
 from __future__ import annotations
@@ -114,8 +114,10 @@ def _plan_of_any_number(merged: Tensor, grid: Grid, stride: tuple[int, int]) -> 
     leader = torch.where(inside, corner, index).flatten(1)
     stays = leader == index.flatten(1)
     number = stays.cumsum(1) - 1
-    counts = number[:, -1] + 1
-    return SlotPlan(number.gather(1, leader), int(counts.max()), padded=len(counts) > 1)
+    if not len(merged):
+        return IdentityPlan(grid[0] * grid[1], merged.device)
+    fewest, most = (int(count) + 1 for count in number[:, -1].aminmax())
+    return SlotPlan(number.gather(1, leader), most, padded=fewest < most)
 
 
 def _check_cosine(threshold: float, owner: str) -> float:

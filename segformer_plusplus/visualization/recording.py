@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -87,7 +87,8 @@ def record_plans(model: nn.Module) -> Iterator[list[PlanRecord]]:
         for i, stage in enumerate(attentions, 1):
             for j, attention in enumerate(stage, 1):
                 merging = attention.merging
-                attention.merging = StageMerging(
+                attention.merging = replace(
+                    merging,
                     q=_Observer(merging.q, i, j, 'q', seen),
                     kv=_Observer(merging.kv, i, j, 'kv', seen),
                 )

@@ -41,7 +41,7 @@ def test_presets_and_files():
         (['gone.json'], 'gone.json cannot be read'),
         (['gone.py'], 'gone.py'),
         (['no.json'], 'no.json cannot be read'),
-        (['other.py'], 'other.py has no token_merging'),
+        (['other.py'], 'other.py: a file has token_merging'),
         (['short.json'], 'short.json'),
         (['hq', 'hq'], "two are called 'hq'"),
         (['hq', 'hq.json'], "two are called 'hq'"),

@@ -41,6 +41,7 @@ def test_nothing_to_patch_says_what_was_looked_for(change):
         ([{}] * 3, '3 stages given, the backbone has 4'),
         ([dict(q='Nothing')] + [{}] * 3, "'Nothing' is not registered"),
         ([dict(v='NeighborMerging2d')] + [{}] * 3, "unknown key 'v'"),
+        ([dict(kv='NeighborMerging2d', share=2)] + [{}] * 3, 'do not hand plans on'),
     ],
 )
 def test_a_wrong_strategy_changes_nothing(case, strategy, words):
