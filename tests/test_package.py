@@ -181,3 +181,14 @@ def test_public_names(name):
 
     assert name in segformer_plusplus.__all__
     assert hasattr(segformer_plusplus, name)
+
+
+def test_fidelity_needs_no_toolbox_until_it_opens_a_model():
+    code = textwrap.dedent(BLOCK.format(blocked=['mmseg', 'mmpose', 'mmdet'])) + textwrap.dedent("""
+        from segformer_plusplus.commands import fidelity
+        from segformer_plusplus.fidelity import measure_fidelity
+        print(fidelity.build_parser().format_usage().split()[0])
+        """)
+    result = run(code)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == 'usage:'

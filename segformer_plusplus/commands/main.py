@@ -15,6 +15,7 @@ COMMANDS = {
     'merge-map': 'a picture of which tokens of an image are merged',
     'tune': 'the fastest merging that loses no more than you allow',
     'benchmark': 'speed and memory of models and strategies',
+    'fidelity': 'what strategies cost a trained model in accuracy, and gain in speed',
     'convert': 'weights of mmseg, Transformers, NVlabs and segmentation_models.pytorch',
     'export': 'ONNX, torch.export and OpenVINO',
     'demo': 'a page in the browser to try it',

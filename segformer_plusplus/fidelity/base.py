@@ -22,6 +22,7 @@ from .data import Source
 ROUNDS = 10
 WARMUP = 2
 REFERENCE = 'none'
+_ADVICE = 'measure on smaller images, or on another device'
 
 Outcome = TypeVar('Outcome')
 """What is kept of the prediction of one image, or of one person."""
@@ -72,11 +73,13 @@ class Fidelity(ABC, Generic[Outcome]):
     Attributes:
         has_truth: whether there is ground truth.
         unit: of what is counted, 'image' or 'person'.
+        timed: what :meth:`time` runs from and to, in words.
         main_measure: by which strategies are ranked, a key of ``MEASURES``.
     """
 
     main_measure: str
     unit = 'image'
+    timed = 'image to label map'
 
     def __init__(self, model: Any, source: Source, has_truth: bool, progress: bool) -> None:
         self.model = model
@@ -132,6 +135,18 @@ class Fidelity(ABC, Generic[Outcome]):
             return self._summarise((each, each) for each in kept)
         outcomes = self._predict_under(merging, self._indices, _describe(token_merging))
         return self._summarise(zip(outcomes, kept, strict=True))
+
+    def check(self, token_merging: TokenMergingConfig) -> None:
+        """Predict one image under a strategy, to find out whether it can be measured.
+
+        Raises:
+            SegformerPlusPlusError: as for :meth:`measure`.
+        """
+        merging = self._build(token_merging)
+        apply_token_merging(self.model, merging)
+        with memory_errors(_describe(token_merging), _ADVICE):
+            for _ in self._predict(self._indices[:1]):
+                pass
 
     def drop(self, values: Mapping[str, float]) -> float:
         """How much worse than no merging in the main measure, in its points.
@@ -196,6 +211,10 @@ class Fidelity(ABC, Generic[Outcome]):
         return part
 
     @abstractmethod
+    def describe(self) -> str:
+        """What is measured on, and what the measures mean, in one line."""
+
+    @abstractmethod
     def _predict(self, indices: Sequence[int]) -> Iterator[Outcome]:
         """Outcomes under the strategy that the model has now, in this order."""
 
@@ -208,7 +227,7 @@ class Fidelity(ABC, Generic[Outcome]):
         """Runs the model once on one prepared image."""
 
     def _samples(self, indices: Sequence[int]) -> Iterator[Any]:
-        """The toolbox's data samples, predicted as its own test does."""
+        """The toolbox's data samples, predicted as its own test does, where the model is."""
         loader = DataLoader(
             Subset(self._source.data, indices),
             batch_size=self._source.batch_size,
@@ -216,9 +235,10 @@ class Fidelity(ABC, Generic[Outcome]):
             collate_fn=pseudo_collate,
         )
         for batch in loader:
+            # not around the yield: it would hold for whoever iterates
             with torch.inference_mode():
                 samples = self.model.test_step(batch)
-            yield from (sample.cpu() for sample in samples)
+            yield from samples
 
     def _prepared(self) -> dict[str, Any]:
         """The first image as a batch of one, normalised and on the device."""
@@ -240,9 +260,8 @@ class Fidelity(ABC, Generic[Outcome]):
 
     def _predict_under(self, merging: Any, indices: Sequence[int], name: str) -> Iterator[Outcome]:
         apply_token_merging(self.model, merging)
-        advice = 'measure on smaller images, or on another device'
         with (
-            memory_errors(name, advice),
+            memory_errors(name, _ADVICE),
             tqdm(total=len(indices), desc=name, unit=self.unit, disable=not self.progress) as bar,
         ):
             for outcome in self._predict(indices):

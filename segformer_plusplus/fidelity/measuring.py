@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.logging import print_log
 
 from ..engine.benchmarking import Timing
+from ..errors import SegformerPlusPlusError
+from ..inference.models import read_config
 from ..token_merging import TokenMergingConfig
 from .base import REFERENCE, ROUNDS, WARMUP, Fidelity
 from .opening import open_fidelity
@@ -23,7 +27,7 @@ class FidelityRow:
     Attributes:
         strategy: its name.
         token_merging: what it is, spelt out.
-        values: by the keys of ``MEASURES``.
+        values: by the keys of ``MEASURES``; empty if its images were not predicted.
         drop: how much worse than no merging in the main measure, in its points.
         median_seconds: of one image; None if it was not timed.
         quartiles_seconds: the first and the third.
@@ -33,7 +37,7 @@ class FidelityRow:
     strategy: str
     token_merging: TokenMergingConfig
     values: dict[str, float]
-    drop: float
+    drop: float | None
     median_seconds: float | None
     quartiles_seconds: tuple[float, float] | None
     speed_up: float | None
@@ -50,36 +54,60 @@ class Measurement:
     Attributes:
         fidelity: of the model.
         strategies: by name, no merging first.
+        skip_unfit: leave out strategies that the model cannot run; otherwise it is an error.
+        left_out: the reasons, by strategy.
         values: what was measured.
         seconds: what was timed.
     """
 
     fidelity: Fidelity[Any]
     strategies: Strategies
+    skip_unfit: bool = False
+    left_out: dict[str, str] = field(default_factory=dict)
     values: dict[str, dict[str, float]] = field(default_factory=dict)
     seconds: dict[str, list[float]] = field(default_factory=dict)
 
     def run(self, rounds: int = ROUNDS, warmup: int = WARMUP) -> None:
-        """Time all strategies in turn, then predict all images under each.
+        """Try each strategy on one image, time them in turn, then predict all images under each.
 
         Raises:
-            SegformerPlusPlusError: see :meth:`~.base.Fidelity.measure`.
+            SegformerPlusPlusError: see :meth:`~.base.Fidelity.measure`; a strategy that the model
+                cannot run is named before anything is measured.
         """
-        self.fidelity.time(self.strategies, rounds, warmup, taken=self.seconds)
-        for name, token_merging in self.strategies.items():
+        fitting = {name: each for name, each in self.strategies.items() if self._fits(name)}
+        self.fidelity.time(fitting, rounds, warmup, taken=self.seconds)
+        for name, token_merging in fitting.items():
             self.values[name] = self.fidelity.measure(token_merging)
 
-    def rows(self) -> list[FidelityRow]:
-        """Of the strategies that were measured."""
-        return [self._row(name, values) for name, values in self.values.items()]
+    def _fits(self, name: str) -> bool:
+        try:
+            self.fidelity.check(self.strategies[name])
+        except SegformerPlusPlusError as error:
+            if name == REFERENCE:
+                raise
+            if not self.skip_unfit:
+                raise SegformerPlusPlusError(f'strategy {name!r}: {error}') from error
+            self.left_out[name] = str(error)
+            print_log(
+                f'strategy {name!r} is left out: {error}', logger='current', level=logging.WARNING
+            )
+        return name not in self.left_out
 
-    def _row(self, name: str, values: dict[str, float]) -> FidelityRow:
+    def rows(self) -> list[FidelityRow]:
+        """Of the strategies of which something was measured."""
+        return [self._row(name) for name in self.strategies if self._is_known(name)]
+
+    def _is_known(self, name: str) -> bool:
+        return bool(self.values.get(name) or self.seconds.get(name))
+
+    def _row(self, name: str) -> FidelityRow:
+        values = self.values.get(name, {})
         timing, baseline = self._timing(name), self._timing(REFERENCE)
         return FidelityRow(
             strategy=name,
             token_merging=spell_out(self.strategies[name]),
             values=values,
-            drop=self.fidelity.drop(values),
+            drop=self.fidelity.drop(values) if values else None,
             median_seconds=timing.median if timing else None,
             quartiles_seconds=timing.quartiles if timing else None,
             speed_up=baseline.median / timing.median if timing and baseline else None,
@@ -113,7 +141,7 @@ def measure_fidelity(
         config: of mmseg or mmpose.
         checkpoint: its weights.
         strategies: presets and files (see :func:`~.strategies.read_strategies`), or strategies by
-            name. None: all presets. No merging is always the first row.
+            name. None: all presets that the model can run. No merging is always the first row.
         rounds: of timing, all strategies in turn.
         warmup: rounds before those.
         device: this and the rest: see :func:`~.opening.open_fidelity`.
@@ -127,18 +155,20 @@ def measure_fidelity(
         SegformerPlusPlusError: see :func:`~.opening.open_fidelity`; a wrong strategy is refused
             before the model is loaded.
     """
-    named = isinstance(strategies, Mapping)
-    checked = check_strategies(strategies) if named else read_strategies(strategies)
+    cfg = read_config(config, cfg_options)  # it may import what a strategy names
+    if isinstance(strategies, Mapping):
+        checked = check_strategies(strategies)
+    else:
+        checked = read_strategies(strategies)
     fidelity = open_fidelity(
-        config,
+        cfg,
         checkpoint,
         device=device,
         images=images,
         limit=limit,
         fine_classes=fine_classes,
-        cfg_options=cfg_options,
         progress=progress,
     )
-    measurement = Measurement(fidelity, checked)
+    measurement = Measurement(fidelity, checked, skip_unfit=strategies is None)
     measurement.run(rounds, warmup)
     return measurement.rows()

@@ -43,11 +43,19 @@ class PoseFidelity(Fidelity[Person]):
     """
 
     unit = 'person'
+    timed = 'cut-out person to heatmaps, without flip test'
 
     def __init__(self, model: Any, source: Source, has_truth: bool, progress: bool = True) -> None:
         super().__init__(model, source, has_truth, progress)
         self.main_measure = 'PCK@0.05' if has_truth else 'shift'
         self._metric = BoxPCK(THRESHOLDS)
+
+    def describe(self) -> str:
+        people = f'{self.num_images} {"people" if self.num_images > 1 else "person"}'
+        shift = 'mean distance of a keypoint to where it is without merging, in pixels of the image'
+        if not self.has_truth:
+            return f'{people} without ground truth; shift: {shift}'
+        return f'{people}; PCK by the box; shift: {shift}, annotated keypoints'
 
     def _predict(self, indices: Sequence[int]) -> Iterator[Person]:
         return map(self._person, self._samples(indices))

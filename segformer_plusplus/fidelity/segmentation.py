@@ -104,6 +104,22 @@ class SegmentationFidelity(Fidelity[LabelMap]):
         """
         return [] if self._truth is None else [self._truth.classes[k] for k in self._fine()]
 
+    def describe(self) -> str:
+        images = f'{self.num_images} image' + 's' * (self.num_images > 1)
+        changed = 'changed: pixels with another label than without merging'
+        if self._truth is None:
+            return f'{images} without ground truth; {changed}'
+        classes = f'{images}; mIoU of {len(self._truth.classes)} classes'
+        if not self._knows_fine():
+            return f'{classes}; {changed}'
+        fine = ', '.join(self.fine_classes) or 'none of them'
+        return f'{classes}, mIoU fine of {fine}; {changed}'
+
+    def _knows_fine(self) -> bool:
+        """Whether no ground truth has to be read for it."""
+        given = self._truth is not None and self._truth.fine_classes is not None
+        return given or self._pixels.keys() >= set(self._all)
+
     def _fine(self) -> list[int]:
         assert self._truth is not None
         if self._truth.fine_classes is not None:

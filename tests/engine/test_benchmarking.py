@@ -27,6 +27,19 @@ def test_rounds_go_in_turn_after_the_warmup():
     assert all(len(timing.seconds) == 3 for timing in timings.values())
 
 
+def test_what_comes_before_a_run_is_not_timed():
+    seen = []
+
+    def before(name: str) -> None:
+        seen.append(name)
+        time.sleep(0.05)
+
+    calls = {name: lambda name=name: seen.append(name.upper()) for name in 'ab'}
+    timings = measure(calls, rounds=2, warmup=1, before=before)
+    assert seen == ['a', 'A', 'b', 'B'] * 3
+    assert all(timing.median < 0.05 for timing in timings.values())
+
+
 def test_what_was_taken_before_an_interruption_is_kept():
     rounds = iter(range(3))
     taken = {}
