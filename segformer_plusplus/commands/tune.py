@@ -18,10 +18,13 @@ from ..engine.guard import main_guard
 from ..fidelity import MEASURES
 from ..tuning import Point, TuneResult, tune
 from ..tuning.run import MOST_IMAGES, ROUNDS, TRIALS
-from ..tuning.writing import describe_drop, describe_winner
+from ..tuning.writing import count_images, describe_drop, describe_winner
 
 UNMET = 1
 INTERRUPTED = 130
+
+SETTING_WIDTH = 44
+"""Characters of a setting in the table, which then fits into 80 columns."""
 
 
 def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
@@ -117,7 +120,7 @@ def main(argv: Sequence[str], prog: str | None = None) -> int:
         cfg_options=args.cfg_options,
         fresh=args.fresh,
         progress=True,
-        **({} if args.space is None else dict(space=args.space)),
+        space=args.space,
     )
     print_result(Console(), result, args)
     if result.interrupted:
@@ -135,34 +138,39 @@ def print_result(console: Console, result: TuneResult, args: argparse.Namespace)
         command = ['python', 'tools/test.py', str(result.files['config']), args.checkpoint]
         lines.append(f'try it: {shlex.join(command + options)}')
     for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        # a path that is broken into two cannot be copied
+        whole = line.startswith(('front: ', 'plot: ', 'config: ', 'try it: '))
+        console.print(line, highlight=False, markup=False, soft_wrap=whole)
 
 
 def front_table(result: TuneResult) -> Table:
     """The settings that no other one beats; fits into 80 columns."""
     measure = MEASURES[result.by]
     value = f'{result.baseline[result.by]:.{measure.digits}f} without merging'
-    images = f'{result.images} image{"" if result.images == 1 else "s"}'
+    images = count_images(result, result.images)
     table = Table(
         title=f'{len(result.points)} settings measured on {images}; '
         + (f'{measure.label} {value}' if measure.higher_is_better else 'against no merging'),
         title_justify='left',
-        caption='No setting that was measured is better in both columns than one of these. '
-        's: stride, r: ratio. *: the winner.',
+        caption='No setting that was measured loses less and is faster than one of these. '
+        's: stride, r: ratio. *: the winner. All of each setting stands in front.json.',
         caption_justify='left',
     )
     table.add_column('')
+    table.add_column('trial', justify='right')
     head = 'drop' if measure.higher_is_better else f'{measure.label} {measure.unit}'
     for name in (head, 'speed-up'):
         table.add_column(name, justify='right')
-    table.add_column('setting', overflow='fold')
+    table.add_column('setting')
     for point in result.front:
         mark = '*' if result.winner is not None and point.number == result.winner.number else ''
+        setting = describe_setting(point)
         table.add_row(
             mark,
+            str(point.number),
             f'{point.drop + 0.0:.{measure.digits}f}',
             f'{point.speed_up:.2f}',
-            describe_setting(point),
+            setting if len(setting) <= SETTING_WIDTH else f'{setting[: SETTING_WIDTH - 3]}...',
         )
     return table
 
@@ -197,24 +205,31 @@ def _describe_failures(result: TuneResult) -> list[str]:
 
 def _describe_outcome(result: TuneResult) -> list[str]:
     lines = [
-        f'trial {point.number} was better where it was searched on, but not on {check.images} '
-        f'other images: {describe_drop(result, check.drop, check.drop_noise)}, speed-up '
-        f'{check.speed_up:.2f}'
+        f'trial {point.number} was better where it was searched on, but on '
+        f'{count_images(result, check.images)} beside: '
+        f'{describe_drop(result, check.drop, check.drop_noise)}, speed-up {check.speed_up:.2f}'
         for point, check in result.selection.rejected
     ]
     if result.interrupted:
         return [*lines, 'interrupted; the same command goes on from here']
     if result.winner is not None:
-        return lines + describe_winner(result)
+        return [*lines, *describe_winner(result), *_describe_stages(result.winner)]
     nearest = result.selection.nearest
     if nearest is None:
         return [*lines, 'no setting is faster than no merging; nothing meets the budget']
     return [
         *lines,
         f'no setting meets the budget; the nearest is trial {nearest.number}: '
-        f'{describe_drop(result, nearest.drop)}, speed-up {nearest.speed_up:.2f} '
-        f'({describe_setting(nearest)})',
+        f'{describe_drop(result, nearest.drop)}, speed-up {nearest.speed_up:.2f}',
+        *_describe_stages(nearest),
     ]
+
+
+def _describe_stages(point: Point) -> list[str]:
+    if point.preset is not None:
+        return [f'  {point.preset}']
+    stages = describe_setting(point).split(' | ')
+    return [f'  stage {number}: {stage}' for number, stage in enumerate(stages, 1)]
 
 
 def _spell(options: Mapping[str, Any] | None) -> list[str]:

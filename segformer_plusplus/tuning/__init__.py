@@ -4,10 +4,9 @@ from .budget import Budget
 from .call import tune
 from .points import Check, Failure, Point
 from .run import Limits, TuneResult, tune_fidelity
-from .space import SPACE, Space, read_space
+from .space import Space, default_space, read_space
 
 __all__ = [
-    'SPACE',
     'Budget',
     'Check',
     'Failure',
@@ -15,6 +14,7 @@ __all__ = [
     'Point',
     'Space',
     'TuneResult',
+    'default_space',
     'read_space',
     'tune',
     'tune_fidelity',

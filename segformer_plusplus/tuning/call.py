@@ -7,19 +7,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.config import Config
 
-from ..engine.benchmarking import cpu_name
 from ..engine.cli import load_config
 from ..errors import SegformerPlusPlusError
-from ..fidelity import Fidelity, open_fidelity
+from ..fidelity import open_fidelity
 from ..patching import find_backbones
 from ..reproduction.state import hash_file, sha256
 from .budget import Budget
 from .plot import PLOT, draw_front
 from .run import ROUNDS, TRIALS, Limits, TuneResult, tune_fidelity
-from .space import SPACE, Space, read_space
+from .space import Space, read_space
 from .study import require_optuna
 from .writing import FRONT, write_config, write_front
 
@@ -34,7 +32,7 @@ def tune(
     images: int | None = None,
     folder: str | os.PathLike[str] | None = None,
     by: str | None = None,
-    space: str | os.PathLike[str] | Sequence[Mapping[str, Any]] = SPACE,
+    space: str | os.PathLike[str] | Sequence[Mapping[str, Any]] | None = None,
     trials: int = TRIALS,
     timeout: float | None = None,
     rounds: int = ROUNDS,
@@ -65,7 +63,8 @@ def tune(
         folder: of images without labels, in place of the config's test set.
         by: the measure that counts, a key of ``fidelity.MEASURES``. None is mIoU or PCK@0.05;
             without ground truth, what changes against no merging.
-        space: entries as in ``SPACE``, or a config file with ``space = [...]``.
+        space: entries as in :func:`~.space.default_space`, which None is; or a config file with
+            ``space = [...]``.
         trials: in all, those of earlier calls included.
         timeout: minutes after which no trial is begun.
         rounds: in which a trial is timed; finalists and the check get three times as many.
@@ -96,26 +95,26 @@ def tune(
         space=Space(entries, len(find_backbones(fidelity.model)[0].blocks)),
         limits=limits,
         by=by,
-        identity=_identity(cfg, Path(checkpoint), fidelity, folder),
+        identity=_identity(cfg, Path(checkpoint), folder),
         fresh=fresh,
         progress=progress,
     )
     source = dict(
         config=str(config), checkpoint=str(checkpoint), folder=folder and str(folder),
-        cfg_options=cfg_options, seed=seed, rounds=rounds, device=_device_name(fidelity),
+        cfg_options=cfg_options, seed=seed, rounds=rounds,
     )  # fmt: skip
     _write(out, config, cfg, result, source, imports)
     return result
 
 
 def _read_space(
-    space: str | os.PathLike[str] | Sequence[Mapping[str, Any]],
-) -> tuple[Sequence[Mapping[str, Any]], list[str]]:
+    space: str | os.PathLike[str] | Sequence[Mapping[str, Any]] | None,
+) -> tuple[Sequence[Mapping[str, Any]] | None, list[str]]:
     return read_space(space) if isinstance(space, str | os.PathLike) else (space, [])
 
 
 def _identity(
-    cfg: Config, checkpoint: Path, fidelity: Fidelity[Any], folder: Any
+    cfg: Config, checkpoint: Path, folder: str | os.PathLike[str] | None
 ) -> dict[str, str]:
     """What the numbers of a study depend on."""
     parts = {key: cfg.get(key) for key in ('model', 'test_dataloader', 'test_evaluator')}
@@ -123,15 +122,7 @@ def _identity(
         'config': sha256(Config(parts).to_dict()),
         'checkpoint': hash_file(checkpoint) if checkpoint.is_file() else str(checkpoint),
         'folder of images': str(folder and Path(folder).resolve()),
-        'device': _device_name(fidelity),
     }
-
-
-def _device_name(fidelity: Fidelity[Any]) -> str:
-    device = fidelity.device
-    if device.type == 'cuda':
-        return torch.cuda.get_device_name(device)
-    return f'{cpu_name()}, {torch.get_num_threads()} threads'
 
 
 def _write(
@@ -146,7 +137,7 @@ def _write(
     try:
         result.files = dict(front=out / FRONT, plot=out / PLOT)
         write_front(out / FRONT, result, source)
-        title = f'{config.stem}, {source["device"]}'
+        title = f'{config.stem}, {result.device}'
         draw_front(out / PLOT, result, title)
         tuned = out / f'{config.stem}_tuned.py'
         tuned.unlink(missing_ok=True)

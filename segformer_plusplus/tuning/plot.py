@@ -10,8 +10,10 @@ from matplotlib.figure import Figure
 
 from ..fidelity import MEASURES
 from ..files import written_beside
+from ..reporting.point_labels import LabelledPoint, label_points
 from .points import Point
 from .run import TuneResult
+from .writing import count_images
 
 PLOT = 'front.png'
 
@@ -42,7 +44,8 @@ def draw_front(path: Path, result: TuneResult, title: str = '') -> None:
     axis.set_ylabel(f'{what} (less is better)')
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8, loc='upper left', bbox_to_anchor=(1, 1), frameon=False)
-    note = f'\n{hidden} slower or worse trials lie below' if hidden else ''
+    _name_presets(axis, result)
+    note = f'\n{hidden} trials that lose more lie below' if hidden else ''
     figure.suptitle(title + note, fontsize=11)
     with written_beside(path) as place:
         figure.savefig(place, format='png', dpi=120)
@@ -66,6 +69,10 @@ def _limit_drops(axis: Axes, result: TuneResult) -> int:
     highest = min(max(3 * max(marks), middle), max(drops + marks))
     edge = 0.06 * (highest - lowest or 1.0)
     axis.set_ylim(highest + edge, lowest - edge)  # less is up
+    shown = [point.speed_up for point in result.points if point.drop <= highest + edge]
+    shown.append(result.budget.min_speedup or 1.0)
+    side = 0.06 * (max(shown) - min(shown) or 1.0)
+    axis.set_xlim(min(shown) - side, max(shown) + side)
     return sum(drop > highest + edge for drop in drops)
 
 
@@ -73,19 +80,20 @@ def _draw_points(axis: Axes, result: TuneResult) -> None:
     front = result.front
     rest = [point for point in result.points if point not in front]
     axis.scatter(*_xy(rest), s=18, color=_SETTING, label='trial', zorder=2)
-    axis.plot(*_xy(front), '-', color=_FRONT, alpha=0.5, drawstyle='steps-post', zorder=1)
+    axis.plot(*_xy(front), '-', color=_FRONT, alpha=0.5, drawstyle='steps-pre', zorder=1)
     axis.scatter(*_xy(front), s=32, color=_FRONT, label='front', zorder=3)
-    for point in result.points:
-        if point.preset is not None:
-            axis.annotate(
-                point.preset,
-                (point.speed_up, point.drop),
-                (5, -4),
-                textcoords='offset points',
-                fontsize=8,
-                va='top',
-                annotation_clip=True,
-            )
+
+
+def _name_presets(axis: Axes, result: TuneResult) -> None:
+    lowest, highest = sorted(axis.get_ylim())
+    label_points(
+        axis,
+        [
+            LabelledPoint(point.speed_up, point.drop, point.preset)
+            for point in result.points
+            if point.preset is not None and lowest <= point.drop <= highest
+        ],
+    )
 
 
 def _draw_budget(axis: Axes, result: TuneResult) -> None:
@@ -103,7 +111,7 @@ def _draw_winner(axis: Axes, result: TuneResult) -> None:
                      label='failed the check')  # fmt: skip
     if winner is not None:
         axis.scatter([winner.speed_up], [winner.drop], marker='*', s=190, color=_WINNER,
-                     zorder=5, label=f'winner, {_images(result.images)}')  # fmt: skip
+                     zorder=5, label=f'winner, {count_images(result, result.images)}')  # fmt: skip
     if winner is not None and check is not None:
         axis.errorbar(
             [check.speed_up],
@@ -115,12 +123,8 @@ def _draw_winner(axis: Axes, result: TuneResult) -> None:
             markerfacecolor='white',
             capsize=3,
             zorder=5,
-            label=f'winner, {_images(check.images)} not searched on',
+            label=f'winner, {count_images(result, check.images)} not searched on',
         )
-
-
-def _images(count: int) -> str:
-    return f'{count} image{"" if count == 1 else "s"}'
 
 
 def _xy(points: list[Point]) -> tuple[list[float], list[float]]:

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
+from ..engine.benchmarking import cpu_name
 from ..errors import SegformerPlusPlusError
 from ..fidelity import Fidelity
 from .budget import Budget
@@ -19,7 +21,8 @@ from .evaluation import Evaluator
 from .points import Check, Failure, Point, pareto_front
 from .selection import FINAL_ROUNDS, Selection, select
 from .space import Space
-from .study import Study, open_study
+from .storage import open_study
+from .study import Study
 
 MOST_IMAGES = 50
 """That are searched on, unless more are asked for."""
@@ -66,6 +69,8 @@ class TuneResult:
         by: the measure of the drops, a key of ``fidelity.MEASURES``.
         baseline: all measures without merging on the images that were searched on.
         shape: height and width of what was timed.
+        timed: from what to what.
+        device: its name.
         images: how many were searched on.
         check_images: how many others there were.
         selection: all points, the winner and its check.
@@ -78,6 +83,8 @@ class TuneResult:
     by: str
     baseline: Mapping[str, float]
     shape: tuple[int, int]
+    timed: str
+    device: str
     images: int
     check_images: int
     selection: Selection
@@ -142,6 +149,7 @@ def tune_fidelity(
         'measure': by or fidelity.main_measure,
         'choice of images': f'{len(searched)} of {fidelity.num_images}, seed {limits.seed}',
         'space': repr(space.sites),
+        'device': device_name(fidelity.device),
     }
     with open_study(Path(out), space, identity, limits.seed, fresh) as study:
         evaluator = Evaluator(fidelity.subset(searched), by, limits.rounds)
@@ -150,6 +158,8 @@ def tune_fidelity(
             by=evaluator.by,
             baseline=evaluator.baseline,
             shape=fidelity.shape,
+            timed=fidelity.timed,
+            device=device_name(fidelity.device),
             images=len(searched),
             check_images=len(others),
             selection=Selection(study.points),
@@ -167,6 +177,14 @@ def tune_fidelity(
             result.selection.points = result.selection.points or study.points
         result.failures = study.failures
     return result
+
+
+def device_name(device: torch.device) -> str:
+    """Of the processor, with its threads, or of the GPU."""
+    if device.type == 'cuda':
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f'{cpu_name()} ({threads} thread{"" if threads == 1 else "s"})'
 
 
 def split_images(count: int, images: int | None, seed: int) -> tuple[list[int], list[int]]:
@@ -208,8 +226,8 @@ def _search(
                 study.tell_failure(found)
             else:
                 study.tell(found)
+            bar.set_postfix_str(_describe_best(budget, study.points), refresh=False)
             bar.update()
-            bar.set_postfix_str(_describe_best(budget, study.points))
 
 
 def _describe_best(budget: Budget, points: Sequence[Point]) -> str:

@@ -16,14 +16,7 @@ from ..errors import SegformerPlusPlusError, TokenMergingError
 from ..token_merging import PRESETS, build_token_merging
 from ..token_merging.spec import build_token_merger
 
-SPACE: tuple[dict[str, Any], ...] = (
-    dict(type='BipartiteSoftMatching2d', stride=[2, 4], ratio=[0.1 * i for i in range(1, 10)]),
-    dict(type='NeighborMerging2d', stride=2),
-    dict(type='NeighborMerging2d', stride=4, sides=['kv']),
-)
-"""The default: a line for each strategy. A list holds choices, of which those that the strategy
-refuses together are left out. ``sides`` ('q', 'kv') and ``stages`` (from 1) are where it may act,
-by default everywhere. To merge nothing is always a choice."""
+RATIOS = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
 
 SIDES = ('q', 'kv')
 
@@ -34,6 +27,28 @@ Setting = str | list[dict[str, Any]]
 Entry = Mapping[str, Any]
 
 
+def default_space(num_stages: int = 4) -> list[dict[str, Any]]:
+    """What is searched by default, an entry for each strategy and where it may act.
+
+    A list in an entry holds choices, of which those that the strategy refuses together are left
+    out. ``sides`` ('q', 'kv') and ``stages`` (from 1) say where it may act, by default everywhere.
+    To merge nothing is always a choice.
+
+    Args:
+        num_stages: of the backbone.
+    """
+    # matching compares every token with every destination: of the many queries of early stages
+    # that takes gigabytes
+    late = list(range(max(1, num_stages - 1), num_stages + 1))
+    matching = dict(type='BipartiteSoftMatching2d', stride=[2, 4], ratio=RATIOS)
+    return [
+        dict(matching, sides=['kv']),
+        dict(matching, sides=['q'], stages=late),
+        dict(type='NeighborMerging2d', stride=2),
+        dict(type='NeighborMerging2d', stride=4, sides=['kv']),
+    ]
+
+
 class Space:
     """All settings that a search may propose.
 
@@ -41,7 +56,7 @@ class Space:
     first, so that neighbours are alike: the sampler takes them for steps on a scale.
 
     Args:
-        entries: as in :data:`SPACE`.
+        entries: as in :func:`default_space`; None is that one.
         num_stages: of the backbone.
 
     Attributes:
@@ -52,7 +67,8 @@ class Space:
         SegformerPlusPlusError: an entry cannot be read, or no strategy is left.
     """
 
-    def __init__(self, entries: Sequence[Entry] = SPACE, num_stages: int = 4) -> None:
+    def __init__(self, entries: Sequence[Entry] | None = None, num_stages: int = 4) -> None:
+        entries = default_space(num_stages) if entries is None else entries
         self.num_stages = num_stages
         self.sites: dict[str, tuple[Strategy | None, ...]] = {}
         self._identities: dict[str, str] = {}

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import itertools
-import os
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +15,6 @@ from ..errors import MissingDependencyError, SegformerPlusPlusError
 from .points import Failure, Point
 from .space import Setting, Space
 
-JOURNAL = 'study.journal'
 RANDOM_TRIALS = 15
 """Before the sampler begins to learn; those that are given are among them."""
 
@@ -27,7 +23,7 @@ STUBBORN = 5
 
 INTERRUPTED_TWICE = 'the process ended during this trial, twice'
 
-_LOCK = '.lock'
+_HASH_LENGTH = 64
 # notes at optuna's trials
 _SETTING, _RESULT, _REASON = 'token_merging', 'result', 'reason'
 _PRESET, _SAME_AS = 'preset', 'same_as'
@@ -44,45 +40,6 @@ class Proposal:
 
     number: int
     token_merging: Setting
-
-
-@contextlib.contextmanager
-def open_study(
-    folder: Path, space: Space, identity: Mapping[str, str], seed: int, fresh: bool = False
-) -> Iterator[Study]:
-    """The study of a folder, new or as it was left; no other call can open it meanwhile.
-
-    Args:
-        folder: is made.
-        space: to search.
-        identity: what the numbers depend on, by a name that a message can say.
-        seed: of the proposals.
-        fresh: forget what was found before.
-
-    Raises:
-        MissingDependencyError: optuna is not installed.
-        SegformerPlusPlusError: the folder is in use, cannot be written, or holds a study of
-            something else.
-    """
-    optuna = require_optuna()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise SegformerPlusPlusError(f'cannot write --out {folder}: {error.strerror}') from error
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise SegformerPlusPlusError(
-                f'--out {folder} is in use by another call; wait for it, or name another folder'
-            ) from error
-        journal = folder / JOURNAL
-        if fresh:
-            journal.unlink(missing_ok=True)
-        yield Study(_load(optuna, journal), space, identity, seed, folder)
-    finally:
-        os.close(lock)
 
 
 def require_optuna() -> Any:
@@ -103,7 +60,7 @@ def require_optuna() -> Any:
 
 
 class Study:
-    """Proposes settings and remembers what became of them, see :func:`open_study`.
+    """Proposes settings and remembers what became of them, see :func:`~.storage.open_study`.
 
     What it proposes depends on the seed and on what was found before, not on interruptions.
     """
@@ -190,10 +147,14 @@ class Study:
         if found is None:
             self._study.set_user_attr('identity', identity)
         elif found != identity:
-            names = [key for key in {**identity, **found} if found.get(key) != identity.get(key)]
+            others = [
+                f'another {key}{_say_both(found.get(key), identity.get(key))}'
+                for key in {**identity, **found}
+                if found.get(key) != identity.get(key)
+            ]
             raise SegformerPlusPlusError(
-                f'--out {folder} holds a search with another {" and another ".join(names)}; name '
-                'another folder, or start anew with --fresh'
+                f'--out {folder} holds a search with {" and ".join(others)}; name another folder, '
+                'or start anew with --fresh'
             )
 
     def _end_interrupted(self) -> None:
@@ -276,31 +237,8 @@ class Study:
                 return True
 
 
-class _NoLock:
-    """The folder is locked already; a lock of optuna's would outlive a killed process."""
-
-    def acquire(self) -> bool:
-        return True
-
-    def release(self) -> None:
-        pass
-
-
-def _load(optuna: Any, journal: Path) -> Any:
-    """The study of a journal, whose last line a killed process may have left in part."""
-    _cut_torn_line(journal)
-    backend = optuna.storages.journal.JournalFileBackend(str(journal), lock_obj=_NoLock())
-    return optuna.create_study(
-        storage=optuna.storages.journal.JournalStorage(backend),
-        study_name='tuning',
-        directions=['minimize', 'maximize'],
-        load_if_exists=True,
-    )
-
-
-def _cut_torn_line(journal: Path) -> None:
-    if journal.exists():
-        content = journal.read_bytes()
-        whole = content[: content.rfind(b'\n') + 1]
-        if whole != content:
-            os.truncate(journal, len(whole))
+def _say_both(there: str | None, here: str | None) -> str:
+    """The values, where they are for people: no hashes, no spaces to search."""
+    if there is None or here is None or max(len(there), len(here)) >= _HASH_LENGTH:
+        return ''
+    return f' ({there}, not {here})'

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config
 
 from ..engine.benchmarking import describe_environment
@@ -40,6 +41,8 @@ def write_front(path: Path, result: TuneResult, source: Mapping[str, Any]) -> No
         measure=result.by,
         images=dict(searched=result.images, check=result.check_images),
         shape=result.shape,
+        timed=result.timed,
+        device=result.device,
         baseline=result.baseline,
         interrupted=result.interrupted,
         winner=None if winner is None else _point(winner),
@@ -81,11 +84,12 @@ def write_config(
     if missing:
         parts.append(f'custom_imports = {literal(dict(imports=[*modules, *missing]))}')
     parts.append(f'model = {literal(dict(backbone=_backbone(cfg, result)))}')
-    comment = describe_winner(result)
+    comment = list(describe_winner(result))
     if cfg_options:
         given = ' '.join(f'{key}={value}' for key, value in cfg_options.items())
         comment.append(f'Measured with --cfg-options {given}')
-    write_text(path, '\n'.join([*(f'# {line}' for line in comment), *parts]) + '\n')
+    lines = [line for each in comment for line in textwrap.wrap(each, WIDTH - 2)]
+    write_text(path, '\n'.join([*(f'# {line}' for line in lines), *parts]) + '\n')
 
 
 def _backbone(cfg: Config, result: TuneResult) -> dict[str, Any]:
@@ -104,7 +108,7 @@ def _backbone(cfg: Config, result: TuneResult) -> dict[str, Any]:
 
 
 def describe_winner(result: TuneResult) -> list[str]:
-    """What was asked for and what was measured, in lines."""
+    """What was asked for and what was measured, a sentence each."""
     winner, check = result.winner, result.check
     assert winner is not None
     if result.budget.max_drop is not None:
@@ -115,20 +119,18 @@ def describe_winner(result: TuneResult) -> list[str]:
             'or more'
         )
     height, width = result.shape
-    environment = describe_environment()
-    lines = [
+    return [
         f'Tuned: {wanted}.',
-        f'On the {_images(result.images)} it was searched on: '
+        f'On the {count_images(result, result.images)} it was searched on: '
         f'{describe_drop(result, winner.drop)}, speed-up {winner.speed_up:.2f}.',
-        'Not checked: there are no images that it was not searched on.'
+        'Not checked: there is no image that it was not searched on.'
         if check is None
-        else f'On {_images(check.images, "other ")}: '
+        else f'On {count_images(result, check.images)} that it was not searched on: '
         f'{describe_drop(result, check.drop, check.drop_noise)}, '
         f'speed-up {check.speed_up:.2f} +- {check.speed_up_noise:.2f}.',
-        f'Speed: batch 1, {height}x{width}, {environment["gpu"] or environment["cpu"]}, '
-        f'{environment["versions"]["torch"]}.',
+        f'Speed: batch 1, {height}x{width}, {result.timed}, on {result.device}, '
+        f'torch {torch.__version__}.',
     ]
-    return [part for line in lines for part in textwrap.wrap(line, WIDTH - 2)]
 
 
 def describe_drop(result: TuneResult, drop: float, noise: float | None = None) -> str:
@@ -150,8 +152,10 @@ def _limit(result: TuneResult) -> str:
     return f'{measure.label} {most} {measure.unit}'
 
 
-def _images(count: int, kind: str = '') -> str:
-    return f'{count} {kind}image{"" if count == 1 else "s"}'
+def count_images(result: TuneResult, count: int) -> str:
+    """'1 image', '20 people'."""
+    one, more = ('image', 'images') if 'shift' not in result.baseline else ('person', 'people')
+    return f'{count} {one if count == 1 else more}'
 
 
 def _point(point: Point) -> dict[str, Any]:

@@ -52,6 +52,8 @@ class FakeFidelity:
         self.wait = wait
         self.main_measure = 'mIoU' if has_truth else 'changed'
         self.shape = (64, 96)
+        self.timed = 'nothing to nothing'
+        self.device = torch.device('cpu')
         self.log: list[tuple[str, tuple[int, ...], Any]] = []
 
     @property
@@ -60,7 +62,7 @@ class FakeFidelity:
 
     def subset(self, indices: Sequence[int]) -> FakeFidelity:
         assert indices and all(0 <= index < self.num_images for index in indices)
-        part = FakeFidelity.__new__(FakeFidelity)
+        part = type(self).__new__(type(self))
         part.__dict__.update(self.__dict__, indices=[self.indices[index] for index in indices])
         return part
 

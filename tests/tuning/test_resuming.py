@@ -11,7 +11,8 @@ from engine.tiny_training import fork, in_child, wait
 
 from segformer_plusplus import MissingDependencyError, SegformerPlusPlusError
 from segformer_plusplus.tuning import Budget, Limits, Space, tune_fidelity
-from segformer_plusplus.tuning.study import INTERRUPTED_TWICE, JOURNAL
+from segformer_plusplus.tuning.storage import JOURNAL
+from segformer_plusplus.tuning.study import INTERRUPTED_TWICE
 from tuning.fakes import SMALL_SPACE, FakeFidelity
 
 SMALL = Space(SMALL_SPACE)

@@ -9,7 +9,7 @@ import pytest
 from segformer_plusplus import SegformerPlusPlusError
 from segformer_plusplus.token_merging import PRESETS
 from segformer_plusplus.tuning import Budget, Limits, Space, tune_fidelity
-from segformer_plusplus.tuning.study import JOURNAL
+from segformer_plusplus.tuning.storage import JOURNAL
 from tuning.fakes import SMALL_SPACE, FakeFidelity, merged_shares, true_loss, true_speed_up
 
 SMALL = Space(SMALL_SPACE)
@@ -64,10 +64,10 @@ def test_the_least_drop_at_a_speed_up(least, folder):
     assert result.winner.speed_up >= least
 
 
-def test_sixty_trials_of_billions_come_near_the_best(tmp_path):
+def test_sixty_trials_of_millions_come_near_the_best(tmp_path):
     space, most = Space(), 0.5
     result = tune_fidelity(FakeFidelity(), Budget(max_drop=most), tmp_path, space=space)
-    assert space.size > 1e9
+    assert space.size > 1e7
     assert len(result.points) == Limits().trials
     presets = [true_speed_up(each) for each in PRESETS if true_loss(each) <= most]
     assert result.winner.speed_up > max(presets)
@@ -226,7 +226,7 @@ def test_ctrl_c_keeps_what_there_is(tmp_path):
     [
         (dict(identity={'checkpoint': 'b'}), 'checkpoint'),
         (dict(space=Space(SMALL_SPACE[:1])), 'space'),
-        (dict(by='changed'), 'measure'),
+        (dict(by='changed'), r'measure \(mIoU, not changed\)'),
         (dict(limits=Limits(trials=8, images=3)), 'choice of images'),
     ],
 )
@@ -235,7 +235,9 @@ def test_the_study_of_something_else_is_refused(change, named, tmp_path):
     budget = Budget(max_drop=0.2)
     tune_fidelity(FakeFidelity(), budget, tmp_path, **same)
     before = (tmp_path / JOURNAL).read_bytes()
-    with pytest.raises(SegformerPlusPlusError, match=f'another {named}; .*--fresh'):
+    with pytest.raises(
+        SegformerPlusPlusError, match=f'another {named}.*; name another folder.*--fresh'
+    ):
         tune_fidelity(FakeFidelity(), budget, tmp_path, **{**same, **change})
     assert (tmp_path / JOURNAL).read_bytes().startswith(before)
     fresh = tune_fidelity(FakeFidelity(), budget, tmp_path, **{**same, **change}, fresh=True)

@@ -6,7 +6,7 @@ import pytest
 
 from segformer_plusplus import SegformerPlusPlusError
 from segformer_plusplus.token_merging import PRESETS, build_token_merging
-from segformer_plusplus.tuning import SPACE, Space, read_space
+from segformer_plusplus.tuning import Space, default_space, read_space
 
 OWN = """
 custom_imports = dict(imports=['own_merging'])
@@ -40,6 +40,21 @@ def test_the_default_builds_and_holds_the_presets():
             assert space.identify(space.build(found)) == space.identify(name)
 
 
+@pytest.mark.parametrize('stages', [1, 2, 3, 5])
+def test_the_default_fits_other_backbones(stages):
+    space = Space(num_stages=stages)
+    assert len(space.sites) == 2 * stages
+    assert set(space.presets()) >= {'none', 'downsampling'}
+    assert 'hq' not in space.presets()
+
+
+def test_no_early_queries_are_matched():
+    """131072 queries of a 1024x2048 image: their similarities alone would be 13 GB."""
+    for site, options in Space().sites.items():
+        kinds = {each['type'] for each in options if each is not None}
+        assert ('BipartiteSoftMatching2d' in kinds) == (site not in ('stage 1 q', 'stage 2 q'))
+
+
 def test_a_list_holds_choices_of_which_impossible_ones_are_left_out():
     entry = dict(type='BipartiteSoftMatching2d', stride=[2, 4], ratio=[0.7, 0.9])
     options = Space([entry]).sites['stage 1 q']
@@ -49,7 +64,7 @@ def test_a_list_holds_choices_of_which_impossible_ones_are_left_out():
 
 
 def test_choices_are_ordered_by_how_much_they_merge():
-    options = Space([*SPACE][::-1]).sites['stage 3 kv']
+    options = Space(default_space()[::-1]).sites['stage 3 kv']
     share = {'BipartiteSoftMatching2d': lambda s: s['ratio'],
              'NeighborMerging2d': lambda s: 1 - 1 / s['stride'] ** 2}  # fmt: skip
     shares = [0.0 if each is None else share[each['type']](each) for each in options]
