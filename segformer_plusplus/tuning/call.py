@@ -9,7 +9,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from ..engine.cli import load_config
+from ..engine.cli import check_device, load_config
 from ..errors import SegformerPlusPlusError
 from ..fidelity import open_fidelity
 from ..patching import find_backbones
@@ -83,6 +83,8 @@ def tune(
     budget = Budget(max_drop, min_speedup)
     limits = Limits(trials, timeout, images, rounds, seed)
     require_optuna()
+    if device is not None:
+        check_device(device)
     config = Path(config)
     cfg = load_config(config, cfg_options)
     entries, imports = _read_space(space)

@@ -83,6 +83,49 @@ def test_images_without_labels(large_scenes, tmp_path):
     assert result.by == 'changed' and result.winner is not None
 
 
+GREEDY = """
+import torch
+from segformer_plusplus import TOKEN_MERGERS, TokenMerger
+from segformer_plusplus.token_merging.plans import CellPlan
+
+
+@TOKEN_MERGERS.register_module(force=True)
+class Greedy(TokenMerger):
+    def __init__(self, width):
+        self.width = width
+
+    def plan(self, tokens, grid):
+        if self.width == 3 and grid != (32, 32):
+            torch.empty(1 << 60)
+        return CellPlan(grid, (1, self.width), tokens.device)
+"""
+
+
+def test_a_strategy_of_ones_own_that_takes_too_much_memory(
+    large_scenes, tmp_path, monkeypatch, capsys
+):
+    (tmp_path / 'greedy_merging.py').write_text(GREEDY)
+    monkeypatch.syspath_prepend(tmp_path)
+    space = tmp_path / 'space.py'
+    space.write_text(
+        "custom_imports = dict(imports=['greedy_merging'])\n"
+        "space = [dict(type='Greedy', width=[2, 3], sides=['kv'], stages=[1])]\n"
+    )
+    arguments = [*map(str, large_scenes), '--out', str(tmp_path), '--space', str(space)]
+    assert command.main([*arguments, '--rounds', '1', '--max-drop', '100']) == 0
+    front = json.loads((tmp_path / 'front.json').read_text())
+    assert [failed['token_merging'][0] for failed in front['failed']] == [
+        dict(kv=dict(type='Greedy', width=3))
+    ]
+    assert 'out of memory' in front['failed'][0]['reason']
+    # the presets, and the other width
+    assert len(front['trials']) == len(PRESETS) + 1
+    assert '1 trial could not be measured: ' in capsys.readouterr().out
+    assert "imports=['segformer_plusplus', 'greedy_merging']" in (
+        (tmp_path / 'large_tuned.py').read_text()
+    )
+
+
 def test_poses(jumpers, tmp_path):
     result = tune(*jumpers, max_drop=100.0, out=tmp_path, trials=len(PRESETS), rounds=1)
     assert result.by == 'PCK@0.05' and {'shift', 'PCK@0.1'} < set(result.baseline)
@@ -129,6 +172,7 @@ def test_calls_that_the_parser_refuses(change, named, arguments, capsys):
         (['--max-drop', '1', '--space', 'nowhere.py'], 'config not found: nowhere.py'),
         (['--max-drop', '1', '--by', 'shift'], '--by shift: these images are measured by mIoU'),
         (['--max-drop', '1', '--folder', 'nowhere'], 'nowhere'),
+        (['--max-drop', '1', '--device', 'abacus'], '--device abacus: '),
     ],
 )
 def test_calls_that_are_refused_in_one_line(change, named, arguments, capsys):
