@@ -13,6 +13,7 @@ from ..version import __version__
 COMMANDS = {
     'predict': 'labels or keypoints of images, folders and videos, as pictures and files',
     'merge-map': 'a picture of which tokens of an image are merged',
+    'tune': 'the fastest merging that loses no more than you allow',
     'benchmark': 'speed and memory of models and strategies',
     'fidelity': 'what strategies cost a trained model in accuracy, and gain in speed',
     'convert': 'weights of mmseg, Transformers, NVlabs and segmentation_models.pytorch',

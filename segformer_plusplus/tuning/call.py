@@ -1,0 +1,150 @@
+"""Tunes the model of a config and its checkpoint, and writes what was found."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from ..engine.cli import check_device, load_config
+from ..errors import SegformerPlusPlusError
+from ..fidelity import open_fidelity
+from ..patching import find_backbones
+from ..reproduction.state import hash_file, sha256
+from .budget import Budget
+from .plot import PLOT, draw_front
+from .run import ROUNDS, TRIALS, Limits, TuneResult, tune_fidelity
+from .space import Space, read_space
+from .study import require_optuna
+from .writing import FRONT, write_config, write_front
+
+
+def tune(
+    config: str | os.PathLike[str],
+    checkpoint: str | os.PathLike[str],
+    *,
+    max_drop: float | None = None,
+    min_speedup: float | None = None,
+    out: str | os.PathLike[str] | None = None,
+    images: int | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    by: str | None = None,
+    space: str | os.PathLike[str] | Sequence[Mapping[str, Any]] | None = None,
+    trials: int = TRIALS,
+    timeout: float | None = None,
+    rounds: int = ROUNDS,
+    seed: int = 0,
+    device: str | None = None,
+    cfg_options: Mapping[str, Any] | None = None,
+    fresh: bool = False,
+    progress: bool = False,
+) -> TuneResult:
+    """Search strategies, ratios and strides for each stage, on these data and this device.
+
+    The presets are tried first. The best trials under the budget are timed anew together, and the
+    winner has to keep the budget, up to the noise, on images that were not searched on.
+
+    Written into ``out``: ``front.json`` (all trials, the front, the winner and its check),
+    ``front.png``, with a winner a config that inherits ``config``, and the study itself, so that
+    the same call goes on after an interruption, or with more trials or another budget.
+
+    Args:
+        config: of mmseg or mmpose.
+        checkpoint: its weights.
+        max_drop: either this: the most that may be lost, in points of the measure; the fastest
+            such setting is wanted.
+        min_speedup: or this: the least speed-up; the setting that loses least is wanted.
+        out: folder; by default 'tuning' in the config's ``work_dir``.
+        images: to search on; as many others, as far as there are, are for the check. None is half
+            of them, at most 50.
+        folder: of images without labels, in place of the config's test set.
+        by: the measure that counts, a key of ``fidelity.MEASURES``. None is mIoU or PCK@0.05;
+            without ground truth, what changes against no merging.
+        space: entries as in :func:`~.space.default_space`, which None is; or a config file with
+            ``space = [...]``.
+        trials: in all, those of earlier calls included.
+        timeout: minutes after which no trial is begun.
+        rounds: in which a trial is timed; finalists and the check get three times as many.
+        seed: of the choice of images and of the proposals.
+        device: None: CUDA if there is one.
+        cfg_options: dotted keys of the config and their new values.
+        fresh: forget the study that is there.
+        progress: show a bar.
+
+    Raises:
+        SegformerPlusPlusError: a wrong argument, no data, a folder that is in use or that holds
+            a study of something else.
+        CheckpointError: the checkpoint does not fit.
+        MissingDependencyError: optuna, or the toolbox of the config, is not installed.
+    """
+    budget = Budget(max_drop, min_speedup)
+    limits = Limits(trials, timeout, images, rounds, seed)
+    require_optuna()
+    if device is not None:
+        check_device(device)
+    config = Path(config)
+    cfg = load_config(config, cfg_options)
+    entries, imports = _read_space(space)
+    out = Path(out) if out is not None else Path(cfg.work_dir) / 'tuning'
+    fidelity = open_fidelity(cfg, checkpoint, device=device, images=folder, progress=False)
+    result = tune_fidelity(
+        fidelity,
+        budget,
+        out,
+        space=Space(entries, len(find_backbones(fidelity.model)[0].blocks)),
+        limits=limits,
+        by=by,
+        identity=_identity(cfg, Path(checkpoint), folder),
+        fresh=fresh,
+        progress=progress,
+    )
+    source = dict(
+        config=str(config), checkpoint=str(checkpoint), folder=folder and str(folder),
+        cfg_options=cfg_options, seed=seed, rounds=rounds,
+    )  # fmt: skip
+    _write(out, config, cfg, result, source, imports)
+    return result
+
+
+def _read_space(
+    space: str | os.PathLike[str] | Sequence[Mapping[str, Any]] | None,
+) -> tuple[Sequence[Mapping[str, Any]] | None, list[str]]:
+    return read_space(space) if isinstance(space, str | os.PathLike) else (space, [])
+
+
+def _identity(
+    cfg: Config, checkpoint: Path, folder: str | os.PathLike[str] | None
+) -> dict[str, str]:
+    """What the numbers of a study depend on."""
+    parts = {key: cfg.get(key) for key in ('model', 'test_dataloader', 'test_evaluator')}
+    return {
+        'config': sha256(Config(parts).to_dict()),
+        'checkpoint': hash_file(checkpoint) if checkpoint.is_file() else str(checkpoint),
+        'folder of images': str(folder and Path(folder).resolve()),
+    }
+
+
+def _write(
+    out: Path,
+    config: Path,
+    cfg: Config,
+    result: TuneResult,
+    source: Mapping[str, Any],
+    imports: Sequence[str],
+) -> None:
+    """All files; a config of an earlier call goes if there is no winner now."""
+    try:
+        result.files = dict(front=out / FRONT, plot=out / PLOT)
+        write_front(out / FRONT, result, source)
+        title = f'{config.stem}, {result.device}'
+        draw_front(out / PLOT, result, title)
+        tuned = out / f'{config.stem}_tuned.py'
+        tuned.unlink(missing_ok=True)
+        if result.winner is not None:
+            write_config(tuned, config, cfg, result, imports, source['cfg_options'])
+            result.files['config'] = tuned
+    except OSError as error:
+        raise SegformerPlusPlusError(f'cannot write into {out}: {error.strerror}') from error

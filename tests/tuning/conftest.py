@@ -1,0 +1,19 @@
+"""The tiny models of the tests of fidelity, on images that take some time."""
+
+from pathlib import Path
+
+import pytest
+from fidelity.conftest import jumpers, scenes
+
+__all__ = ['jumpers', 'scenes']
+
+
+@pytest.fixture(scope='session')
+def large_scenes(scenes) -> tuple[Path, Path]:
+    """Config and checkpoint; the images are so large that half the size is faster for sure."""
+    config, checkpoint = scenes
+    text = config.read_text()
+    assert 'scale=(256, 128)' in text
+    large = config.with_name('large.py')
+    large.write_text(text.replace('scale=(256, 128)', 'scale=(1024, 512)'))
+    return large, checkpoint
