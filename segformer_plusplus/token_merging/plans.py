@@ -81,14 +81,14 @@ class WindowPlan(MergePlan):
     def merge(self, tokens: Tensor) -> Tensor:
         image = tokens.unflatten(1, self._grid).permute(0, 3, 1, 2)
         pooled = F.avg_pool2d(image, self._stride).permute(0, 2, 3, 1).flatten(0, 2)
-        batch, alone = len(tokens), self.num_merged - self._count
+        batch, alone = tokens.shape[0], self.num_merged - self._count
         means = pooled.index_select(0, self._windows).unflatten(0, (batch, self._count))
         kept = tokens.flatten(0, 1).index_select(0, self._kept).unflatten(0, (batch, alone))
         return torch.cat([means, kept], dim=1)
 
     def unmerge(self, tokens: Tensor) -> Tensor:
         flat = tokens.flatten(0, 1).index_select(0, self._slot)
-        return flat.unflatten(0, (len(tokens), self.num_tokens))
+        return flat.unflatten(0, (tokens.shape[0], self.num_tokens))
 
     def sizes(self) -> Tensor:
         sizes = torch.ones(1, self.num_merged, dtype=torch.long, device=self._slot.device)
@@ -113,14 +113,15 @@ def _kept_tokens(alone: Tensor, rank: Tensor, count: int) -> Tensor:
     """The tokens (B, count) that are ``alone`` (B, N), whose ``rank`` among them is known."""
     tokens = torch.arange(alone.shape[1], device=alone.device).expand_as(alone)
     # all others are written past the end, and cut off: how many there are needs no look at them
-    kept = rank.new_empty(len(alone), count + 1)
+    kept = rank.new_empty(alone.shape[0], count + 1)
     kept.scatter_(1, torch.where(alone, rank, count), tokens)
     return kept[:, :count]
 
 
 def _flat_index(index: Tensor, length: int) -> Tensor:
     """(B, M) indices into ``length`` tokens of each image -> (B * M) into those of all."""
-    offset = torch.arange(len(index), device=index.device).unsqueeze(1) * length
+    # len() would fix the batch of a graph that is traced
+    offset = torch.arange(index.shape[0], device=index.device).unsqueeze(1) * length
     return (index + offset).flatten()
 
 

@@ -13,6 +13,7 @@ TINY = dict(
     token_merging='none',
 )
 BOTH = [dict(q='NeighborMerging1d', kv=dict(type='BipartiteSoftMatching1d', ratio=0.3))] * 4
+WINDOWS = [dict(q=dict(type='LocalWindowMerging', ratio=0.6), share=2)] * 4
 
 
 def build(strategy):
@@ -27,7 +28,7 @@ def fresh_compiler():
     torch.compiler.reset()
 
 
-@pytest.mark.parametrize('strategy', [*PRESETS, BOTH], ids=str)
+@pytest.mark.parametrize('strategy', [*PRESETS, BOTH, WINDOWS], ids=str)
 def test_inference(strategy):
     model = build(strategy).eval()
     image = torch.randn(2, 3, 97, 131, dtype=torch.float64)

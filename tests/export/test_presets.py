@@ -7,6 +7,7 @@ import pytest
 import torch
 from export_models import RUNTIMES, plain_openvino, plain_torch
 
+from segformer_plusplus.errors import SegformerPlusPlusError
 from segformer_plusplus.export import check_export, export_model, read_metadata
 from segformer_plusplus.export.formats.openvino_file import convert_to_openvino
 
@@ -90,3 +91,20 @@ def test_metadata(exported):
     assert metadata['versions']['torch'] == torch.__version__.partition('+')[0]
     (images,) = model.graph.input
     assert images.type.tensor_type.shape.dim[0].dim_param == 'batch'
+
+
+@pytest.mark.parametrize('file_format, suffix', [('onnx', '.onnx'), ('torch-export', '.pt2')])
+def test_windows_by_ratio(tmp_path, build, file_format, suffix):
+    windows = dict(type='LocalWindowMerging', ratio=0.6)
+    model = build(token_merging=[dict(q=windows, kv=windows, weigh_keys=True)] * 4)
+    path = tmp_path / f'windows{suffix}'
+    export = export_model(model, path, format=file_format, shape=SHAPE, dynamic_batch=True)
+    assert all(check.relative_error < 1e-4 for check in export.checks)
+    assert export.metadata['token_merging']['stages'][0]['weigh_keys'] is True
+
+
+def test_windows_by_threshold_are_refused(tmp_path, build):
+    model = build(token_merging=[dict(q=dict(type='LocalWindowMerging', threshold=0.5))] * 4)
+    with pytest.raises(SegformerPlusPlusError, match='threshold=0.5.*depends on the image'):
+        export_model(model, tmp_path / 'a.onnx', shape=SHAPE)
+    assert not list(tmp_path.iterdir())
