@@ -13,10 +13,10 @@ import torch
 
 from ..engine.cli import load_config
 from ..errors import SegformerPlusPlusError, TokenMergingError
-from ..token_merging import PRESETS, build_token_merging
+from ..token_merging import PRESETS, TokenMerger, build_token_merging
 from ..token_merging.spec import build_token_merger
 
-RATIOS = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
+RATIOS = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95]
 
 SIDES = ('q', 'kv')
 
@@ -31,8 +31,8 @@ def default_space(num_stages: int = 4) -> list[dict[str, Any]]:
     """What is searched by default, an entry for each strategy and where it may act.
 
     A list in an entry holds choices, of which those that the strategy refuses together are left
-    out. ``sides`` ('q', 'kv') and ``stages`` (from 1) say where it may act, by default everywhere.
-    To merge nothing is always a choice.
+    out. ``sides`` ('q', 'kv') and ``stages`` (from 1) say where it may act, by default everywhere;
+    ``weigh_keys`` (of keys and values) is that of the stage. To merge nothing is always a choice.
 
     Args:
         num_stages: of the backbone.
@@ -40,10 +40,12 @@ def default_space(num_stages: int = 4) -> list[dict[str, Any]]:
     # matching compares every token with every destination: of the many queries of early stages
     # that takes gigabytes
     late = list(range(max(1, num_stages - 1), num_stages + 1))
-    matching = dict(type='BipartiteSoftMatching2d', stride=[2, 4], ratio=RATIOS)
+    matching = dict(type='BipartiteSoftMatching2d', stride=[2, 4, 6], ratio=RATIOS)
     return [
-        dict(matching, sides=['kv']),
+        # without their weights, merged keys cost ten times as many labels (docs/fidelity.md)
+        dict(matching, sides=['kv'], weigh_keys=True),
         dict(matching, sides=['q'], stages=late),
+        dict(type='LocalWindowMerging', stride=2, ratio=RATIOS, sides=['q']),
         dict(type='NeighborMerging2d', stride=2),
         dict(type='NeighborMerging2d', stride=4, sides=['kv']),
     ]
@@ -96,7 +98,10 @@ class Space:
             site = _site(stage, side)
             strategy = self.sites[site][choices[site]] if site in self.sites else None
             if strategy is not None:
-                stages[stage - 1][side] = dict(strategy)
+                merger, weigh_keys = _split(strategy)
+                stages[stage - 1][side] = merger
+                if weigh_keys:
+                    stages[stage - 1]['weigh_keys'] = True
         return stages
 
     def find(self, token_merging: Setting) -> dict[str, int] | None:
@@ -108,8 +113,10 @@ class Space:
         for stage, side in self._places():
             site = _site(stage, side)
             names = self._names.get(site, [_name(None)])
-            name = repr(getattr(wanted.stages[stage - 1], side))
-            if name not in names:
+            merging = wanted.stages[stage - 1]
+            weighed = side == 'kv' and merging.weigh_keys
+            name = _spell(getattr(merging, side), weighed)
+            if name not in names or merging.share > 1:
                 return None
             if site in self.sites:
                 choices[site] = names.index(name)
@@ -181,6 +188,11 @@ def _read_entry(
                 f'{where}: {key}={given!r} is no list of some of {allowed}'
             )
         places[key] = given
+    weigh_keys = settings.get('weigh_keys', False)
+    if not isinstance(weigh_keys, bool) or (weigh_keys and list(places['sides']) != ['kv']):
+        raise SegformerPlusPlusError(
+            f"{where}: weigh_keys={weigh_keys!r} is True or False, and goes with sides=['kv'] alone"
+        )
     strategies = [(_tokens_left(each), each) for each in _expand(settings, where)]
     return places['sides'], places['stages'], strategies
 
@@ -193,7 +205,7 @@ def _expand(settings: dict[str, Any], where: str) -> list[Strategy]:
         rounded = (round(each, 6) if isinstance(each, float) else each for each in values)
         strategy = dict(zip(settings, rounded, strict=True))
         try:
-            build_token_merger(strategy, where)
+            _build(strategy, where)
         except TokenMergingError as error:
             refused = error
         else:
@@ -203,12 +215,28 @@ def _expand(settings: dict[str, Any], where: str) -> list[Strategy]:
     return strategies
 
 
+def _split(strategy: Strategy) -> tuple[Strategy, bool]:
+    """The strategy itself, and whether its stage weighs keys."""
+    merger = dict(strategy)
+    return merger, merger.pop('weigh_keys', False)
+
+
+def _build(strategy: Strategy, where: str) -> TokenMerger:
+    return build_token_merger(_split(strategy)[0], where)
+
+
 def _name(strategy: Strategy | None) -> str:
     """Equal for what does the same, however it is written."""
-    return repr(None if strategy is None else build_token_merger(strategy, 'space'))
+    if strategy is None:
+        return _spell(None, False)
+    return _spell(_build(strategy, 'space'), _split(strategy)[1])
+
+
+def _spell(merger: TokenMerger | None, weigh_keys: bool) -> str:
+    return f'{merger!r}, weighed' if weigh_keys else repr(merger)
 
 
 def _tokens_left(strategy: Strategy) -> int:
     """Of 1024 on a square grid."""
     tokens = torch.rand(1, 1024, 8, generator=torch.Generator().manual_seed(0))
-    return build_token_merger(strategy, 'space').plan(tokens, (32, 32)).num_merged
+    return _build(strategy, 'space').plan(tokens, (32, 32)).num_merged

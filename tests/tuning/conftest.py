@@ -3,9 +3,19 @@
 from pathlib import Path
 
 import pytest
+import torch
 from fidelity.conftest import jumpers, scenes
 
 __all__ = ['jumpers', 'scenes']
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """As forked children have: a search does not go on with another number of threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope='session')
