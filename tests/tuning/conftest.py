@@ -9,7 +9,7 @@ from fidelity.conftest import jumpers, scenes
 __all__ = ['jumpers', 'scenes']
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope='module')
 def one_thread():
     """As forked children have: a search does not go on with another number of threads."""
     threads = torch.get_num_threads()
