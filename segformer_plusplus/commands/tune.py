@@ -18,6 +18,7 @@ from ..engine.guard import main_guard
 from ..fidelity import MEASURES
 from ..tuning import Point, TuneResult, tune
 from ..tuning.run import MOST_IMAGES, ROUNDS, TRIALS
+from ..tuning.space import SIDES
 from ..tuning.writing import count_images, describe_drop, describe_winner
 
 UNMET = 1
@@ -76,8 +77,8 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
     search.add_argument(
         '--space', type=Path, metavar='FILE',
         help="config with space = [dict(type='MyStrategy', ratio=[0.5, 0.7], sides=['kv'], "
-        'stages=[1, 2]), ...]; lists are choices (default: BipartiteSoftMatching2d and '
-        'NeighborMerging2d)',
+        'stages=[1, 2]), ...]; lists are choices (default: BipartiteSoftMatching2d, '
+        'LocalWindowMerging and NeighborMerging2d)',
     )  # fmt: skip
     search.add_argument(
         '--trials', type=parse_positive, default=TRIALS, metavar='N',
@@ -176,14 +177,16 @@ def front_table(result: TuneResult) -> Table:
 
 
 def describe_setting(point: Point) -> str:
-    """A preset's name, or 'kv BSM2d s2 r0.6 | - | q NM2d s2 | -', a stage each."""
+    """A preset's name, or 'kv BSM2d s2 r0.6 weighed | - | q NM2d s2 | -', a stage each."""
     if point.preset is not None:
         return point.preset
     stages: Any = point.token_merging
-    return ' | '.join(
-        ', '.join(f'{side} {_short(strategy)}' for side, strategy in stage.items()) or '-'
-        for stage in stages
-    )
+    return ' | '.join(_describe_stage(stage) for stage in stages)
+
+
+def _describe_stage(stage: Mapping[str, Any]) -> str:
+    sides = [f'{side} {_short(stage[side])}' for side in SIDES if side in stage]
+    return ', '.join(sides) + (' weighed' if stage.get('weigh_keys') else '') or '-'
 
 
 def _short(strategy: Mapping[str, Any]) -> str:

@@ -22,7 +22,7 @@ Points = Mapping[str, tuple[float, float]]
 
 
 def draw_fidelity(path: str | Path, report: FidelityReport, title: str = '') -> None:
-    """Draw a panel for every accuracy, or, without ground truth, for what changes.
+    """Draw a panel for every measure: accuracy, and what changes against no merging.
 
     Args:
         path: of the picture, written beside and renamed; its suffix says which kind.
@@ -33,8 +33,7 @@ def draw_fidelity(path: str | Path, report: FidelityReport, title: str = '') -> 
         SegformerPlusPlusError: an unknown suffix, or no row has both.
     """
     check_plot_path(path)
-    accuracies = [name for name in report.measures if MEASURES[name].needs_truth]
-    panels = {name: _points(report, name) for name in accuracies or report.measures}
+    panels = {name: _points(report, name) for name in report.measures}
     panels = {name: points for name, points in panels.items() if points}
     if not panels:
         raise SegformerPlusPlusError(f'{path}: no strategy was both timed and tested')
@@ -89,6 +88,9 @@ def _draw(axis: Axes, measure: Measure, points: Points, colours: Mapping[str, An
     )
     _scatter(axis, points, front, colours)
     if not measure.higher_is_better:
+        # from hardly anything to nearly everything: by its order of magnitude, around 0
+        changes = [value for _, value in points.values() if value > 0]
+        axis.set_yscale('symlog', linthresh=min(changes, default=1.0))
         axis.invert_yaxis()
     less = '' if measure.higher_is_better else ' (less is better)'
     axis.set_xlabel('speed-up')

@@ -7,7 +7,6 @@ import contextlib
 import copy
 import fcntl
 import functools
-import hashlib
 import json
 import os
 import time
@@ -21,6 +20,7 @@ from ..datasets.writing import replace
 from ..engine.benchmarking import describe_environment
 from ..engine.guard import describe_error
 from ..errors import SegformerPlusPlusError
+from ..hashing import hash_file, sha256
 
 MARKER = 'reproduction.json'
 """In an ``--out`` of ours: says whether the data are real or drawn."""
@@ -34,27 +34,6 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 _WITHOUT_NUMBERS = 'reproduction', 'reporting'
 _TOOLS = 'train', 'test', 'benchmark'
 VERSIONS = 'torch', 'mmengine', 'mmcv', 'mmseg', 'mmpose', 'tomesd'
-
-
-def sha256(content: Any) -> str:
-    """Of plain values, whatever the order of their keys."""
-    text = json.dumps(content, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file; read once as long as its size and time stay."""
-    stat = path.stat()
-    return _hash_file(path, stat.st_size, stat.st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=64)
-def _hash_file(path: Path, _size: int, _time: int) -> str:
-    with path.open('rb') as stream:
-        digest = hashlib.sha256()
-        while block := stream.read(1 << 22):
-            digest.update(block)
-        return digest.hexdigest()
 
 
 @functools.lru_cache(maxsize=4)

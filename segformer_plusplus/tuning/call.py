@@ -12,8 +12,8 @@ from mmengine.config import Config
 from ..engine.cli import check_device, load_config
 from ..errors import SegformerPlusPlusError
 from ..fidelity import open_fidelity
+from ..hashing import hash_file, sha256
 from ..patching import find_backbones
-from ..reproduction.state import hash_file, sha256
 from .budget import Budget
 from .plot import PLOT, draw_front
 from .run import ROUNDS, TRIALS, Limits, TuneResult, tune_fidelity

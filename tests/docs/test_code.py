@@ -12,6 +12,7 @@ import torch
 
 pytest.importorskip('mmseg')
 
+from fidelity.conftest import scenes  # noqa: F401
 from inference.conftest import pose, segmentation  # noqa: F401
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
@@ -77,8 +78,8 @@ def build(cfg: Config) -> torch.nn.Module:
 
 
 def test_pages_are_tested():
-    tested = ['checkpoints', 'data', 'deployment', 'getting-started', 'inference', 'own-strategy',
-              'patching', 'strategies']  # fmt: skip
+    tested = ['checkpoints', 'data', 'deployment', 'fidelity', 'getting-started', 'inference',
+              'own-strategy', 'patching', 'strategies', 'tuning']  # fmt: skip
     with_code = [page.stem for page in sorted(DOCS.glob('*.md')) if blocks_of(page.name)]
     assert set(with_code) <= set(tested)
 
@@ -115,6 +116,19 @@ def test_own_strategy():
         torch.testing.assert_close(plan.unmerge(merged)[:, 9], tokens[:, 9])
     finally:
         TOKEN_MERGERS.module_dict.pop('EveryNth', None)
+
+
+def test_fidelity(here, scenes, capsys):  # noqa: F811
+    names = run('fidelity.md', dict(zip(('config', 'checkpoint'), scenes, strict=True)))
+    assert [row.strategy for row in names['rows']] == ['none', 'weighted', 'mine']
+    assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+def test_tuning(here, scenes):  # noqa: F811
+    pytest.importorskip('optuna')
+    names = run('tuning.md', dict(zip(('config', 'checkpoint'), scenes, strict=True)))
+    assert len(names['result'].points) == 10
+    assert Path('tuned/front.json').is_file() and Path('tuned/front.png').is_file()
 
 
 def test_inference(here, segmentation, pose, capsys):  # noqa: F811

@@ -1,9 +1,12 @@
-"""The tables of patching.md and deployment.md hold what the JSON files beside them hold."""
+"""The tables of the pages hold what the JSON files beside them hold."""
 
+import itertools
 import json
 from pathlib import Path
 
 import pytest
+
+from segformer_plusplus.token_merging import PRESETS
 
 DOCS = Path(__file__).resolve().parents[2] / 'docs'
 
@@ -35,3 +38,62 @@ def test_deployment(size):
         cell = rows[f'{size}x{size}, {preset}'][columns.index(way)]
         assert cell.split()[0] == f'{1e3 * result["median_seconds"]:.0f}'
     assert len(run['results']) == 14
+
+
+COLUMNS = {
+    'mIoU': ('mIoU', 2),
+    'mIoU fine': ('mIoU_fine', 2),
+    'changed %': ('changed', 3),
+    'PCK@0.1': ('PCK@0.1', 2),
+    'PCK@0.05': ('PCK@0.05', 2),
+    'shift px': ('shift', 3),
+}
+
+
+def tables_of(path: Path) -> list[list[dict[str, str]]]:
+    """Every table as its rows by column."""
+    tables, lines = [], path.read_text().splitlines()
+    for number, line in enumerate(lines):
+        if line.startswith('| ---'):
+            names = [cell.strip() for cell in lines[number - 1].split('|')[1:-1]]
+            body = itertools.takewhile(lambda each: each.startswith('|'), lines[number + 1 :])
+            cells = ([cell.strip() for cell in each.split('|')[1:-1]] for each in body)
+            tables.append([dict(zip(names, each, strict=True)) for each in cells])
+    return tables
+
+
+def check_fidelity(table: list[dict[str, str]], record: str) -> None:
+    measured = {
+        row['strategy']: row
+        for row in json.loads((DOCS / 'fidelity' / f'{record}.json').read_text())['rows']
+    }
+    assert table[0]['strategy'] == 'none' and len(table) > 4
+    for cells in table:
+        row = measured[cells['strategy']]
+        for name, (key, digits) in COLUMNS.items():
+            if name in cells:
+                assert cells[name] == f'{row["values"][key]:.{digits}f}'
+        assert cells['speed-up'] == f'{row["speed_up"]:.2f}'
+        assert float(cells['ms']) == pytest.approx(1e3 * row['median_seconds'], abs=0.5)
+
+
+@pytest.mark.parametrize(
+    'number, record', enumerate(['b0_1024x2048', 'b0_512x1024', 'b2_1024x2048', 'pose_b0_640x480'])
+)
+def test_fidelity(number, record):
+    tables = [t for t in tables_of(DOCS / 'fidelity.md') if 'strategy' in t[0] and 'ms' in t[0]]
+    assert len(tables) == 4
+    check_fidelity(tables[number], record)
+
+
+def test_the_readmes_table_is_that_of_the_page():
+    (table,) = (t for t in tables_of(DOCS.parent / 'README.md') if 'changed %' in t[0])
+    check_fidelity(table, 'b0_1024x2048')
+
+
+def test_presets_are_as_they_were_measured():
+    """Whoever changes a preset measures it anew."""
+    for path in sorted((DOCS / 'fidelity').glob('*.json')):
+        rows = {r['strategy']: r for r in json.loads(path.read_text())['rows']}
+        for name in ('hq', 'fast', '2x2', 'weighted', 'weighted-fast'):
+            assert rows[name]['token_merging'] == PRESETS[name]

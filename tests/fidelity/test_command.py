@@ -65,7 +65,7 @@ def test_end_to_end(run, scenes, tmp_path):
         assert shown['strategy'] == row['strategy']
         assert shown['mIoU'] == f'{row["values"]["mIoU"]:.2f}'
         assert shown['mIoU fine'] == f'{row["values"]["mIoU_fine"]:.2f}'
-        assert shown['changed %'] == f'{row["values"]["changed"]:.2f}'
+        assert shown['changed %'] == f'{row["values"]["changed"]:.3f}'
         assert shown['speed-up'] == f'{row["speed_up"]:.2f}'
         assert float(shown['ms']) == pytest.approx(1e3 * row['median_seconds'], rel=0.05)
         assert float(shown['change']) == pytest.approx(-row['drop'], abs=0.011)

@@ -73,6 +73,24 @@ def test_it_is_drawn(tmp_path, suffix):
     assert [each.name for each in path.parent.iterdir()] == [path.name]
 
 
+def test_every_measure_has_its_panel(tmp_path, monkeypatch):
+    figures = []
+    save = Figure.savefig
+    monkeypatch.setattr(
+        Figure, 'savefig', lambda self, *a, **k: figures.append(self) or save(self, *a, **k)
+    )
+    rows = [row('none', {'mIoU': 70.0, 'changed': 0.0}, 1.0),
+            row('a', {'mIoU': 69.9, 'changed': 0.01}, 1.5),
+            row('b', {'mIoU': 40.0, 'changed': 30.0}, 4.0)]  # fmt: skip
+    draw_fidelity(tmp_path / 'plot.png', report(rows))
+    accuracy, changes = figures[0].axes
+    assert accuracy.get_ylabel() == 'mIoU in %'
+    # small and large changes are apart, and no change is at the top
+    places = [changes.transData.transform((1, value))[1] for value in (0.0, 0.01, 30.0)]
+    height = changes.bbox.height
+    assert places[0] - places[1] > 0.1 * height and places[1] - places[2] > 0.3 * height
+
+
 def test_nothing_to_draw(tmp_path):
     with pytest.raises(SegformerPlusPlusError, match='no strategy was both timed and tested'):
         draw_fidelity(tmp_path / 'a.png', report([row('none', {'mIoU': 1.0}, None)]))

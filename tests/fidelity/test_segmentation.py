@@ -10,7 +10,7 @@ from mmengine.config import Config
 
 from segformer_plusplus.errors import SegformerPlusPlusError, TokenMergingError
 from segformer_plusplus.fidelity import MEASURES, open_fidelity
-from segformer_plusplus.fidelity.fine_classes import count_pixels, find_fine_classes
+from segformer_plusplus.fidelity.fine_classes import RADIUS, count_pixels, find_fine_classes
 from segformer_plusplus.patching import apply_token_merging
 
 from .reference import distances_to_border, run_test
@@ -241,8 +241,8 @@ def test_fine_classes_by_brute_force(seed):
     for k in range(6):
         distance = distances_to_border(labels == k)
         inside = distance[labels == k]
-        assert counts[k].tolist() == [len(inside), int((inside > 8).sum())]
-        if len(inside) and (inside > 8).sum() < len(inside) / 2:
+        assert counts[k].tolist() == [len(inside), int((inside > RADIUS).sum())]
+        if len(inside) and (inside > RADIUS).sum() < len(inside) / 2:
             expected.append(k)
     assert find_fine_classes([counts]) == expected
 
