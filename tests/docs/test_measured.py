@@ -95,5 +95,7 @@ def test_presets_are_as_they_were_measured():
     """Whoever changes a preset measures it anew."""
     for path in sorted((DOCS / 'fidelity').glob('*.json')):
         rows = {r['strategy']: r for r in json.loads(path.read_text())['rows']}
-        for name in ('hq', 'fast', '2x2', 'weighted', 'weighted-fast'):
+        measured = [name for name in PRESETS if name in rows]
+        assert len(measured) > 4
+        for name in measured:
             assert rows[name]['token_merging'] == PRESETS[name]
