@@ -185,7 +185,9 @@ class Fidelity(ABC, Generic[Outcome]):
 
         calls = dict.fromkeys(merging, run)
         with torch.inference_mode():
-            return measure(calls, rounds, warmup, self.device, taken=taken, before=switch)
+            return measure(
+                calls, rounds, warmup, self.device, taken=taken, before=switch, advice=_ADVICE
+            )
 
     def subset(self, indices: Sequence[int]) -> Fidelity[Outcome]:
         """The same model on some of the images.
