@@ -27,8 +27,9 @@ class FidelityRow:
     Attributes:
         strategy: its name.
         token_merging: what it is, spelt out.
-        values: by the keys of ``MEASURES``; empty if its images were not predicted.
-        drop: how much worse than no merging in the main measure, in its points.
+        values: see :meth:`~.base.Fidelity.measure`; empty if its images were not predicted.
+        drop: how much worse than no merging in the main measure, see
+            :meth:`~.base.Fidelity.drop`.
         median_seconds: of one image; None if it was not timed.
         quartiles_seconds: the first and the third.
         speed_up: against no merging.

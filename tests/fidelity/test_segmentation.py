@@ -1,13 +1,11 @@
 """mIoU is that of mmseg's test, changed pixels are counted, and what is missing is said."""
 
 import dataclasses
-import shutil
 
 import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from PIL import Image
 
 from segformer_plusplus.errors import SegformerPlusPlusError, TokenMergingError
 from segformer_plusplus.fidelity import MEASURES, open_fidelity
@@ -41,7 +39,6 @@ def test_it_measures_what_the_test_of_mmseg_measures(scenes, strategy, changes, 
     found, before = np.stack(labels(samples)), np.stack(labels(references))
     assert values['changed'] == pytest.approx(100 * (found != before).mean(), abs=1e-9)
     assert 0 < values['changed'] < 100
-    assert fidelity.drop(values) == pytest.approx(fidelity.measure('none')['mIoU'] - values['mIoU'])
 
 
 def test_the_class_mean_of_the_fine_ones(scenes, tmp_path):
@@ -63,7 +60,7 @@ def test_no_merging_changes_nothing(opened, merging):
     values = opened.measure(merging)
     assert values['changed'] == 0
     assert opened.drop(values) == 0
-    assert set(values) <= set(MEASURES)
+    assert {name.removesuffix('_present') for name in values} <= set(MEASURES)
 
 
 def test_a_model_of_mmseg_itself(scenes):
@@ -147,64 +144,6 @@ def test_images_without_labels(scenes, opened, tmp_path):
     values = fidelity.measure('hq')
     assert values == {'changed': opened.measure('hq')['changed']}
     assert fidelity.drop(values) == values['changed'] > 0
-
-
-def test_a_test_set_without_labels(scenes, opened, tmp_path, monkeypatch):
-    cfg = Config.fromfile(str(scenes[0]))
-    root = tmp_path / 'data'
-    shutil.copytree(cfg.test_dataloader.dataset.data_root, root)
-    options = {'test_dataloader.dataset.data_root': str(root)}
-    paths = sorted(root.rglob('gtFine/val/*/*'))
-    paths[0].unlink()
-    with pytest.raises(SegformerPlusPlusError, match='1 of 3 label maps .* missing'):
-        open_fidelity(*scenes, device='cpu', cfg_options=options)
-    shutil.rmtree(root / 'gtFine')
-    said = []
-    monkeypatch.setattr(
-        'segformer_plusplus.fidelity.open_segmentation.print_log',
-        lambda text, **_: said.append(text),
-    )
-    fidelity = open_fidelity(*scenes, device='cpu', cfg_options=options, progress=False)
-    assert len(said) == 1 and 'accuracy is left out' in said[0]
-    assert fidelity.measure('hq') == {'changed': opened.measure('hq')['changed']}
-
-
-def copy_data(scenes, folder):
-    root = folder / 'data'
-    shutil.copytree(Config.fromfile(str(scenes[0])).test_dataloader.dataset.data_root, root)
-    options = {'test_dataloader.dataset.data_root': str(root)}
-    return sorted(root.rglob('gtFine/val/*/*_labelTrainIds.png')), options
-
-
-def test_labels_that_all_say_ignore_are_none(scenes, opened, tmp_path, monkeypatch):
-    """As those of the test images of Cityscapes."""
-    paths, options = copy_data(scenes, tmp_path)
-    for path in paths[:2]:
-        Image.new('L', Image.open(path).size, 255).save(path)
-    said = []
-    monkeypatch.setattr(
-        'segformer_plusplus.fidelity.open_segmentation.print_log',
-        lambda text, **_: said.append(text),
-    )
-    settings = dict(device='cpu', cfg_options=options, progress=False)
-    assert open_fidelity(*scenes, **settings).has_truth and not said
-    part = open_fidelity(*scenes, limit=2, **settings)
-    assert said == ['no pixel of the 2 images is labelled: accuracy is left out']
-    assert not part.has_truth and part.main_measure == 'changed'
-    assert part.measure('none') == {'changed': 0}
-    assert part.measure('hq') == {'changed': opened.subset([0, 1]).measure('hq')['changed']}
-    with pytest.raises(SegformerPlusPlusError, match='no ground truth to average over'):
-        open_fidelity(*scenes, limit=2, fine_classes=['pole'], **settings)
-
-
-def test_labels_beyond_the_limit_may_be_missing(scenes, opened, tmp_path):
-    paths, options = copy_data(scenes, tmp_path)
-    paths[2].unlink()
-    settings = dict(device='cpu', cfg_options=options, progress=False)
-    values = open_fidelity(*scenes, limit=2, **settings).measure('hq')
-    assert values['mIoU'] == opened.subset([0, 1]).measure('hq')['mIoU']
-    with pytest.raises(SegformerPlusPlusError, match='1 of 3 label maps .* missing'):
-        open_fidelity(*scenes, **settings)
 
 
 @pytest.mark.parametrize(
