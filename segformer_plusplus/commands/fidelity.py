@@ -100,6 +100,17 @@ def main(argv: Sequence[str], prog: str | None = None) -> int:
     _check_arguments(args)
     # init_weights lists every parameter
     MMLogger.get_current_instance().setLevel(logging.WARNING)
+    console = Console()
+    try:
+        _run(console, args, f'{prog or "python tools/fidelity.py"} {shlex.join(argv)}')
+    except KeyboardInterrupt:
+        console.print('interrupted', highlight=False)
+        return INTERRUPTED
+    return 0
+
+
+def _run(console: Console, args: argparse.Namespace, command: str) -> None:
+    """Measure; whatever happens, what was measured is shown and written."""
     cfg = load_config(args.config, args.cfg_options)
     strategies = read_strategies(args.strategies)
     fidelity = open_fidelity(
@@ -112,20 +123,14 @@ def main(argv: Sequence[str], prog: str | None = None) -> int:
         progress=not args.no_progress,
     )
     measurement = Measurement(fidelity, strategies, skip_unfit=args.strategies is None)
-    console = Console()
-    command = f'{prog or "python tools/fidelity.py"} {shlex.join(argv)}'
     try:
         measurement.run(args.rounds, WARMUP)
-    except KeyboardInterrupt:
-        console.print('interrupted', highlight=False)
-        return INTERRUPTED
     finally:
         if measurement.rows():
             _write(console, report(measurement, command), args)
     if measurement.failed:
         reasons = (f'strategy {name!r}: {each}' for name, each in measurement.failed.items())
         raise SegformerPlusPlusError('; '.join(reasons))
-    return 0
 
 
 def _check_arguments(args: argparse.Namespace) -> None:

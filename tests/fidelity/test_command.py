@@ -131,6 +131,15 @@ def test_an_interruption_keeps_what_was_measured(run, tmp_path, monkeypatch):
     assert (tmp_path / 'out.png').exists()
 
 
+def test_an_interruption_while_the_model_is_loaded(run, monkeypatch):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr('segformer_plusplus.inference.models._build', interrupted)
+    code, out, error = run('--strategies', 'hq')
+    assert (code, out, error) == (130, 'interrupted\n', '')
+
+
 def test_an_interruption_of_the_timing(run, tmp_path, monkeypatch):
     def interrupted(self, variants, rounds, warmup, taken):
         taken['none'] = [0.5]
