@@ -132,7 +132,8 @@ class Fidelity(ABC, Generic[Outcome]):
 
         Raises:
             SegformerPlusPlusError: the strategy does not fit the model, an image cannot be read,
-                or the memory does not suffice (then ``__cause__`` is PyTorch's error).
+                a subset has none of the ground truth, or the memory does not suffice (then
+                ``__cause__`` is PyTorch's error).
         """
         merging = self._build(token_merging)
         kept = self._references()
