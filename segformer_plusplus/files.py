@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from .errors import SegformerPlusPlusError
+
 
 @contextlib.contextmanager
 def written_beside(path: str | os.PathLike[str]) -> Iterator[Path]:
@@ -29,3 +31,24 @@ def written_beside(path: str | os.PathLike[str]) -> Iterator[Path]:
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Whether a file may be written there, for those who work long before they write.
+
+    Folders that are missing on the way are not made yet.
+
+    Raises:
+        SegformerPlusPlusError: it is a folder, lies below a file, or writing is not allowed.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise SegformerPlusPlusError(f'{path} is a folder; name a file')
+    if path.exists() and not path.is_file():
+        place = path  # a pipe or /dev/null, which is written to itself
+    else:
+        place = next(each for each in path.absolute().parents if each.exists())
+        if not place.is_dir():
+            raise SegformerPlusPlusError(f'{path} cannot be written: {place} is no folder')
+    if not os.access(place, os.W_OK):
+        raise SegformerPlusPlusError(f'{path} cannot be written: {place} is read-only')

@@ -6,7 +6,8 @@ import threading
 import pytest
 
 from segformer_plusplus.engine.cli import write_json
-from segformer_plusplus.files import written_beside
+from segformer_plusplus.errors import SegformerPlusPlusError
+from segformer_plusplus.files import check_writable, written_beside
 
 
 def test_a_file_takes_its_name_when_it_is_whole(tmp_path):
@@ -41,3 +42,24 @@ def test_a_folder_is_an_error(tmp_path):
     with pytest.raises(OSError), written_beside(tmp_path / 'x') as place:
         place.write_text('new')
     assert os.listdir(tmp_path) == ['x']
+
+
+def test_what_may_be_written_is_known_before(tmp_path):
+    (tmp_path / 'file').touch()
+    for path in (tmp_path / 'file', tmp_path / 'new', tmp_path / 'a/b/new', '/dev/null'):
+        check_writable(path)
+    assert os.listdir(tmp_path) == ['file']
+    for path, message in [
+        (tmp_path, 'is a folder'),
+        (tmp_path / 'file/new', f'{tmp_path}/file is no folder'),
+        (tmp_path / 'file/a/new', f'{tmp_path}/file is no folder'),
+    ]:
+        with pytest.raises(SegformerPlusPlusError, match=message):
+            check_writable(path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason='root may write everywhere')
+def test_a_read_only_folder(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(SegformerPlusPlusError, match='is read-only'):
+        check_writable(tmp_path / 'a/new')

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import logging
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from ..engine.cli import (
     write_text,
 )
 from ..engine.guard import main_guard
+from ..errors import SegformerPlusPlusError
 from ..fidelity.base import ROUNDS, WARMUP
 from ..fidelity.fine_classes import RADIUS
 from ..fidelity.measuring import Measurement
@@ -29,6 +31,7 @@ from ..fidelity.opening import open_fidelity
 from ..fidelity.plot import draw_fidelity
 from ..fidelity.report import FidelityReport, report
 from ..fidelity.strategies import read_strategies
+from ..files import check_writable
 from ..reporting.benchmark_plot import check_plot_path
 from ..token_merging import PRESETS
 from .benchmark import INTERRUPTED
@@ -97,6 +100,17 @@ def main(argv: Sequence[str], prog: str | None = None) -> int:
     _check_arguments(args)
     # init_weights lists every parameter
     MMLogger.get_current_instance().setLevel(logging.WARNING)
+    console = Console()
+    try:
+        _run(console, args, f'{prog or "python tools/fidelity.py"} {shlex.join(argv)}')
+    except KeyboardInterrupt:
+        console.print('interrupted', highlight=False)
+        return INTERRUPTED
+    return 0
+
+
+def _run(console: Console, args: argparse.Namespace, command: str) -> None:
+    """Measure; whatever happens, what was measured is shown and written."""
     cfg = load_config(args.config, args.cfg_options)
     strategies = read_strategies(args.strategies)
     fidelity = open_fidelity(
@@ -109,21 +123,21 @@ def main(argv: Sequence[str], prog: str | None = None) -> int:
         progress=not args.no_progress,
     )
     measurement = Measurement(fidelity, strategies, skip_unfit=args.strategies is None)
-    console = Console()
-    command = f'{prog or "python tools/fidelity.py"} {shlex.join(argv)}'
     try:
         measurement.run(args.rounds, WARMUP)
-    except KeyboardInterrupt:
-        console.print('interrupted', highlight=False)
-        return INTERRUPTED
     finally:
         if measurement.rows():
             _write(console, report(measurement, command), args)
-    return 0
+    if measurement.failed:
+        reasons = (f'strategy {name!r}: {each}' for name, each in measurement.failed.items())
+        raise SegformerPlusPlusError('; '.join(reasons))
 
 
 def _check_arguments(args: argparse.Namespace) -> None:
     """What cannot go well is said before hours are spent."""
+    for path in (args.json, args.markdown, args.plot):
+        if path:
+            check_writable(path)
     if args.plot:
         check_plot_path(args.plot)
     if args.device:
@@ -133,12 +147,21 @@ def _check_arguments(args: argparse.Namespace) -> None:
 def _write(console: Console, found: FidelityReport, args: argparse.Namespace) -> None:
     console.print(found.to_rich())
     console.print(found.caption, highlight=False, markup=False)
+    writers: list[Callable[[], None]] = []
     if args.json:
         content: dict[str, Any] = dict(
             arguments=vars(args), environment=describe_environment(), **found.to_json()
         )
-        write_json(args.json, content)
+        writers.append(partial(write_json, args.json, content))
     if args.markdown:
-        write_text(args.markdown, found.to_markdown())
+        writers.append(partial(write_text, args.markdown, found.to_markdown()))
     if args.plot and any(row.values and row.speed_up for row in found.rows):
-        draw_fidelity(args.plot, found, Path(args.config).stem)
+        writers.append(partial(draw_fidelity, args.plot, found, Path(args.config).stem))
+    errors = []
+    for write in writers:
+        try:
+            write()
+        except OSError as error:  # the others are written all the same
+            errors.append(error)
+    if errors:
+        raise errors[0]

@@ -20,6 +20,8 @@ from ..errors import SegformerPlusPlusError
 
 Call = Callable[[], Any]
 
+_ADVICE = 'try a smaller --shape or --batch-size, or --dtype bfloat16'
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -53,6 +55,7 @@ def measure(
     taken: dict[str, list[float]] | None = None,
     clock: Callable[[], float] = time.perf_counter,
     before: Callable[[str], None] | None = None,
+    advice: str = _ADVICE,
 ) -> dict[str, Timing]:
     """Times several models in turn.
 
@@ -70,6 +73,7 @@ def measure(
         clock: in seconds; ``time.process_time`` counts the time on the CPU alone.
         before: called with the name before every run, outside of the clock; for models that are
             one and are switched.
+        advice: what the user can do about a model that runs out of memory.
 
     Returns:
         name -> its times, in the order of ``models``.
@@ -84,14 +88,14 @@ def measure(
     before = before or (lambda name: None)
     for _ in range(warmup):
         for name, call in models.items():
-            with memory_errors(name):
+            with memory_errors(name, advice):
                 before(name)
                 call()
     seconds = {} if taken is None else taken
     seconds.update({name: [] for name in models})
     for _ in range(rounds):
         for name, call in models.items():
-            with memory_errors(name):
+            with memory_errors(name, advice):
                 before(name)
                 synchronize(device)
                 start = clock()
@@ -140,9 +144,7 @@ def synchronize(device: torch.device | str) -> None:
 
 
 @contextlib.contextmanager
-def memory_errors(
-    name: str, advice: str = 'try a smaller --shape or --batch-size, or --dtype bfloat16'
-) -> Iterator[None]:
+def memory_errors(name: str, advice: str = _ADVICE) -> Iterator[None]:
     """Turns PyTorch's out-of-memory errors, of CUDA and of the CPU, into one line.
 
     Args:

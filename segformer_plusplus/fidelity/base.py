@@ -55,7 +55,11 @@ MEASURES: dict[str, Measure] = {
     'PCK@0.05': Measure('PCK@0.05', '%', 2, higher_is_better=True, needs_truth=True),
     'shift': Measure('shift', 'px', 3, higher_is_better=False, needs_truth=False),
 }
-"""What :meth:`Fidelity.measure` may return, by name."""
+"""What :meth:`Fidelity.measure` may return and people read, by name."""
+
+
+PRESENT = '_present'
+"""What follows the name of a mean over classes if it leaves out those without ground truth."""
 
 
 class Fidelity(ABC, Generic[Outcome]):
@@ -119,15 +123,17 @@ class Fidelity(ABC, Generic[Outcome]):
 
         Returns:
             Segmentation, in percent: 'mIoU' and 'mIoU_fine' (with ground truth; the latter where
-            the data set has thin or small classes), 'changed' (pixels of all images whose label is
-            another one than without merging).
+            the data set has thin or small classes; both again with '_present', over the classes
+            that the ground truth has, if that is not all of them), 'changed' (pixels of all images
+            whose label is another one than without merging).
             Pose: 'PCK@0.1' and 'PCK@0.05' in percent (with ground truth), 'shift' (mean distance of
             a keypoint to that without merging, in pixels of the image; of annotated keypoints where
             there is ground truth).
 
         Raises:
             SegformerPlusPlusError: the strategy does not fit the model, an image cannot be read,
-                or the memory does not suffice (then ``__cause__`` is PyTorch's error).
+                a subset has none of the ground truth, or the memory does not suffice (then
+                ``__cause__`` is PyTorch's error).
         """
         merging = self._build(token_merging)
         kept = self._references()
@@ -148,16 +154,21 @@ class Fidelity(ABC, Generic[Outcome]):
             for _ in self._predict(self._indices[:1]):
                 pass
 
-    def drop(self, values: Mapping[str, float]) -> float:
-        """How much worse than no merging in the main measure, in its points.
+    def drop(self, values: Mapping[str, float], by: str | None = None) -> float:
+        """How much worse than no merging, in the points of a measure.
+
+        Of mIoU only the classes that the ground truth of these images has: another one enters it,
+        as 0, as soon as one pixel is taken for it.
 
         Args:
             values: of :meth:`measure`.
+            by: a key of ``MEASURES``; None is the main one.
         """
-        value = values[self.main_measure]
-        if MEASURES[self.main_measure].higher_is_better:
-            return self.baseline[self.main_measure] - value
-        return value
+        by = by or self.main_measure
+        key = by + PRESENT if by + PRESENT in values else by
+        if MEASURES[by].higher_is_better:
+            return self.baseline[key] - values[key]
+        return values[key]
 
     def time(
         self,
@@ -185,7 +196,9 @@ class Fidelity(ABC, Generic[Outcome]):
 
         calls = dict.fromkeys(merging, run)
         with torch.inference_mode():
-            return measure(calls, rounds, warmup, self.device, taken=taken, before=switch)
+            return measure(
+                calls, rounds, warmup, self.device, taken=taken, before=switch, advice=_ADVICE
+            )
 
     def subset(self, indices: Sequence[int]) -> Fidelity[Outcome]:
         """The same model on some of the images.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -74,7 +75,8 @@ def build_test_set(cfg: Config, registry: Any) -> Any:
         registry: of the toolbox's data sets.
 
     Raises:
-        SegformerPlusPlusError: the config has none, its files are missing, or it is empty.
+        SegformerPlusPlusError: the config has none, its files are missing or no JSON, or it is
+            empty.
     """
     if not cfg.get('test_dataloader'):
         raise SegformerPlusPlusError(
@@ -90,6 +92,11 @@ def build_test_set(cfg: Config, registry: Any) -> Any:
     )
     try:
         data = registry.build(settings)
+    except json.JSONDecodeError as error:
+        raise SegformerPlusPlusError(
+            f'ann_file={settings.get("ann_file", "")!r} of the test set '
+            f'(test_dataloader.dataset) is no JSON: {error}'
+        ) from error
     except ValueError as error:
         # how mmengine says that a list is empty which it packs
         if 'need at least one array to concatenate' not in str(error):

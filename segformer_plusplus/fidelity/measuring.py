@@ -27,11 +27,13 @@ class FidelityRow:
     Attributes:
         strategy: its name.
         token_merging: what it is, spelt out.
-        values: by the keys of ``MEASURES``; empty if its images were not predicted.
-        drop: how much worse than no merging in the main measure, in its points.
+        values: see :meth:`~.base.Fidelity.measure`; empty if its images were not predicted.
+        drop: how much worse than no merging in the main measure, see
+            :meth:`~.base.Fidelity.drop`.
         median_seconds: of one image; None if it was not timed.
         quartiles_seconds: the first and the third.
         speed_up: against no merging.
+        error: why there are no values, if predicting the images failed.
     """
 
     strategy: str
@@ -41,6 +43,7 @@ class FidelityRow:
     median_seconds: float | None
     quartiles_seconds: tuple[float, float] | None
     speed_up: float | None
+    error: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -56,6 +59,7 @@ class Measurement:
         strategies: by name, no merging first.
         skip_unfit: leave out strategies that the model cannot run; otherwise it is an error.
         left_out: the reasons, by strategy.
+        failed: the reasons why images could not be predicted, by strategy.
         values: what was measured.
         seconds: what was timed.
     """
@@ -64,20 +68,29 @@ class Measurement:
     strategies: Strategies
     skip_unfit: bool = False
     left_out: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
     values: dict[str, dict[str, float]] = field(default_factory=dict)
     seconds: dict[str, list[float]] = field(default_factory=dict)
 
     def run(self, rounds: int = ROUNDS, warmup: int = WARMUP) -> None:
         """Try each strategy on one image, time them in turn, then predict all images under each.
 
+        One that fails on a later image is noted in ``failed``; the others are measured.
+
         Raises:
-            SegformerPlusPlusError: see :meth:`~.base.Fidelity.measure`; a strategy that the model
-                cannot run is named before anything is measured.
+            SegformerPlusPlusError: see :meth:`~.base.Fidelity.measure`, of no merging; a strategy
+                that the model cannot run is named before anything is measured.
         """
         fitting = {name: each for name, each in self.strategies.items() if self._fits(name)}
         self.fidelity.time(fitting, rounds, warmup, taken=self.seconds)
         for name, token_merging in fitting.items():
-            self.values[name] = self.fidelity.measure(token_merging)
+            try:
+                self.values[name] = self.fidelity.measure(token_merging)
+            except SegformerPlusPlusError as error:
+                if name == REFERENCE:
+                    raise
+                self.failed[name] = str(error)
+                print_log(f'strategy {name!r}: {error}', logger='current', level=logging.ERROR)
 
     def _fits(self, name: str) -> bool:
         try:
@@ -111,6 +124,7 @@ class Measurement:
             median_seconds=timing.median if timing else None,
             quartiles_seconds=timing.quartiles if timing else None,
             speed_up=baseline.median / timing.median if timing and baseline else None,
+            error=self.failed.get(name),
         )
 
     def _timing(self, name: str) -> Timing | None:
@@ -150,6 +164,10 @@ def measure_fidelity(
         fine_classes: that 'mIoU_fine' averages.
         cfg_options: dotted keys of the config and their new values.
         progress: show bars.
+
+    Returns:
+        One row per strategy; of one that fails on the way, ``values`` is empty and ``error`` says
+        why.
 
     Raises:
         SegformerPlusPlusError: see :func:`~.opening.open_fidelity`; a wrong strategy is refused

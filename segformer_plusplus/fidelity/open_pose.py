@@ -30,8 +30,8 @@ def open_model(cfg: Config, checkpoint: str | os.PathLike[str], settings: Settin
     if settings.images is not None:
         return _of_images(cfg, checkpoint, settings)
     data = build_test_set(cfg, DATASETS)
-    has_truth = _has_truth(cfg, data)
     count = check_limit(settings.limit, len(data), 'the test set')
+    has_truth = _has_truth(cfg, data, count)
     estimator = PoseEstimator(cfg, checkpoint, device=settings.device)
     source = Source.of_loader(data, count, cfg.test_dataloader, estimator.model)
     return PoseFidelity(estimator.model, source, has_truth, settings.progress)
@@ -49,15 +49,17 @@ def _of_images(cfg: Config, checkpoint: str | os.PathLike[str], settings: Settin
     return PoseFidelity(estimator.model, source, has_truth=False, progress=settings.progress)
 
 
-def _has_truth(cfg: Config, data: Any) -> bool:
+def _has_truth(cfg: Config, data: Any, count: int) -> bool:
+    """Whether one of the first people is annotated; a warning if none is."""
     # with detected boxes, mmpose calls keypoints visible that nobody annotated
     detected = bool(test_dataset(cfg).get('bbox_file'))
     if not detected and any(
-        np.any(data.get_data_info(index).get('keypoints_visible', 0)) for index in range(len(data))
+        np.any(data.get_data_info(index).get('keypoints_visible', 0)) for index in range(count)
     ):
         return True
+    what = 'detected boxes have' if detected else f'the {count} people have'
     print_log(
-        'the test set has no keypoints: accuracy is left out',
+        f'{what} no annotated keypoints: accuracy is left out',
         logger='current',
         level=logging.WARNING,
     )

@@ -32,14 +32,15 @@ def open_model(
     data: Any = None
     if settings.images is not None:
         pictures = find_images(settings.images, settings.limit)
+        count = check_limit(settings.limit, len(pictures), str(settings.images))
     else:
         data = build_test_set(cfg, DATASETS)
-        infos = [data.get_data_info(index) for index in range(len(data))]
+        count = check_limit(settings.limit, len(data), 'the test set')
+        infos = [data.get_data_info(index) for index in range(count)]
         truth = _read_truth(data, infos, cfg, settings.fine_classes)
         pictures = [_picture(info) for info in infos]
     if truth is None and settings.fine_classes is not None:
         raise SegformerPlusPlusError('fine_classes: there is no ground truth to average over')
-    count = check_limit(settings.limit, len(pictures), str(settings.images or 'the test set'))
     segmenter = Segmenter(cfg, checkpoint, device=settings.device)
     if truth is None:
         source = Source(Pictures(pictures, segmenter.prepare), count)
@@ -54,6 +55,7 @@ def open_model(
 def _read_truth(
     data: Any, infos: list[dict[str, Any]], cfg: Config, fine_classes: tuple[str, ...] | None
 ) -> Truth | None:
+    """How to compare with the ground truth of these images; None, and a warning, without any."""
     paths = [str(info.get('seg_map_path', '')) for info in infos]
     missing = [path for path in paths if '://' not in path and not Path(path).is_file()]
     if missing and len(missing) < len(paths):
@@ -63,19 +65,29 @@ def _read_truth(
         )
     if missing or 'gt_sem_seg' not in data[0]['data_samples']:
         where = f' ({missing[0]} is not there)' if missing and missing[0] else ''
-        print_log(
-            f'the test set has no labels{where}: accuracy is left out',
-            logger='current',
-            level=logging.WARNING,
-        )
+        _warn(f'the test set has no labels{where}: accuracy is left out')
         return None
     metric = _iou_metric(cfg)
-    return Truth(
+    truth = Truth(
         tuple(data.metainfo['classes']),
         metric.get('ignore_index', 255),
         metric.get('nan_to_num'),
         fine_classes,
     )
+    # as a rule, the first image tells
+    if not any(_is_labelled(data[index]['data_samples'], truth) for index in range(len(infos))):
+        _warn(f'no pixel of the {len(infos)} images is labelled: accuracy is left out')
+        return None
+    return truth
+
+
+def _is_labelled(sample: Any, truth: Truth) -> bool:
+    labels = sample.gt_sem_seg.data
+    return bool(((labels != truth.ignore_index) & (labels < len(truth.classes))).any())
+
+
+def _warn(message: str) -> None:
+    print_log(message, logger='current', level=logging.WARNING)
 
 
 def _iou_metric(cfg: Config) -> Mapping[str, Any]:

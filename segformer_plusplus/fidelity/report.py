@@ -116,6 +116,8 @@ def report(measurement: Measurement, command: str = '') -> FidelityReport:
         )
     if measurement.left_out:
         parts.append('left out, as the model cannot run it: ' + ', '.join(measurement.left_out))
+    if measurement.failed:
+        parts.append('failed while images were predicted: ' + ', '.join(measurement.failed))
     return FidelityReport(
         rows=tuple(measurement.rows()),
         main_measure=fidelity.main_measure,

@@ -9,12 +9,13 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from mmseg.evaluation import IoUMetric
 from torch import Tensor
 
 from ..errors import SegformerPlusPlusError
 from ..inference.tiling import label_dtype
-from .base import Fidelity
+from .base import PRESENT, Fidelity
 from .data import Source
 from .fine_classes import count_pixels, find_fine_classes
 
@@ -109,11 +110,23 @@ class SegmentationFidelity(Fidelity[LabelMap]):
         changed = 'changed: pixels with another label than without merging'
         if self._truth is None:
             return f'{images} without ground truth; {changed}'
+        if absent := self._count_absent():
+            changed += f'; {absent} of the classes are not in the ground truth: where predicted, '
+            changed += 'mIoU counts them as 0, drop leaves them out'
         classes = f'{images}; mIoU of {len(self._truth.classes)} classes'
         if not self._knows_fine():
             return f'{classes}; {changed}'
         fine = ', '.join(self.fine_classes) or 'none of them'
         return f'{classes}, mIoU fine of {fine}; {changed}'
+
+    def _count_absent(self) -> int:
+        """Classes without a labelled pixel, where the images were predicted; else 0."""
+        if not self._kept.keys() >= set(self._indices):
+            return 0
+        areas = [self._kept[index].areas for index in self._indices]
+        return int(
+            (torch.stack([each[3] for each in areas if each is not None]).sum(dim=0) == 0).sum()
+        )
 
     def _knows_fine(self) -> bool:
         """Whether no ground truth has to be read for it."""
@@ -171,14 +184,14 @@ class SegmentationFidelity(Fidelity[LabelMap]):
         assert self._truth is not None
         totals = [sum(each) for each in zip(*areas, strict=True)]
         metrics = IoUMetric.total_area_to_metrics(*totals, ['mIoU'], self._truth.nan_to_num)
-        iou = metrics['IoU']
-        if np.isnan(iou).all():
+        iou, present = metrics['IoU'], (totals[3] > 0).numpy()
+        if not present.any():
             raise SegformerPlusPlusError('mIoU: no pixel is labelled in these images')
-        values = {'mIoU': 100 * float(np.nanmean(iou))}
-        fine = iou[self._fine()]
-        if not np.isnan(fine).all():
-            values['mIoU_fine'] = 100 * float(np.nanmean(fine))
-        return values
+        fine = np.isin(np.arange(len(iou)), self._fine())
+        means = {'mIoU': ~np.isnan(iou), 'mIoU_fine': fine & ~np.isnan(iou)}
+        if not present.all():
+            means |= {f'mIoU{PRESENT}': present, f'mIoU_fine{PRESENT}': fine & present}
+        return {name: 100 * float(iou[mask].mean()) for name, mask in means.items() if mask.any()}
 
     def _timed_call(self) -> Callable[[], Any]:
         return partial(self.model, **self._prepared(), mode='predict')

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..token_merging import MergePlan, StageMerging, TokenMerger
+from ..token_merging import IdentityPlan, MergePlan, StageMerging, TokenMerger
 from ..token_merging.base import Grid
 from . import cpu
 from .tokens import image_to_tokens, tokens_to_image
@@ -104,7 +104,8 @@ class MergedAttention:
         return plan.merge(tokens), self._weights_of_keys(plan, tokens.dtype)
 
     def _weights_of_keys(self, plan: MergePlan, dtype: torch.dtype) -> Tensor | None:
-        if not (self.merging.weigh_keys or plan.padded):
+        # a mask, even one of zeros, keeps PyTorch from its fastest attention
+        if isinstance(plan, IdentityPlan) or not (self.merging.weigh_keys or plan.padded):
             return None
         sizes = plan.sizes() if self.merging.weigh_keys else plan.sizes().clamp(max=1)
         # the logarithm of 0 hides padding; of large groups it wants more than half precision

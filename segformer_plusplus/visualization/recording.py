@@ -49,13 +49,18 @@ class PlanRecord:
 
 
 class _Observer(TokenMerger):
-    """A strategy, or none, whose plans are noted."""
+    """A strategy, or none, whose plans are noted for each of the blocks that use them."""
 
     def __init__(
-        self, inner: TokenMerger | None, stage: int, block: int, role: Role, seen: list[PlanRecord]
+        self,
+        inner: TokenMerger | None,
+        stage: int,
+        blocks: range,
+        role: Role,
+        seen: list[PlanRecord],
     ) -> None:
         self._inner = inner
-        self._place: tuple[int, int, Role] = (stage, block, role)
+        self._places: list[tuple[int, int, Role]] = [(stage, block, role) for block in blocks]
         self._seen = seen
 
     def plan(self, tokens: Tensor, grid: Grid) -> MergePlan:
@@ -63,7 +68,8 @@ class _Observer(TokenMerger):
             plan: MergePlan = IdentityPlan(tokens.shape[1], tokens.device)
         else:
             plan = self._inner.plan(tokens, grid)
-        self._seen.append(PlanRecord(*self._place, grid, len(tokens), tokens.device, plan))
+        for place in self._places:
+            self._seen.append(PlanRecord(*place, grid, len(tokens), tokens.device, plan))
         return plan
 
 
@@ -71,8 +77,9 @@ class _Observer(TokenMerger):
 def record_plans(model: nn.Module) -> Iterator[list[PlanRecord]]:
     """Note every plan that the attentions of a model make, in the order in which they make them.
 
-    Their strategies are exchanged for observing ones meanwhile, which changes no number. Not for a
-    model that another thread runs at the same time.
+    A plan that blocks share (``share``) is noted at once for each of them. The strategies are
+    exchanged for observing ones meanwhile, which changes no number. Not for a model that another
+    thread runs at the same time.
 
     Args:
         model: has one backbone of this package, or one that ``apply_token_merging`` was called on.
@@ -87,10 +94,12 @@ def record_plans(model: nn.Module) -> Iterator[list[PlanRecord]]:
         for i, stage in enumerate(attentions, 1):
             for j, attention in enumerate(stage, 1):
                 merging = attention.merging
+                # the first of the blocks that share a plan makes it, the others never ask for one
+                blocks = range(j, min(j + merging.share, len(stage) + 1))
                 attention.merging = replace(
                     merging,
-                    q=_Observer(merging.q, i, j, 'q', seen),
-                    kv=_Observer(merging.kv, i, j, 'kv', seen),
+                    q=_Observer(merging.q, i, blocks, 'q', seen),
+                    kv=_Observer(merging.kv, i, blocks, 'kv', seen),
                 )
         yield seen
     finally:

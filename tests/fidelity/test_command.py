@@ -86,12 +86,15 @@ def test_every_preset_by_default(run, tmp_path):
     assert [row['strategy'] for row in rows] == list(PRESETS)
 
 
-def test_nothing_that_is_wrong_loads_the_model(run, monkeypatch):
+def test_nothing_that_is_wrong_loads_the_model(run, tmp_path, monkeypatch):
     monkeypatch.setattr('segformer_plusplus.inference.models._build', pytest.fail)
+    (tmp_path / 'a.txt').touch()
     for arguments, message in [
         (['--strategies', 'hd'], "strategy 'hd' is unknown"),
         (['--strategies', 'gone.json'], 'gone.json cannot be read'),
         (['--plot', 'out.doc'], "'doc'"),
+        (['--json', '.'], '. is a folder; name a file'),
+        (['--markdown', 'a.txt/out.md'], 'a.txt is no folder'),
         (['--fine-classes', 'poles'], "'poles' is no class"),
         (['--images', 'nowhere'], 'input not found: nowhere'),
         (['--limit', '9'], 'limit=9: give a number from 1 to 3'),
@@ -127,6 +130,15 @@ def test_an_interruption_keeps_what_was_measured(run, tmp_path, monkeypatch):
     assert (tmp_path / 'out.png').exists()
 
 
+def test_an_interruption_while_the_model_is_loaded(run, monkeypatch):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr('segformer_plusplus.inference.models._build', interrupted)
+    code, out, error = run('--strategies', 'hq')
+    assert (code, out, error) == (130, 'interrupted\n', '')
+
+
 def test_an_interruption_of_the_timing(run, tmp_path, monkeypatch):
     def interrupted(self, variants, rounds, warmup, taken):
         taken['none'] = [0.5]
@@ -144,15 +156,30 @@ def test_a_strategy_that_fails_is_named_and_the_rest_is_written(run, tmp_path, m
     measure = base.Fidelity.measure
 
     def fails(self, token_merging):
-        if token_merging == 'fast':
-            self.model.backbone.forward = _out_of_memory
-        return measure(self, token_merging)
+        with monkeypatch.context() as patch:
+            if token_merging == 'fast':
+                patch.setattr(self.model.backbone, 'forward', _out_of_memory)
+            return measure(self, token_merging)
 
     monkeypatch.setattr(base.Fidelity, 'measure', fails)
-    code, _, error = run('--strategies', 'hq', 'fast', '--json', 'out.json')
-    assert code == 2 and error.startswith('error: fast: out of memory')
-    rows = json.loads((tmp_path / 'out.json').read_text())['rows']
-    assert [bool(row['values']) for row in rows] == [True, True, False]
+    code, _, error = run('--strategies', 'hq', 'fast', '2x2', '--json', 'out.json')
+    assert code == 2 and "error: strategy 'fast': fast: out of memory" in error
+    content = json.loads((tmp_path / 'out.json').read_text())
+    assert [bool(row['values']) for row in content['rows']] == [True, True, False, True]
+    assert [bool(row['error']) for row in content['rows']] == [False, False, True, False]
+    assert content['rows'][2]['error'].startswith('fast: out of memory')
+    assert content['caption'].endswith('failed while images were predicted: fast.')
+
+
+def test_a_file_that_fails_leaves_the_others(run, tmp_path, monkeypatch):
+    def fails(path, content):
+        raise OSError(28, 'No space left on device', path)
+
+    monkeypatch.setattr('segformer_plusplus.commands.fidelity.write_json', fails)
+    files = '--json', 'out.json', '--markdown', 'out.md', '--plot', 'out.png'
+    code, _, error = run('--strategies', 'hq', *files)
+    assert code == 2 and error == 'error: No space left on device: out.json\n'
+    assert (tmp_path / 'out.md').exists() and (tmp_path / 'out.png').exists()
 
 
 def _out_of_memory(image):

@@ -89,6 +89,49 @@ def test_detected_boxes_are_no_truth(jumpers, tmp_path, monkeypatch):
     assert fidelity.measure('none') == {'shift': 0}
 
 
+@pytest.fixture
+def annotations(jumpers, tmp_path):
+    """Their content, and what writes another one and returns the option that names it."""
+    root = Config.fromfile(str(jumpers[0])).test_dataloader.dataset.data_root
+
+    def write(text):
+        (tmp_path / 'own.json').write_text(text)
+        return {'test_dataloader.dataset.ann_file': str(tmp_path / 'own.json')}
+
+    with open(f'{root}/annotations/val_jump.json') as stream:
+        return json.load(stream), write
+
+
+def test_people_that_nobody_annotated(jumpers, opened, annotations, monkeypatch):
+    content, write = annotations
+    first = opened.num_images - 1
+    for each in content['annotations'][:first]:
+        each['keypoints'][2::3] = [0] * len(each['keypoints'][2::3])
+    settings = dict(device='cpu', cfg_options=write(json.dumps(content)), progress=False)
+    said = []
+    monkeypatch.setattr(
+        'segformer_plusplus.fidelity.open_pose.print_log', lambda text, **_: said.append(text)
+    )
+    assert open_fidelity(*jumpers, **settings).has_truth and not said
+    part = open_fidelity(*jumpers, limit=first, **settings)
+    assert said == [f'the {first} people have no annotated keypoints: accuracy is left out']
+    assert not part.has_truth and part.measure('none') == {'shift': 0}
+    values = part.measure('hq')
+    assert list(values) == ['shift'] and part.drop(values) == values['shift'] > 0
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('', r"own.json' of the test set \(test_dataloader.dataset\) is no JSON"),
+        ('{"images": [], "annotations": []}', 'the test set of the config is empty'),
+    ],
+)
+def test_annotations_of_nobody(jumpers, annotations, text, message):
+    with pytest.raises(SegformerPlusPlusError, match=message):
+        open_fidelity(*jumpers, device='cpu', cfg_options=annotations[1](text))
+
+
 def test_fine_classes_are_for_segmentation(jumpers):
     with pytest.raises(SegformerPlusPlusError, match='fine_classes is for segmentation'):
         open_fidelity(*jumpers, device='cpu', fine_classes=['a'])

@@ -1,7 +1,6 @@
 """mIoU is that of mmseg's test, changed pixels are counted, and what is missing is said."""
 
 import dataclasses
-import shutil
 
 import numpy as np
 import pytest
@@ -40,7 +39,6 @@ def test_it_measures_what_the_test_of_mmseg_measures(scenes, strategy, changes, 
     found, before = np.stack(labels(samples)), np.stack(labels(references))
     assert values['changed'] == pytest.approx(100 * (found != before).mean(), abs=1e-9)
     assert 0 < values['changed'] < 100
-    assert fidelity.drop(values) == pytest.approx(fidelity.measure('none')['mIoU'] - values['mIoU'])
 
 
 def test_the_class_mean_of_the_fine_ones(scenes, tmp_path):
@@ -62,7 +60,7 @@ def test_no_merging_changes_nothing(opened, merging):
     values = opened.measure(merging)
     assert values['changed'] == 0
     assert opened.drop(values) == 0
-    assert set(values) <= set(MEASURES)
+    assert {name.removesuffix('_present') for name in values} <= set(MEASURES)
 
 
 def test_a_model_of_mmseg_itself(scenes):
@@ -148,26 +146,6 @@ def test_images_without_labels(scenes, opened, tmp_path):
     assert fidelity.drop(values) == values['changed'] > 0
 
 
-def test_a_test_set_without_labels(scenes, opened, tmp_path, monkeypatch):
-    cfg = Config.fromfile(str(scenes[0]))
-    root = tmp_path / 'data'
-    shutil.copytree(cfg.test_dataloader.dataset.data_root, root)
-    options = {'test_dataloader.dataset.data_root': str(root)}
-    paths = sorted(root.rglob('gtFine/val/*/*'))
-    paths[0].unlink()
-    with pytest.raises(SegformerPlusPlusError, match='1 of 3 label maps .* missing'):
-        open_fidelity(*scenes, device='cpu', cfg_options=options)
-    shutil.rmtree(root / 'gtFine')
-    said = []
-    monkeypatch.setattr(
-        'segformer_plusplus.fidelity.open_segmentation.print_log',
-        lambda text, **_: said.append(text),
-    )
-    fidelity = open_fidelity(*scenes, device='cpu', cfg_options=options, progress=False)
-    assert len(said) == 1 and 'accuracy is left out' in said[0]
-    assert fidelity.measure('hq') == {'changed': opened.measure('hq')['changed']}
-
-
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
@@ -223,7 +201,9 @@ def test_out_of_memory_is_one_error_with_its_cause(opened, monkeypatch, call):
         raise cause
 
     monkeypatch.setattr(opened.model.backbone, 'forward', fail)
-    with pytest.raises(SegformerPlusPlusError, match='hq: out of memory') as error:
+    with pytest.raises(
+        SegformerPlusPlusError, match='hq: out of memory; .* smaller images'
+    ) as error:
         opened.measure('hq') if call == 'measure' else opened.time({'hq': 'hq'}, 1, 0)
     assert error.value.__cause__ is cause
 

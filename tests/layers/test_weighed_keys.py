@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from segformer_plusplus import TOKEN_MERGERS, MixVisionTransformerPlusPlus, TokenMerger
 from segformer_plusplus.layers import EfficientAttention
-from segformer_plusplus.token_merging import BipartiteSoftMatching2d, StageMerging
+from segformer_plusplus.token_merging import BipartiteSoftMatching2d, IdentityPlan, StageMerging
 from segformer_plusplus.token_merging.plans import SlotPlan
 
 DIMS = 24
@@ -75,6 +76,29 @@ def test_scores_get_the_logarithm_of_the_sizes(dtype, num_heads, in_rows):
         actual = module(tokens, (6, 8))
     tolerance = dict(rtol=1e-4, atol=1e-5) if dtype == torch.float32 else {}
     torch.testing.assert_close(actual, expected, **tolerance)
+
+
+class Nothing(TokenMerger):
+    def plan(self, tokens, grid):
+        return IdentityPlan(tokens.shape[1], tokens.device)
+
+
+def test_where_nothing_is_merged_there_is_no_mask(monkeypatch):
+    """It would be of zeros, and cost the fastest attention."""
+    masks = []
+    attend = F.scaled_dot_product_attention
+
+    def spy(*args, attn_mask=None, **kwargs):
+        masks.append(attn_mask)
+        return attend(*args, attn_mask=attn_mask, **kwargs)
+
+    monkeypatch.setattr(F, 'scaled_dot_product_attention', spy)
+    module = attention(StageMerging(kv=Nothing(), weigh_keys=True), 3, in_rows=False)
+    tokens = torch.randn(2, 48, DIMS)
+    actual = module(tokens, (6, 8))
+    assert masks == [None]
+    module.merging = StageMerging()
+    assert torch.equal(actual, module(tokens, (6, 8)))
 
 
 @pytest.mark.parametrize('num_heads', [1, 3])

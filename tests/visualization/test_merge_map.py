@@ -22,6 +22,7 @@ from segformer_plusplus import (
     apply_token_merging,
 )
 from segformer_plusplus.token_merging import (
+    PRESETS,
     BipartiteSoftMatching1d,
     BipartiteSoftMatching2d,
     IdentityPlan,
@@ -210,6 +211,24 @@ def test_recording_changes_no_number_and_leaves_no_trace():
     assert sum(isinstance(record.plan, IdentityPlan) for record in records) == 5
     after = [block.attn.merging for _, blocks, _ in model.backbone.layers for block in blocks]
     assert all(map(lambda a, b: a is b, after, strategies))
+
+
+def test_a_shared_plan_is_that_of_every_block_that_uses_it():
+    """Two blocks share in the second stage of three; the last one has its own."""
+    hq = [stage | dict(share=2) for stage in PRESETS['hq']['stages']]
+    model, image = own_segmentor(token_merging=hq, num_layers=[1, 3, 1, 1]), picture()
+    maps = merge_map(model, image)
+    first, second, third = (maps.of_stage(2, block) for block in (1, 2, 3))
+    assert [(m.block, m.role) for m in (*first, *second, *third)] == [
+        (1, 'kv'), (2, 'kv'), (3, 'kv')
+    ]  # fmt: skip
+    assert np.array_equal(first[0].groups, second[0].groups)
+    assert not np.array_equal(second[0].groups, third[0].groups)
+    assert maps.of_stage(2)[0].block == 3
+    with torch.no_grad(), record_plans(model) as records:
+        model(torch.randn(1, 3, 128, 160))
+    places = [(r.stage, r.block, r.role) for r in records]
+    assert len(places) == len(set(places)) == 2 * 6
 
 
 class Failing(TokenMerger):
