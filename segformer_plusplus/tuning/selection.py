@@ -28,23 +28,23 @@ class Selection:
 
     Attributes:
         points: all; those that were timed anew with what was found then.
-        settled: numbers of those that were timed anew.
         winner: None where no point meets the budget.
         check: of the winner; None where there are no other images.
         unchecked: why there is no check, if there are other images.
         rejected: what was better on the images that were searched on, but not on the others.
         untried: without a winner, how many points within the budget were not checked.
         nearest: without a winner, the point that misses the budget by least.
+        settled: numbers of the points that were timed anew.
     """
 
     points: list[Point]
-    settled: set[int] = field(default_factory=set)
     winner: Point | None = None
     check: Check | None = None
     unchecked: str | None = None
     rejected: list[Rejection] = field(default_factory=list)
     untried: int = 0
     nearest: Point | None = None
+    settled: set[int] = field(default_factory=set)
 
 
 def select(
