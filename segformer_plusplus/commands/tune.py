@@ -16,13 +16,13 @@ from rich.table import Table
 from ..engine.cli import add_config_arguments, parse_positive
 from ..engine.guard import main_guard
 from ..fidelity import MEASURES
-from ..tuning import Point, TuneResult, tune
+from ..tuning import Point, Rejection, TuneResult, tune
 from ..tuning.run import MOST_IMAGES, ROUNDS, TRIALS
 from ..tuning.space import SIDES
 from ..tuning.writing import count_images, describe_drop, describe_winner
+from .benchmark import INTERRUPTED
 
 UNMET = 1
-INTERRUPTED = 130
 
 SETTING_WIDTH = 44
 """Characters of a setting in the table, which then fits into 80 columns."""
@@ -93,7 +93,7 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
         'many (default: %(default)s)',
     )  # fmt: skip
     search.add_argument('--seed', type=int, default=0, help='(default: %(default)s)')
-    search.add_argument('--device', help='(default: cuda if there is one)')
+    search.add_argument('--device', choices=['cpu', 'cuda'], help='(default: cuda if there is one)')
     search.add_argument('--fresh', action='store_true', help='forget the search in --out')
     add_config_arguments(parser)
     return parser
@@ -104,7 +104,20 @@ def main(argv: Sequence[str], prog: str | None = None) -> int:
     """Runs the command and returns its exit code."""
     args = build_parser(prog).parse_args(argv)
     MMLogger.get_current_instance().setLevel(logging.WARNING)  # init_weights lists parameters
-    result = tune(
+    console = Console()
+    try:
+        result = _tune(args)
+    except KeyboardInterrupt:
+        console.print('interrupted; the same command goes on from here')
+        return INTERRUPTED
+    print_result(console, result, args)
+    if result.interrupted:
+        return INTERRUPTED
+    return UNMET if result.winner is None else 0
+
+
+def _tune(args: argparse.Namespace) -> TuneResult:
+    return tune(
         args.config,
         args.checkpoint,
         max_drop=args.max_drop,
@@ -123,10 +136,6 @@ def main(argv: Sequence[str], prog: str | None = None) -> int:
         progress=True,
         space=args.space,
     )
-    print_result(Console(), result, args)
-    if result.interrupted:
-        return INTERRUPTED
-    return UNMET if result.winner is None else 0
 
 
 def print_result(console: Console, result: TuneResult, args: argparse.Namespace) -> None:
@@ -138,9 +147,11 @@ def print_result(console: Console, result: TuneResult, args: argparse.Namespace)
         options = _spell(args.cfg_options)
         command = ['python', 'tools/test.py', str(result.files['config']), args.checkpoint]
         lines.append(f'try it: {shlex.join(command + options)}')
+    if 'earlier config' in result.files:
+        lines.append('the earlier config is of an earlier search; this one has found none')
     for line in lines:
         # a path that is broken into two cannot be copied
-        whole = line.startswith(('front: ', 'plot: ', 'config: ', 'try it: '))
+        whole = line.startswith(('front: ', 'plot: ', 'config: ', 'earlier config: ', 'try it: '))
         console.print(line, highlight=False, markup=False, soft_wrap=whole)
 
 
@@ -207,25 +218,34 @@ def _describe_failures(result: TuneResult) -> list[str]:
 
 
 def _describe_outcome(result: TuneResult) -> list[str]:
-    lines = [
-        f'trial {point.number} was better where it was searched on, but on '
-        f'{count_images(result, check.images)} beside: '
-        f'{describe_drop(result, check.drop, check.drop_noise)}, speed-up {check.speed_up:.2f}'
-        for point, check in result.selection.rejected
-    ]
+    lines = [_describe_rejection(result, each) for each in result.selection.rejected]
     if result.interrupted:
         return [*lines, 'interrupted; the same command goes on from here']
     if result.winner is not None:
         return [*lines, *describe_winner(result), *_describe_stages(result.winner)]
-    nearest = result.selection.nearest
+    nearest, untried = result.selection.nearest, result.selection.untried
     if nearest is None:
         return [*lines, 'no setting is faster than no merging; nothing meets the budget']
+    whole = f'; {untried} more that may were not checked' if untried else ''
     return [
         *lines,
-        f'no setting meets the budget; the nearest is trial {nearest.number}: '
-        f'{describe_drop(result, nearest.drop)}, speed-up {nearest.speed_up:.2f}',
+        f'no setting meets the budget{" of those that were checked" if untried else ""}; the '
+        f'nearest is trial {nearest.number}: '
+        f'{describe_drop(result, nearest.drop)}, speed-up {nearest.speed_up:.2f}{whole}',
         *_describe_stages(nearest),
     ]
+
+
+def _describe_rejection(result: TuneResult, rejection: Rejection) -> str:
+    number, check = rejection.point.number, rejection.check
+    if check is None:
+        return f'trial {number} was better where it was searched on, but {rejection.reason}'
+    return (
+        f'trial {number} was better where it was searched on, but on '
+        f'{count_images(result, check.images)} beside '
+        f'({describe_drop(result, check.drop, check.drop_noise)}, '
+        f'speed-up {check.speed_up:.2f}): {rejection.reason}'
+    )
 
 
 def _describe_stages(point: Point) -> list[str]:

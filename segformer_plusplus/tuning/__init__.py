@@ -2,7 +2,7 @@
 
 from .budget import Budget
 from .call import tune
-from .points import Check, Failure, Point
+from .points import Check, Failure, Point, Rejection
 from .run import Limits, TuneResult, tune_fidelity
 from .space import Space, default_space, read_space
 
@@ -12,6 +12,7 @@ __all__ = [
     'Failure',
     'Limits',
     'Point',
+    'Rejection',
     'Space',
     'TuneResult',
     'default_space',

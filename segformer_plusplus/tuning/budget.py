@@ -12,6 +12,9 @@ from .points import Point
 SLACK = 0.03
 """By which share a speed-up may miss the budget before it is timed anew: the noise of a trial."""
 
+DROP_SLACK = 0.5
+"""By which share of the budget the drop of a check may miss it, however much images vary."""
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -46,6 +49,14 @@ class Budget:
         assert self.min_speedup is not None
         return self.min_speedup - speed_up
 
+    @property
+    def tolerance(self) -> float:
+        """By how much a check may miss the budget at most, in the unit of the budget."""
+        if self.max_drop is not None:
+            return DROP_SLACK * abs(self.max_drop)
+        assert self.min_speedup is not None
+        return SLACK * self.min_speedup
+
     def meets(self, point: Point) -> bool:
         """Whether it is within, and faster than no merging."""
         return self.excess(point.drop, point.speed_up) <= 0 and point.speed_up > 1
@@ -64,6 +75,10 @@ class Budget:
             and point.speed_up * generous > 1
             and not point.is_reference
         )
+
+    def safest(self, points: Iterable[Point]) -> list[Point]:
+        """Those that may be within it, the ones with most to spare first."""
+        return sorted(self.near(points), key=lambda p: self.excess(p.drop, p.speed_up))
 
     def nearest(self, points: Iterable[Point]) -> Point | None:
         """The one that misses the budget by least, of those that are faster than no merging."""

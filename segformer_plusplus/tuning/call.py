@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ from ..engine.cli import check_device, load_config
 from ..errors import SegformerPlusPlusError
 from ..fidelity import open_fidelity
 from ..hashing import hash_file, sha256
+from ..inference.models import test_dataset
 from ..patching import find_backbones
+from ..version import __version__
+from .backbone import with_own_backbone
 from .budget import Budget
 from .plot import PLOT, draw_front
 from .run import ROUNDS, TRIALS, Limits, TuneResult, tune_fidelity
@@ -49,7 +53,8 @@ def tune(
 
     Written into ``out``: ``front.json`` (all trials, the front, the winner and its check),
     ``front.png``, with a winner a config that inherits ``config``, and the study itself, so that
-    the same call goes on after an interruption, or with more trials or another budget.
+    the same call goes on after an interruption, or with more trials or another budget. Without a
+    winner, the config of an earlier call stays.
 
     Args:
         config: of mmseg or mmpose.
@@ -89,7 +94,14 @@ def tune(
     cfg = load_config(config, cfg_options)
     entries, imports = _read_space(space)
     out = Path(out) if out is not None else Path(cfg.work_dir) / 'tuning'
-    fidelity = open_fidelity(cfg, checkpoint, device=device, images=folder, progress=False)
+    source = dict(
+        config=str(config), checkpoint=str(checkpoint), folder=folder and str(folder),
+        cfg_options=cfg_options, seed=seed, rounds=rounds,
+    )  # fmt: skip
+    write_files = partial(_write, out=out, config=config, cfg=cfg, source=source, imports=imports)
+    fidelity = open_fidelity(
+        with_own_backbone(cfg), checkpoint, device=device, images=folder, progress=False
+    )
     result = tune_fidelity(
         fidelity,
         budget,
@@ -100,12 +112,9 @@ def tune(
         identity=_identity(cfg, Path(checkpoint), folder),
         fresh=fresh,
         progress=progress,
+        searched=write_files,
     )
-    source = dict(
-        config=str(config), checkpoint=str(checkpoint), folder=folder and str(folder),
-        cfg_options=cfg_options, seed=seed, rounds=rounds,
-    )  # fmt: skip
-    _write(out, config, cfg, result, source, imports)
+    write_files(result)
     return result
 
 
@@ -124,25 +133,44 @@ def _identity(
         'config': sha256(Config(parts).to_dict()),
         'checkpoint': hash_file(checkpoint) if checkpoint.is_file() else str(checkpoint),
         'folder of images': str(folder and Path(folder).resolve()),
+        'state of the images': sha256(_list_files(cfg, folder)),
+        'version of this package': __version__,
     }
 
 
+def _list_files(cfg: Config, folder: str | os.PathLike[str] | None) -> list[list[Any]]:
+    """Name, size and time of what is measured on, as far as it lies on a disk."""
+    data = test_dataset(cfg)
+    parts = [*(data.get('data_prefix') or {}).values(), data.get('ann_file')]
+    root = Path(data.get('data_root') or '')
+    places = [Path(folder)] if folder else [root / part for part in parts if part]
+    files = []
+    for place in places:
+        for path in sorted(place.rglob('*')) if place.is_dir() else [place]:
+            if path.is_file():
+                files.append([str(path), path.stat().st_size, path.stat().st_mtime_ns])
+    return files
+
+
 def _write(
+    result: TuneResult,
     out: Path,
     config: Path,
     cfg: Config,
-    result: TuneResult,
     source: Mapping[str, Any],
     imports: Sequence[str],
 ) -> None:
-    """All files; a config of an earlier call goes if there is no winner now."""
+    """All files; the config of an earlier call, and what tells of it, stay until a call is done."""
+    tuned = out / f'{config.stem}_tuned.py'
+    result.files = {}
     try:
-        result.files = dict(front=out / FRONT, plot=out / PLOT)
+        if result.winner is None and tuned.exists():
+            result.files['earlier config'] = tuned
+            if result.interrupted:
+                return
+        result.files.update(front=out / FRONT, plot=out / PLOT)
         write_front(out / FRONT, result, source)
-        title = f'{config.stem}, {result.device}'
-        draw_front(out / PLOT, result, title)
-        tuned = out / f'{config.stem}_tuned.py'
-        tuned.unlink(missing_ok=True)
+        draw_front(out / PLOT, result, f'{config.stem}, {result.device}')
         if result.winner is not None:
             write_config(tuned, config, cfg, result, imports, source['cfg_options'])
             result.files['config'] = tuned

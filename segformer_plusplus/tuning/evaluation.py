@@ -49,16 +49,27 @@ class Evaluator:
             )
 
     def drop(self, values: Mapping[str, float]) -> float:
-        """How much worse than no merging, in the points of the measure that counts."""
-        value = values[self.by]
+        """How much worse than no merging, in the points of the measure that counts.
+
+        Raises:
+            SegformerPlusPlusError: the measure is undefined, as of classes that are nowhere.
+        """
+        value = values.get(self.by)
+        if value is None:
+            raise SegformerPlusPlusError(f'{self.by} is undefined on these images')
+        if self.by == self.fidelity.main_measure:
+            return self.fidelity.drop(values)
         return self.baseline[self.by] - value if MEASURES[self.by].higher_is_better else value
 
     def evaluate(self, proposal: Proposal) -> Point | Failure:
-        """Run a trial; one that runs out of memory, or that the model refuses, is a failure."""
+        """Run a trial; one that runs out of memory, or that fails in any way, is a failure."""
         try:
             return self._evaluate(proposal)
         except SegformerPlusPlusError as error:
-            failure = Failure(proposal.number, proposal.token_merging, str(error))
+            reason = str(error)
+        except Exception as error:  # a strategy of one's own can fail in any way
+            reason = ' '.join(f'{type(error).__name__}: {error}'.split())
+        failure = Failure(proposal.number, proposal.token_merging, reason)
         # outside of the handler, where the traceback holds the tensors no more
         release_memory()
         return failure
@@ -109,15 +120,18 @@ class Evaluator:
         return speed_up_of(timings[REFERENCE], timings['candidate'])
 
     def _drop_noise(self, token_merging: Setting) -> float | None:
-        """The standard error of the drop, from that of parts of the images."""
+        """The standard error of the drop, from that of parts of the images; None if undefined."""
         parts = min(PARTS, self.fidelity.num_images)
         if parts < 2:
             return None
         indices = range(self.fidelity.num_images)
         drops = []
-        for first in range(parts):
-            part = Evaluator(self.fidelity.subset(list(indices[first::parts])), self.by)
-            drops.append(part.drop(part.fidelity.measure(token_merging)))
+        try:
+            for first in range(parts):
+                part = Evaluator(self.fidelity.subset(list(indices[first::parts])), self.by)
+                drops.append(part.drop(part.fidelity.measure(token_merging)))
+        except SegformerPlusPlusError:  # as of a part in which nothing is labelled
+            return None
         return statistics.stdev(drops) / math.sqrt(parts)
 
 

@@ -106,8 +106,9 @@ def _draw_budget(axis: Axes, result: TuneResult) -> None:
 
 def _draw_winner(axis: Axes, result: TuneResult) -> None:
     winner, check = result.winner, result.check
-    for point, _ in result.selection.rejected:
-        axis.scatter([point.speed_up], [point.drop], marker='x', s=70, color=_WINNER, zorder=4,
+    rejected = [each.point for each in result.selection.rejected]
+    if rejected:
+        axis.scatter(*_xy(rejected), marker='x', s=70, color=_WINNER, zorder=4,
                      label='failed the check')  # fmt: skip
     if winner is not None:
         axis.scatter([winner.speed_up], [winner.drop], marker='*', s=190, color=_WINNER,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from ..fidelity.plot import find_front
 from .space import Setting
 
 REFERENCE = 'none'
@@ -41,11 +42,6 @@ class Point:
     def is_reference(self) -> bool:
         """Whether nothing is merged."""
         return self.token_merging == REFERENCE
-
-    def beats(self, other: Point) -> bool:
-        """Whether it is as good in both respects and better in one."""
-        as_good = self.drop <= other.drop and self.speed_up >= other.speed_up
-        return as_good and (self.drop, self.speed_up) != (other.drop, other.speed_up)
 
 
 @dataclass(frozen=True)
@@ -84,11 +80,23 @@ class Check:
     values: Mapping[str, float]
 
 
+@dataclass(frozen=True)
+class Rejection:
+    """A setting that was better where it was searched on, but does not win.
+
+    Attributes:
+        point: where it was searched on.
+        check: on other images; None where it could not be measured.
+        reason: why.
+    """
+
+    point: Point
+    check: Check | None
+    reason: str
+
+
 def pareto_front(points: Iterable[Point]) -> list[Point]:
     """The points that no other one beats, the slowest first; of equal ones the first."""
-    best: list[Point] = []
-    ordered = sorted(points, key=lambda p: (-p.speed_up, p.drop, p.number))
-    for point in ordered:
-        if not best or point.drop < best[-1].drop:
-            best.append(point)
-    return best[::-1]
+    by_number = {str(point.number): point for point in sorted(points, key=lambda p: p.number)}
+    pairs = {name: (point.speed_up, point.drop) for name, point in by_number.items()}
+    return [by_number[name] for name in find_front(pairs, higher_is_better=False)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from ..engine.benchmarking import cpu_name
 from ..errors import SegformerPlusPlusError
 from ..fidelity import Fidelity
 from .budget import Budget
-from .evaluation import Evaluator
+from .evaluation import Evaluator, release_memory
 from .points import Check, Failure, Point, pareto_front
 from .selection import FINAL_ROUNDS, Selection, select
 from .space import Space
@@ -75,8 +75,9 @@ class TuneResult:
         check_images: how many others there were.
         selection: all points, the winner and its check.
         failures: trials that could not be measured.
-        interrupted: whether Ctrl-C ended it.
-        files: what was written, by 'front', 'plot' and, with a winner, 'config'.
+        interrupted: whether it is not done, as after Ctrl-C.
+        files: what was written, by 'front', 'plot' and, with a winner, 'config'; without one,
+            'earlier config' is that of an earlier call, which stays.
     """
 
     budget: Budget
@@ -124,6 +125,7 @@ def tune_fidelity(
     identity: Mapping[str, str] | None = None,
     fresh: bool = False,
     progress: bool = False,
+    searched: Callable[[TuneResult], None] | None = None,
 ) -> TuneResult:
     """Search and select; of files, only the study in ``out`` is written.
 
@@ -137,46 +139,62 @@ def tune_fidelity(
         identity: what else the numbers depend on, by a name that a message can say.
         fresh: start anew in ``out``.
         progress: show a bar.
+        searched: is called with all trials before one of them is selected.
 
     Raises:
         SegformerPlusPlusError: see :func:`tune`.
     """
     limits = limits or Limits()
     space = space or Space()
-    searched, others = split_images(fidelity.num_images, limits.images, limits.seed)
+    chosen, others = split_images(fidelity.num_images, limits.images, limits.seed)
     identity = {
         **(identity or {}),
         'measure': by or fidelity.main_measure,
-        'choice of images': f'{len(searched)} of {fidelity.num_images}, seed {limits.seed}',
+        'choice of images': f'{len(chosen)} of {fidelity.num_images}, seed {limits.seed}',
         'space': repr(space.sites),
         'device': device_name(fidelity.device),
     }
     with open_study(Path(out), space, identity, limits.seed, fresh) as study:
-        evaluator = Evaluator(fidelity.subset(searched), by, limits.rounds)
+        evaluator = Evaluator(fidelity.subset(chosen), by, limits.rounds)
         result = TuneResult(
             budget=budget,
             by=evaluator.by,
             baseline=evaluator.baseline,
-            shape=fidelity.shape,
+            shape=evaluator.fidelity.shape,
             timed=fidelity.timed,
             device=device_name(fidelity.device),
-            images=len(searched),
+            images=len(chosen),
             check_images=len(others),
             selection=Selection(study.points),
+            interrupted=True,
         )
         try:
-            _search(study, evaluator, budget, limits, progress)
-            result.selection.points = study.points
+            try:
+                _search(study, evaluator, budget, limits, progress)
+            finally:
+                result.selection.points, result.failures = study.points, study.failures
+            if searched is not None:
+                searched(result)
             checker = None
             if others and budget.near(study.points):
-                rounds = FINAL_ROUNDS * limits.rounds
-                checker = Evaluator(fidelity.subset(others), by, rounds)
+                checker = _open_checker(fidelity.subset(others), evaluator, result.selection)
             select(result.selection, budget, evaluator, checker)
+            result.interrupted = False
         except KeyboardInterrupt:
-            result.interrupted = True
-            result.selection.points = result.selection.points or study.points
-        result.failures = study.failures
+            pass  # the result says so
     return result
+
+
+def _open_checker(
+    others: Fidelity[Any], evaluator: Evaluator, selection: Selection
+) -> Evaluator | None:
+    """For the images of the check; None, with the reason noted, where they cannot be measured."""
+    try:
+        return Evaluator(others, evaluator.by, FINAL_ROUNDS * evaluator.rounds)
+    except SegformerPlusPlusError as error:
+        selection.unchecked = str(error)
+    release_memory()
+    return None
 
 
 def device_name(device: torch.device) -> str:
@@ -196,10 +214,15 @@ def split_images(count: int, images: int | None, seed: int) -> tuple[list[int], 
         seed: of the draw.
 
     Raises:
-        SegformerPlusPlusError: there is no image.
+        SegformerPlusPlusError: there is no image, or fewer than are asked for.
     """
     if count < 1:
         raise SegformerPlusPlusError('there is no image to search on')
+    if images is not None and images > count:
+        raise SegformerPlusPlusError(
+            f'images={images}: give a number from 1 to {count}, which there are; up to '
+            f'{max(1, count // 2)} leave as many for the check'
+        )
     order = list(range(count))
     random.Random(seed).shuffle(order)
     wanted = images or min(MOST_IMAGES, max(1, count // 2))
@@ -221,7 +244,11 @@ def _search(
             proposal = study.propose()
             if proposal is None:
                 break
-            found = evaluator.evaluate(proposal)
+            try:
+                found = evaluator.evaluate(proposal)
+            except KeyboardInterrupt:
+                study.withdraw(proposal)
+                raise
             if isinstance(found, Failure):
                 study.tell_failure(found)
             else:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+from ..errors import SegformerPlusPlusError
 from .budget import Budget
-from .evaluation import Evaluator
-from .points import Check, Point
+from .evaluation import Evaluator, release_memory
+from .points import Check, Point, Rejection
 
 FINALISTS = 6
 """Points that are timed anew together."""
@@ -16,7 +17,9 @@ FINAL_ROUNDS = 3
 """Times the rounds of a trial, for finalists and for the check."""
 
 MAX_CHECKS = 5
-"""So many points may fail the check before the search is called off."""
+"""So many of the best points may fail the check; then as many of the safest are tried."""
+
+UNDECIDED = 'undecided: too few images, which vary by more than it misses the budget'
 
 
 @dataclass
@@ -27,15 +30,21 @@ class Selection:
         points: all; those that were timed anew with what was found then.
         winner: None where no point meets the budget.
         check: of the winner; None where there are no other images.
+        unchecked: why there is no check, if there are other images.
         rejected: what was better on the images that were searched on, but not on the others.
+        untried: without a winner, how many points within the budget were not checked.
         nearest: without a winner, the point that misses the budget by least.
+        settled: numbers of the points that were timed anew.
     """
 
     points: list[Point]
     winner: Point | None = None
     check: Check | None = None
-    rejected: list[tuple[Point, Check]] = field(default_factory=list)
+    unchecked: str | None = None
+    rejected: list[Rejection] = field(default_factory=list)
+    untried: int = 0
     nearest: Point | None = None
+    settled: set[int] = field(default_factory=set)
 
 
 def select(
@@ -49,29 +58,77 @@ def select(
         evaluator: on the images that were searched on.
         checker: on other images; None where there are none.
     """
-    for point in _finalists(selection, budget, evaluator):
-        check = None if checker is None else checker.check(point.token_merging)
-        if check is None or holds(check, budget):
-            selection.winner, selection.check = point, check
-            return
-        selection.rejected.append((point, check))
-        if len(selection.rejected) == MAX_CHECKS:
+    for batch in _batches(budget.near(selection.points)):
+        room = MAX_CHECKS - len(selection.rejected)
+        if room < 1:
             break
+        finalists = _time(selection, batch, budget, evaluator)
+        if _try(selection, finalists[:room], budget, checker):
+            return
+    # fast ones fail where images vary: those with most to spare may hold nevertheless
+    if _try(selection, _safest(selection, budget, evaluator), budget, checker):
+        return
+    selection.untried = len(_left(selection, budget))
     selection.nearest = _nearest(selection, budget)
 
 
-def holds(check: Check, budget: Budget) -> bool:
-    """Whether the budget is met on other images, or missed by no more than the noise."""
+def judge(check: Check, budget: Budget) -> str | None:
+    """Why a setting fails on other images; None where it holds there.
+
+    A miss within the noise is forgiven, but not beyond ``budget.tolerance``: few images vary so
+    much that anything would pass.
+    """
+    if check.speed_up <= 1:
+        return 'it is not faster than no merging'
     noise = check.drop_noise if budget.max_drop is not None else check.speed_up_noise
-    return budget.excess(check.drop, check.speed_up) <= (noise or 0.0)
+    excess = budget.excess(check.drop, check.speed_up)
+    if excess <= min(noise or 0.0, budget.tolerance):
+        return None
+    return UNDECIDED if excess <= (noise or 0.0) else 'it misses the budget'
 
 
-def _finalists(selection: Selection, budget: Budget, evaluator: Evaluator) -> Iterator[Point]:
-    """The points that meet the budget by their new times, the best first."""
-    for batch in _batches(budget.near(selection.points)):
-        timed = evaluator.time_together(batch, FINAL_ROUNDS * evaluator.rounds)
-        selection.points = _updated(selection.points, timed)
-        yield from budget.ranked(timed)
+def _try(
+    selection: Selection, points: Sequence[Point], budget: Budget, checker: Evaluator | None
+) -> bool:
+    """Whether one of them holds on the other images; the first is the winner."""
+    for point in points:
+        check, reason = None, None
+        if checker is not None:
+            try:
+                check = checker.check(point.token_merging)
+                reason = judge(check, budget)
+            except SegformerPlusPlusError as error:
+                reason = f'it could not be checked: {error}'
+        if reason is None:
+            selection.winner, selection.check = point, check
+            return True
+        selection.rejected.append(Rejection(point, check, reason))
+        release_memory()
+    return False
+
+
+def _time(
+    selection: Selection, batch: Sequence[Point], budget: Budget, evaluator: Evaluator
+) -> list[Point]:
+    """Those that meet the budget by their new times, the best first."""
+    rounds = FINAL_ROUNDS * evaluator.rounds
+    try:
+        timed = evaluator.time_together(batch, rounds)
+    except SegformerPlusPlusError:
+        timed = None
+    if timed is None:
+        release_memory()
+        timed = []
+        for point in batch:
+            try:
+                timed += evaluator.time_together([point], rounds)
+            except SegformerPlusPlusError as error:
+                reason = f'it could not be timed anew: {error}'
+                selection.rejected.append(Rejection(point, None, reason))
+    new = {point.number: point for point in timed}
+    selection.points = [new.get(point.number, point) for point in selection.points]
+    selection.settled |= set(new)
+    return budget.ranked(timed)
 
 
 def _batches(near: list[Point]) -> Iterator[list[Point]]:
@@ -84,15 +141,33 @@ def _batches(near: list[Point]) -> Iterator[list[Point]]:
         yield rest[start : start + FINALISTS]
 
 
-def _updated(points: Sequence[Point], changed: Sequence[Point]) -> list[Point]:
-    new = {point.number: point for point in changed}
-    return [new.get(point.number, point) for point in points]
+def _safest(selection: Selection, budget: Budget, evaluator: Evaluator) -> list[Point]:
+    """Of those that are left the ones with most to spare and all presets, the best first."""
+    left = budget.safest(_left(selection, budget))
+    chosen = [p for index, p in enumerate(left) if index < MAX_CHECKS or p.preset is not None]
+    known = [point for point in chosen if point.number in selection.settled]
+    new = [point for point in chosen if point.number not in selection.settled]
+    timed = _time(selection, new, budget, evaluator) if new else []
+    return budget.ranked([*known, *timed])
+
+
+def _left(selection: Selection, budget: Budget) -> list[Point]:
+    """Points that may be within the budget and were not rejected."""
+    rejected = {each.point.number for each in selection.rejected}
+    return [
+        point
+        for point in budget.near(selection.points)
+        # one that was timed anew has to meet the budget as it is
+        if point.number not in rejected
+        and (point.number not in selection.settled or budget.meets(point))
+    ]
 
 
 def _nearest(selection: Selection, budget: Budget) -> Point | None:
     """Of those that failed the check by what was found there, else of all."""
     checked = [
-        replace(point, drop=check.drop, speed_up=check.speed_up)
-        for point, check in selection.rejected
+        replace(each.point, drop=each.check.drop, speed_up=each.check.speed_up)
+        for each in selection.rejected
+        if each.check is not None
     ]
-    return budget.nearest(checked or selection.points)
+    return budget.nearest(checked) or budget.nearest(selection.points)

@@ -203,7 +203,7 @@ def _expand(settings: dict[str, Any], where: str) -> list[Strategy]:
     strategies, refused = [], None
     for values in itertools.product(*choices):
         rounded = (round(each, 6) if isinstance(each, float) else each for each in values)
-        strategy = dict(zip(settings, rounded, strict=True))
+        strategy = _as_json_keeps_it(dict(zip(settings, rounded, strict=True)), where)
         try:
             _build(strategy, where)
         except TokenMergingError as error:
@@ -213,6 +213,28 @@ def _expand(settings: dict[str, Any], where: str) -> list[Strategy]:
     if not strategies:
         raise refused or SegformerPlusPlusError(f'{where}: a list of choices is empty')
     return strategies
+
+
+def _as_json_keeps_it(strategy: Strategy, where: str) -> Strategy:
+    """With lists for tuples: a setting is the same when it is read from the study again."""
+    kept = {}
+    for key, value in strategy.items():
+        try:
+            kept[key] = json.loads(json.dumps(value, allow_nan=False))
+        except (TypeError, ValueError):
+            kept[key] = None
+        if kept[key] != _with_lists(value):
+            raise SegformerPlusPlusError(
+                f'{where}: {key}={value!r} cannot be kept as JSON; give names, numbers, lists, and '
+                'dicts whose keys are names'
+            )
+    return kept
+
+
+def _with_lists(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _with_lists(each) for key, each in value.items()}
+    return list(map(_with_lists, value)) if isinstance(value, list | tuple) else value
 
 
 def _split(strategy: Strategy) -> tuple[Strategy, bool]:

@@ -45,9 +45,13 @@ def open_study(
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise SegformerPlusPlusError(
                 f'--out {folder} is in use by another call; wait for it, or name another folder'
+            ) from error
+        except OSError as error:
+            raise SegformerPlusPlusError(
+                f'cannot lock --out {folder}: {error.strerror}; name another folder'
             ) from error
         journal = folder / JOURNAL
         if fresh:

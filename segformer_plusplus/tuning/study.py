@@ -26,7 +26,7 @@ INTERRUPTED_TWICE = 'the process ended during this trial, twice'
 _HASH_LENGTH = 64
 # notes at optuna's trials
 _SETTING, _RESULT, _REASON = 'token_merging', 'result', 'reason'
-_PRESET, _SAME_AS = 'preset', 'same_as'
+_PRESET, _SAME_AS, _WITHDRAWN = 'preset', 'same_as', 'withdrawn'
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,10 @@ class Study:
         self._running: dict[int, Any] = {}
         self._check_identity(dict(identity), folder)
         self._end_interrupted()
+        # what failed in an earlier call is tried once more: another process may hold less memory
+        self._waiting = {
+            name for name, failure in self._failed().items() if failure.reason != INTERRUPTED_TWICE
+        }
 
     @property
     def points(self) -> list[Point]:
@@ -86,26 +90,19 @@ class Study:
 
     @property
     def failures(self) -> list[Failure]:
-        """All settings that could not be measured."""
-        marked = [
-            Failure(trial.number, trial.user_attrs[_SETTING], trial.user_attrs[_REASON])
-            for trial in self._with(_REASON)
-        ]
-        twice = [trials[-1] for trials in self._interrupted().values() if len(trials) > 1]
-        return marked + [
-            Failure(trial.number, trial.user_attrs[_SETTING], INTERRUPTED_TWICE) for trial in twice
-        ]
+        """All settings that could not be measured, also those that will be tried once more."""
+        return list(self._failed().values())
 
     @property
     def done(self) -> int:
-        """How many trials have ended, well or not."""
+        """How many settings were measured, or failed in this call."""
         return len(self._ended())
 
     def propose(self) -> Proposal | None:
         """A setting that was not measured yet; None where every one was.
 
-        What was interrupted comes first, then the presets, then every stage and side by itself:
-        of settings that merge everywhere none would meet a small budget.
+        What was interrupted or failed in an earlier call comes first, then the presets, then every
+        stage and side by itself: of settings that merge everywhere none would meet a small budget.
         """
         known = self._known()
         self._enqueue_next(known)
@@ -132,9 +129,16 @@ class Study:
         self._study.tell(trial, [point.drop, point.speed_up])
 
     def tell_failure(self, failure: Failure) -> None:
-        """That a proposal could not be measured; it is not proposed again."""
+        """That a proposal could not be measured; this call does not propose it again."""
         trial = self._running.pop(failure.number)
         trial.set_user_attr(_REASON, failure.reason)
+        self._study.tell(trial, state=self._optuna.trial.TrialState.FAIL)
+        self._waiting.discard(self._identify(trial))
+
+    def withdraw(self, proposal: Proposal) -> None:
+        """That the user stopped this trial, which says nothing about it."""
+        trial = self._running.pop(proposal.number)
+        trial.set_user_attr(_WITHDRAWN, True)
         self._study.tell(trial, state=self._optuna.trial.TrialState.FAIL)
 
     def _with(self, *attributes: str) -> list[Any]:
@@ -167,31 +171,44 @@ class Study:
             else:
                 self._study.tell(trial.number, [result['drop'], result['speed_up']])
 
-    def _interrupted(self) -> dict[str, list[Any]]:
-        """Trials of settings of which nothing else is known, by their identity."""
-        ended = {self._identify(trial) for trial in self._with(_RESULT, _REASON)}
+    def _unmeasured(self) -> dict[str, list[Any]]:
+        """The trials of each setting that has no result, by its identity."""
+        measured = {self._identify(trial) for trial in self._with(_RESULT)}
         trials: dict[str, list[Any]] = {}
         for trial in self._with(_SETTING):
-            if trial.state.is_finished() and self._identify(trial) not in ended:
+            if trial.state.is_finished() and self._identify(trial) not in measured:
                 trials.setdefault(self._identify(trial), []).append(trial)
         return trials
+
+    def _failed(self) -> dict[str, Failure]:
+        """The settings that could not be measured, by their identity."""
+        failed = {}
+        for name, trials in self._unmeasured().items():
+            killed = [t for t in trials if t.user_attrs.keys().isdisjoint({_REASON, _WITHDRAWN})]
+            reason = trials[-1].user_attrs.get(_REASON)
+            reason = INTERRUPTED_TWICE if len(killed) > 1 else reason
+            if reason is not None:
+                last = trials[-1]
+                failed[name] = Failure(last.number, last.user_attrs[_SETTING], reason)
+        return failed
 
     def _identify(self, trial: Any) -> str:
         return self._space.identify(trial.user_attrs[_SETTING])
 
     def _ended(self) -> list[Point | Failure]:
-        return [*self.points, *self.failures]
+        failed = self._failed().items()
+        return [*self.points, *(each for name, each in failed if name not in self._waiting)]
 
     def _known(self) -> dict[str, int]:
         return {self._space.identify(each.token_merging): each.number for each in self._ended()}
 
     def _enqueue_next(self, known: Mapping[str, int]) -> None:
         """What is proposed before the sampler is asked."""
-        for trials in self._interrupted().values():
-            if len(trials) == 1:
-                preset = trials[0].user_attrs.get(_PRESET)
+        for name, trials in self._unmeasured().items():
+            if name not in known:
+                preset = trials[-1].user_attrs.get(_PRESET)
                 notes = {} if preset is None else {_PRESET: preset}
-                self._study.enqueue_trial(trials[0].params, notes)
+                self._study.enqueue_trial(trials[-1].params, notes)
                 return
         for preset in self._space.presets():
             if self._space.identify(preset) not in known:
@@ -204,7 +221,8 @@ class Study:
 
     def _ask(self) -> Any:
         # a generator of its own for each trial: after an interruption the same numbers follow
-        number = len(self._with(_RESULT, _REASON, _SAME_AS))
+        told = {self._identify(trial) for trial in self._with(_RESULT, _REASON)}
+        number = len(told) + len(self._with(_SAME_AS))
         seed = int(np.random.SeedSequence([self._seed, number]).generate_state(1)[0])
         self._study.sampler = self._optuna.samplers.TPESampler(
             n_startup_trials=RANDOM_TRIALS, seed=seed

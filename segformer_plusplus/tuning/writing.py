@@ -16,13 +16,15 @@ from ..engine.benchmarking import describe_environment
 from ..engine.cli import write_json, write_text
 from ..fidelity import MEASURES
 from ..token_merging import PRESETS
+from .backbone import OURS, has_plain_backbone
 from .points import Point
 from .run import TuneResult
 
 FRONT = 'front.json'
 
-_PLAIN, _OURS = 'MixVisionTransformer', 'MixVisionTransformerPlusPlus'
 WIDTH = 100
+
+_NO_IMAGES = 'there is no image that it was not searched on'
 
 
 def write_front(path: Path, result: TuneResult, source: Mapping[str, Any]) -> None:
@@ -48,8 +50,15 @@ def write_front(path: Path, result: TuneResult, source: Mapping[str, Any]) -> No
         winner=None if winner is None else _point(winner),
         check=None if check is None else asdict(check),
         rejected=[
-            dict(_point(point), check=asdict(check)) for point, check in result.selection.rejected
+            dict(
+                _point(each.point),
+                check=None if each.check is None else asdict(each.check),
+                reason=each.reason,
+            )
+            for each in result.selection.rejected
         ],
+        unchecked=result.selection.unchecked,
+        untried=result.selection.untried,
         nearest=None if nearest is None else _point(nearest),
         front=[_point(point) for point in result.front],
         trials=[_point(point) for point in result.points],
@@ -79,7 +88,7 @@ def write_config(
     """
     parts = [f'_base_ = {os.path.relpath(base, path.parent)!r}']
     modules = list((cfg.get('custom_imports') or {}).get('imports') or [])
-    ours = ['segformer_plusplus'] if cfg.model.backbone.type == _PLAIN else []
+    ours = ['segformer_plusplus'] if has_plain_backbone(cfg) else []
     missing = [module for module in (*ours, *imports) if module not in modules]
     if missing:
         parts.append(f'custom_imports = {literal(dict(imports=[*modules, *missing]))}')
@@ -100,7 +109,7 @@ def _backbone(cfg: Config, result: TuneResult) -> dict[str, Any]:
     if isinstance(old.get('token_merging'), dict) and not isinstance(token_merging, str):
         # a list takes the place of a list; of a dict its keys would stay
         token_merging = dict(_delete_=True, stages=token_merging)
-    backbone: dict[str, Any] = dict(type=_OURS) if old.type == _PLAIN else {}
+    backbone: dict[str, Any] = dict(type=OURS) if has_plain_backbone(cfg) else {}
     backbone['token_merging'] = token_merging
     if old.get('tome_cfg') is not None:
         backbone['tome_cfg'] = None
@@ -123,7 +132,7 @@ def describe_winner(result: TuneResult) -> list[str]:
         f'Tuned: {wanted}.',
         f'On the {count_images(result, result.images)} it was searched on: '
         f'{describe_drop(result, winner.drop)}, speed-up {winner.speed_up:.2f}.',
-        'Not checked: there is no image that it was not searched on.'
+        f'Not checked: {result.selection.unchecked or _NO_IMAGES}.'
         if check is None
         else f'On {count_images(result, check.images)} that it was not searched on: '
         f'{describe_drop(result, check.drop, check.drop_noise)}, '

@@ -6,7 +6,7 @@ import pytest
 
 from segformer_plusplus.errors import SegformerPlusPlusError
 from segformer_plusplus.fidelity.strategies import check_strategies, read_strategies, spell_out
-from segformer_plusplus.token_merging import PRESETS, build_token_merging
+from segformer_plusplus.token_merging import PRESETS, TokenMerger, build_token_merging
 
 OWN = [dict(kv=dict(type='BipartiteSoftMatching2d', ratio=0.5, stride=[2, 4])), {}, {}, {}]
 
@@ -68,7 +68,10 @@ def test_a_preset_spelt_out_survives_json(name):
 
 
 def _plain(merging):
-    sides = [(stage.q, stage.kv) for stage in merging.stages]
     return merging.downsampling, [
-        [each and (type(each).__name__, vars(each)) for each in pair] for pair in sides
+        {
+            key: (type(each).__name__, vars(each)) if isinstance(each, TokenMerger) else each
+            for key, each in vars(stage).items()
+        }
+        for stage in merging.stages
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,11 +11,15 @@ import torch
 
 from segformer_plusplus import SegformerPlusPlusError
 from segformer_plusplus.engine.benchmarking import Timing
-from segformer_plusplus.token_merging import build_token_merging
+from segformer_plusplus.token_merging import PRESETS, build_token_merging
+from segformer_plusplus.tuning import Space
 
 TOKENS = torch.rand(1, 1024, 8, generator=torch.Generator().manual_seed(1))
 COSTS = {'q': (0.05, 0.06, 0.08, 0.02), 'kv': (0.2, 0.1, 0.09, 0.03)}
 """Share of the time that goes if all tokens are merged."""
+
+WEIGHED = 0.8
+"""By which the loss of merged keys is multiplied where they are weighed."""
 
 LOSSES = {'q': (1.0, 0.6, 0.3, 0.1), 'kv': (0.3, 0.4, 0.8, 1.2)}
 """Points that go then; they grow with the square of the share."""
@@ -32,7 +37,7 @@ class FakeFidelity:
     Args:
         count: images.
         has_truth: 'mIoU' is measured, else only 'changed'.
-        harsh: images on which a setting loses ten times as much.
+        harsh: images on which a setting loses ``harshness`` times as much.
         refuse: share of merged tokens of 'stage 1 kv' from which the memory does not suffice.
         wait: is called at every measurement.
     """
@@ -42,19 +47,25 @@ class FakeFidelity:
         count: int = 8,
         has_truth: bool = True,
         harsh: Sequence[int] = (),
+        harshness: float = 10.0,
         refuse: float = 2.0,
         wait: Any = None,
     ) -> None:
         self.indices = list(range(count))
         self.has_truth = has_truth
         self.harsh = set(harsh)
+        self.harshness = harshness
         self.refuse = refuse
         self.wait = wait
         self.main_measure = 'mIoU' if has_truth else 'changed'
-        self.shape = (64, 96)
         self.timed = 'nothing to nothing'
         self.device = torch.device('cpu')
         self.log: list[tuple[str, tuple[int, ...], Any]] = []
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of the first image: each has one of its own."""
+        return 64, 96 + self.indices[0]
 
     @property
     def num_images(self) -> int:
@@ -71,10 +82,13 @@ class FakeFidelity:
         if self.wait is not None and token_merging != 'none':
             self.wait()
         loss = true_loss(token_merging)
-        loss *= sum(10.0 if index in self.harsh else 1.0 for index in self.indices)
+        loss *= sum(self.harshness if index in self.harsh else 1.0 for index in self.indices)
         loss /= len(self.indices)
         values = {'changed': 2 * loss}
         return {'mIoU': 70.0 - loss, **values} if self.has_truth else values
+
+    def drop(self, values: Mapping[str, float]) -> float:
+        return 70.0 - values['mIoU'] if self.has_truth else values['changed']
 
     def time(
         self, variants: Mapping[str, Any], rounds: int = 10, warmup: int = 2, taken: Any = None
@@ -130,9 +144,28 @@ def true_speed_up(token_merging: Any) -> float:
 
 def true_loss(token_merging: Any) -> float:
     shares, halved = merged_shares(token_merging)
-    return 6.0 * halved + math.fsum(_of(LOSSES, site) * share**2 for site, share in shares)
+    weighed = {
+        f'stage {number} kv'
+        for number, stage in enumerate(build_token_merging(token_merging).stages, 1)
+        if stage.weigh_keys
+    }
+    return 6.0 * halved + math.fsum(
+        _of(LOSSES, site) * share**2 * (WEIGHED if site in weighed else 1.0)
+        for site, share in shares
+    )
 
 
 def _of(table: Mapping[str, Sequence[float]], site: str) -> float:
     _, number, side = site.split()
     return table[side][int(number) - 1]
+
+
+def every_setting(space: Space) -> list[Any]:
+    """All settings of a small space and the presets, by brute force."""
+    ranges = (range(len(options)) for options in space.sites.values())
+    inside = [
+        space.build(dict(zip(space.sites, choices, strict=True)))
+        for choices in itertools.product(*ranges)
+    ]
+    assert len(inside) == space.size
+    return [*inside, *PRESETS]

@@ -10,7 +10,8 @@ import pytest
 
 from segformer_plusplus.commands import tune as command
 from segformer_plusplus.token_merging import PRESETS, build_token_merging
-from segformer_plusplus.tuning import tune
+from segformer_plusplus.tuning import Point, Space, tune
+from segformer_plusplus.tuning.evaluation import Evaluator
 
 TOOLS = Path(__file__).resolve().parents[2] / 'tools'
 FILES = {'front.json', 'front.png', 'study.journal', '.lock'}
@@ -57,13 +58,60 @@ def test_from_a_checkpoint_to_a_tested_config(arguments, tmp_path, capsys):
 
 
 def test_a_budget_that_nothing_meets(arguments, tmp_path, capsys):
-    stale = tmp_path / 'out' / 'large_tuned.py'
-    stale.parent.mkdir()
-    stale.write_text('')
     assert command.main([*arguments, '--min-speedup', '1000']) == command.UNMET
     printed = ' '.join(capsys.readouterr().out.split())
     assert 'no setting meets the budget; the nearest is trial' in printed
-    assert {path.name for path in stale.parent.iterdir()} == FILES
+    assert {path.name for path in (tmp_path / 'out').iterdir()} == FILES
+
+
+def test_the_config_of_an_earlier_call_stays(arguments, tmp_path, capsys, monkeypatch):
+    earlier = tmp_path / 'out' / 'large_tuned.py'
+    assert command.main([*arguments, '--max-drop', '100']) == 0
+    text, front = earlier.read_text(), (tmp_path / 'out' / 'front.json').read_text()
+    assert command.main([*arguments, '--min-speedup', '1000']) == command.UNMET
+    assert earlier.read_text() == text
+    printed = capsys.readouterr().out
+    assert f'earlier config: {earlier}' in printed
+    assert 'the earlier config is of an earlier search' in ' '.join(printed.split())
+    assert json.loads((tmp_path / 'out' / 'front.json').read_text())['winner'] is None
+    # nor does an interruption take what tells of it
+    (tmp_path / 'out' / 'front.json').write_text(front)
+    monkeypatch.setattr(Evaluator, 'time_together', stop)
+    assert command.main([*arguments, '--max-drop', '100']) == command.INTERRUPTED
+    assert earlier.read_text() == text
+    assert (tmp_path / 'out' / 'front.json').read_text() == front
+
+
+def stop(*_, **__):
+    raise KeyboardInterrupt
+
+
+def test_ctrl_c_before_the_search(arguments, capsys, monkeypatch):
+    monkeypatch.setattr(Evaluator, '__init__', stop)
+    assert command.main([*arguments, '--max-drop', '100']) == command.INTERRUPTED
+    assert 'interrupted; the same command goes on from here' in capsys.readouterr().out
+
+
+def test_every_setting_of_the_default_space_can_be_told():
+    """Apart from each other, and weighed keys from others."""
+    space = Space()
+    for site, options in space.sites.items():
+        told = {
+            command.describe_setting(
+                Point(1, space.build({**dict.fromkeys(space.sites, 0), site: index}), 0.0, 1.0)
+            )
+            for index in range(len(options))
+        }
+        assert len(told) == len(options)
+    weighed = [
+        (index, each['stride'])
+        for index, each in enumerate(space.sites['stage 2 kv'])
+        if each is not None and each.get('weigh_keys') and each['ratio'] == 0.6
+    ]
+    index, stride = weighed[0]
+    built = space.build({**dict.fromkeys(space.sites, 0), 'stage 2 kv': index})
+    told = command.describe_setting(Point(1, built, 0.0, 1.0))
+    assert told == f'- | kv BSM2d s{stride} r0.6 weighed | - | -'
 
 
 def test_it_fits_into_eighty_columns(arguments, capsys, monkeypatch):
@@ -155,6 +203,7 @@ def test_another_checkpoint_is_refused(arguments, tmp_path, capsys):
         ([], 'one of the arguments --max-drop --min-speedup is required'),
         (['--max-drop', '1', '--by', 'accuracy'], 'invalid choice'),
         (['--max-drop', '1', '--trials', '0'], 'above 0'),
+        (['--max-drop', '1', '--device', 'abacus'], 'invalid choice'),
     ],
 )
 def test_calls_that_the_parser_refuses(change, named, arguments, capsys):
@@ -172,7 +221,7 @@ def test_calls_that_the_parser_refuses(change, named, arguments, capsys):
         (['--max-drop', '1', '--space', 'nowhere.py'], 'config not found: nowhere.py'),
         (['--max-drop', '1', '--by', 'shift'], '--by shift: these images are measured by mIoU'),
         (['--max-drop', '1', '--folder', 'nowhere'], 'nowhere'),
-        (['--max-drop', '1', '--device', 'abacus'], '--device abacus: '),
+        (['--max-drop', '1', '--images', '4'], 'images=4: give a number from 1 to 3'),
     ],
 )
 def test_calls_that_are_refused_in_one_line(change, named, arguments, capsys):

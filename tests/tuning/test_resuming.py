@@ -1,5 +1,6 @@
 """A search that is killed goes on; what it left behind does not stop it."""
 
+import errno
 import fcntl
 import json
 import os
@@ -94,6 +95,15 @@ def test_one_call_at_a_time(tmp_path):
         with pytest.raises(SegformerPlusPlusError, match='in use by another call'):
             search(tmp_path)
     search(tmp_path)
+
+
+def test_a_file_system_without_locks(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, 'flock', refuse)
+    with pytest.raises(SegformerPlusPlusError, match='cannot lock --out .*: No locks available'):
+        search(tmp_path)
 
 
 def test_a_folder_that_is_a_file(tmp_path):

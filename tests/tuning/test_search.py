@@ -1,6 +1,5 @@
 """The search against brute force: budgets, seeds, failures, repeats, presets."""
 
-import itertools
 import json
 import shutil
 
@@ -10,21 +9,10 @@ from segformer_plusplus import SegformerPlusPlusError
 from segformer_plusplus.token_merging import PRESETS
 from segformer_plusplus.tuning import Budget, Limits, Space, tune_fidelity
 from segformer_plusplus.tuning.storage import JOURNAL
-from tuning.fakes import SMALL_SPACE, FakeFidelity, merged_shares, true_loss, true_speed_up
+from tuning.fakes import SMALL_SPACE, FakeFidelity, every_setting, true_loss, true_speed_up
 
 SMALL = Space(SMALL_SPACE)
 EVERY = Limits(trials=1000, images=4)
-
-
-def every_setting():
-    """All settings of the small space and the presets, by brute force."""
-    ranges = (range(len(options)) for options in SMALL.sites.values())
-    inside = [
-        SMALL.build(dict(zip(SMALL.sites, choices, strict=True)))
-        for choices in itertools.product(*ranges)
-    ]
-    assert len(inside) == SMALL.size == 36
-    return [*inside, *PRESETS]
 
 
 @pytest.fixture(scope='module')
@@ -50,7 +38,7 @@ def tuned(folder, fidelity=None, **budget):
 @pytest.mark.parametrize('most', [0.05, 0.2, 0.5, 2.0, 10.0])
 def test_the_fastest_within_a_drop(most, folder):
     result = tuned(folder, max_drop=most)
-    best = max(true_speed_up(each) for each in every_setting() if true_loss(each) <= most)
+    best = max(true_speed_up(each) for each in every_setting(SMALL) if true_loss(each) <= most)
     assert result.winner.speed_up == pytest.approx(best)
     assert result.winner.drop <= most
     assert result.check.drop == pytest.approx(result.winner.drop)
@@ -59,7 +47,7 @@ def test_the_fastest_within_a_drop(most, folder):
 @pytest.mark.parametrize('least', [1.05, 1.2, 1.3, 4.0])
 def test_the_least_drop_at_a_speed_up(least, folder):
     result = tuned(folder, min_speedup=least)
-    best = min(true_loss(each) for each in every_setting() if true_speed_up(each) >= least)
+    best = min(true_loss(each) for each in every_setting(SMALL) if true_speed_up(each) >= least)
     assert result.winner.drop == pytest.approx(best)
     assert result.winner.speed_up >= least
 
@@ -89,7 +77,7 @@ def upper_bound(space, most):
 
 def test_front(folder):
     result = tuned(folder, max_drop=0.2)
-    pairs = {(round(true_loss(s), 9), round(true_speed_up(s), 9)) for s in every_setting()}
+    pairs = {(round(true_loss(s), 9), round(true_speed_up(s), 9)) for s in every_setting(SMALL)}
     front = {
         (loss, speed)
         for loss, speed in pairs
@@ -102,7 +90,7 @@ def test_front(folder):
 def test_nothing_is_measured_twice(folder):
     result = tuned(folder, max_drop=0.2)
     # all settings of the space, and the presets that are not in it
-    assert len(result.points) == len({SMALL.identify(each) for each in every_setting()})
+    assert len(result.points) == len({SMALL.identify(each) for each in every_setting(SMALL)})
     names = [SMALL.identify(p.token_merging) for p in result.points]
     assert len(set(names)) == len(names)
 
@@ -140,19 +128,6 @@ def test_equal_seeds_give_equal_results(seed, tmp_path):
     assert other.points != runs[0].points
 
 
-def test_out_of_memory_is_marked_and_the_search_goes_on(tmp_path):
-    fidelity = FakeFidelity(refuse=0.5)
-    result = tune_fidelity(fidelity, Budget(max_drop=5.0), tmp_path, space=SMALL, limits=EVERY)
-    assert {failure.reason for failure in result.failures} == {'candidate: out of memory'}
-    fitting = [s for s in every_setting() if dict(merged_shares(s)[0]).get('stage 1 kv', 0) < 0.5]
-    assert len(result.points) == len({SMALL.identify(s) for s in fitting})
-    best = max(true_speed_up(s) for s in fitting if true_loss(s) <= 5.0)
-    assert result.winner.speed_up == pytest.approx(best)
-    again = FakeFidelity(refuse=0.5)
-    second = tune_fidelity(again, Budget(max_drop=5.0), tmp_path, space=SMALL, limits=EVERY)
-    assert second.failures == result.failures and len(again.measured()) < 5
-
-
 def test_without_ground_truth(tmp_path):
     limits = Limits(trials=12)
     fidelity = FakeFidelity(has_truth=False)
@@ -176,10 +151,10 @@ def test_by_another_measure(tmp_path):
 @pytest.mark.parametrize(
     ('budget', 'nearest'),
     [
-        (dict(min_speedup=50.0), lambda: max(every_setting(), key=true_speed_up)),
+        (dict(min_speedup=50.0), lambda: max(every_setting(SMALL), key=true_speed_up)),
         (
             dict(max_drop=0.0001),
-            lambda: min((s for s in every_setting() if true_loss(s)), key=true_loss),
+            lambda: min((s for s in every_setting(SMALL) if true_loss(s)), key=true_loss),
         ),
     ],
 )
@@ -201,29 +176,6 @@ def test_the_timeout_ends_the_search(tmp_path):
     limits = Limits(trials=10**6, minutes=1e-9)
     result = tune_fidelity(FakeFidelity(), Budget(max_drop=0.2), tmp_path, limits=limits)
     assert result.points == [] and result.winner is None
-
-
-def found(result):
-    """What the trials found; how many rounds there were depends on who was a finalist."""
-    return [(point.token_merging, point.drop, point.speed_up) for point in result.points]
-
-
-def test_ctrl_c_keeps_what_there_is(tmp_path):
-    calls = itertools.count()
-
-    def interrupt():
-        if next(calls) == 8:
-            raise KeyboardInterrupt
-
-    limits = Limits(trials=20)
-    budget = Budget(max_drop=1.0)
-    whole = tune_fidelity(FakeFidelity(), budget, tmp_path / 'whole', limits=limits)
-    first = tune_fidelity(FakeFidelity(wait=interrupt), budget, tmp_path / 'cut', limits=limits)
-    assert first.interrupted and first.winner is None
-    assert found(first) == found(whole)[: len(first.points)]
-    second = tune_fidelity(FakeFidelity(), budget, tmp_path / 'cut', limits=limits)
-    assert found(second) == found(whole)
-    assert not second.interrupted and second.winner.speed_up == whole.winner.speed_up
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,12 @@ from segformer_plusplus.tuning import Budget, Check, Limits, Point, Space, tune_
 from segformer_plusplus.tuning.evaluation import speed_up_of
 from segformer_plusplus.tuning.points import pareto_front
 from segformer_plusplus.tuning.run import split_images
-from segformer_plusplus.tuning.selection import FINAL_ROUNDS, MAX_CHECKS, holds
+from segformer_plusplus.tuning.selection import FINAL_ROUNDS, MAX_CHECKS, UNDECIDED, judge
 from tuning.fakes import SMALL_SPACE, FakeFidelity, true_loss
 
 SMALL = Space(SMALL_SPACE)
 LIMITS = Limits(trials=20, images=4)
+EVERY = Limits(trials=1000, images=4)
 
 
 @pytest.mark.parametrize('seed', range(20))
@@ -65,23 +66,39 @@ def test_a_lucky_time_does_not_win(tmp_path):
 
 
 def test_the_next_best_where_the_check_fails(tmp_path):
-    """On the images of the check every setting loses ten times as much."""
+    """On the images of the check every setting loses so much more that none holds."""
     _, others = split_images(8, 4, 0)
-    budget = Budget(max_drop=2.0)
     result = tune_fidelity(
-        FakeFidelity(harsh=others),
-        budget,
+        FakeFidelity(harsh=others, harshness=1e6),
+        Budget(max_drop=2.0),
         tmp_path,
         space=SMALL,
-        limits=Limits(trials=1000, images=4),
+        limits=EVERY,
     )
-    for point, check in result.selection.rejected:
-        assert point.drop <= 2.0 < check.drop == pytest.approx(10 * point.drop)
-    assert len(result.selection.rejected) == MAX_CHECKS
+    rejected = result.selection.rejected
+    for each in rejected:
+        assert each.point.drop <= 2.0 < each.check.drop == pytest.approx(1e6 * each.point.drop)
+        assert each.reason == 'it misses the budget'
     assert result.winner is None
-    assert result.selection.nearest.drop == pytest.approx(
-        min(check.drop for _, check in result.selection.rejected)
-    )
+    assert result.selection.nearest.drop == pytest.approx(min(e.check.drop for e in rejected))
+    # the best and the safest were tried, and how many were not is said
+    within = [p for p in result.points if p.drop <= 2.0 and p.speed_up > 1]
+    tried = {each.point.number for each in rejected}
+    assert min(within, key=lambda p: p.drop).number in tried
+    assert {p.number for p in within if p.preset is not None} <= tried
+    assert result.selection.untried == len(within) - len(rejected) > 0
+
+
+def test_the_safest_are_tried_before_it_is_called_off(tmp_path):
+    """The best ones fail, but settings with much to spare hold."""
+    _, others = split_images(8, 4, 0)
+    budget = Budget(max_drop=2.0)
+    fidelity = FakeFidelity(harsh=others)
+    result = tune_fidelity(fidelity, budget, tmp_path, space=SMALL, limits=EVERY)
+    assert len(result.selection.rejected) >= MAX_CHECKS
+    assert all(10 * each.point.drop > 2.0 for each in result.selection.rejected)
+    assert result.winner is not None and result.check.drop <= 2.0
+    assert result.check.drop == pytest.approx(10 * result.winner.drop)
 
 
 def test_a_check_that_a_slower_setting_passes(tmp_path):
@@ -96,23 +113,56 @@ def test_a_check_that_a_slower_setting_passes(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('drop', 'noise', 'kept'), [(0.1, 0.0, True), (0.14, 0.05, True), (0.16, 0.05, False),
-                                (0.11, None, False)],
-)  # fmt: skip
-def test_a_miss_within_the_noise_counts_as_kept(drop, noise, kept):
-    check = Check(4, drop, noise, 1.5, 0.1, {})
-    assert holds(check, Budget(max_drop=0.1)) is kept
+    ('drop', 'noise', 'speed_up', 'reason'),
+    [
+        (0.1, 0.0, 1.5, None),
+        (0.14, 0.05, 1.5, None),
+        (0.16, 0.05, 1.5, 'it misses the budget'),
+        (0.11, None, 1.5, 'it misses the budget'),
+        # drops of 0 and 8 on two images
+        (4.0, 4.0, 1.5, UNDECIDED),
+        (0.0, 0.0, 0.99, 'it is not faster than no merging'),
+    ],
+)
+def test_a_miss_within_the_noise_counts_as_kept(drop, noise, speed_up, reason):
+    check = Check(4, drop, noise, speed_up, 0.1, {})
+    assert judge(check, Budget(max_drop=0.1)) == reason
 
 
 def test_a_speed_up_within_the_noise_counts_as_kept():
     check = Check(4, 0.1, 0.5, 1.5, 0.1, {})
-    assert holds(check, Budget(min_speedup=1.55))
-    assert not holds(check, Budget(min_speedup=1.7))
+    assert judge(check, Budget(min_speedup=1.54)) is None
+    assert judge(check, Budget(min_speedup=1.59)) == UNDECIDED
+    assert judge(check, Budget(min_speedup=1.7)) == 'it misses the budget'
+
+
+def test_the_shape_is_that_of_what_was_timed(tmp_path):
+    searched, _ = split_images(8, 2, 0)
+    assert searched[0] > 0
+    limits = Limits(trials=3, images=2)
+    result = tune_fidelity(
+        FakeFidelity(), Budget(max_drop=2.0), tmp_path, space=SMALL, limits=limits
+    )
+    assert result.shape == FakeFidelity().subset(searched).shape
+
+
+def test_trials_are_told_before_one_is_selected(tmp_path):
+    told = []
+    result = tune_fidelity(
+        FakeFidelity(), Budget(max_drop=2.0), tmp_path, space=SMALL, limits=LIMITS,
+        searched=lambda found: told.append((len(found.points), found.winner, found.interrupted)),
+    )  # fmt: skip
+    assert told == [(len(result.points), None, True)]
+    assert result.winner is not None and not result.interrupted
 
 
 @pytest.mark.parametrize('count', [1, 2, 3, 10, 300])
-@pytest.mark.parametrize('images', [None, 1, 4, 500])
+@pytest.mark.parametrize('images', [None, 1, 2, 4, 300])
 def test_images_are_searched_on_or_checked_on(count, images):
+    if images is not None and images > count:
+        with pytest.raises(SegformerPlusPlusError, match=f'images={images}: .* from 1 to {count}'):
+            split_images(count, images, 3)
+        return
     searched, others = split_images(count, images, 3)
     assert not set(searched) & set(others)
     assert set(searched) | set(others) <= set(range(count))
@@ -122,7 +172,7 @@ def test_images_are_searched_on_or_checked_on(count, images):
 
 @pytest.mark.parametrize('count', [1, 4])
 def test_too_few_images_for_a_check(count, tmp_path):
-    limits = Limits(trials=12, images=4)
+    limits = Limits(trials=12, images=count)
     result = tune_fidelity(
         FakeFidelity(count), Budget(max_drop=2.0), tmp_path, space=SMALL, limits=limits
     )

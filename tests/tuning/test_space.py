@@ -4,9 +4,18 @@ import itertools
 
 import pytest
 
-from segformer_plusplus import SegformerPlusPlusError
+from segformer_plusplus import TOKEN_MERGERS, SegformerPlusPlusError, TokenMerger
 from segformer_plusplus.token_merging import PRESETS, build_token_merging
-from segformer_plusplus.tuning import Space, default_space, read_space
+from segformer_plusplus.token_merging.plans import CellPlan
+from segformer_plusplus.tuning import (
+    Budget,
+    Limits,
+    Space,
+    default_space,
+    read_space,
+    tune_fidelity,
+)
+from tuning.fakes import FakeFidelity
 
 OWN = """
 custom_imports = dict(imports=['own_merging'])
@@ -26,6 +35,22 @@ class OwnColumns(TokenMerger):
     def plan(self, tokens, grid):
         return CellPlan(grid, (1, self.width), tokens.device)
 """
+
+
+@pytest.fixture()
+def own_pairs():
+    """A strategy whose setting is a pair, as long as a test runs."""
+
+    class OwnPairs(TokenMerger):
+        def __init__(self, size):
+            self.size = size
+
+        def plan(self, tokens, grid):
+            return CellPlan(grid, tuple(self.size), tokens.device)
+
+    TOKEN_MERGERS.register_module(module=OwnPairs)
+    yield
+    del TOKEN_MERGERS.module_dict['OwnPairs']
 
 
 def test_the_default_builds_and_holds_the_presets():
@@ -97,7 +122,27 @@ def test_where_an_entry_may_act():
 
 def test_a_pair_is_one_value():
     options = Space([dict(type='NeighborMerging2d', stride=(2, 4))]).sites['stage 1 q']
-    assert options[1:] == (dict(type='NeighborMerging2d', stride=(2, 4)),)
+    # as the study's journal gives it back
+    assert options[1:] == (dict(type='NeighborMerging2d', stride=[2, 4]),)
+
+
+@pytest.mark.parametrize(
+    'value', [{1: 2}, float('nan'), 1 + 2j, {2, 4}, dict(size=range(3))], ids=repr
+)
+def test_what_json_cannot_hold_is_refused(value, own_pairs):
+    with pytest.raises(SegformerPlusPlusError, match='entry 1: size=.* cannot be kept as JSON'):
+        Space([dict(type='OwnPairs', size=value)])
+
+
+def test_a_strategy_with_a_pair_is_measured_once(own_pairs, tmp_path):
+    """Read from the journal again, it is the same setting."""
+    space = Space([dict(type='OwnPairs', size=[(1, 2), (2, 2)], sides=['kv'], stages=[1])])
+    limits, budget = Limits(trials=50, images=2), Budget(max_drop=5.0)
+    first = tune_fidelity(FakeFidelity(), budget, tmp_path, space=space, limits=limits)
+    own = [p.token_merging for p in first.points if p.preset is None]
+    assert sorted(each[0]['kv']['size'] for each in own) == [[1, 2], [2, 2]]
+    second = tune_fidelity(FakeFidelity(), budget, tmp_path, space=space, limits=limits)
+    assert len(second.points) == len(first.points) == len(PRESETS) + 2
 
 
 def test_a_space_of_ones_own(tmp_path, monkeypatch):

@@ -8,17 +8,19 @@ from pathlib import Path
 
 import cv2
 import pytest
+from matplotlib.figure import Figure
 from mmengine.config import Config
 
 from segformer_plusplus.token_merging import PRESETS, build_token_merging
-from segformer_plusplus.tuning import Budget, Limits, Point, tune_fidelity
+from segformer_plusplus.tuning import Budget, Limits, Point, Rejection, tune_fidelity
+from segformer_plusplus.tuning.backbone import has_plain_backbone, with_own_backbone
 from segformer_plusplus.tuning.plot import draw_front
 from segformer_plusplus.tuning.selection import Selection
 from segformer_plusplus.tuning.writing import WIDTH, literal, write_config, write_front
 from tuning.fakes import FakeFidelity
 
 SETTING = [
-    dict(kv=dict(type='BipartiteSoftMatching2d', stride=2, ratio=0.6)),
+    dict(kv=dict(type='BipartiteSoftMatching2d', stride=2, ratio=0.6), weigh_keys=True),
     dict(
         q=dict(type='NeighborMerging2d', stride=[2, 4]),
         kv=dict(type='BipartiteSoftMatching2d', stride=4, ratio=0.9),
@@ -44,7 +46,9 @@ def with_winner(result, token_merging):
 def written(tmp_path, result, backbone, **options):
     (tmp_path / 'configs').mkdir()
     base = tmp_path / 'configs' / 'mine.py'
-    base.write_text(f'model = dict(backbone={literal(backbone)})\nother = 3\n')
+    base.write_text(
+        f"default_scope = 'mmseg'\nmodel = dict(backbone={literal(backbone)})\nother = 3\n"
+    )
     path = tmp_path / 'out' / 'mine_tuned.py'
     write_config(path, base, Config.fromfile(base), result, **options)
     return path
@@ -63,6 +67,7 @@ def written(tmp_path, result, backbone, **options):
         ),
         dict(type='MixVisionTransformerPlusPlus', tome_cfg='bsm_hq'),
         dict(type='MixVisionTransformer'),
+        dict(type='mmseg.MixVisionTransformer'),
     ],
 )
 def test_the_config_merges_as_the_winner_does(setting, backbone, result, tmp_path):
@@ -73,7 +78,7 @@ def test_the_config_merges_as_the_winner_does(setting, backbone, result, tmp_pat
     assert cfg.model.backbone.get('tome_cfg') is None
     merging = Config(dict(x=cfg.model.backbone.token_merging)).to_dict()['x']
     assert repr(build_token_merging(merging)) == repr(build_token_merging(setting))
-    plain = backbone['type'] == 'MixVisionTransformer'
+    plain = not backbone['type'].endswith('PlusPlus')
     assert ('custom_imports' in cfg) == plain
     assert not plain or cfg.custom_imports.imports == ['segformer_plusplus']
 
@@ -88,7 +93,8 @@ def test_the_config_can_be_read(result, tmp_path):
     assert max(map(len, text.splitlines())) <= WIDTH
     assert "_base_ = '../configs/mine.py'" in text
     assert (
-        "            dict(kv=dict(type='BipartiteSoftMatching2d', stride=2, ratio=0.6)),\n" in text
+        "            dict(kv=dict(type='BipartiteSoftMatching2d', stride=2, ratio=0.6), "
+        'weigh_keys=True),\n' in text
     )
     assert "custom_imports = dict(imports=['own_merging'])" in text
     assert '# Measured with --cfg-options test_dataloader.dataset.data_root=elsewhere' in text
@@ -118,6 +124,37 @@ def test_the_front_as_json(result, tmp_path):
     for point, read in zip(result.points, content['trials'], strict=True):
         setting = build_token_merging(read['token_merging'])
         assert repr(setting) == repr(build_token_merging(point.token_merging))
+
+
+@pytest.mark.parametrize('scope', ['mmseg', 'mmpose'])
+@pytest.mark.parametrize('name', ['MixVisionTransformer', 'mmseg.MixVisionTransformer', 'ours'])
+def test_mmsegs_backbone_by_any_name(scope, name):
+    """It is measured as the written config runs it."""
+    name = 'MixVisionTransformerPlusPlus' if name == 'ours' else name
+    cfg = Config(dict(default_scope=scope, model=dict(backbone=dict(type=name, in_channels=3))))
+    plain = name == 'mmseg.MixVisionTransformer' or (scope, name) == (
+        'mmseg',
+        'MixVisionTransformer',
+    )
+    assert has_plain_backbone(cfg) == plain
+    measured = with_own_backbone(cfg)
+    assert measured.model.backbone.type == ('MixVisionTransformerPlusPlus' if plain else name)
+    assert measured.model.backbone.in_channels == 3 and cfg.model.backbone.type == name
+
+
+def test_a_legend_names_what_failed_once(result, tmp_path, monkeypatch):
+    rejected = [Rejection(point, None, 'because') for point in result.points[:3]]
+    selection = Selection(result.points, rejected=rejected)
+    drawn = type(result)(**{**vars(result), 'selection': selection})
+    figures, save = [], Figure.savefig
+
+    def keep(figure, *arguments, **options):
+        figures.append(figure)
+        save(figure, *arguments, **options)
+
+    monkeypatch.setattr(Figure, 'savefig', keep)
+    draw_front(tmp_path / 'front.png', drawn)
+    assert figures[0].axes[0].get_legend_handles_labels()[1].count('failed the check') == 1
 
 
 @pytest.mark.parametrize('points', ['all', 'one', 'none'])
