@@ -38,17 +38,17 @@ def trials_in(folder):
 def test_killed_and_gone_on(after, tmp_path):
     """By SIGKILL, in the middle of a trial: a preset, and one of the sampler's."""
     whole = search(tmp_path / 'whole')
-    folder = tmp_path / 'cut'
+    folder, inside = tmp_path / 'cut', tmp_path / 'inside'
 
     def slow():
         if trials_in(folder) == after:
+            inside.touch()
             time.sleep(60)
 
     child = fork(lambda: search(folder, wait=slow), tmp_path / 'log')
     end = time.monotonic() + 40
-    while trials_in(folder) < after and time.monotonic() < end:
+    while not inside.exists() and time.monotonic() < end:
         time.sleep(0.02)
-    time.sleep(0.2)
     os.kill(child, signal.SIGKILL)
     assert wait(child) == -signal.SIGKILL
     assert trials_in(folder) == after
