@@ -104,9 +104,24 @@ def _window_of_tokens(
     place = windows.new_full((batch, num_windows), -1)
     place.scatter_(1, windows, torch.arange(count, device=windows.device).expand(batch, -1))
     image = place.view(batch, grid[0] // stride[0], grid[1] // stride[1])
-    image = image.repeat_interleave(stride[0], 1).repeat_interleave(stride[1], 2)
-    border = (0, grid[1] - image.shape[2], 0, grid[0] - image.shape[1])
-    return F.pad(image, border, value=-1).flatten(1)
+    return spread_windows(image, grid, stride, border=-1).flatten(1)
+
+
+def spread_windows(values: Tensor, grid: Grid, stride: tuple[int, int], border: int) -> Tensor:
+    """Every token gets the value of the whole window that it lies in, or ``border``.
+
+    Args:
+        values: (B, H // rows, W // columns).
+        grid: (H, W) in tokens.
+        stride: rows and columns of a window.
+        border: for tokens that lie in none.
+
+    Returns:
+        (B, H, W).
+    """
+    image = values.repeat_interleave(stride[0], 1).repeat_interleave(stride[1], 2)
+    missing = (0, grid[1] - image.shape[2], 0, grid[0] - image.shape[1])
+    return F.pad(image, missing, value=border)
 
 
 def _kept_tokens(alone: Tensor, rank: Tensor, count: int) -> Tensor:

@@ -21,7 +21,7 @@ from .base import (
     check_stride,
 )
 from .bipartite import check_ratio_2d
-from .plans import SlotPlan, WindowPlan
+from .plans import SlotPlan, WindowPlan, spread_windows
 
 
 @TOKEN_MERGERS.register_module()
@@ -104,9 +104,7 @@ def window_similarity(tokens: Tensor, grid: Grid, stride: tuple[int, int]) -> Te
 
 def _plan_of_any_number(merged: Tensor, grid: Grid, stride: tuple[int, int]) -> MergePlan:
     """Of windows (B, rows, columns) that are merged or not, other ones in every image."""
-    inside = merged.repeat_interleave(stride[0], 1).repeat_interleave(stride[1], 2)
-    height, width = inside.shape[1:]
-    inside = F.pad(inside, (0, grid[1] - width, 0, grid[0] - height))
+    inside = spread_windows(merged, grid, stride, border=False)
     index = torch.arange(grid[0] * grid[1], device=merged.device).view(1, *grid)
     row, column = index // grid[1], index % grid[1]
     corner = (row - row % stride[0]) * grid[1] + column - column % stride[1]
