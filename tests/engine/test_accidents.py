@@ -206,12 +206,13 @@ class LittleMemory(Hook):
 
 
 def test_out_of_memory_in_validation(data, tmp_path):
+    """The batch is far beyond the memory: it must not fit into what earlier tests have freed."""
     log = tmp_path / 'log.txt'
 
     def validate() -> None:
         cfg = validated(config(data, tmp_path / 'work'))
         cfg.train_cfg.val_interval = 2
-        cfg.val_dataloader.dataset.pipeline.insert(1, dict(type='Resize', scale=(3000, 3000)))
+        cfg.model.data_preprocessor.test_cfg = dict(size=(100_000, 100_000))  # 112 GiB
         run(cfg, before=lambda r: r.register_hook(LittleMemory()))
 
     assert in_child(validate, log) == 99
