@@ -26,7 +26,7 @@ from ..engine.cli import (
     write_json,
 )
 from ..engine.comparison import Comparison
-from ..engine.guard import main_guard
+from ..engine.guard import interruptible, main_guard
 from ..engine.models import SEED
 from ..engine.peers import PEERS
 from ..engine.report import (
@@ -181,6 +181,7 @@ def write_results(args: argparse.Namespace, options: Options, runs: list[dict[st
 
 
 @main_guard
+@interruptible()
 def main(argv: Sequence[str], prog: str | None = None) -> int:
     """Runs the tool and returns its exit code."""
     args = build_parser(prog).parse_args(argv)

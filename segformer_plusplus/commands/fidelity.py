@@ -22,7 +22,7 @@ from ..engine.cli import (
     write_json,
     write_text,
 )
-from ..engine.guard import main_guard
+from ..engine.guard import interruptible, main_guard
 from ..errors import SegformerPlusPlusError
 from ..fidelity.base import ROUNDS, WARMUP
 from ..fidelity.fine_classes import RADIUS
@@ -94,6 +94,7 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
 
 
 @main_guard
+@interruptible()
 def main(argv: Sequence[str], prog: str | None = None) -> int:
     """Runs the command and returns its exit code."""
     args = build_parser(prog).parse_args(argv)

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..engine.cli import add_config_arguments, parse_positive
-from ..engine.guard import main_guard
+from ..engine.guard import interruptible, main_guard
 from ..fidelity import MEASURES
 from ..tuning import Point, Rejection, TuneResult, tune
 from ..tuning.run import MOST_IMAGES, ROUNDS, TRIALS
@@ -100,6 +100,7 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
 
 
 @main_guard
+@interruptible()
 def main(argv: Sequence[str], prog: str | None = None) -> int:
     """Runs the command and returns its exit code."""
     args = build_parser(prog).parse_args(argv)

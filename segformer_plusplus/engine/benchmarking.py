@@ -205,6 +205,14 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def device_name(device: torch.device) -> str:
+    """Of the processor, with the threads that PyTorch uses, or of the GPU."""
+    if device.type == 'cuda':
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f'{cpu_name()} ({threads} thread{"" if threads == 1 else "s"})'
+
+
 def git_commit() -> str | None:
     """The commit of the repository that this package stands in, '-dirty' if it was changed."""
     command = ['git', 'describe', '--always', '--dirty', '--abbrev=40', '--exclude=*']

@@ -1,11 +1,14 @@
 """One line on stderr for what a user can mend, a traceback for what only we can."""
 
 import argparse
+import contextlib
 import functools
 import inspect
 import os
 import re
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 
@@ -56,6 +59,22 @@ def main_guard(main: Callable[..., int]) -> Callable[..., int]:
             return getattr(error, 'exit_code', USER_ERROR)
 
     return guarded
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGTERM, which schedulers and ``timeout`` send, interrupts as Ctrl-C does.
+
+    A command that writes what it has when it is interrupted then loses nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are none of its business
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def describe_error(error: BaseException) -> str | None:

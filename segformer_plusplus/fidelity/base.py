@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -99,6 +99,11 @@ class Fidelity(ABC, Generic[Outcome]):
         return len(self._indices)
 
     @property
+    def pictures(self) -> Sequence[Hashable]:
+        """What each image is; of people, the picture that shows them."""
+        return self._indices
+
+    @property
     def device(self) -> torch.device:
         """Where the model runs."""
         device: torch.device = next(self.model.parameters()).device
@@ -135,12 +140,33 @@ class Fidelity(ABC, Generic[Outcome]):
                 a subset has none of the ground truth, or the memory does not suffice (then
                 ``__cause__`` is PyTorch's error).
         """
+        return self.compare(self.predict(token_merging))
+
+    def predict(self, token_merging: TokenMergingConfig) -> Iterator[Outcome]:
+        """What is kept of the prediction of each image under a strategy, one by one.
+
+        Args:
+            token_merging: as for :meth:`measure`.
+
+        Raises:
+            SegformerPlusPlusError: as for :meth:`measure`.
+        """
         merging = self._build(token_merging)
         kept = self._references()
         if token_merging is None or token_merging == REFERENCE:
-            return self._summarise((each, each) for each in kept)
-        outcomes = self._predict_under(merging, self._indices, _describe(token_merging))
-        return self._summarise(zip(outcomes, kept, strict=True))
+            return iter(kept)
+        return self._predict_under(merging, self._indices, _describe(token_merging))
+
+    def compare(self, outcomes: Iterable[Outcome]) -> dict[str, float]:
+        """:meth:`measure`, of what :meth:`predict` gave.
+
+        Args:
+            outcomes: of all images, in their order.
+
+        Raises:
+            SegformerPlusPlusError: a subset has none of the ground truth.
+        """
+        return self._summarise(zip(outcomes, self._references(), strict=True))
 
     def check(self, token_merging: TokenMergingConfig) -> None:
         """Predict one image under a strategy, to find out whether it can be measured.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -49,6 +49,14 @@ class PoseFidelity(Fidelity[Person]):
         super().__init__(model, source, has_truth, progress)
         self.main_measure = 'PCK@0.05' if has_truth else 'shift'
         self._metric = BoxPCK(THRESHOLDS)
+
+    @property
+    def pictures(self) -> Sequence[Hashable]:
+        """The path of the picture that shows each person."""
+        info = getattr(self._source.data, 'get_data_info', None)
+        if info is None:  # a folder, whose pictures show one person each
+            return super().pictures
+        return [info(index).get('img_path', index) for index in self._indices]
 
     def describe(self) -> str:
         people = f'{self.num_images} {"people" if self.num_images > 1 else "person"}'

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from ..engine.benchmarking import cpu_name
+from ..engine.benchmarking import device_name
 from .base import MEASURES
 from .measuring import FidelityRow, Measurement
 
@@ -111,7 +111,7 @@ def report(measurement: Measurement, command: str = '') -> FidelityReport:
     if rounds:
         parts.append(
             f'speed: batch 1, float32, {height}x{width}, {fidelity.timed}, median of {rounds} '
-            f'{"rounds" if rounds > 1 else "round"} in turn on {_name(fidelity.device)}, '
+            f'{"rounds" if rounds > 1 else "round"} in turn on {device_name(fidelity.device)}, '
             f'torch {torch.__version__}'
         )
     if measurement.left_out:
@@ -125,10 +125,6 @@ def report(measurement: Measurement, command: str = '') -> FidelityReport:
         command=command,
         left_out=dict(measurement.left_out),
     )
-
-
-def _name(device: torch.device) -> str:
-    return cpu_name() if device.type == 'cpu' else torch.cuda.get_device_name(device)
 
 
 def _change(value: float | None, baseline: float, digits: int) -> str:

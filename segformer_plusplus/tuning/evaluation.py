@@ -92,12 +92,13 @@ class Evaluator:
 
     def check(self, token_merging: Setting) -> Check:
         """Measure a setting that was found on other images."""
-        values = self.fidelity.measure(token_merging)
+        outcomes = list(self.fidelity.predict(token_merging))
+        values = self.fidelity.compare(outcomes)
         ratio, noise = self._time(token_merging)
         return Check(
             images=self.fidelity.num_images,
             drop=self.drop(values),
-            drop_noise=self._drop_noise(token_merging),
+            drop_noise=self._drop_noise(outcomes),
             speed_up=ratio,
             speed_up_noise=noise,
             values=values,
@@ -119,8 +120,12 @@ class Evaluator:
         timings = self.fidelity.time(variants, self.rounds, WARMUP)
         return speed_up_of(timings[REFERENCE], timings['candidate'])
 
-    def _drop_noise(self, token_merging: Setting) -> float | None:
-        """The standard error of the drop, from that of parts of the images; None if undefined."""
+    def _drop_noise(self, outcomes: Sequence[Any]) -> float | None:
+        """The standard error of the drop, from that of parts of the images; None if undefined.
+
+        Args:
+            outcomes: the predictions of all images.
+        """
         parts = min(PARTS, self.fidelity.num_images)
         if parts < 2:
             return None
@@ -129,7 +134,7 @@ class Evaluator:
         try:
             for first in range(parts):
                 part = Evaluator(self.fidelity.subset(list(indices[first::parts])), self.by)
-                drops.append(part.drop(part.fidelity.measure(token_merging)))
+                drops.append(part.drop(part.fidelity.compare(outcomes[first::parts])))
         except SegformerPlusPlusError:  # as of a part in which nothing is labelled
             return None
         return statistics.stdev(drops) / math.sqrt(parts)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
-from ..engine.benchmarking import cpu_name
+from ..engine.benchmarking import device_name
 from ..errors import SegformerPlusPlusError
 from ..fidelity import Fidelity
 from .budget import Budget
@@ -146,7 +145,7 @@ def tune_fidelity(
     """
     limits = limits or Limits()
     space = space or Space()
-    chosen, others = split_images(fidelity.num_images, limits.images, limits.seed)
+    chosen, others = split_images(fidelity.pictures, limits.images, limits.seed)
     identity = {
         **(identity or {}),
         'measure': by or fidelity.main_measure,
@@ -197,25 +196,22 @@ def _open_checker(
     return None
 
 
-def device_name(device: torch.device) -> str:
-    """Of the processor, with its threads, or of the GPU."""
-    if device.type == 'cuda':
-        return torch.cuda.get_device_name(device)
-    threads = torch.get_num_threads()
-    return f'{cpu_name()} ({threads} thread{"" if threads == 1 else "s"})'
-
-
-def split_images(count: int, images: int | None, seed: int) -> tuple[list[int], list[int]]:
+def split_images(
+    pictures: Sequence[Hashable], images: int | None, seed: int
+) -> tuple[list[int], list[int]]:
     """Which images are searched on, and which the winner is checked on: drawn, never the same.
 
+    Of people, those of one picture are never on both sides.
+
     Args:
-        count: of all.
-        images: to search on, as in :class:`Limits`.
+        pictures: that each image, or person, is of.
+        images: to search on (people, for pose), as in :class:`Limits`.
         seed: of the draw.
 
     Raises:
         SegformerPlusPlusError: there is no image, or fewer than are asked for.
     """
+    count = len(pictures)
     if count < 1:
         raise SegformerPlusPlusError('there is no image to search on')
     if images is not None and images > count:
@@ -223,10 +219,17 @@ def split_images(count: int, images: int | None, seed: int) -> tuple[list[int], 
             f'images={images}: give a number from 1 to {count}, which there are; up to '
             f'{max(1, count // 2)} leave as many for the check'
         )
-    order = list(range(count))
-    random.Random(seed).shuffle(order)
+    members: dict[Hashable, list[int]] = {}
+    for index, picture in enumerate(pictures):
+        members.setdefault(picture, []).append(index)
+    drawn = list(members.values())
+    random.Random(seed).shuffle(drawn)
+    order = [index for people in drawn for index in people]
     wanted = images or min(MOST_IMAGES, max(1, count // 2))
-    return sorted(order[:wanted]), sorted(order[wanted : 2 * wanted])
+    searched = order[:wanted]
+    seen = {pictures[index] for index in searched}
+    others = [index for index in order[wanted:] if pictures[index] not in seen]
+    return sorted(searched), sorted(others[:wanted])
 
 
 def _search(

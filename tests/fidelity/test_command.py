@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,24 @@ def test_an_interruption_keeps_what_was_measured(run, tmp_path, monkeypatch):
     assert all(row['median_seconds'] > 0 for row in rows)  # they were timed before
     assert cells((tmp_path / 'out.md').read_text(), '|')[4][1:5] == ['-'] * 4
     assert (tmp_path / 'out.png').exists()
+
+
+def test_sigterm_keeps_what_was_measured(run, tmp_path, monkeypatch):
+    """It is how schedulers, and ``timeout``, end a program."""
+    measure = base.Fidelity.measure
+
+    def terminated(self, token_merging):
+        if token_merging == 'fast':
+            signal.raise_signal(signal.SIGTERM)
+        return measure(self, token_merging)
+
+    monkeypatch.setattr(base.Fidelity, 'measure', terminated)
+    before = signal.getsignal(signal.SIGTERM)
+    code, out, _ = run('--strategies', 'hq', 'fast', '--json', 'out.json')
+    assert code == 130 and 'interrupted' in out
+    rows = json.loads((tmp_path / 'out.json').read_text())['rows']
+    assert [bool(row['values']) for row in rows] == [True, True, False]
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_an_interruption_while_the_model_is_loaded(run, monkeypatch):

@@ -53,6 +53,12 @@ def test_a_subset(opened):
     assert np.average(parts, weights=annotated) == pytest.approx(whole['shift'], rel=1e-6)
 
 
+def test_people_know_their_picture(opened):
+    names = [str(path).rpartition('/')[2] for path in opened.pictures]
+    assert len(set(names)) == 5  # a jumper each
+    assert opened.subset([3, 1]).pictures == [opened.pictures[3], opened.pictures[1]]
+
+
 def test_timing(opened):
     timings = opened.time({'none': 'none', 'hq': 'hq'}, rounds=2, warmup=0)
     assert all(len(each.seconds) == 2 for each in timings.values())
@@ -65,6 +71,7 @@ def test_images_are_one_person_each(jumpers):
         *jumpers, device='cpu', images=f'{root}/images/val', limit=2, progress=False
     )
     assert fidelity.num_images == 2 and not fidelity.has_truth
+    assert len(set(fidelity.pictures)) == 2
     values = fidelity.measure('hq')
     assert list(values) == ['shift'] and fidelity.drop(values) == values['shift'] > 0
 

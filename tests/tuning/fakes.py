@@ -71,6 +71,10 @@ class FakeFidelity:
     def num_images(self) -> int:
         return len(self.indices)
 
+    @property
+    def pictures(self) -> Sequence[int]:
+        return self.indices
+
     def subset(self, indices: Sequence[int]) -> FakeFidelity:
         assert indices and all(0 <= index < self.num_images for index in indices)
         part = type(self).__new__(type(self))
@@ -78,12 +82,19 @@ class FakeFidelity:
         return part
 
     def measure(self, token_merging: Any) -> dict[str, float]:
-        self.log.append(('measure', tuple(self.indices), token_merging))
+        return self.compare(self.predict(token_merging))
+
+    def predict(self, token_merging: Any) -> list[float]:
+        """The loss on each image."""
+        self.log.append(('predict', tuple(self.indices), token_merging))
         if self.wait is not None and token_merging != 'none':
             self.wait()
         loss = true_loss(token_merging)
-        loss *= sum(self.harshness if index in self.harsh else 1.0 for index in self.indices)
-        loss /= len(self.indices)
+        return [loss * (self.harshness if index in self.harsh else 1.0) for index in self.indices]
+
+    def compare(self, outcomes: Sequence[float]) -> dict[str, float]:
+        assert len(outcomes) == len(self.indices)
+        loss = sum(outcomes) / len(outcomes)
         values = {'changed': 2 * loss}
         return {'mIoU': 70.0 - loss, **values} if self.has_truth else values
 
@@ -107,11 +118,11 @@ class FakeFidelity:
 
     def measured(self) -> list[Any]:
         """Settings of trials, in order."""
-        most = max((len(images) for kind, images, _ in self.log if kind == 'measure'), default=0)
+        most = max((len(images) for kind, images, _ in self.log if kind == 'predict'), default=0)
         return [
             each
             for kind, images, each in self.log
-            if kind == 'measure' and len(images) == most and each != 'none'
+            if kind == 'predict' and len(images) == most and each != 'none'
         ]
 
 

@@ -78,10 +78,10 @@ def failing(count=8, **methods):
                 raise SegformerPlusPlusError('candidate: out of memory')
             return super().time(variants, rounds, warmup)
 
-        def measure(self, token_merging):
-            if methods.get('measure', lambda *_: False)(self.indices, token_merging):
+        def predict(self, token_merging):
+            if methods.get('predict', lambda *_: False)(self.indices, token_merging):
                 raise SegformerPlusPlusError('strategy: out of memory')
-            return super().measure(token_merging)
+            return super().predict(token_merging)
 
     return Failing(count)
 
@@ -104,8 +104,8 @@ def test_a_check_that_fails_is_a_rejection(tmp_path):
     budget = Budget(max_drop=2.0)
     fair = tune_fidelity(FakeFidelity(), budget, tmp_path / 'a', space=SMALL, limits=LIMITS)
     best = fair.winner.token_merging
-    _, others = split_images(8, 4, 0)
-    fidelity = failing(measure=lambda images, each: images == others and each == best)
+    _, others = split_images(range(8), 4, 0)
+    fidelity = failing(predict=lambda images, each: images == others and each == best)
     result = tune_fidelity(fidelity, budget, tmp_path / 'b', space=SMALL, limits=LIMITS)
     (rejected,) = result.selection.rejected
     assert rejected.point.token_merging == best and rejected.check is None
@@ -114,8 +114,8 @@ def test_a_check_that_fails_is_a_rejection(tmp_path):
 
 
 def test_a_check_set_that_cannot_be_measured_leaves_the_winner_unchecked(tmp_path):
-    _, others = split_images(8, 4, 0)
-    fidelity = failing(measure=lambda images, each: images == others)
+    _, others = split_images(range(8), 4, 0)
+    fidelity = failing(predict=lambda images, each: images == others)
     budget = Budget(max_drop=2.0)
     result = tune_fidelity(fidelity, budget, tmp_path, space=SMALL, limits=LIMITS)
     assert result.winner is not None and result.check is None
@@ -125,8 +125,8 @@ def test_a_check_set_that_cannot_be_measured_leaves_the_winner_unchecked(tmp_pat
 
 def test_noise_that_is_undefined(tmp_path):
     """A part of the images has no labelled pixel."""
-    _, others = split_images(8, 4, 0)
-    fidelity = failing(measure=lambda images, each: images == others[:1])
+    _, others = split_images(range(8), 4, 0)
+    fidelity = failing(predict=lambda images, each: images == others[:1])
     budget = Budget(max_drop=2.0)
     result = tune_fidelity(fidelity, budget, tmp_path, space=SMALL, limits=LIMITS)
     assert result.check is not None and result.check.drop_noise is None

@@ -67,7 +67,7 @@ def test_a_lucky_time_does_not_win(tmp_path):
 
 def test_the_next_best_where_the_check_fails(tmp_path):
     """On the images of the check every setting loses so much more that none holds."""
-    _, others = split_images(8, 4, 0)
+    _, others = split_images(range(8), 4, 0)
     result = tune_fidelity(
         FakeFidelity(harsh=others, harshness=1e6),
         Budget(max_drop=2.0),
@@ -91,7 +91,7 @@ def test_the_next_best_where_the_check_fails(tmp_path):
 
 def test_the_safest_are_tried_before_it_is_called_off(tmp_path):
     """The best ones fail, but settings with much to spare hold."""
-    _, others = split_images(8, 4, 0)
+    _, others = split_images(range(8), 4, 0)
     budget = Budget(max_drop=2.0)
     fidelity = FakeFidelity(harsh=others)
     result = tune_fidelity(fidelity, budget, tmp_path, space=SMALL, limits=EVERY)
@@ -102,7 +102,7 @@ def test_the_safest_are_tried_before_it_is_called_off(tmp_path):
 
 
 def test_a_check_that_a_slower_setting_passes(tmp_path):
-    _, others = split_images(8, 4, 0)
+    _, others = split_images(range(8), 4, 0)
     fidelity = FakeFidelity(harsh=others)
     budget = Budget(max_drop=0.3)
     result = tune_fidelity(fidelity, budget, tmp_path, space=SMALL, limits=LIMITS)
@@ -137,7 +137,7 @@ def test_a_speed_up_within_the_noise_counts_as_kept():
 
 
 def test_the_shape_is_that_of_what_was_timed(tmp_path):
-    searched, _ = split_images(8, 2, 0)
+    searched, _ = split_images(range(8), 2, 0)
     assert searched[0] > 0
     limits = Limits(trials=3, images=2)
     result = tune_fidelity(
@@ -161,13 +161,40 @@ def test_trials_are_told_before_one_is_selected(tmp_path):
 def test_images_are_searched_on_or_checked_on(count, images):
     if images is not None and images > count:
         with pytest.raises(SegformerPlusPlusError, match=f'images={images}: .* from 1 to {count}'):
-            split_images(count, images, 3)
+            split_images(range(count), images, 3)
         return
-    searched, others = split_images(count, images, 3)
+    searched, others = split_images(range(count), images, 3)
     assert not set(searched) & set(others)
     assert set(searched) | set(others) <= set(range(count))
     assert len(searched) == min(count, images or min(50, max(1, count // 2)))
     assert len(others) == min(count - len(searched), len(searched))
+
+
+def test_images_of_the_check_are_predicted_once(tmp_path):
+    """Also for the noise, which is that of parts of them."""
+    fidelity = FakeFidelity()
+    result = tune_fidelity(fidelity, Budget(max_drop=2.0), tmp_path, space=SMALL, limits=LIMITS)
+    assert result.check.drop_noise is not None
+    searched, others = split_images(range(8), 4, 0)
+    wanted = result.winner.token_merging
+    seen = [images for kind, images, each in fidelity.log if kind == 'predict' and each == wanted]
+    assert seen == [tuple(searched), tuple(others)]
+
+
+@pytest.mark.parametrize('seed', range(5))
+@pytest.mark.parametrize('images', [None, 1, 3, 7])
+def test_people_of_one_picture_stay_on_one_side(images, seed):
+    pictures = list('abbbbccdeeeffggggghh')
+    searched, others = split_images(pictures, images, seed)
+    assert not {pictures[index] for index in searched} & {pictures[index] for index in others}
+    wanted = images or len(pictures) // 2
+    assert len(searched) == wanted and 0 < len(others) <= wanted
+    # no more than the rest of one picture is lost
+    assert len(searched) + len(others) >= min(2 * wanted, len(pictures) - 4)
+
+
+def test_people_of_one_picture_alone_leave_no_check():
+    assert split_images(['a'] * 6, 2, 0)[1] == []
 
 
 @pytest.mark.parametrize('count', [1, 4])
