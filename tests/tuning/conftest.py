@@ -25,5 +25,5 @@ def large_scenes(scenes) -> tuple[Path, Path]:
     text = config.read_text()
     assert 'scale=(256, 128)' in text
     large = config.with_name('large.py')
-    large.write_text(text.replace('scale=(256, 128)', 'scale=(1024, 512)'))
+    large.write_text(text.replace('scale=(256, 128)', 'scale=(768, 384)'))
     return large, checkpoint
