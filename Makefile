@@ -52,9 +52,9 @@ test: export OMP_NUM_THREADS := 1
 test: $(STAMP) ## Run the tests
 	$(PYTHON) -m pytest -n 2 --dist loadfile
 
-# Other Pythons, other versions: numbers, configs, training, loading and resuming.
+# Other Pythons, other versions: numbers, configs, training, loading, resuming, fidelity, tuning.
 CORE_TESTS := $(addprefix tests/,token_merging layers backbones segmentation pose checkpoints \
-  test_arguments.py test_compat.py test_configs.py test_hooks.py test_package.py \
+  fidelity tuning test_arguments.py test_compat.py test_configs.py test_hooks.py test_package.py \
   test_pose_configs.py tools/test_tools.py tools/test_pose_tools.py)
 
 test-core: export OMP_NUM_THREADS := 1
