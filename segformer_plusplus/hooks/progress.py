@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
@@ -37,7 +38,8 @@ class ProgressBarHook(Hook):
         if self._bar is None:
             return
         if outputs and 'loss' in outputs:
-            self._bar.set_postfix(loss=f'{float(outputs["loss"]):.4g}', refresh=False)
+            loss = torch.as_tensor(outputs['loss']).item()
+            self._bar.set_postfix(loss=f'{loss:.4g}', refresh=False)
         self._bar.update()
 
     def after_train(self, runner: Runner) -> None:
