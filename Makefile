@@ -53,9 +53,9 @@ test: $(STAMP) ## Run the tests
 	$(PYTHON) -m pytest -n 2 --dist loadfile
 
 # Other Pythons, other versions: numbers, configs, training, loading, resuming, fidelity, tuning.
-CORE_TESTS := $(addprefix tests/,token_merging layers backbones segmentation pose checkpoints \
-  fidelity tuning test_arguments.py test_compat.py test_configs.py test_hooks.py test_package.py \
-  test_pose_configs.py tools/test_tools.py tools/test_pose_tools.py)
+CORE_TESTS := $(addprefix tests/,token_merging mit segmentation pose checkpoints \
+  evaluation/fidelity evaluation/tuning training/test_hooks.py test_arguments.py test_compat.py \
+  test_configs.py test_package.py test_pose_configs.py tools/test_tools.py tools/test_pose_tools.py)
 
 test-core: export OMP_NUM_THREADS := 1
 
@@ -93,10 +93,11 @@ test-original: $(ORIGINAL_STAMP) ## Run the core tests on OpenMMLab's original l
 docs: $(STAMP) ## Build the documentation's site in build/docs, every link checked
 	$(PYTHON) -m mkdocs build --strict
 
-check: $(STAMP) ## Lint, check the formatting and the types
+check: $(STAMP) ## Lint, check the formatting, the types and who imports whom
 	$(PYTHON) -m ruff check $(SOURCES)
 	$(PYTHON) -m ruff format --check $(SOURCES)
 	$(PYTHON) -m mypy
+	$(VENV)/bin/lint-imports
 
 format: $(STAMP) ## Rewrite the sources in the project's format
 	$(PYTHON) -m ruff check --fix $(SOURCES)
@@ -112,6 +113,6 @@ demo-pose: $(STAMP) ## Train on drawn jumpers; results in work_dirs/demo-pose
 	$(PYTHON) tools/demos/pose.py --out work_dirs/demo-pose
 
 clean: ## Remove caches and build outputs (not .venv, data or results)
-	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	find . -path './.venv*' -prune -o -path ./data -prune -o -path ./work_dirs -prune \
 	  -o -type d -name __pycache__ -exec rm -rf {} +

@@ -1,9 +1,9 @@
-"""The one place that knows about OpenMMLab's two lines and about an mmcv without compiled ops.
+"""What is done as other packages are imported: registering, and mending what is old in OpenMMLab.
 
-mmcv from the maintained line, and mmcv-lite, come without ``mmcv._ext``. mmpose, and older mmseg,
-import ``mmcv.ops`` all the same, though no SegFormer uses any of it.
-
-The original line's mmengine calls ``torch.load`` as torch before 2.6 wanted it; it needs NumPy 1.
+The one place that knows about OpenMMLab's two lines and about an mmcv without compiled ops. mmcv
+from the maintained line, and mmcv-lite, come without ``mmcv._ext``; mmpose, and older mmseg, import
+``mmcv.ops`` all the same, though no SegFormer uses any of it. The original line's mmengine calls
+``torch.load`` as torch before 2.6 wanted it; it needs NumPy 1.
 """
 
 from __future__ import annotations
@@ -11,45 +11,140 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import io
 import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, NoReturn
 
-from .errors import MissingDependencyError
+from .libraries import has_distribution, naming_what_is_missing, require
+from .moved import find_moved
+from .registration import register
 
-# NumPy 1.26 has numpy._core beside numpy.core, but empty until a part of it is imported.
-# Checkpoints hold numbers under either name, and what may be read from one is looked up there.
-with contextlib.suppress(ImportError):
-    importlib.import_module('numpy._core.multiarray')
-
-_INSTALL = {
-    'mmseg': "pip install 'segformer-plusplus[mmseg]'",
-    'mmpose': (
-        "pip install 'segformer-plusplus[mmpose]' cython setuptools && "
-        'pip install --no-deps --no-build-isolation --no-binary xtcocotools xtcocotools==1.14.3 && '
-        'pip install --no-deps mmpose==1.3.2 (the second step needs a C compiler)'
-    ),
-}
-"""How a toolbox is installed."""
+_PACKAGE = __name__.rpartition('.')[0]
 
 
-def require_foundation() -> None:
-    """Raise if what every part of this package stands on is missing; mend what is old in it.
+def lazily(
+    package: str, names: Mapping[str, str], needs: Sequence[str] = ()
+) -> Callable[[str], Any]:
+    """The ``__getattr__`` of a package whose names are imported when they are first asked for.
 
-    Neither is a dependency of the package: the two lines share their import names, and one would
-    overwrite the other.
-
-    Raises:
-        MissingDependencyError: mmengine or mmcv is not installed.
+    Args:
+        package: its name.
+        names: name -> module of the package that has it.
+        needs: modules of other libraries that have to be there for any of them.
     """
-    for name in ('mmengine', 'mmcv'):
-        if find_spec(name) is None:
-            raise MissingDependencyError(
-                f'segformer_plusplus needs {name}, which is not installed; install the maintained '
-                "line with pip install 'segformer-plusplus[mmseg]', or mmengine and mmcv-lite"
-            )
-    let_mmengine_read_its_checkpoints()
+
+    def find(name: str) -> Any:
+        if name in names:
+            for module in needs:
+                require(module, f'{package}.{name}')
+            with naming_what_is_missing(f'{package}.{name}'):
+                return getattr(importlib.import_module(f'.{names[name]}', package), name)
+        if not name.startswith('_'):
+            with contextlib.suppress(ModuleNotFoundError):
+                return importlib.import_module(f'.{name}', package)
+        raise AttributeError(f'module {package!r} has no attribute {name!r}')
+
+    return find
+
+
+class _Duty:
+    """What is due when a module is imported.
+
+    Args:
+        after: called when it is there.
+        around: what it is imported in.
+    """
+
+    def __init__(
+        self,
+        after: Callable[[], None] | None = None,
+        around: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+    ) -> None:
+        self.after = after
+        self.around = around
+
+
+def install() -> None:
+    """See to it that the duties of this module are done when another package is imported.
+
+    At once for those that have been imported already.
+    """
+    if any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        return
+    for name, duty in _DUTIES.items():
+        if name in sys.modules and duty.after is not None:
+            duty.after()
+    sys.meta_path.insert(0, _Finder())
+
+
+class _Finder(MetaPathFinder):
+    """Finds modules where Python does, and has what is due done as they are imported."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if name.startswith(f'{_PACKAGE}.'):
+            return find_moved(name)
+        if name not in _DUTIES:
+            return None
+        spec = PathFinder.find_spec(name, path, target)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _DutifulLoader(spec.loader, _DUTIES[name])
+        return spec
+
+
+class _DutifulLoader(Loader):
+    """Another loader, with what is due around it and after it."""
+
+    def __init__(self, loader: Loader, duty: _Duty) -> None:
+        self._loader = loader
+        self._duty = duty
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        with self._duty.around():
+            self._loader.exec_module(module)
+        if self._duty.after is not None:
+            self._duty.after()
+
+
+def let_mmengine_find_configs() -> None:
+    """Let ``_base_ = ['mmseg::...']`` and ``['segformer_plusplus::...']`` work on both lines.
+
+    mmengine looks the package of a config up by the name of its distribution, which is another one
+    on the maintained line; it takes the name of a module as well.
+    """
+    known = sys.modules['mmengine.config.utils'].MODULE2PACKAGE
+    known[_PACKAGE] = _PACKAGE
+    for module in ('mmseg', 'mmdet'):
+        if not has_distribution(known[module]) and find_spec(module) is not None:
+            known[module] = module
+
+
+def _keep_the_scope_of_our_configs() -> None:
+    """Let a base that comes from this package be one of the toolbox of its ``default_scope``.
+
+    mmengine takes the package of a base for the scope of all that is in it; ours is no toolbox.
+    """
+    config = sys.modules['mmengine.config.config'].Config
+    original = config._get_cfg_path
+
+    @functools.wraps(original)
+    def get_cfg_path(cfg_path: str, filename: str) -> tuple[str, str | None]:
+        path, scope = original(cfg_path, filename)
+        return path, None if scope == _PACKAGE else scope
+
+    config._get_cfg_path = staticmethod(get_cfg_path)
 
 
 def let_mmengine_read_its_checkpoints() -> None:
@@ -61,15 +156,15 @@ def let_mmengine_read_its_checkpoints() -> None:
     types are admitted; ``weights_only`` stays on, and nothing else that a file may hold is run.
     Does nothing where mmengine sees to it itself.
     """
-    if not _leaves_weights_only_to_torch():
+    digits = importlib.import_module('mmengine.utils').digit_version
+    if not digits(importlib.import_module('mmengine').__version__) < digits('0.10.8'):
         return
     module = importlib.import_module('mmengine.runner.checkpoint')
     original = module.load_from_local
 
     @functools.wraps(original)
     def load_from_local(filename: str, map_location: Any = None) -> Any:
-        # imported late: it needs what this module sees to
-        from .checkpoints.safe_globals import mmengine_globals
+        from .safe_globals import mmengine_globals
 
         with mmengine_globals():
             return original(filename, map_location)
@@ -77,10 +172,21 @@ def let_mmengine_read_its_checkpoints() -> None:
     module.CheckpointLoader.register_scheme(prefixes='', loader=load_from_local, force=True)
 
 
-def _leaves_weights_only_to_torch() -> bool:
-    version = importlib.import_module('mmengine').__version__
-    digits = importlib.import_module('mmengine.utils').digit_version
-    return bool(digits(version) < digits('0.10.8'))
+@contextlib.contextmanager
+def _standing_in_for_ops() -> Iterator[None]:
+    """Let ``import mmcv.ops`` succeed where mmcv has no compiled ops.
+
+    The stand-in is taken away again, since mmengine looks for ``mmcv._ext`` to tell a full mmcv
+    from a lite one.
+    """
+    if find_spec('mmcv._ext') is not None:
+        yield
+        return
+    sys.modules['mmcv._ext'] = _OpsWithoutCode('mmcv._ext')
+    try:
+        yield
+    finally:
+        del sys.modules['mmcv._ext']
 
 
 class _OpsWithoutCode(ModuleType):
@@ -99,40 +205,29 @@ class _OpsWithoutCode(ModuleType):
         return missing
 
 
-def make_mmcv_ops_importable() -> None:
-    """Let ``import mmcv.ops`` succeed where mmcv has no compiled ops. Does nothing otherwise.
+@contextlib.contextmanager
+def _without_chatter() -> Iterator[None]:
+    """Keep what a toolbox prints when it is imported off stdout, where results go.
 
-    The stand-in is taken away again, since mmengine looks for ``mmcv._ext`` to tell a full mmcv
-    from a lite one.
+    The maintained line says there that it 'could not import OneDL', which nobody asked for.
     """
-    if find_spec('mmcv') is None or 'mmcv.ops' in sys.modules:
-        return
-    if find_spec('mmcv._ext') is not None or find_spec('mmcv.ops') is None:
-        return
-    sys.modules['mmcv._ext'] = _OpsWithoutCode('mmcv._ext')
+    said = io.StringIO()
     try:
-        importlib.import_module('mmcv.ops')
+        with contextlib.redirect_stdout(said):
+            yield
     finally:
-        del sys.modules['mmcv._ext']
+        for line in said.getvalue().splitlines():
+            if 'Could not import OneDL' not in line:
+                sys.stderr.write(f'{line}\n')
 
 
-def import_toolbox(name: str, asked_for: str) -> ModuleType:
-    """Import a module of mmseg or mmpose.
-
-    Args:
-        name: such as 'mmseg.models'.
-        asked_for: what needs it, for the message.
-
-    Raises:
-        MissingDependencyError: it is not installed, or its own import fails.
-    """
-    try:
-        return importlib.import_module(name)
-    except (ImportError, AssertionError, ValueError) as error:
-        # OpenMMLab asserts the versions it accepts; an extension that was compiled for another
-        # NumPy raises ValueError
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise MissingDependencyError(
-            f'{asked_for} needs {name}, which cannot be imported ({reason}); install it with '
-            + _INSTALL.get(name.split('.')[0], f'pip install {name}')
-        ) from error
+_DUTIES = {
+    'mmengine.registry': _Duty(after=register),
+    'mmengine.config.utils': _Duty(after=let_mmengine_find_configs),
+    'mmengine.config.config': _Duty(after=_keep_the_scope_of_our_configs),
+    'mmengine.runner.checkpoint': _Duty(after=let_mmengine_read_its_checkpoints),
+    'mmcv.ops': _Duty(around=_standing_in_for_ops),
+    'mmseg.datasets': _Duty(around=_without_chatter),
+    'mmdet.datasets': _Duty(around=_without_chatter),
+}
+"""By the module that is imported."""

@@ -1,5 +1,11 @@
 """Errors meant for people: one line that names the thing, its value and what is allowed."""
 
+import contextlib
+import inspect
+import re
+import traceback
+from collections.abc import Iterator
+
 
 class SegformerPlusPlusError(ValueError):
     """Base of every error this package raises on purpose. Takes one message, on one line."""
@@ -28,3 +34,105 @@ class DivergedError(SegformerPlusPlusError):
     """The loss or a weight of a training is NaN or infinite."""
 
     exit_code = 1
+
+
+# mmengine's registries wrap what a constructor raises: "class `Name` in some/module.py: message".
+_REGISTRY_PREFIX = re.compile(r'^(?:(?:class|func|function) `[^`]*` in \S+: )+')
+
+# The last line of a traceback: "package.module.Name: message".
+_TRACEBACK_LINE = re.compile(r'^(?P<type>[A-Za-z_][\w.]*): (?P<message>.+)$')
+
+
+def describe_error(error: BaseException) -> str | None:
+    """One line for an error that the user can mend, None for one that is ours.
+
+    That is a :class:`SegformerPlusPlusError`, a missing or unreadable file, a name that no
+    registry knows, an argument that a class in the config does not take, or a wrapper of these.
+    """
+    for link in _wrapped(error):
+        message = _describe(link)
+        if message is not None:
+            return ' '.join(_REGISTRY_PREFIX.sub('', message).split())
+    return None
+
+
+def _wrapped(error: BaseException) -> Iterator[BaseException]:
+    """The error and what it wraps, the outermost first.
+
+    An implicit context is followed only where the outer message repeats the inner one: any other
+    failure inside an error handler is a bug of its own.
+    """
+    current: BaseException | None = error
+    while current is not None:
+        yield current
+        context = current.__context__
+        if current.__cause__ is not None:
+            current = current.__cause__
+        elif context is not None and str(context) and str(context) in str(current):
+            current = context
+        else:
+            current = None
+
+
+def _describe(error: BaseException) -> str | None:
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    if 'Original Traceback' in text:
+        return _describe_worker_error(text)
+    if isinstance(error, SegformerPlusPlusError):
+        return text
+    if isinstance(error, OSError) and error.strerror:
+        return f'{error.strerror}: {error.filename}' if error.filename else error.strerror
+    if isinstance(error, ValueError) and 'need at least one array to concatenate' in text:
+        return (
+            'a dataset is empty: no file in its data_prefix has its img_suffix, or nobody in its '
+            'ann_file has a box and keypoints'
+        )
+    if isinstance(error, KeyError) and re.search(r'is not in the \S+ registry', text):
+        name = text.split('. Please check')[0]
+        return f'{name}; check its spelling, or name its module in custom_imports of the config'
+    if isinstance(error, TypeError) and _raised_by_registry(error):
+        return f'the config does not fit its class: {text}'
+    return None
+
+
+def _describe_worker_error(text: str) -> str | None:
+    """Finds the message in what a data loader worker sent: its whole traceback as one string."""
+    match = _TRACEBACK_LINE.match(text.rstrip().splitlines()[-1])
+    if match is None:
+        return None
+    name = match['type'].rpartition('.')[2]
+    known = globals().get(name)
+    if inspect.isclass(known) and issubclass(known, SegformerPlusPlusError):
+        return match['message']
+    return match['message'] if name in ('FileNotFoundError', 'PermissionError') else None
+
+
+def _raised_by_registry(error: BaseException) -> bool:
+    """Whether the call in mmengine's ``build_from_cfg`` itself failed: arguments did not bind."""
+    frames = traceback.extract_tb(error.__traceback__)
+    last = frames[-1] if frames else None
+    # ... or that of the stand-in that was registered
+    standing_in = last is not None and last.filename.endswith('registration.py')
+    return last is not None and (last.name == 'build_from_cfg' or standing_in)
+
+
+LESS_MEMORY = 'try a smaller --shape or --batch-size, or --dtype bfloat16'
+
+
+@contextlib.contextmanager
+def memory_errors(name: str, advice: str = LESS_MEMORY) -> Iterator[None]:
+    """Turns PyTorch's out-of-memory errors, of CUDA and of the CPU, into one line.
+
+    Args:
+        name: of what needed the memory.
+        advice: what the user can do.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # torch.OutOfMemoryError is one
+        import torch
+
+        out_of_memory = isinstance(error, torch.cuda.OutOfMemoryError)
+        if not out_of_memory and "DefaultCPUAllocator: can't allocate memory" not in str(error):
+            raise
+        raise SegformerPlusPlusError(f'{name}: out of memory; {advice}') from error

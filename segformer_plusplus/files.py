@@ -1,11 +1,16 @@
-"""Output files that are there whole or not at all."""
+"""Output files that are there whole or not at all, and whether two files are the same."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
+import json
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from .errors import SegformerPlusPlusError
 
@@ -52,3 +57,56 @@ def check_writable(path: str | os.PathLike[str]) -> None:
             raise SegformerPlusPlusError(f'{path} cannot be written: {place} is no folder')
     if not os.access(place, os.W_OK):
         raise SegformerPlusPlusError(f'{path} cannot be written: {place} is read-only')
+
+
+def sha256(content: Any) -> str:
+    """Of plain values, whatever the order of their keys."""
+    text = json.dumps(content, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file; read once as long as its size and time stay."""
+    stat = path.stat()
+    return _hash_file(path, stat.st_size, stat.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=64)
+def _hash_file(path: Path, _size: int, _time: int) -> str:
+    with path.open('rb') as stream:
+        digest = hashlib.sha256()
+        while block := stream.read(1 << 22):
+            digest.update(block)
+        return digest.hexdigest()
+
+
+def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
+    """Writes JSON atomically: readers see the old file or the whole new one, never a half."""
+    write_text(path, json.dumps(_plain(content), indent=2, allow_nan=False) + '\n')
+
+
+def write_text(path: str | os.PathLike[str], content: str) -> None:
+    """Writes a text file atomically, see :func:`write_json`."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_beside(path) as place:
+        place.write_text(content)
+
+
+def _plain(value: Any) -> Any:
+    """Tensors and NumPy scalars as Python numbers; what JSON cannot hold (nan, inf) as None."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if hasattr(value, 'tolist'):
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Writes beside `path` and renames, so that a file that is there is always whole."""
+    with written_beside(path) as place:
+        place.write_bytes(data)

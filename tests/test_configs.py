@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from mmengine.config import Config, ConfigDict
 
 pytest.importorskip('mmseg')
@@ -18,7 +19,10 @@ from mmengine.registry import PARAM_SCHEDULERS, init_default_scope
 from mmseg.registry import DATASETS, MODELS
 from mmseg.utils import register_all_modules
 
-from segformer_plusplus.backbones.archs import ARCHS
+from segformer_plusplus.errors import SegformerPlusPlusError
+from segformer_plusplus.inference.configs import load_config
+from segformer_plusplus.inference.opening import build_model
+from segformer_plusplus.mit.archs import ARCHS
 
 ROOT = Path(__file__).parents[1] / 'configs'
 FOLDERS = 'cityscapes', 'ade20k', 'synthetic'
@@ -90,6 +94,72 @@ def flat(value, key: str = '') -> dict[str, object]:
 def differences(one: Config, other: Config) -> set[str]:
     a, b = flat(one.to_dict()), flat(other.to_dict())
     return {key for key in a.keys() | b.keys() if a.get(key, ...) != b.get(key, ...)}
+
+
+def depth(path: Path) -> int:
+    """How many files are open, one below the other, until there is no further base."""
+    bases = Config._get_base_files(str(path))
+    return 1 + max((depth(path.parent / base) for base in bases), default=0)
+
+
+@pytest.mark.parametrize('path', sorted(ROOT.glob('*/*_*.py')), ids=lambda path: path.stem)
+def test_a_row_is_read_in_three_files(path):
+    assert depth(path) <= 3
+
+
+def test_the_metafile_lists_every_config():
+    models = yaml.safe_load((ROOT / 'metafile.yaml').read_text())['Models']
+    listed = {model['Config']: model['Name'] for model in models}
+    files = [p for p in ROOT.glob('*/*.py') if p.parent.name != '_base_']
+    assert listed == {p.relative_to(ROOT.parent).as_posix(): p.stem for p in files}
+    assert len(models) == len(files)
+
+
+def test_bases_of_mmseg_and_of_this_package(tmp_path):
+    path = tmp_path / 'own.py'
+    path.write_text(
+        "_base_ = ['mmseg::segformer/segformer_mit-b0_8xb1-160k_cityscapes-1024x1024.py']\n"
+        "model = dict(backbone=dict(type='MixVisionTransformerPlusPlus', token_merging='hq'))"
+    )
+    cfg = load_config(path)
+    assert cfg.model.backbone.token_merging == 'hq' and cfg.model.backbone.embed_dims == 32
+    path.write_text("_base_ = ['segformer_plusplus::" + CITYSCAPES.format('b5', 'fast') + "']")
+    assert load_config(path).model == load(ROOT / CITYSCAPES.format('b5', 'fast')).model
+
+
+@pytest.mark.parametrize(
+    ('name', 'said'),
+    [
+        (CITYSCAPES.format('b5', 'hqq'), rf'did you mean .*{CITYSCAPES.format("b5", "hq")}\?'),
+        ('nothing like it', 'info --configs lists ours'),
+    ],
+)
+def test_a_config_that_is_not_shipped(name, said):
+    with pytest.raises(SegformerPlusPlusError, match=said):
+        load_config(f'segformer_plusplus::{name}')
+
+
+@pytest.mark.parametrize(
+    ('name', 'said'),
+    [
+        ('no_such_package::a/b.py', "no package 'no_such_package' is installed"),
+        ('torch::a/b.py', 'was installed without configs'),
+        ('here/there.py', 'config not found: here/there.py'),
+        ('::a/b.py', "no package '' is installed"),
+    ],
+)
+def test_a_config_of_nobody(name, said):
+    with pytest.raises(SegformerPlusPlusError, match=said):
+        load_config(name)
+
+
+def test_a_model_with_sliding_windows_predicts():
+    model = build_model(load(ROOT / CITYSCAPES.format('b0', 'hq')).model)
+    assert model.test_cfg.mode == 'slide'
+    data = dict(inputs=[torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8)])
+    with torch.inference_mode():
+        (sample,) = model.test_step(data)
+    assert sample.pred_sem_seg.data.shape == (1, 64, 96)
 
 
 def test_every_row_of_the_tables_has_its_file_and_no_file_is_left_over():

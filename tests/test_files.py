@@ -5,9 +5,8 @@ import threading
 
 import pytest
 
-from segformer_plusplus.engine.cli import write_json
 from segformer_plusplus.errors import SegformerPlusPlusError
-from segformer_plusplus.files import check_writable, written_beside
+from segformer_plusplus.files import check_writable, write_json, written_beside
 
 
 def test_a_file_takes_its_name_when_it_is_whole(tmp_path):

@@ -25,7 +25,7 @@ from mmengine.runner import Runner
 from mmpose.datasets.datasets.utils import parse_pose_metainfo
 from mmpose.registry import DATASETS, METRICS, MODELS
 
-from segformer_plusplus.backbones.archs import ARCHS
+from segformer_plusplus.mit.archs import ARCHS
 
 ROOT = Path(__file__).parents[1] / 'configs'
 FOLDERS = 'jbd', 'coco', 'synthetic'

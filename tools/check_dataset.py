@@ -4,21 +4,21 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-import segformer_plusplus  # noqa: F401  (registers everything; must precede mmseg and mmpose)
+# what lies beside this file is found from the root of the checkout
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-# isort: split
+
 from rich.console import Console
 
-from segformer_plusplus.datasets.inspection import (
-    IMAGES_PER_PROCESS,
-    inspect_data,
-    write_fix_lists,
-)
-from segformer_plusplus.datasets.inspection_sources import SPLITS
-from segformer_plusplus.datasets.inspection_summary import print_summary
-from segformer_plusplus.engine.cli import add_config_arguments, load_config, write_json
-from segformer_plusplus.engine.guard import main_guard
+from segformer_plusplus.cli.guard import main_guard
+from segformer_plusplus.cli.options import add_config_arguments
+from segformer_plusplus.files import write_json
+from segformer_plusplus.inference.configs import load_config
+from tools.dataset_checks.inspection import IMAGES_PER_PROCESS, inspect_data, write_fix_lists
+from tools.dataset_checks.sources import SPLITS
+from tools.dataset_checks.summary import print_summary
 
 FOUND = 1
 

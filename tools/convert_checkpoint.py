@@ -1,8 +1,8 @@
-"""Converts weights: python tools/convert_checkpoint.py SRC DST [--to mmseg|transformers|nvlabs]."""
+"""python tools/convert_checkpoint.py ...: the same as segformer-plusplus convert."""
 
 import sys
 
-from segformer_plusplus.commands.convert import main
+from segformer_plusplus.cli.convert import main
 
 if __name__ == '__main__':
     sys.exit(main())

@@ -1,9 +1,8 @@
-"""Exports a model: python tools/export.py CONFIG CHECKPOINT --format onnx --out FILE."""
+"""python tools/export.py ...: the same as segformer-plusplus export."""
 
 import sys
 
-import segformer_plusplus  # noqa: F401  (registers everything; must precede mmseg and mmpose)
-from segformer_plusplus.commands.export import main
+from segformer_plusplus.cli.export import main
 
 if __name__ == '__main__':
     sys.exit(main())

@@ -1,9 +1,8 @@
-"""What strategies cost and gain: python tools/fidelity.py CONFIG CHECKPOINT."""
+"""python tools/fidelity.py ...: the same as segformer-plusplus fidelity."""
 
 import sys
 
-import segformer_plusplus  # noqa: F401  (registers everything; must precede mmseg and mmpose)
-from segformer_plusplus.commands.fidelity import main
+from segformer_plusplus.cli.fidelity import main
 
 if __name__ == '__main__':
     sys.exit(main())

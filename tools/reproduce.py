@@ -5,16 +5,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import segformer_plusplus  # noqa: F401  (registers everything; must precede mmseg and mmpose)
+# what lies beside this file is found from the root of the checkout
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-# isort: split
+
 import torch
 from rich.console import Console
 
-from segformer_plusplus.engine.cli import parse_positive
-from segformer_plusplus.engine.guard import add_traceback_argument, main_guard
+from segformer_plusplus.cli.guard import add_traceback_argument, main_guard
+from segformer_plusplus.cli.options import parse_positive
 from segformer_plusplus.errors import SegformerPlusPlusError
-from segformer_plusplus.reproduction import (
+from tools.paper_tables import (
     DTYPES,
     SYNTHETIC,
     TABLES,

@@ -1,9 +1,8 @@
-"""Tunes token merging: python tools/tune.py CONFIG CHECKPOINT --max-drop 0.1 --out DIR."""
+"""python tools/tune.py ...: the same as segformer-plusplus tune."""
 
 import sys
 
-import segformer_plusplus  # noqa: F401  (registers everything; must precede mmseg and mmpose)
-from segformer_plusplus.commands.tune import main
+from segformer_plusplus.cli.tune import main
 
 if __name__ == '__main__':
     sys.exit(main())

@@ -1,11 +1,13 @@
 _base_ = [
-    '../_base_/models/segformer_mit-b0.py',
+    '../_base_/mit.py',
+    '../_base_/models/segformer.py',
     '../_base_/datasets/cityscapes_1024x1024.py',
     '../_base_/default_runtime.py',
     '../_base_/schedules/schedule_160k.py',
 ]
 
 model = dict(
+    backbone=_base_.mit_b0,
     data_preprocessor=dict(size=(1024, 1024)),
     test_cfg=dict(mode='slide', crop_size=(1024, 1024), stride=(768, 768)),
 )

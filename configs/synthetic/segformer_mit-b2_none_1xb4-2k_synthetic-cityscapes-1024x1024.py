@@ -1,14 +1,6 @@
-# The Cityscapes config of the same name with another data root and schedule, from scratch, tested
-# on whole images: for a GPU.
-_base_ = [
-    '../_base_/models/segformer_mit-b2.py',
-    '../_base_/datasets/synthetic_cityscapes_1024x1024.py',
-    '../_base_/default_runtime.py',
-    '../_base_/schedules/schedule_2k.py',
-]
+_base_ = './segformer_mit-b0_none_1xb4-2k_synthetic-cityscapes-1024x1024.py'
 
 model = dict(
-    data_preprocessor=dict(size=(1024, 1024)),
-    backbone=dict(init_cfg=None),
-    test_cfg=dict(mode='whole'),
+    backbone=dict(arch='b2'),
+    decode_head=dict(in_channels=[64, 128, 320, 512]),
 )

@@ -9,9 +9,20 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import CheckpointError
-from .formats import NVLABS, SMP, TRANSFORMERS, TRANSFORMERS_5, Format, Rule
-from .formats.rules import fill, match_ours, match_theirs, parse, prefixed
-from .names import some
+from .files import some
+from .formats import (
+    NVLABS,
+    SMP,
+    TRANSFORMERS,
+    TRANSFORMERS_5,
+    Format,
+    Rule,
+    fill,
+    match_ours,
+    match_theirs,
+    parse,
+    prefixed,
+)
 from .settings import check_complete, describe
 
 _FORMATS = (TRANSFORMERS, TRANSFORMERS_5, NVLABS, SMP)

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError, MissingDependencyError
-from .names import some
+from ..errors import CheckpointError
+from ..libraries import require
+
+
+def some(keys: Iterable[object], most: int = 3) -> str:
+    """The first few of many names."""
+    names = [str(key) for key in keys]
+    return ', '.join(names[:most]) + (', ...' if len(names) > most else '')
+
 
 WEIGHTS = ('model.safetensors', 'pytorch_model.bin')
 """What the weights in a folder of Transformers are called, the preferred one first."""
@@ -19,6 +27,7 @@ INDEX = '.index.json'
 """Ends the name of the file that says which of several files a tensor is in."""
 
 SAFETENSORS = '.safetensors'
+
 _LFS = b'version https://git-lfs'
 
 
@@ -59,14 +68,7 @@ def safetensors() -> Any:
     Raises:
         MissingDependencyError: it is not installed.
     """
-    try:
-        import safetensors.torch
-    except ImportError as error:
-        raise MissingDependencyError(
-            f'files that end in {SAFETENSORS} need the package safetensors: '
-            'pip install segformer-plusplus[hf]'
-        ) from error
-    return safetensors.torch
+    return require('safetensors.torch', f'a file that ends in {SAFETENSORS}')
 
 
 def _weights_in(folder: Path) -> Path:

@@ -12,14 +12,14 @@ from urllib.parse import urlparse
 
 import torch
 from mmengine.logging import print_log
+from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import Tensor, nn
 from torch.hub import download_url_to_file, get_dir, load_state_dict_from_url
 
 from ..errors import CheckpointError, SegformerPlusPlusError
+from ..safe_globals import mmengine_globals
 from .conversion import convert, not_recognised, recognise
-from .files import SAFETENSORS, read_path
-from .names import some
-from .safe_globals import mmengine_globals
+from .files import SAFETENSORS, read_path, some
 from .settings import head_kind
 
 # torch.hub takes any 'name-face.pth' for a file with a hash; a real one has eight digits or more
@@ -65,7 +65,7 @@ def read_checkpoint(
         raise CheckpointError(
             f'checkpoint {source} cannot be read safely: {_reason(error)}; it holds more than '
             'tensors and plain values, or it is damaged. If you trust where it is from, '
-            'tools/convert_checkpoint.py SRC DST --unsafe runs its code and writes it without'
+            'segformer-plusplus convert SRC DST --unsafe runs its code and writes it without'
         ) from error
     except Exception as error:  # a damaged file can fail in any way
         raise CheckpointError(
@@ -116,6 +116,26 @@ def load_checkpoint_strictly(
         )
     load_state_dict_strictly(model, state, source)
     return checkpoint
+
+
+@WEIGHT_INITIALIZERS.register_module(force=True)
+class StrictPretrained:
+    """What ``init_cfg=dict(type='Pretrained', ...)`` of our modules does: all or nothing.
+
+    Args:
+        checkpoint: see :func:`load_checkpoint_strictly`, as the other arguments.
+        prefix: None for all keys.
+        map_location: where the file's tensors go first.
+    """
+
+    def __init__(
+        self, checkpoint: str | Path, prefix: str | None = None, map_location: str = 'cpu'
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._options: dict[str, Any] = dict(prefix=prefix or '', map_location=map_location)
+
+    def __call__(self, module: nn.Module) -> None:
+        load_checkpoint_strictly(module, self._checkpoint, **self._options)
 
 
 def load_state_dict_strictly(

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import CheckpointError
-from .names import some
+from .files import some
 
 _ANCHOR = 'layers.0.0.projection.weight'
 _LAST_LAYERS = {'decode_head': 'conv_seg', 'head': 'final_layer'}
@@ -131,7 +131,7 @@ def _tensor(state: Mapping[str, Tensor], key: str) -> Tensor:
 
 
 def _sizes(channels: list[int], layers: list[int]) -> dict[str, Any]:
-    from ..backbones.archs import ARCHS  # the backbones import this package
+    from ..mit.archs import ARCHS  # the backbones import this package
 
     fitting = {
         name: sizes

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..backbones import MixVisionTransformerPlusPlus
 from ..errors import SegformerPlusPlusError
+from ..mit.backbone import MixVisionTransformerPlusPlus
 from ..token_merging import LocalWindowMerging, NeighborMerging2d
 from .formats import find_format
 

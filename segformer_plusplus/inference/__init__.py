@@ -1,31 +1,39 @@
 """Trained models on images, folders and videos: labels or keypoints, pictures and files of them."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from ..compat import lazily
 
-from .predictor import Prediction
-from .sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Picture, find_pictures
-
-if TYPE_CHECKING:
-    from .pose import PoseEstimator
-    from .segmenter import Segmenter
-
-# each needs its toolbox, but not the other's
-_PARTS = {'Segmenter': 'segmenter', 'PoseEstimator': 'pose'}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _PARTS:
-        return getattr(import_module(f'.{_PARTS[name]}', __name__), name)
-    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-
+__getattr__ = lazily(
+    __name__,
+    {
+        'IMAGE_SUFFIXES': 'sources',
+        'VIDEO_SUFFIXES': 'sources',
+        'MergeMap': 'merge_maps',
+        'MergeMaps': 'merge_maps',
+        'Picture': 'sources',
+        'PlanRecord': 'merge_maps',
+        'PoseEstimator': 'pose',
+        'Prediction': 'predictor',
+        'Segmenter': 'segmenter',
+        'draw': 'drawing',
+        'find_pictures': 'sources',
+        'merge_map': 'merge_maps',
+        'record_plans': 'merge_maps',
+    },
+    needs=('mmengine', 'mmcv'),
+)
 
 __all__ = [
     'IMAGE_SUFFIXES',
     'VIDEO_SUFFIXES',
+    'MergeMap',
+    'MergeMaps',
     'Picture',
+    'PlanRecord',
     'PoseEstimator',
     'Prediction',
     'Segmenter',
+    'draw',
     'find_pictures',
+    'merge_map',
+    'record_plans',
 ]

@@ -1,4 +1,4 @@
-"""Keypoints of people on images, folders and videos with a top-down model of mmpose."""
+"""Keypoints of people by a top-down pose estimator, and skeletons painted with them."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from mmengine.registry import init_default_scope
 from mmpose.datasets.datasets.utils import parse_pose_metainfo
 from mmpose.registry import DATASETS
 from mmpose.structures import PoseDataSample, merge_data_samples
+from mmpose.visualization import PoseLocalVisualizer
 from torch import nn
 
-from ..engine.benchmarking import memory_errors
-from ..errors import SegformerPlusPlusError
-from .models import dataset_meta, prepare_model, test_dataset
+from ..errors import SegformerPlusPlusError, memory_errors
+from .opening import dataset_meta, prepare_model, test_dataset
 from .predictor import Predictor
 from .sources import Picture
 
 Boxes = Mapping[str, Any]
 
 _READS = 'LoadImage'
+
 _ADVICE = 'try a smaller batch_size (--batch-size)'
 
 
@@ -46,7 +47,7 @@ class PoseEstimator(Predictor[PoseDataSample]):
         cfg_options: dotted keys of the config and their new values.
 
     Raises:
-        SegformerPlusPlusError: see :func:`~.models.prepare_model`; no test pipeline; boxes that
+        SegformerPlusPlusError: see :func:`~.opening.prepare_model`; no test pipeline; boxes that
             are none.
         CheckpointError: the checkpoint does not fit.
     """
@@ -169,3 +170,35 @@ def _skeleton(
             'test_dataloader.dataset of a data set with METAINFO'
         )
     return found
+
+
+_RELATIVE = 300  # of the image's longer side: the width of a limb
+
+
+class SkeletonPainter:
+    """Draws the people of a data sample.
+
+    Args:
+        meta: mmpose's parsed meta data.
+        min_score: keypoints below it, and their limbs, are left out.
+    """
+
+    def __init__(self, meta: Mapping[str, Any], min_score: float) -> None:
+        self._min_score = min_score
+        self._painter = PoseLocalVisualizer(name='segformer_plusplus')
+        self._painter.set_dataset_meta(dict(meta))
+
+    def __call__(self, image: np.ndarray, sample: PoseDataSample) -> np.ndarray:
+        """(H, W, 3) uint8 BGR -> the same with boxes and skeletons."""
+        self._painter.line_width = max(1, round(max(image.shape[:2]) / _RELATIVE))
+        self._painter.radius = 2 * self._painter.line_width
+        painted: np.ndarray = self._painter.add_datasample(
+            'prediction',
+            np.ascontiguousarray(image[..., ::-1]),
+            sample,
+            draw_gt=False,
+            draw_bbox=True,
+            show=False,
+            kpt_thr=self._min_score,
+        )
+        return np.ascontiguousarray(painted[..., ::-1])

@@ -17,9 +17,8 @@ from mmseg.registry import DATASETS
 from mmseg.structures import SegDataSample
 from torch import nn
 
-from ..engine.benchmarking import memory_errors
-from ..errors import SegformerPlusPlusError
-from .models import dataset_meta, prepare_model, test_dataset
+from ..errors import SegformerPlusPlusError, memory_errors
+from .opening import dataset_meta, prepare_model, test_dataset
 from .predictor import Predictor
 from .sources import Picture
 from .tiling import Tiles, label_dtype, predict_tiles
@@ -51,7 +50,7 @@ class Segmenter(Predictor[SegDataSample]):
         cfg_options: dotted keys of the config and their new values.
 
     Raises:
-        SegformerPlusPlusError: see :func:`~.models.prepare_model`; tiles that do not go together.
+        SegformerPlusPlusError: see :func:`~.opening.prepare_model`; tiles that do not go together.
         CheckpointError: the checkpoint does not fit.
     """
 

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ..errors import SegformerPlusPlusError
-from ..transforms import CheckedLoadImageFromFile, unreadable
+from ..loading.images import CheckedLoadImageFromFile, unreadable
 
 IMAGE_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')
 _STRIP = 256  # rows that are converted at once

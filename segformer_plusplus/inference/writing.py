@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from ..datasets.writing import replace
 from ..errors import SegformerPlusPlusError
+from ..files import replace
 
 if TYPE_CHECKING:
     from mmpose.structures import PoseDataSample

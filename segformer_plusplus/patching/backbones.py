@@ -1,4 +1,4 @@
-"""Which backbones can be patched, how they are recognised, and what all of them can do."""
+"""Token merging on a model that is already built: which backbones are known, on and off."""
 
 from __future__ import annotations
 
@@ -11,19 +11,62 @@ from typing import Any
 from torch import nn
 
 from ..errors import SegformerPlusPlusError
-from ..layers.merged_attention import MergedAttention
-from ..token_merging import TokenMerging
+from ..mit.attention import MergedAttention
+from ..token_merging import TokenMerging, TokenMergingConfig, build_token_merging
 
 _ADAPTERS = {
-    ('segformer_plusplus.backbones.mit', 'MixVisionTransformerPlusPlus'): 'own',
-    ('mmseg.models.backbones.mit', 'MixVisionTransformer'): 'mmseg',
-    ('transformers.models.segformer.modeling_segformer', 'SegformerModel'): 'transformers',
-    ('segmentation_models_pytorch.encoders.mix_transformer', 'MixVisionTransformer'): 'smp',
+    ('segformer_plusplus.mit.backbone', 'MixVisionTransformerPlusPlus'): 'backbones.OwnBackbone',
+    ('mmseg.models.backbones.mit', 'MixVisionTransformer'): 'mmseg.Backbone',
+    ('transformers.models.segformer.modeling_segformer', 'SegformerModel'): 'transformers.Backbone',
+    (
+        'segmentation_models_pytorch.encoders.mix_transformer',
+        'MixVisionTransformer',
+    ): 'smp.Backbone',
 }
-"""Module and class of a backbone, and the file here that adapts it.
+"""Module and class of a backbone, and the class here that adapts it.
 
 Known by name: to look for a library's class must not import the library.
 """
+
+
+def apply_token_merging(model: nn.Module, token_merging: TokenMergingConfig) -> None:
+    """Let the backbone of a model merge tokens, in place.
+
+    The parameters stay the same tensors under the same names, so that checkpoints, optimizers and
+    DDP see no difference. Applied again, the last strategy holds. With 'none' nothing is merged
+    and outputs are those of the model before, to rounding.
+
+    Args:
+        model: has a SegFormer backbone of mmsegmentation, Transformers, segmentation_models.pytorch
+            or this package anywhere inside; all of them are changed.
+        token_merging: whatever the backbone's ``token_merging`` takes: a preset such as 'hq', or
+            one dict per stage. Under 'downsampling' a model whose head does not resize to the
+            input returns a smaller result, as with the backbone of this package.
+
+    Raises:
+        SegformerPlusPlusError: no such backbone, one that is not as it is known here, or a strategy
+            that is unknown or does not fit. The model is then as it was.
+    """
+    # every backbone is checked before the first one changes
+    backbones = find_backbones(model)
+    plans = [build_token_merging(token_merging, len(backbone.blocks)) for backbone in backbones]
+    for backbone, merging in zip(backbones, plans, strict=True):
+        backbone.check(merging)
+    for backbone, merging in zip(backbones, plans, strict=True):
+        backbone.apply(merging)
+
+
+def remove_token_merging(model: nn.Module) -> None:
+    """Take back what :func:`apply_token_merging` did: outputs are bit for bit those of before.
+
+    A model on which it was not called stays as it is. A backbone of this package gets the strategy
+    back that it had before.
+
+    Raises:
+        SegformerPlusPlusError: the model has no backbone that could have been changed.
+    """
+    for backbone in find_backbones(model):
+        backbone.remove()
 
 
 class PatchableBackbone(ABC):
@@ -87,6 +130,37 @@ class PatchableBackbone(ABC):
                 'apply_token_merging first'
             )
         return found
+
+
+_BEFORE = 'token_merging_before'
+
+
+class OwnBackbone(PatchableBackbone):
+    """``MixVisionTransformerPlusPlus``."""
+
+    def _find_blocks(self) -> list[list[nn.Module]]:
+        return [list(blocks) for _, blocks, _ in self.module.layers]
+
+    def attention(self, block: Any) -> Any:
+        return block.attn
+
+    def check(self, merging: TokenMerging) -> None:
+        """Nothing can go wrong: the strategies are built for as many stages."""
+
+    def apply(self, merging: TokenMerging) -> None:
+        vars(self.module).setdefault(_BEFORE, self.module.token_merging)
+        self.set_merging(merging)
+
+    def merging(self) -> TokenMerging:
+        return self.module.token_merging
+
+    def set_merging(self, merging: TokenMerging) -> None:
+        self.module.set_token_merging(merging)
+
+    def remove(self) -> None:
+        before = vars(self.module).pop(_BEFORE, None)
+        if before is not None:
+            self.set_merging(before)
 
 
 class HostBackbone(PatchableBackbone):
@@ -243,8 +317,9 @@ def find_backbones(model: nn.Module) -> list[PatchableBackbone]:
 
 
 def _load(adapter: str) -> type[PatchableBackbone]:
+    module, _, name = adapter.partition('.')
     try:
-        return import_module(f'.{adapter}', __package__).Backbone
+        return getattr(import_module(f'.{module}', __package__), name)
     except ImportError as error:
         raise SegformerPlusPlusError(
             f'the SegFormer of the installed library is not the one that token merging knows '

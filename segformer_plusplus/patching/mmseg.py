@@ -8,8 +8,8 @@ from mmseg.models.backbones.mit import EfficientMultiheadAttention, MixFFN
 from mmseg.models.utils import PatchEmbed
 from torch import Tensor, nn
 
-from ..layers.merged_attention import PackedAttention
-from ..layers.mix_ffn import SequentialFFN
+from ..mit.attention import PackedAttention
+from ..mit.ffn import SequentialFFN
 from ..token_merging import InputDownsampling
 from ..token_merging.base import Grid
 from .backbones import HostBackbone

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from mmcv.cnn.bricks.wrappers import Conv2d as MmcvConv2d
 from torch import Tensor, nn
 
-from ..layers import cpu
-from ..layers.mix_ffn import ChannelsLastFFN
+from ..mit import cpu
+from ..mit.ffn import ChannelsLastFFN
 from ..token_merging.base import Grid
 
-_PLAIN = (nn.Linear, nn.Conv2d, MmcvConv2d)
+_PLAIN = (
+    'torch.nn.modules.linear.Linear',
+    'torch.nn.modules.conv.Conv2d',
+    'mmcv.cnn.bricks.wrappers.Conv2d',  # by name: whoever has no mmcv has none of these
+)
 
 
 def is_plain(*layers: nn.Module) -> bool:
@@ -18,7 +21,9 @@ def is_plain(*layers: nn.Module) -> bool:
     Not so an adapter (LoRA), a quantised or a parametrised layer, or one with hooks.
     """
     return all(
-        type(layer) in _PLAIN and not layer._forward_hooks and not layer._forward_pre_hooks
+        f'{type(layer).__module__}.{type(layer).__qualname__}' in _PLAIN
+        and not layer._forward_hooks
+        and not layer._forward_pre_hooks
         for layer in layers
     )
 

@@ -12,12 +12,11 @@ from transformers.models.segformer.modeling_segformer import (
 )
 
 from ..errors import SegformerPlusPlusError
-from ..layers import cpu
-from ..layers.merged_attention import MergedAttention
-from ..layers.mix_ffn import FFNParts
-from ..layers.tokens import image_to_tokens, tokens_to_image
+from ..mit import cpu
+from ..mit.attention import MergedAttention
+from ..mit.ffn import FFNParts
 from ..token_merging import InputDownsampling
-from ..token_merging.base import Grid
+from ..token_merging.base import Grid, image_to_tokens, tokens_to_image
 from .backbones import HostBackbone
 from .plain import HostFFN, outer_projections, project
 

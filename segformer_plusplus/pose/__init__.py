@@ -1,17 +1,20 @@
-"""What needs mmpose. Importing it registers the head, the dataset, the metric and the loader there.
+"""What needs mmpose: the head, the dataset, the metric and the image loader. Keypoint names do not.
 
 Human pose is estimated top-down: a box around the person is cut out, and a heatmap is predicted
 for every keypoint.
 """
 
-from ..compat import import_toolbox
+from ..compat import lazily
 
-for _module in ('mmpose', 'mmpose.models', 'mmpose.datasets', 'mmpose.evaluation'):
-    import_toolbox(_module, asked_for='segformer_plusplus.pose')
-
-from .head import SegformerHeatmapHead  # noqa: E402
-from .jbd import JumpBroadcastDataset  # noqa: E402
-from .metrics import BoxPCK  # noqa: E402
-from .transforms import CheckedLoadImage  # noqa: E402
+__getattr__ = lazily(
+    __name__,
+    {
+        'BoxPCK': 'metrics',
+        'CheckedLoadImage': 'data',
+        'JumpBroadcastDataset': 'data',
+        'SegformerHeatmapHead': 'head',
+    },
+    needs=('mmpose', 'mmpose.models', 'mmpose.datasets', 'mmpose.evaluation'),
+)
 
 __all__ = ['BoxPCK', 'CheckedLoadImage', 'JumpBroadcastDataset', 'SegformerHeatmapHead']

@@ -26,14 +26,14 @@ from ..arguments import (
     integers,
 )
 from ..errors import SegformerPlusPlusError
-from ..layers import check_image_norm, fuse_pyramid, pair_levels, select_levels
+from ..mit.fusion import check_image_norm, fuse_pyramid, pair_levels, select_levels
 
 _BATCH_NORM = {'type': 'BN', 'requires_grad': True}
 _RELU = {'type': 'ReLU'}
 _LOSS = {'type': 'KeypointMSELoss', 'use_target_weight': True}
 
 
-@MODELS.register_module()
+@MODELS.register_module(force=True)
 class SegformerHeatmapHead(HeatmapHead):
     """Fuses the stages of the backbone as SegFormer does and predicts one heatmap per keypoint.
 

@@ -1,15 +1,18 @@
-"""What needs mmseg. Importing it registers the segmentor, the head and the label loader there."""
+"""What needs mmseg: the segmentor, its heads and the label loader."""
 
-from ..compat import import_toolbox
+from ..compat import lazily
 
-for _module in ('mmseg', 'mmseg.models', 'mmseg.datasets.transforms'):
-    import_toolbox(_module, asked_for='segformer_plusplus.segmentation')
-
-from .head import SegformerHeadPlusPlus  # noqa: E402
-from .labels import label_map  # noqa: E402
-from .linear_head import SegformerLinearHead  # noqa: E402
-from .segmentor import EncoderDecoderPlusPlus  # noqa: E402
-from .transforms import CheckedLoadAnnotations  # noqa: E402
+__getattr__ = lazily(
+    __name__,
+    {
+        'CheckedLoadAnnotations': 'transforms',
+        'EncoderDecoderPlusPlus': 'segmentor',
+        'SegformerHeadPlusPlus': 'heads',
+        'SegformerLinearHead': 'heads',
+        'label_map': 'segmentor',
+    },
+    needs=('mmseg', 'mmseg.models', 'mmseg.datasets.transforms'),
+)
 
 __all__ = [
     'CheckedLoadAnnotations',

@@ -12,10 +12,10 @@ from mmseg.registry import TRANSFORMS
 from PIL import Image
 
 from ..errors import SegformerPlusPlusError
-from ..transforms import Skips, unreadable
+from ..loading.images import Skips, unreadable
 
 
-@TRANSFORMS.register_module()
+@TRANSFORMS.register_module(force=True)
 class CheckedLoadAnnotations(LoadAnnotations):
     """mmseg's ``LoadAnnotations`` that fails on a damaged file or on a label outside the classes.
 

@@ -2,16 +2,16 @@
 
 from .base import TOKEN_MERGERS, IdentityPlan, MergePlan, TokenMerger
 from .bipartite import BipartiteSoftMatching1d, BipartiteSoftMatching2d, TomesdMatching
-from .neighbor import NeighborMerging1d, NeighborMerging2d
-from .presets import PRESETS, read_tome_cfg
-from .spec import (
+from .config import (
+    PRESETS,
     InputDownsampling,
     StageMerging,
     TokenMerging,
     TokenMergingConfig,
     build_token_merging,
+    read_tome_cfg,
 )
-from .windows import LocalWindowMerging
+from .windows import LocalWindowMerging, NeighborMerging1d, NeighborMerging2d
 
 __all__ = [
     'PRESETS',

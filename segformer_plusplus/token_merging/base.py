@@ -3,14 +3,40 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
-from mmengine.registry import Registry
 from torch import Tensor
 
 from ..errors import TokenMergingError
 
-TOKEN_MERGERS = Registry('token merger', scope='segformer_plusplus')
+try:
+    from mmengine.registry import Registry
+except ImportError:  # strategies need no more of a registry than this
+
+    class Registry:  # type: ignore[no-redef]
+        """Classes by name, as far as mmengine's registry is used here."""
+
+        def __init__(self, name: str, scope: str, locations: list[str]) -> None:
+            self.name, self.scope = name, scope
+            self.module_dict: dict[str, type] = {}
+
+        def get(self, key: str) -> type | None:
+            return self.module_dict.get(key)
+
+        def register_module(
+            self, name: str | None = None, force: bool = False, module: type | None = None
+        ) -> Any:
+            if module is None:  # as a decorator
+                return lambda each: self.register_module(name, force, each)
+            key = name or module.__name__
+            if key in self.module_dict and not force:
+                raise KeyError(f'{key} is already registered in {self.name}')
+            self.module_dict[key] = module
+            return module
+
+
+TOKEN_MERGERS = Registry('token merger', scope='segformer_plusplus', locations=[__package__])
 """Every strategy by name. Register your own with ``@TOKEN_MERGERS.register_module()``."""
 
 Grid = tuple[int, int]
@@ -124,3 +150,14 @@ def check_stride(stride: int | tuple[int, int] | list[int], owner: str) -> tuple
             f'{owner}: stride={stride!r} is not a positive integer or a pair (rows, columns)'
         )
     return pair[0], pair[1]
+
+
+def tokens_to_image(tokens: Tensor, grid: Grid) -> Tensor:
+    """(B, H * W, C) -> (B, C, H, W) in channels-last layout, without a copy."""
+    return tokens.unflatten(1, grid).permute(0, 3, 1, 2)
+
+
+def image_to_tokens(image: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, H * W, C), contiguous; no copy if the image is channels-last."""
+    image = image.contiguous(memory_format=torch.channels_last)
+    return image.permute(0, 2, 3, 1).flatten(1, 2)

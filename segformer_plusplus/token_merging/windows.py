@@ -1,8 +1,4 @@
-"""Local merging: a window of the grid becomes one token where its tokens are alike.
-
-Source: the conditional local average pooling of ALGM (Norouzi et al., CVPR 2024), the first of its
-two steps. Written from the paper's description.
-"""
+"""Merging inside fixed windows of the grid: all of them, or those whose tokens are alike."""
 
 from __future__ import annotations
 
@@ -21,7 +17,41 @@ from .base import (
     check_stride,
 )
 from .bipartite import check_ratio_2d
-from .plans import SlotPlan, WindowPlan, spread_windows
+from .plans import CellPlan, SlotPlan, WindowPlan, spread_windows
+
+
+@TOKEN_MERGERS.register_module()
+class NeighborMerging2d(TokenMerger):
+    """Average the cells of the grid; cells at the border hold what is left.
+
+    Args:
+        stride: rows and columns of a cell; an int for both.
+    """
+
+    def __init__(self, stride: int | tuple[int, int] = 2) -> None:
+        self.stride = check_stride(stride, 'NeighborMerging2d')
+
+    def plan(self, tokens: Tensor, grid: Grid) -> MergePlan:
+        check_grid(tokens, grid)
+        return CellPlan(grid, self.stride, tokens.device)
+
+
+@TOKEN_MERGERS.register_module()
+class NeighborMerging1d(TokenMerger):
+    """Average runs of consecutive tokens of the flattened grid; the last run may be shorter.
+
+    Args:
+        stride: tokens in a run.
+    """
+
+    def __init__(self, stride: int = 2) -> None:
+        if not isinstance(stride, int):
+            raise TokenMergingError(f'NeighborMerging1d: stride={stride!r} is not an integer')
+        self.stride = check_stride(stride, 'NeighborMerging1d')[0]
+
+    def plan(self, tokens: Tensor, grid: Grid) -> MergePlan:
+        check_grid(tokens, grid)
+        return CellPlan((1, tokens.shape[1]), (1, self.stride), tokens.device)
 
 
 @TOKEN_MERGERS.register_module()

@@ -17,7 +17,7 @@ from segformer_plusplus.checkpoints import (
     write_checkpoint,
     write_transformers_folder,
 )
-from segformer_plusplus.engine.runner import StrictRunner
+from segformer_plusplus.training.runner import StrictRunner
 
 from .models import Segmentor, from_transformers_library, images, randomise
 
@@ -195,7 +195,7 @@ def test_without_safetensors(tmp_path, state, monkeypatch):
     monkeypatch.setitem(sys.modules, 'safetensors.torch', None)
     (tmp_path / 'a.safetensors').write_bytes(b'anything')
     for use in (read_checkpoint, lambda path: write_checkpoint(path, state)):
-        with pytest.raises(MissingDependencyError, match=r'pip install segformer-plusplus\[hf\]'):
+        with pytest.raises(MissingDependencyError, match=r"pip install 'segformer-plusplus\[hf\]'"):
             use(tmp_path / 'a.safetensors')
     assert (tmp_path / 'a.safetensors').read_bytes() == b'anything'
 

@@ -12,7 +12,7 @@ import torch
 
 pytest.importorskip('mmseg')
 
-from fidelity.conftest import scenes  # noqa: F401
+from evaluation.fidelity.conftest import scenes  # noqa: F401
 from inference.conftest import pose, segmentation  # noqa: F401
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
@@ -20,7 +20,7 @@ from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 
 from segformer_plusplus import TOKEN_MERGERS, MixVisionTransformerPlusPlus
-from segformer_plusplus.engine.models import without_init_cfg
+from segformer_plusplus.inference.opening import without_init_cfg
 
 DOCS = Path(__file__).resolve().parents[2] / 'docs'
 ROOT = DOCS.parent
@@ -183,7 +183,7 @@ def test_data(here):
 def test_deployment(here, segmentation, library):  # noqa: F811
     for package in ('onnx', 'onnxscript', library.partition('.')[0]):
         pytest.importorskip(package)
-    from segformer_plusplus.commands.export import main
+    from segformer_plusplus.cli.export import main
 
     (block,) = (code for code in blocks_of('deployment.md') if library in code)
     name = {'onnxruntime': 'onnx', 'openvino': 'openvino'}.get(library, 'torch-export')

@@ -4,8 +4,8 @@ from importlib.util import find_spec
 
 import torch
 
-from segformer_plusplus.engine.models import build_model
-from segformer_plusplus.engine.openvino_peer import openvino_core
+from segformer_plusplus.export.formats.openvino_file import openvino_core
+from segformer_plusplus.inference.opening import build_model
 
 WIDTHS = [8, 16, 40, 64]
 RUNTIMES = ['onnxruntime', *(['openvino'] if find_spec('openvino') else [])]

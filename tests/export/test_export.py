@@ -2,24 +2,18 @@
 
 import json
 import os
+import sys
 
 import numpy as np
 import pytest
 import torch
-from export_models import (
-    build_pose,
-    build_segmentor,
-    plain_openvino,
-    plain_torch,
-    segmentor_config,
-)
+from export_models import build_pose, build_segmentor, plain_openvino, plain_torch, segmentor_config
 
 from segformer_plusplus import TOKEN_MERGERS, SegformerPlusPlusError, TokenMerger
-from segformer_plusplus.engine.models import build_model
 from segformer_plusplus.errors import MissingDependencyError
 from segformer_plusplus.export import check_export, checking, export_model, read_metadata
-from segformer_plusplus.export.formats import base
 from segformer_plusplus.export.formats.torch_file import TorchExportFile
+from segformer_plusplus.inference.opening import build_model
 from segformer_plusplus.token_merging.plans import SlotPlan
 
 onnxruntime = pytest.importorskip('onnxruntime')
@@ -256,14 +250,7 @@ def test_labels_of_sliding_windows_are_refused(tmp_path):
 
 @pytest.mark.parametrize(('name', 'library'), [('onnx', 'onnxscript'), ('openvino', 'openvino')])
 def test_a_missing_library_names_the_extra(tmp_path, model, monkeypatch, name, library):
-    find = base.import_module
-
-    def absent(module):
-        if module == library:
-            raise ImportError(f'No module named {module!r}')
-        return find(module)
-
-    monkeypatch.setattr(base, 'import_module', absent)
+    monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(MissingDependencyError, match=rf'{library}.*segformer-plusplus\[export\]'):
         export_model(model, tmp_path / 'a.onnx', format=name, shape=SHAPE)
 

@@ -9,6 +9,7 @@ import re
 import signal
 from collections.abc import Iterator
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,7 @@ def edit(model: dict[str, Any], part: str, key: str, value: Any) -> None:
 
 def run(scope: str, model: dict[str, Any]) -> None:
     """Build, initialise, infer, take a training step; raises unless all numbers are finite."""
+    import_module(f'{scope}.models')  # takes seconds the first time, which are not the model's
     with limited(4):
         _run(scope, model)
 

@@ -15,8 +15,7 @@ from mmpose.apis import inference_topdown
 
 from segformer_plusplus import SegformerPlusPlusError
 from segformer_plusplus.inference import PoseEstimator
-from segformer_plusplus.inference.pose import check_boxes
-from segformer_plusplus.inference.skeletons import SkeletonPainter
+from segformer_plusplus.inference.pose import SkeletonPainter, check_boxes
 
 from .test_sources import random_image
 

@@ -77,7 +77,7 @@ def write_model(folder: Path, text: str) -> tuple[Path, Path]:
     """A config file and a checkpoint with random weights, none of which is a default."""
     from mmengine.config import Config
 
-    from segformer_plusplus.engine.models import build_model
+    from segformer_plusplus.inference.opening import build_model
 
     folder.mkdir(parents=True, exist_ok=True)
     config, checkpoint = folder / 'config.py', folder / 'weights.pth'

@@ -58,7 +58,7 @@ def mmseg_backbone(**changes):
 
 
 def mmseg_segmentor(seed=0, backbone=None, **changes):
-    pytest.importorskip('mmseg').models  # noqa: B018  (registers them)
+    pytest.importorskip('mmseg').models  # noqa: B018
     scope('mmseg')
     head = dict(
         type='SegformerHead', in_channels=WIDTHS, in_index=[0, 1, 2, 3], channels=16,

@@ -11,8 +11,8 @@ import segformer_plusplus  # noqa: F401  (must precede mmpose)
 from mmpose.datasets.datasets.utils import parse_pose_metainfo
 from mmpose.registry import DATASETS
 
-from segformer_plusplus.datasets.keypoints import COCO, JBD
 from segformer_plusplus.pose import JumpBroadcastDataset
+from segformer_plusplus.pose.keypoints import COCO, JBD
 
 NAMES = (
     'head neck rsho relb rwri rhan lsho lelb lwri lhan '

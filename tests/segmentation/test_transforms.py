@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from segformer_plusplus import SegformerPlusPlusError
+from segformer_plusplus.loading.images import CheckedLoadImageFromFile
 from segformer_plusplus.segmentation import CheckedLoadAnnotations
-from segformer_plusplus.transforms import CheckedLoadImageFromFile
 
 
 @pytest.fixture(params=['.png', '.jpg'])

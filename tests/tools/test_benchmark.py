@@ -11,10 +11,11 @@ pytest.importorskip('mmseg')
 
 from PIL import Image
 
-from segformer_plusplus.engine import comparison
-from segformer_plusplus.engine.cli import load_config
-from segformer_plusplus.engine.contenders import OpenMMLabModel
-from segformer_plusplus.engine.models import build_model
+from segformer_plusplus.cli import benchmark
+from segformer_plusplus.evaluation.benchmark import comparison
+from segformer_plusplus.evaluation.benchmark.contenders import OpenMMLabModel
+from segformer_plusplus.inference.configs import load_config
+from segformer_plusplus.inference.opening import build_model
 
 TOOL = Path(__file__).resolve().parents[2] / 'tools' / 'benchmark.py'
 CONFIG = """
@@ -147,7 +148,7 @@ def test_every_peer_in_stages(config, tmp_path, capfd):
 
 def test_threads_are_swept_as_well():
     argv = ['x', '--shape', '64x32', '8x8', '--batch-size', '3', '--threads', '1', '2']
-    settings = tool.read_settings(tool.build_parser().parse_args(argv))
+    settings = benchmark.read_settings(benchmark.build_parser().parse_args(argv))
     assert [(each.shape, each.batch_size, each.threads) for each in settings] == [
         ((64, 32), 3, 1), ((8, 8), 3, 1), ((64, 32), 3, 2), ((8, 8), 3, 2),
     ]  # fmt: skip

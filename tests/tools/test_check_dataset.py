@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip('mmseg')
 
-from segformer_plusplus.datasets import write_cityscapes
+from tools.dataset_generators.layouts import write_cityscapes
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = ROOT / 'tools/check_dataset.py'

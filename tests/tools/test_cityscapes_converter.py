@@ -124,7 +124,7 @@ def test_no_labels(tmp_path, table, capsys):
 def test_without_the_package(root, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, 'cityscapesscripts', None)
     line = refused(capsys, root)
-    assert 'pip install cityscapesscripts' in line
+    assert "pip install 'segformer-plusplus[cityscapes]'" in line
     assert converted(root) == []
 
 

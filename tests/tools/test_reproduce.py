@@ -25,9 +25,9 @@ from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import DefaultScope
 from mmengine.visualization import Visualizer
 
-from segformer_plusplus.datasets import write_jbd
-from segformer_plusplus.reproduction import TABLES, Outcome, Step
-from segformer_plusplus.reproduction.steps import find_reason, prepare
+from tools.dataset_generators.jumper_layouts import write_jbd
+from tools.paper_tables import TABLES, Outcome, Step
+from tools.paper_tables.steps import find_reason, prepare
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = ROOT / 'tools' / 'reproduce.py'

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from segformer_plusplus.datasets import write_cityscapes
+from tools.dataset_generators.layouts import write_cityscapes
 
 pytest.importorskip('mmseg')
 

@@ -13,27 +13,20 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import segformer_plusplus  # noqa: F401  (registers everything; must precede mmseg and mmpose)
-
-# isort: split
 import torch
 from mmengine.logging import MMLogger
 from rich.console import Console
 from torch import Tensor
 
-from segformer_plusplus.engine.benchmarking import Timing, describe_environment, measure
-from segformer_plusplus.engine.cli import (
-    add_config_arguments,
-    load_config,
-    parse_shape,
-    write_json,
-    write_text,
-)
-from segformer_plusplus.engine.compiling import compile_contender
-from segformer_plusplus.engine.contenders import OpenMMLabModel
-from segformer_plusplus.engine.guard import main_guard
-from segformer_plusplus.engine.models import build_model
+from segformer_plusplus.cli.guard import main_guard
+from segformer_plusplus.cli.options import add_config_arguments, parse_shape
+from segformer_plusplus.evaluation.benchmark.compiling import compile_contender
+from segformer_plusplus.evaluation.benchmark.contenders import OpenMMLabModel
+from segformer_plusplus.evaluation.timing import Timing, describe_environment, measure
 from segformer_plusplus.export import FORMATS, export_model
+from segformer_plusplus.files import write_json, write_text
+from segformer_plusplus.inference.configs import load_config
+from segformer_plusplus.inference.opening import build_model
 
 EAGER, COMPILED = 'PyTorch', 'torch.compile'
 EXPORTED = {'onnxruntime': 'ONNX Runtime', 'openvino': 'OpenVINO'}

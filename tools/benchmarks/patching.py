@@ -10,22 +10,19 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import segformer_plusplus  # must precede mmseg
-
-# isort: split
 import torch
 from mmengine.registry import MODELS
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from segformer_plusplus.compat import import_toolbox
-from segformer_plusplus.engine.benchmarking import describe_environment, measure
-from segformer_plusplus.engine.cli import write_json
-from segformer_plusplus.engine.guard import add_traceback_argument, main_guard
-from segformer_plusplus.engine.peers import require_peer
-from segformer_plusplus.engine.report import spread
+from segformer_plusplus.cli.guard import add_traceback_argument, main_guard
 from segformer_plusplus.errors import SegformerPlusPlusError
+from segformer_plusplus.evaluation.benchmark.report import spread
+from segformer_plusplus.evaluation.timing import describe_environment, measure
+from segformer_plusplus.files import write_json
+from segformer_plusplus.libraries import require
+from segformer_plusplus.patching import apply_token_merging
 
 CLOCKS = {'wall': time.perf_counter, 'cpu': time.process_time}
 UNTOUCHED = 'untouched'
@@ -36,7 +33,7 @@ _WIDTHS = [32, 64, 160, 256]
 
 def build_mmseg() -> nn.Module:
     """mmseg's own backbone and head of MiT-B0."""
-    import_toolbox('mmseg.models', 'this benchmark')
+    require('mmseg.models', 'this benchmark')
     backbone = dict(
         type='mmseg.MixVisionTransformer',
         embed_dims=32,
@@ -57,13 +54,13 @@ def build_mmseg() -> nn.Module:
 
 def build_transformers() -> nn.Module:
     """``SegformerForSemanticSegmentation`` of MiT-B0."""
-    library = require_peer('transformers')
+    library = require('transformers', 'this benchmark')
     return library.SegformerForSemanticSegmentation(library.SegformerConfig(num_labels=CLASSES))
 
 
 def build_smp() -> nn.Module:
     """``Segformer`` of segmentation_models.pytorch with MiT-B0."""
-    library = require_peer('segmentation_models_pytorch')
+    library = require('segmentation_models_pytorch', 'this benchmark')
     return library.Segformer('mit_b0', encoder_weights=None, classes=CLASSES)
 
 
@@ -104,7 +101,7 @@ def time_model(
     models = {UNTOUCHED: model}
     for strategy in STRATEGIES:
         models[strategy] = copy.deepcopy(model)
-        segformer_plusplus.apply_token_merging(models[strategy], strategy)
+        apply_token_merging(models[strategy], strategy)
     calls = {
         name: torch.inference_mode()(lambda each=each: each(image)) for name, each in models.items()
     }

@@ -6,23 +6,26 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from io import BytesIO
 from pathlib import Path
+
+# what lies beside this file is found from the root of the checkout
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
 
 import numpy as np
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from segformer_plusplus.datasets.checks import check_whole
-from segformer_plusplus.datasets.writing import replace, run
-from segformer_plusplus.engine.guard import add_traceback_argument, main_guard
-from segformer_plusplus.errors import MissingDependencyError, SegformerPlusPlusError
+from segformer_plusplus.cli.guard import add_traceback_argument, main_guard
+from segformer_plusplus.errors import SegformerPlusPlusError
+from segformer_plusplus.files import replace
+from segformer_plusplus.libraries import require
+from tools.dataset_files import check_whole, run
 
 SOURCE, TARGET = '_gtFine_labelIds.png', '_gtFine_labelTrainIds.png'
 IGNORED, UNKNOWN = 255, -1
-INSTALL = 'pip install cityscapesscripts'
 
 
 @dataclass(frozen=True)
@@ -46,13 +49,7 @@ def train_ids() -> tuple[int, ...]:
     Raises:
         MissingDependencyError: It is not installed.
     """
-    try:
-        labels = import_module('cityscapesscripts.helpers.labels').labels
-    except ImportError as error:
-        raise MissingDependencyError(
-            f'the table of labels is in cityscapesscripts, which cannot be imported ({error}); '
-            f'install it with {INSTALL}'
-        ) from error
+    labels = require('cityscapesscripts.helpers.labels', 'the table of labels').labels
     table = [UNKNOWN] * 256
     for label in labels:
         if 0 <= label.id < len(table):  # license plates have -1: they are not in the files

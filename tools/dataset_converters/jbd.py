@@ -5,18 +5,23 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+
+# what lies beside this file is found from the root of the checkout
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
 
 from rich.console import Console
 from rich.table import Table
 
-from segformer_plusplus.datasets.jbd_conversion import (
+from segformer_plusplus.cli.guard import add_traceback_argument, main_guard
+from tools.dataset_converters.jbd_conversion import (
     FRAMES_AS,
     MISSING_BOX,
     OUTSIDE,
     SplitReport,
     convert_jbd,
 )
-from segformer_plusplus.engine.guard import add_traceback_argument, main_guard
 
 ROWS = {
     'rows in the csv file': 'rows',

@@ -5,10 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from segformer_plusplus.datasets import write_ade20k, write_cityscapes
-from segformer_plusplus.datasets.writing import height_by_width
-from segformer_plusplus.engine.guard import add_traceback_argument, main_guard
+# what lies beside this file is found from the root of the checkout
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+
+from segformer_plusplus.cli.guard import add_traceback_argument, main_guard
+from tools.dataset_files import height_by_width
+from tools.dataset_generators.layouts import write_ade20k, write_cityscapes
 
 LAYOUTS = {'cityscapes': write_cityscapes, 'ade20k': write_ade20k}
 

@@ -5,15 +5,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from steps import ROOT, Demo, Run, build_parser
+# what lies beside this file is found from the root of the checkout
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-# isort: split
+
 import numpy as np
 from PIL import Image
 
-from segformer_plusplus.compat import import_toolbox
-from segformer_plusplus.engine.guard import main_guard
-from segformer_plusplus.reporting import PosedPerson, draw_skeletons
+from segformer_plusplus.cli.guard import main_guard
+from segformer_plusplus.libraries import require
+from tools.demos.skeletons import PosedPerson, draw_skeletons
+from tools.demos.steps import ROOT, Demo, Run, build_parser
 
 SHAPE = (640, 480)
 TRAIN_IMAGES, VAL_IMAGES, SHOWN = 1200, 60, 3
@@ -81,7 +83,7 @@ def draw(run: Run, checkpoint: Path) -> None:
 def main(argv: Sequence[str]) -> int:
     """Runs the demo and returns its exit code."""
     args = build_parser(__doc__, 'work_dirs/demo-pose', 'data/demo_jumpers').parse_args(argv)
-    import_toolbox('mmpose.apis', asked_for='the pose demo')
+    require('mmpose.apis', 'the pose demo')
     run = Run(DEMO, args.out, args.data_root, args.workers)
     run.draw_data()
     checkpoint = run.train()

@@ -4,15 +4,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from steps import Demo, Run, build_parser
+# what lies beside this file is found from the root of the checkout
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-# isort: split
+
 import numpy as np
 from mmseg.datasets import CityscapesDataset
 from PIL import Image
 
-from segformer_plusplus.engine.guard import main_guard
-from segformer_plusplus.reporting import draw_comparison
+from segformer_plusplus.cli.guard import main_guard
+from tools.demos.comparison import draw_comparison
+from tools.demos.steps import Demo, Run, build_parser
 
 SHAPE = (1024, 2048)
 TRAIN_IMAGES, VAL_IMAGES = 80, 8

@@ -15,21 +15,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import segformer_plusplus  # must precede mmseg and mmpose
-
-# isort: split
 from mmengine.config import Config
 from rich.console import Console
 
-from segformer_plusplus.engine.benchmarking import describe_environment
-from segformer_plusplus.engine.cli import write_json, write_text
-from segformer_plusplus.engine.guard import add_traceback_argument
-from segformer_plusplus.engine.resuming import find_resumable
+from segformer_plusplus.cli.guard import add_traceback_argument
 from segformer_plusplus.errors import SegformerPlusPlusError
-from segformer_plusplus.reporting import Row, StrategyTable
+from segformer_plusplus.evaluation.timing import describe_environment
+from segformer_plusplus.files import write_json, write_text
+from segformer_plusplus.training.resuming import find_resumable
+from tools.demos.table import Row, StrategyTable
+from tools.paper_tables.state import hash_sources
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGE = Path(segformer_plusplus.__file__).parent
+
+
 ROUNDS = 5
 
 
@@ -100,9 +99,8 @@ class Run:
         config = self.config(self.demo.strategies[0])
         cfg = Config.fromfile(ROOT / config)
         # what other sources, another config or other data left behind is not gone on with
-        sources = [path.read_text() for path in sorted(PACKAGE.rglob('*.py'))]
         data = json.loads((self.data_root / self.demo.record).read_text())
-        content = json.dumps([cfg.to_dict(), data, sources], sort_keys=True, default=str)
+        content = json.dumps([cfg.to_dict(), data, hash_sources()], sort_keys=True, default=str)
         folder = self.out / f'train-{hashlib.sha256(content.encode()).hexdigest()[:8]}'
         options = ['--work-dir', str(folder), '--resume', '--cfg-options', *self._data]
         self._run('train', config, *options)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from ...errors import MissingDependencyError
+from ...libraries import require
 
 METADATA = 'segformer_plusplus'
 """The key under which a file holds its metadata, one JSON object."""
@@ -42,7 +41,7 @@ class Format(ABC):
             MissingDependencyError: says how to install them.
         """
         for library in self.libraries:
-            require_library(library, f'the format {self.name!r}')
+            require(library, f'the format {self.name!r}')
 
     @abstractmethod
     def write(self, program: ExportedProgram, path: Path, metadata: Mapping[str, Any]) -> None:
@@ -63,18 +62,3 @@ class Format(ABC):
         Raises:
             SegformerPlusPlusError: a runtime refuses the file.
         """
-
-
-def require_library(name: str, asked_for: str) -> Any:
-    """Import a module that the extra 'export' brings.
-
-    Raises:
-        MissingDependencyError: it cannot be imported.
-    """
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise MissingDependencyError(
-            f'{asked_for} needs {name}, which cannot be imported ({error}); install it with '
-            "pip install 'segformer-plusplus[export]'"
-        ) from error

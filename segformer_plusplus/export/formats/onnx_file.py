@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from ...errors import SegformerPlusPlusError
-from .base import METADATA, Format, Runner, require_library
+from ...libraries import require
+from .base import METADATA, Format, Runner
 from .onnx_graph import onnx_graph
 from .openvino_file import openvino_runner
 
@@ -26,14 +27,14 @@ class OnnxFile(Format):
     libraries = ('onnx', 'onnxscript', 'onnxruntime')
 
     def write(self, program: ExportedProgram, path: Path, metadata: Mapping[str, Any]) -> None:
-        onnx = require_library('onnx', f'the format {self.name!r}')
+        onnx = require('onnx', f'the format {self.name!r}')
         model = onnx_graph(program, metadata)
         onnx.helper.set_model_props(model, {METADATA: json.dumps(metadata)})
         onnx.checker.check_model(model)
         onnx.save(model, path)
 
     def read_metadata(self, path: Path) -> str | None:
-        onnx = require_library('onnx', f'the format {self.name!r}')
+        onnx = require('onnx', f'the format {self.name!r}')
         try:
             model = onnx.load(path, load_external_data=False)
         except Exception as error:  # protobuf's own errors, which are no public classes
@@ -48,7 +49,7 @@ class OnnxFile(Format):
 
 
 def _onnxruntime_runner(path: Path) -> Runner:
-    library = require_library('onnxruntime', 'running an ONNX file')
+    library = require('onnxruntime', 'running an ONNX file')
     options = library.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 4  # what fails is raised, too

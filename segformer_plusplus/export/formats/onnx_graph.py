@@ -13,7 +13,7 @@ import torch
 from torch.export import ExportedProgram
 
 from ...errors import SegformerPlusPlusError
-from .base import require_library
+from ...libraries import require
 
 DIMENSIONS = ('batch', None, 'h', 'w')
 """What the symbols of dynamic axes of the images are called in the file."""
@@ -29,7 +29,7 @@ def onnx_graph(program: ExportedProgram, metadata: Mapping[str, Any]) -> Any:
     Raises:
         SegformerPlusPlusError: an operator has no counterpart in this opset.
     """
-    require_library('onnxscript', 'ONNX')
+    require('onnxscript', 'ONNX')
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter('ignore')  # about the exporter's own future
         try:

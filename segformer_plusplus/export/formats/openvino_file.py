@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from ...engine.openvino_peer import openvino_core
 from ...errors import SegformerPlusPlusError
-from .base import METADATA, Format, Runner, require_library
+from ...libraries import require
+from .base import METADATA, Format, Runner
 from .onnx_graph import onnx_graph
 
 
@@ -25,7 +26,7 @@ class OpenVinoFile(Format):
     libraries = ('onnx', 'onnxscript', 'openvino')
 
     def write(self, program: ExportedProgram, path: Path, metadata: Mapping[str, Any]) -> None:
-        onnx = require_library('onnx', f'the format {self.name!r}')
+        onnx = require('onnx', f'the format {self.name!r}')
         between = path.with_suffix('.onnx')
         onnx.save(onnx_graph(program, metadata), between)
         try:
@@ -43,7 +44,7 @@ class OpenVinoFile(Format):
 
 def convert_to_openvino(source: Path, target: Path, metadata: Mapping[str, Any]) -> None:
     """Write an ONNX file as OpenVINO's two files, with weights in float32."""
-    library = require_library('openvino', "the format 'openvino'")
+    library = require('openvino', "the format 'openvino'")
     model = _read(source)
     model.set_rt_info(json.dumps(metadata), [METADATA])
     library.save_model(model, target, compress_to_fp16=False)
@@ -74,8 +75,19 @@ def openvino_runner(path: Path) -> Runner:
 
 
 def _read(path: Path) -> Any:
-    require_library('openvino', f'reading {path}')
+    require('openvino', f'reading {path}')
     try:
         return openvino_core().read_model(path)
     except RuntimeError as error:
         raise SegformerPlusPlusError(f'OpenVINO cannot read {path}: {error}') from error
+
+
+@lru_cache(maxsize=1)
+def openvino_core() -> Any:
+    """OpenVINO's runtime, kept for the life of the process.
+
+    One, since every one maps a stack for signal handlers and on its end puts back what it found: of
+    two, the stack of the first, unmapped by then. The next signal, say of a child process that
+    ended, is a segmentation fault (seen with 2026.4).
+    """
+    return require('openvino', 'OpenVINO').Core()

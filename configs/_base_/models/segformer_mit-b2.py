@@ -1,6 +1,0 @@
-_base_ = './segformer_mit-b0.py'
-
-model = dict(
-    backbone=dict(arch='b2', init_cfg=dict(checkpoint=_base_.mit_checkpoints.b2)),
-    decode_head=dict(in_channels=[64, 128, 320, 512]),
-)

@@ -1,0 +1,71 @@
+"""One line on stderr for what a user can mend, a traceback for what only we can."""
+
+import argparse
+import contextlib
+import functools
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+
+from tqdm import tqdm
+
+from ..errors import SegformerPlusPlusError, describe_error
+from ..libraries import quietly
+
+TRACEBACK_VARIABLE = 'SEGFORMER_PLUSPLUS_TRACEBACK'
+
+USER_ERROR = SegformerPlusPlusError.exit_code
+
+
+def add_traceback_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--traceback``, which :func:`main_guard` obeys."""
+    parser.add_argument(
+        '--traceback', action='store_true', help='show the whole traceback of an error'
+    )
+
+
+def main_guard(main: Callable[..., int]) -> Callable[..., int]:
+    """Lets a tool's ``main`` end with one line and exit code 2 when the user can mend the cause.
+
+    A :class:`SegformerPlusPlusError` may have another code, see ``exit_code``.
+
+    The result takes the arguments, or none for ``sys.argv[1:]``, and what else ``main`` takes by
+    name (a command: ``prog``), and returns the exit code. What
+    :func:`describe_error` knows becomes ``error: ...`` on stderr; everything else is a bug and
+    keeps its traceback. ``--traceback`` or ``SEGFORMER_PLUSPLUS_TRACEBACK=1`` shows it always.
+    """
+
+    @functools.wraps(main)
+    def guarded(argv: Sequence[str] | None = None, **options: str) -> int:
+        arguments = sys.argv[1:] if argv is None else list(argv)
+        try:
+            with quietly():
+                return main(arguments, **options)
+        except Exception as error:
+            message = describe_error(error)
+            wanted = '--traceback' in arguments or os.environ.get(TRACEBACK_VARIABLE) == '1'
+            if message is None or wanted:
+                raise
+            # clears a progress bar that the error has left on the line
+            tqdm.write(f'error: {message}', file=sys.stderr)
+            return getattr(error, 'exit_code', USER_ERROR)
+
+    return guarded
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGTERM, which schedulers and ``timeout`` send, interrupts as Ctrl-C does.
+
+    A command that writes what it has when it is interrupted then loses nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are none of its business
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,115 @@
+"""segformer-plusplus info [CONFIG|CHECKPOINT]: versions, strategies, what a file holds."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+from rich.console import Console
+from rich.table import Table
+
+from ..checkpoints import convert, describe, plain_state_dict, read_checkpoint, recognise
+from ..errors import CheckpointError
+from ..evaluation.timing import describe_environment
+from ..inference.configs import load_config, shipped_configs
+from ..inference.opening import build_model
+from ..token_merging import TOKEN_MERGERS
+from ..token_merging.config import PRESETS
+from ..version import __version__
+from .guard import add_traceback_argument, main_guard
+
+Rows = Iterator[tuple[str, str]]
+
+
+def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description='Versions and strategies; or the model of a config, or whose weights are in a '
+        'checkpoint.',
+    )
+    parser.add_argument('file', nargs='?', help='config, checkpoint, folder of Transformers or URL')
+    parser.add_argument(
+        '--configs', action='store_true', help='the configs that every command takes by these names'
+    )
+    add_traceback_argument(parser)
+    return parser
+
+
+@main_guard
+def main(argv: Sequence[str], prog: str | None = None) -> int:
+    """Runs the command and returns its exit code."""
+    args = build_parser(prog).parse_args(argv)
+    if args.configs:
+        Console().print('\n'.join(shipped_configs()), highlight=False, soft_wrap=True)
+        return 0
+    if args.file is None:
+        title, rows = 'SegFormer++', _environment()
+    elif Path(urlparse(args.file).path).suffix == '.py':
+        title, rows = args.file, _config(args.file)
+    else:
+        title, rows = args.file, _checkpoint(args.file)
+    table = Table(title=title, title_justify='left', show_header=False)
+    table.add_column(style='bold')
+    table.add_column(overflow='fold')
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+    return 0
+
+
+def _environment() -> Rows:
+    environment = describe_environment()
+    yield 'segformer-plusplus', __version__
+    yield 'Python', str(environment['python'])
+    for name, version in environment['versions'].items():
+        yield name, str(version or 'not installed')
+    yield 'CPU', str(environment['cpu'])
+    yield 'GPU', str(environment['gpu'] or 'none')
+    yield 'presets', ', '.join(PRESETS)
+    yield 'strategies', ', '.join(sorted(TOKEN_MERGERS.module_dict))
+
+
+def _config(path: str) -> Rows:
+    cfg = load_config(path)
+    model = build_model(cfg.model, cfg.get('default_scope', 'mmengine'))
+    backbone: Any = getattr(model, 'backbone', model)
+    yield 'toolbox', str(cfg.get('default_scope'))
+    yield 'model', type(model).__name__
+    yield 'backbone', type(backbone).__name__
+    merging = getattr(backbone, 'token_merging', None)
+    for index, stage in enumerate(getattr(merging, 'stages', ())):
+        yield f'stage {index + 1}', str(stage)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    yield 'parameters', f'{count / 1e6:.2f} million'
+
+
+def _checkpoint(source: str) -> Rows:
+    content = read_checkpoint(source)
+    state = plain_state_dict(content, source)
+    kind = recognise(state)
+    yield 'recognised', kind or 'no: of no library that is known'
+    yield 'tensors', str(len(state))
+    yield 'parameters', f'{sum(t.numel() for t in state.values()) / 1e6:.2f} million'
+    if kind is not None:
+        try:
+            yield from _description(describe(convert(state).state))
+        except CheckpointError as error:
+            yield 'not complete', str(error)
+    meta = content.get('meta')
+    for key in ('epoch', 'iter', 'time', 'mmengine_version'):
+        if isinstance(meta, dict) and key in meta:
+            yield key, str(meta[key])
+    if 'optimizer' in content:
+        yield 'training state', 'yes: --resume can go on from it'
+
+
+def _description(about: Mapping[str, Any]) -> Rows:
+    named = dict(arch='arch', head='head', decoder_channels='decoder channels', dtype='numbers')
+    named['num_classes'] = 'keypoints' if about['head'] == 'heatmap' else 'classes'
+    for key, name in named.items():
+        if about[key] is not None:
+            yield name, str(about[key])

@@ -1,0 +1,258 @@
+"""What the page computes of one image under a strategy; knows nothing of the page."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..errors import SegformerPlusPlusError, memory_errors
+from ..evaluation.timing import measure
+from ..inference import Segmenter
+from ..inference.drawing import draw
+from ..inference.merge_maps import (
+    merge_map,
+    predict_labels,
+    the_backbone,
+    to_inputs,
+    without_merging,
+)
+from ..inference.sources import load_image
+from ..inference.writing import overlay
+from ..loading.images import unreadable
+from ..patching import apply_token_merging
+from ..token_merging import TokenMergingConfig, build_token_merging
+from ..token_merging.bipartite import BipartiteSoftMatching2d, highest_ratio
+from ..token_merging.config import PRESETS
+
+MAX_PIXELS = 2048 * 1024
+"""Of an image, unless another limit is given: Cityscapes' size."""
+
+ROUNDS = 3
+"""Timed ones of each model, after one that is not."""
+
+Role = Literal['kv', 'q']
+
+
+@dataclass(frozen=True)
+class Ratios:
+    """Shares of the tokens that are merged away.
+
+    Attributes:
+        kv: of keys and values.
+        q: of queries.
+    """
+
+    kv: float
+    q: float
+
+
+@dataclass(frozen=True)
+class ClassShare:
+    """One class in the prediction with merging.
+
+    Attributes:
+        name: of the class.
+        colour: RGB, 0..255.
+        share: of the pixels.
+    """
+
+    name: str
+    colour: tuple[int, int, int]
+    share: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one image.
+
+    Attributes:
+        preset: the strategy that was asked for.
+        shape: height and width of the image.
+        overlay: (H, W, 3) uint8 RGB, the classes with merging over the image.
+        overlay_unmerged: the same without merging.
+        merge_map: the picture of what was merged.
+        classes: those with merging, the largest first.
+        share_changed: of the pixels, those whose class is another one without merging.
+        seconds: from the normalised image to labels, the median.
+        seconds_unmerged: the same without merging.
+    """
+
+    preset: str
+    shape: tuple[int, int]
+    overlay: np.ndarray
+    overlay_unmerged: np.ndarray
+    merge_map: Image.Image
+    classes: tuple[ClassShare, ...]
+    share_changed: float
+    seconds: float
+    seconds_unmerged: float
+
+
+class Comparer:
+    """Compares a strategy with no merging on one image at a time, whoever asks.
+
+    Args:
+        segmenter: its weights are used under every strategy; images keep their own size.
+        max_pixels: larger images are refused.
+
+    Raises:
+        SegformerPlusPlusError: the model has no SegFormer backbone, or the limit is below 1.
+    """
+
+    def __init__(self, segmenter: Segmenter, max_pixels: int = MAX_PIXELS) -> None:
+        if max_pixels < 1:
+            raise SegformerPlusPlusError(f'max_pixels is {max_pixels}; give 1 or more')
+        the_backbone(segmenter.model)
+        self.segmenter = segmenter
+        self.max_pixels = max_pixels
+        # a strategy is a state of the model, and another request would disturb the times
+        self._one_at_a_time = Lock()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        parameter: torch.nn.Parameter = next(self.segmenter.model.parameters())
+        return parameter.device
+
+    def read(self, path: Path) -> np.ndarray:
+        """(H, W, 3) uint8 RGB.
+
+        Raises:
+            SegformerPlusPlusError: no image, damaged, or larger than allowed.
+        """
+        check_size(path, self.max_pixels)
+        return np.ascontiguousarray(load_image(path)[..., ::-1])
+
+    def __call__(self, image: np.ndarray, preset: str, ratios: Ratios | None = None) -> Result:
+        """Predict with and without merging, see what was merged, and time both in turn.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            preset: see :func:`make_strategy`.
+            ratios: see :func:`make_strategy`.
+
+        Raises:
+            SegformerPlusPlusError: a strategy that is refused, an image that the model would pad,
+                or too little memory.
+        """
+        strategy = make_strategy(preset, ratios)
+        model = self.segmenter.model
+        with self._one_at_a_time, memory_errors('the image', 'take a smaller one'):
+            apply_token_merging(model, strategy)
+            inputs = to_inputs(model, image)
+
+            def merged() -> None:
+                predict_labels(model, inputs)
+
+            def plain() -> None:
+                with without_merging(model):
+                    predict_labels(model, inputs)
+
+            with torch.inference_mode():
+                # here, where running out of memory gets its advice, and not in measure
+                plain()
+                merged()
+                calls = {'plain': plain, 'merged': merged}
+                times = measure(calls, ROUNDS, warmup=0, device=self.device)
+            maps = merge_map(model, image, inputs)
+        assert maps.labels is not None and maps.labels_unmerged is not None
+        assert maps.share_changed is not None
+        return Result(
+            preset=preset,
+            shape=(image.shape[0], image.shape[1]),
+            overlay=self._paint(image, maps.labels),
+            overlay_unmerged=self._paint(image, maps.labels_unmerged),
+            merge_map=draw(maps, palette=self.segmenter.palette.tolist()),
+            classes=self._classes(maps.labels),
+            share_changed=maps.share_changed,
+            seconds=times['merged'].median,
+            seconds_unmerged=times['plain'].median,
+        )
+
+    def _paint(self, image: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        painted = overlay(image[..., ::-1], labels, self.segmenter.palette)
+        return np.ascontiguousarray(painted[..., ::-1])
+
+    def _classes(self, labels: np.ndarray) -> tuple[ClassShare, ...]:
+        found, counts = np.unique(labels, return_counts=True)
+        names, palette = self.segmenter.classes, self.segmenter.palette.tolist()
+        return tuple(
+            ClassShare(names[found[i]], tuple(palette[found[i]]), counts[i] / labels.size)
+            for i in np.argsort(-counts, kind='stable')
+        )
+
+
+def preset_ratios(preset: str) -> Ratios | None:
+    """The ratios of a preset; None if it has none."""
+    return _of_matching(preset, lambda matching: matching.ratio)
+
+
+def ratio_limits(preset: str) -> Ratios | None:
+    """The largest ratios that the strategies of a preset take; None if it has none."""
+    return _of_matching(preset, lambda matching: highest_ratio(matching.stride))
+
+
+def make_strategy(preset: str, ratios: Ratios | None = None) -> TokenMergingConfig:
+    """A preset, with other ratios in every stage that has them.
+
+    Args:
+        preset: its name.
+        ratios: None: the preset's.
+
+    Raises:
+        TokenMergingError: an unknown preset, or a ratio that its strategy refuses.
+        SegformerPlusPlusError: ratios for a preset that has none.
+    """
+    build_token_merging(preset)
+    if ratios is None:
+        return preset
+    if preset_ratios(preset) is None:
+        raise SegformerPlusPlusError(f'{preset!r} takes no ratios')
+    changed = copy.deepcopy(PRESETS[preset])
+    for stage in changed['stages']:
+        for role, settings in stage.items():
+            settings['ratio'] = getattr(ratios, role)
+    return build_token_merging(changed)
+
+
+def check_size(path: Path, max_pixels: int) -> None:
+    """Refuse an image before it is decoded.
+
+    Raises:
+        SegformerPlusPlusError: no image, or one with too many pixels.
+    """
+    advice = (
+        f'at most {max_pixels:,} are taken; make it smaller, or start the page with a larger '
+        '--max-pixels'
+    )
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+    except Image.DecompressionBombError as error:
+        raise SegformerPlusPlusError(f'image {path} has too many pixels: {advice}') from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise unreadable('image', str(path), error) from error
+    if width * height > max_pixels:
+        raise SegformerPlusPlusError(
+            f'image {path} is {width}x{height}, {width * height:,} pixels: {advice}'
+        )
+
+
+def _of_matching(preset: str, what: Callable[[BipartiteSoftMatching2d], float]) -> Ratios | None:
+    """Something of the first strategy for each role."""
+    found: dict[Role, float] = {}
+    for stage in build_token_merging(preset).stages:
+        roles: tuple[Role, ...] = ('kv', 'q')
+        for role in roles:
+            matching = getattr(stage, role)
+            if isinstance(matching, BipartiteSoftMatching2d):
+                found.setdefault(role, what(matching))
+    return Ratios(**found) if len(found) == len(Ratios.__annotations__) else None

@@ -1,0 +1,198 @@
+"""The page: its controls, what they call, and how what was computed is shown. Needs Gradio."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import wraps
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+from PIL import Image
+
+from ..errors import SegformerPlusPlusError
+from ..token_merging.config import PRESETS
+from .comparison import ROUNDS, Comparer, Ratios, Result, preset_ratios, ratio_limits
+
+TITLE = 'SegFormer++: token merging'
+
+FIRST_PRESET = 'hq'
+
+RATIO_STEP = 0.0125
+"""Of the sliders: all ratios and limits of the presets are multiples of it."""
+
+WAITING = 8
+"""Computations that wait; one more is refused."""
+
+KEPT = 3600
+"""Seconds for which uploaded and computed pictures are kept; none outlives the page."""
+
+CSS = """
+.swatch {display: inline-block; width: .9em; height: .9em; margin: 0 .35em 0 0; border: 1px solid}
+.classes {list-style: none; padding: 0; display: flex; flex-wrap: wrap; gap: .3em 1.2em}
+.times td, .times th {padding: .3em 1em .3em 0; text-align: left}
+"""
+
+_KV_LABEL = 'Keys and values merged away in stages 1 and 2'
+
+_Q_LABEL = 'Queries merged away in stages 3 and 4'
+
+
+def build_page(comparer: Comparer, model: str, samples: Mapping[str, Path]) -> gr.Blocks:
+    """The page, not yet served.
+
+    Args:
+        comparer: computes what is shown.
+        model: what is said about the model, such as the name of its config.
+        samples: images to choose from, by the name that is shown.
+    """
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(KEPT, KEPT)) as page:
+        gr.Markdown(f'# {TITLE}\n\n{_introduction(comparer, model)}')
+        with gr.Row():
+            with gr.Column(scale=2, min_width=280):
+                image = gr.Image(
+                    label='Image',
+                    sources=['upload', 'clipboard'],
+                    type='filepath',
+                    image_mode=None,
+                    height=260,
+                    alt_text='The image to predict',
+                )
+                sample = gr.Dropdown(
+                    list(samples), value=None, label='Sample image', visible=bool(samples)
+                )
+                # not gr.Radio, whose arrow keys do nothing and whose group has no name
+                preset = gr.Dropdown(
+                    list(PRESETS), value=FIRST_PRESET, label='Strategy', filterable=False
+                )
+                kv, q = (gr.Slider(**_slider(FIRST_PRESET, role)) for role in ('kv', 'q'))
+                button = gr.Button('Compare with no merging', variant='primary')
+            with gr.Column(scale=5, min_width=280):
+                summary = gr.HTML(_status('Choose an image and press the button.'))
+                with gr.Row():
+                    masks = [_picture(f'Classes {how} merging') for how in ('with', 'without')]
+                merge_map = _picture('What was merged in the last block of each stage')
+
+        quick: dict[str, Any] = dict(
+            queue=False, show_progress='hidden', api_visibility='private', concurrency_limit=None
+        )
+        preset.change(_sliders, preset, [kv, q], **quick)
+        image.upload(lambda: None, None, sample, **quick)
+        # not input, which comes twice for one choice
+        sample.select(
+            for_people(lambda name: Image.fromarray(_read(comparer, samples[name], name))),
+            sample, image, show_progress='hidden', api_visibility='private',
+            concurrency_limit=None,
+        )  # fmt: skip
+        button.click(
+            for_people(lambda *values: compare(comparer, *values)),
+            [image, preset, kv, q],
+            [summary, *masks, merge_map],
+            # the payloads as they come: Gradio would decode a damaged image and fail without words
+            preprocess=False,
+            concurrency_limit=1,
+            trigger_mode='once',
+            api_visibility='private',
+        )
+    return page.queue(max_size=WAITING)
+
+
+def _introduction(comparer: Comparer, model: str) -> str:
+    return (
+        f'Model: `{model}` on `{comparer.device}`. An image is taken at its own size, up to '
+        f'{comparer.max_pixels:,} pixels; larger ones are refused. Times: the median of {ROUNDS} '
+        'runs after one to warm up, without merging and with it in turn, from the normalised image '
+        'to labels.'
+    )
+
+
+def _picture(title: str) -> gr.Image:
+    """Its title stands above it: Gradio's own label hides a corner of the picture."""
+    with gr.Column(min_width=280):
+        gr.Markdown(f'### {title}')
+        return gr.Image(
+            label=title, show_label=False, alt_text=title, format='png', interactive=False,
+            buttons=['download', 'fullscreen'],
+        )  # fmt: skip
+
+
+def _slider(preset: str, role: str) -> dict[str, Any]:
+    """Label, range and value; hidden for a preset without ratios."""
+    label = _KV_LABEL if role == 'kv' else _Q_LABEL
+    values, limits = preset_ratios(preset), ratio_limits(preset)
+    if values is None or limits is None:
+        return dict(label=label, visible=False)
+    return dict(
+        label=label, minimum=0, maximum=getattr(limits, role), value=getattr(values, role),
+        step=RATIO_STEP, visible=True,
+    )  # fmt: skip
+
+
+def _sliders(preset: str) -> list[Any]:
+    return [gr.update(**_slider(preset, role)) for role in ('kv', 'q')]
+
+
+def for_people(call: Callable[..., Any]) -> Callable[..., Any]:
+    """What the user can mend is shown on the page; the rest is a bug and goes to the log."""
+
+    @wraps(call)
+    def guarded(*values: Any) -> Any:
+        try:
+            return call(*values)
+        except SegformerPlusPlusError as error:
+            raise gr.Error(escape(str(error)), duration=None, print_exception=False) from error
+
+    return guarded
+
+
+def compare(
+    comparer: Comparer, upload: Mapping[str, Any] | None, preset: str, kv: Any, q: Any
+) -> tuple[Any, ...]:
+    """Summary, mask with merging, mask without, merge map."""
+    if not upload or not upload.get('path'):
+        raise SegformerPlusPlusError('there is no image yet: upload one or choose a sample')
+    path = Path(upload['path'])
+    image = _read(comparer, path, upload.get('orig_name') or path.name)
+    ratios = None if preset_ratios(preset) is None else Ratios(kv, q)
+    result = comparer(image, preset, ratios)
+    return _summary(result), result.overlay, result.overlay_unmerged, result.merge_map
+
+
+def _read(comparer: Comparer, path: Path, name: str) -> np.ndarray:
+    """An image; in errors it has the name that the user knows, not its path here."""
+    try:
+        return comparer.read(path)
+    except SegformerPlusPlusError as error:
+        raise SegformerPlusPlusError(str(error).replace(str(path), name)) from error
+
+
+def _status(text: str) -> str:
+    return f'<p role="status">{escape(text)}</p>'
+
+
+def _summary(result: Result) -> str:
+    height, width = result.shape
+    speed = result.seconds_unmerged / result.seconds
+    said = (
+        f'{result.preset} at {height}x{width}: {speed:.2f} times as fast as without merging, '
+        f'{result.share_changed:.2%} of the pixels change their class.'
+    )
+    times = {'without merging': result.seconds_unmerged, result.preset: result.seconds}
+    if result.preset == 'none':
+        said = f'none at {height}x{width}: nothing is merged.'
+        times = {'none': result.seconds_unmerged}
+    rows = ''.join(
+        f'<tr><th scope="row">{escape(name)}</th><td>{1000 * seconds:.0f} ms</td></tr>'
+        for name, seconds in times.items()
+    )
+    classes = ''.join(
+        f'<li><span class="swatch" style="background: rgb{each.colour}"></span>'
+        f'{escape(each.name)} {each.share:.1%}</li>'
+        for each in result.classes
+    )
+    return (
+        f'{_status(said)}<table class="times">{rows}</table>'
+        f'<ul class="classes" aria-label="Classes with merging">{classes}</ul>'
+    )

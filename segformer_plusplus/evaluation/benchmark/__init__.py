@@ -1,0 +1,1 @@
+"""Speed and memory of models and strategies, timed in turn, logits checked first."""

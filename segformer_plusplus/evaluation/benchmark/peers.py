@@ -1,0 +1,269 @@
+"""Other people's models with our weights: mmseg's modules, Transformers, tomesd's functions."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from mmcv.cnn import ConvModule
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ...checkpoints.conversion import to_transformers
+from ...errors import SegformerPlusPlusError
+from ...libraries import require
+from ...mit.archs import resolve_arch
+from ...token_merging import TokenMerger
+from ...token_merging.bipartite import BipartiteSoftMatching2d, TomesdMatching
+from .contenders import Contender, OpenMMLabModel, random_labels
+
+PEERS = ('mmseg', 'transformers', 'openvino', 'openvino-mmseg', 'tomesd')
+
+
+_OUR_HEADS = ('SegformerHeadPlusPlus', 'SegformerLinearHead')
+
+_OUR_SEGMENTOR = 'EncoderDecoderPlusPlus'
+
+_OUR_BACKBONE = 'MixVisionTransformerPlusPlus'
+
+_SIZES = ('embed_dims', 'num_heads', 'num_layers')
+
+
+def check_peers(peers: Sequence[str], model: Mapping[str, Any]) -> None:
+    """Raise what the constructors would, for the model of this config, before anything is built.
+
+    Raises:
+        MissingDependencyError: a library is missing.
+        SegformerPlusPlusError: a library cannot express the model.
+    """
+    for peer in peers:
+        require(peer.removesuffix('-mmseg'), f'--against {peer}')
+    if peers:
+        _check_ours(model)
+    if 'transformers' in peers:
+        transformers_settings(model)
+
+
+def mmseg_peer(model: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of mmseg's own modules for a segmentor of ours: same weights, nothing merged.
+
+    mmseg's head has a norm and a ReLU on every level. For a ``SegformerLinearHead`` its levels have
+    to be made linear after it was built, see :func:`make_levels_linear`.
+
+    Raises:
+        SegformerPlusPlusError: the config has parts that are not ours.
+    """
+    _check_ours(model)
+    ours = model['backbone']
+    backbone = _without(ours, 'arch', 'token_merging', 'tome_cfg', 'in_rows', *_SIZES)
+    backbone |= _sizes(ours)
+    backbone['type'] = 'MixVisionTransformer'
+    head = dict(_without(model['decode_head'], 'in_rows'), type='SegformerHead')
+    return dict(
+        _without(model, 'labels_only'), type='EncoderDecoder', backbone=backbone, decode_head=head
+    )
+
+
+def make_levels_linear(peer: Any, ours: Any) -> None:
+    """Give mmseg's head the levels of our linear one, if ours is linear; its own code runs them."""
+    for index, conv in enumerate(ours.decode_head.convs):
+        if not conv.with_norm:
+            width, channels = conv.conv.in_channels, conv.conv.out_channels
+            level = ConvModule(width, channels, 1, bias=True, norm_cfg=None, act_cfg=None)
+            peer.decode_head.convs[index] = level.to(conv.conv.weight).eval()
+
+
+class TransformersModel(Contender):
+    """``SegformerForSemanticSegmentation`` with the weights of a segmentor of ours.
+
+    Its attention is PyTorch's fused one where the installed version offers a choice: it is the
+    default there, and the faster one. Its norms get the eps of ours; Transformers builds them with
+    torch's default of 1e-5, whatever its config says.
+
+    Args:
+        config: of our model.
+        ours: the model itself, on its device and in its precision.
+
+    Raises:
+        SegformerPlusPlusError: Transformers cannot express it.
+    """
+
+    def __init__(self, config: Mapping[str, Any], ours: Any) -> None:
+        library = require('transformers', '--against transformers')
+        library.logging.set_verbosity_error()
+        settings = library.SegformerConfig(**transformers_settings(config))
+        build = library.SegformerForSemanticSegmentation._from_config
+        try:
+            model = build(settings, attn_implementation='sdpa')
+        except (ValueError, ImportError):  # versions without a choice for this model
+            model = build(settings)
+        # version 5 renamed the modules, but not what is in files
+        old_names = any(key.startswith('segformer.encoder.') for key in model.state_dict())
+        model.load_state_dict(to_transformers(ours.state_dict(), file_names=old_names), strict=True)
+        _copy_norm_settings(model, ours)
+        model.to(next(ours.parameters())).eval()
+        super().__init__(model, model.segformer)
+        self._model: Any = model
+        attention = getattr(model.config, '_attn_implementation', None) or 'eager'
+        self.details = {'attention': str(attention)}
+
+    def features(self, images: Tensor) -> Any:
+        return self._model.segformer(images, output_hidden_states=True).hidden_states
+
+    def head(self, features: Any) -> Tensor:
+        return self._model.decode_head(features)
+
+    def logits(self, images: Tensor) -> Tensor:
+        return self._model(pixel_values=images).logits
+
+    def random_targets(self, images: Tensor) -> Tensor:
+        return random_labels(images, self._model.config.num_labels)
+
+    def loss(self, images: Tensor, targets: Tensor) -> Tensor:
+        return self._model(pixel_values=images, labels=targets).loss
+
+
+def transformers_settings(model: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of ``SegformerConfig`` for a config of ours.
+
+    Raises:
+        SegformerPlusPlusError: Transformers' SegFormer cannot express it.
+    """
+    _check_ours(model)
+    backbone, head = model['backbone'], model['decode_head']
+    if head['type'] != 'SegformerLinearHead':
+        raise _inexpressible(
+            f'decode_head.type={head["type"]!r}, with a norm and a ReLU on every level; compare a '
+            'model of linear levels: --cfg-options model.decode_head.type=SegformerLinearHead'
+        )
+    sizes = _sizes(backbone)
+    stages = backbone.get('num_stages', 4)
+    levels = list(range(stages))
+    fixed: dict[str, tuple[Any, Any]] = {
+        'backbone.qkv_bias': (backbone.get('qkv_bias', True), True),
+        'backbone.act_cfg.type': ((backbone.get('act_cfg') or {}).get('type', 'GELU'), 'GELU'),
+        'backbone.norm_cfg.type': ((backbone.get('norm_cfg') or {}).get('type', 'LN'), 'LN'),
+        'backbone.out_indices': (list(backbone.get('out_indices', levels)), levels),
+        'decode_head.in_index': (list(head.get('in_index') or levels), levels),
+        'decode_head.align_corners': (head.get('align_corners', False), False),
+        'decode_head.interpolate_mode': (head.get('interpolate_mode', 'bilinear'), 'bilinear'),
+        'decode_head.act_cfg.type': ((head.get('act_cfg') or {}).get('type', 'ReLU'), 'ReLU'),
+        'neck': (model.get('neck'), None),
+    }
+    for name, (value, wanted) in fixed.items():
+        if value != wanted:
+            raise _inexpressible(f'{name}={value!r}, only {wanted!r}')
+    return dict(
+        num_channels=backbone.get('in_channels', 3),
+        num_encoder_blocks=stages,
+        depths=list(sizes['num_layers']),
+        hidden_sizes=[sizes['embed_dims'] * heads for heads in sizes['num_heads']],
+        num_attention_heads=list(sizes['num_heads']),
+        patch_sizes=list(backbone.get('patch_sizes', (7, 3, 3, 3))),
+        strides=list(backbone.get('strides', (4, 2, 2, 2))),
+        sr_ratios=list(backbone.get('sr_ratios', (8, 4, 2, 1))),
+        mlp_ratios=[backbone.get('mlp_ratio', 4)] * stages,
+        hidden_dropout_prob=backbone.get('drop_rate', 0.0),
+        attention_probs_dropout_prob=backbone.get('attn_drop_rate', 0.0),
+        drop_path_rate=backbone.get('drop_path_rate', 0.0),
+        classifier_dropout_prob=head.get('dropout_ratio', 0.1),
+        decoder_hidden_size=head['channels'],
+        num_labels=head['num_classes'],
+        semantic_loss_ignore_index=head.get('ignore_index', 255),
+    )
+
+
+def tomesd_peer(ours: nn.Module) -> OpenMMLabModel | None:
+    """A model of ours whose 2D matching is done by the tomesd library's own functions.
+
+    The weights are shared with ``ours``. None where the model has no such matching.
+    """
+    backbone: Any = ours.backbone
+    merging = backbone.token_merging
+    stages = tuple(
+        replace(stage, q=_with_tomesd(stage.q), kv=_with_tomesd(stage.kv))
+        for stage in merging.stages
+    )
+    mergers = [merger for stage in stages for merger in (stage.q, stage.kv)]
+    if not any(isinstance(merger, TomesdMatching) for merger in mergers):
+        return None
+    # the modules are new, the parameters and buffers the same tensors
+    shared = {id(tensor): tensor for tensor in (*ours.parameters(), *ours.buffers())}
+    peer = copy.deepcopy(ours, shared)
+    backbone = peer.backbone
+    backbone.set_token_merging(replace(merging, stages=stages))
+    return OpenMMLabModel(peer, one_graph=False)
+
+
+def check_same_logits(
+    ours: Contender, peer: Contender, images: Tensor, tolerance: float, name: str = 'the peer'
+) -> float:
+    """The largest difference of the logits over the largest logit.
+
+    Raises:
+        SegformerPlusPlusError: it is above ``tolerance``: these models are not the same.
+    """
+    with torch.inference_mode(), exact_convolutions():
+        one, other = ours.logits(images), peer.logits(images)
+    error = float((one - other).abs().max() / other.abs().max())
+    if not error <= tolerance:
+        raise SegformerPlusPlusError(
+            f'the logits of {name} differ by {error:.1e} of the largest one, allowed is '
+            f'{tolerance:.0e}: the comparison would be of different models'
+        )
+    return error
+
+
+def _copy_norm_settings(peer: Any, ours: Any) -> None:
+    eps = {norm.eps for norm in ours.backbone.modules() if isinstance(norm, nn.LayerNorm)}
+    if len(eps) != 1:
+        raise _inexpressible(f'norms of several eps {sorted(eps)}')
+    for norm in peer.modules():
+        if isinstance(norm, nn.LayerNorm):
+            norm.eps = min(eps)
+    fusion = ours.decode_head.fusion_conv
+    if not isinstance(fusion.norm, _BatchNorm):
+        raise _inexpressible(f'decode_head.norm_cfg of {type(fusion.norm).__name__}, only BN')
+    for name in ('eps', 'momentum'):
+        setattr(peer.decode_head.batch_norm, name, getattr(fusion.norm, name))
+
+
+def exact_convolutions() -> Any:
+    """A context without TF32 on CUDA, where cuDNN's convolutions have it by default.
+
+    Ours and a peer do not run the same products as convolutions: rounded by that much, equal models
+    would seem to differ.
+    """
+    return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+
+
+def _check_ours(model: Mapping[str, Any]) -> None:
+    parts = [model['type'], model['backbone']['type']]
+    parts.append((model.get('decode_head') or {}).get('type'))
+    if parts[:2] != [_OUR_SEGMENTOR, _OUR_BACKBONE] or parts[2] not in _OUR_HEADS:
+        raise SegformerPlusPlusError(
+            f'--against needs a model of {_OUR_SEGMENTOR}, {_OUR_BACKBONE} and '
+            f'{" or ".join(_OUR_HEADS)}, this one is of {", ".join(map(str, parts))}'
+        )
+
+
+def _inexpressible(what: str) -> SegformerPlusPlusError:
+    return SegformerPlusPlusError(f'--against transformers: its SegFormer cannot have {what}')
+
+
+def _sizes(backbone: Mapping[str, Any]) -> dict[str, Any]:
+    given = {name: backbone.get(name) for name in _SIZES}
+    return resolve_arch(backbone.get('arch'), **given)
+
+
+def _without(settings: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key not in names}
+
+
+def _with_tomesd(merger: TokenMerger | None) -> TokenMerger | None:
+    if isinstance(merger, BipartiteSoftMatching2d):
+        return TomesdMatching(merger.ratio, merger.stride, seed=None)
+    return merger

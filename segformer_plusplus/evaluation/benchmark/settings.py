@@ -1,0 +1,178 @@
+"""What a benchmark is asked for, and the models that it compares."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...errors import SegformerPlusPlusError
+from ...inference.opening import build_model, share_weights
+from .contenders import Contender, OpenMMLabModel
+from .openvino_peer import OpenVinoModel, check_openvino
+from .peers import TransformersModel, check_peers, make_levels_linear, mmseg_peer, tomesd_peer
+
+DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What all runs of a benchmark have in common.
+
+    Attributes:
+        against: out of :data:`~.peers.PEERS`; their rows stand in this order.
+        checkpoint: weights, loaded strictly; None for seeded random ones.
+        device: 'cpu' or 'cuda'.
+        dtype: of weights and images, a key of ``DTYPES``; in training, of autocast.
+        rounds: timed ones.
+        warmup: rounds before those.
+        backbone_only: time the backbone alone.
+        stages: time the parts by themselves, too.
+        training: time optimisation steps instead of inference.
+        compile: add a row through ``torch.compile`` for everything in PyTorch.
+        compile_backend: of ``torch.compile``.
+        peak: measure the machine's matrix products, and what share of that a model reaches.
+    """
+
+    against: tuple[str, ...] = ()
+    checkpoint: str | None = None
+    device: str = 'cpu'
+    dtype: str = 'float32'
+    rounds: int = 10
+    warmup: int = 2
+    backbone_only: bool = False
+    stages: bool = False
+    training: bool = False
+    compile: bool = False
+    compile_backend: str = 'inductor'
+    peak: bool = False
+
+    def __post_init__(self) -> None:
+        if self.training:
+            for flag, given in (('compile', self.compile), ('backbone-only', self.backbone_only)):
+                if given:
+                    raise SegformerPlusPlusError(f'--training and --{flag} exclude each other')
+            if any(peer.startswith('openvino') for peer in self.against):
+                raise SegformerPlusPlusError('--against openvino: it does not train')
+            if self.dtype == 'float16':
+                raise SegformerPlusPlusError(
+                    '--training takes --dtype float32 or bfloat16 (autocast): float16 needs a '
+                    'scaled loss'
+                )
+        if any(peer.startswith('openvino') for peer in self.against):
+            check_openvino(self.device, DTYPES[self.dtype])
+
+    @property
+    def weight_dtype(self) -> torch.dtype:
+        """Of weights and images; in training, autocast rounds what float32 is multiplied with."""
+        return torch.float32 if self.training else DTYPES[self.dtype]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What differs between the runs of a benchmark.
+
+    Attributes:
+        shape: height and width of the images, in pixels.
+        batch_size: images of one call.
+        threads: of PyTorch, and of OpenVINO.
+    """
+
+    shape: tuple[int, int]
+    batch_size: int
+    threads: int
+
+
+TOMESD = ' (tomesd)'
+
+
+class Field:
+    """All contenders, built once for any number of runs.
+
+    Args:
+        variants: configs by name, of models of ours (without peers: of any model of OpenMMLab). The
+            peers get the weights of the first one and are compared with it unmerged.
+        options: which peers, weights, device and precision.
+
+    Raises:
+        SegformerPlusPlusError: a peer's library is missing, or cannot express the model.
+    """
+
+    def __init__(self, variants: Mapping[str, Any], options: Options) -> None:
+        self.options = options
+        first = next(iter(variants.values()))
+        check_peers(options.against, first.model)
+        self._modules = {
+            name: self._build(cfg.model, cfg.get('default_scope', 'mmengine'))
+            for name, cfg in variants.items()
+        }
+        self._peers: dict[str, Contender] = {}
+        self._unmerged: OpenMMLabModel | None = None
+        if options.against:
+            self._build_peers(first)
+        else:
+            share_weights(self._modules)
+
+    def rows(self) -> dict[str, Contender]:
+        """All rows in their order: peers first, what tomesd merges after ours."""
+        rows = {name: each for name, each in self._peers.items() if not name.endswith(TOMESD)}
+        for name, module in self._modules.items():
+            rows[name] = OpenMMLabModel(module)
+            if name + TOMESD in self._peers:
+                rows[name + TOMESD] = self._peers[name + TOMESD]
+        return rows
+
+    def counterparts(self, rows: Mapping[str, Contender]) -> Iterator[tuple[str, Contender]]:
+        """Each peer's name, and what of ours it must equal."""
+        for name in self._peers:
+            if name.endswith(TOMESD):
+                yield name, rows[name.removesuffix(TOMESD)]
+            elif self._unmerged is not None:
+                yield name, self._unmerged
+
+    def _build(self, model: Mapping[str, Any], scope: str) -> nn.Module:
+        options = self.options
+        return build_model(
+            model, scope, options.checkpoint, options.device, self.options.weight_dtype
+        )
+
+    def _build_peers(self, first: Any) -> None:
+        config = copy.deepcopy(first.model)
+        config.backbone.update(token_merging='none', tome_cfg=None)
+        unmerged = self._build(config, 'mmseg')
+        share_weights({'unmerged': unmerged, **self._modules})
+        self._unmerged = OpenMMLabModel(unmerged)
+        for peer in self.options.against:
+            if peer == 'mmseg':
+                self._peers[peer] = OpenMMLabModel(self._build_mmseg(config, unmerged))
+            elif peer == 'transformers':
+                self._peers[peer] = TransformersModel(config, unmerged)
+            elif peer == 'openvino':
+                self._peers[peer] = OpenVinoModel(unmerged, 'our model, unmerged')
+            elif peer == 'openvino-mmseg':
+                theirs = self._build_mmseg(config, unmerged)
+                self._peers[peer] = OpenVinoModel(theirs, "mmseg's own modules")
+            else:
+                self._peers |= self._build_tomesd()
+
+    def _build_mmseg(self, config: Mapping[str, Any], unmerged: nn.Module) -> nn.Module:
+        theirs = build_model(
+            mmseg_peer(config), device=self.options.device, dtype=self.options.weight_dtype
+        )
+        make_levels_linear(theirs, unmerged)
+        theirs.load_state_dict(unmerged.state_dict(), strict=True)
+        return theirs
+
+    def _build_tomesd(self) -> dict[str, Contender]:
+        made = {f'{name}{TOMESD}': tomesd_peer(each) for name, each in self._modules.items()}
+        peers: dict[str, Contender] = {name: each for name, each in made.items() if each}
+        if not peers:
+            raise SegformerPlusPlusError(
+                f'--against tomesd: none of {", ".join(self._modules)} merges by '
+                'BipartiteSoftMatching2d; add --token-merging hq, or fast'
+            )
+        return peers

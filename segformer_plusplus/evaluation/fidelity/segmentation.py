@@ -1,0 +1,339 @@
+"""What strategies cost a segmentor: labels that change, and the fine classes among them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.logging import print_log
+from mmengine.registry import init_default_scope
+from mmseg.evaluation import IoUMetric
+from mmseg.registry import DATASETS
+from torch import Tensor
+
+from ...errors import SegformerPlusPlusError
+from ...inference.segmenter import Segmenter
+from ...inference.sources import Picture, load_image
+from ...inference.tiling import label_dtype
+from .base import PRESENT, RADIUS, Fidelity
+from .data import Pictures, Source, build_test_set, check_limit, find_images
+
+if TYPE_CHECKING:
+    from .opening import Settings
+
+
+def count_pixels(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """How much of each class there is, and how much of it lies deep inside.
+
+    A pixel's distance to the border is the Euclidean one to the nearest pixel of another class or
+    without a label. The edge of the image is no border.
+
+    Args:
+        labels: (H, W); those from ``num_classes`` on are none.
+        num_classes: K.
+
+    Returns:
+        (K, 2) int64: all pixels, and those farther than ``RADIUS`` from the border.
+    """
+    counts = np.zeros((num_classes, 2), dtype=np.int64)
+    present = np.unique(labels)
+    for label in present[(present >= 0) & (present < num_classes)]:
+        mask = _cut_out(labels == label).astype(np.uint8)
+        # exact where the other distances of OpenCV are approximations
+        distance = cv2.distanceTransform(mask, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        counts[label] = np.count_nonzero(mask), np.count_nonzero(distance > RADIUS)
+    return counts
+
+
+def find_fine_classes(counts: Iterable[np.ndarray]) -> list[int]:
+    """Classes of which less than half lies deep inside.
+
+    Args:
+        counts: of all images, see :func:`count_pixels`.
+    """
+    total, deep = np.sum(list(counts), axis=0).T
+    return [int(label) for label in np.flatnonzero(2 * deep < total)]
+
+
+def _cut_out(mask: np.ndarray) -> np.ndarray:
+    """What is set, with one pixel around it where there is one: no border lies farther away."""
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    top, left = max(0, rows[0] - 1), max(0, columns[0] - 1)
+    return mask[top : rows[-1] + 2, left : columns[-1] + 2]
+
+
+Areas = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Intersection, union, prediction and truth of every class, as mmseg's metric counts them."""
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """The prediction for one image.
+
+    Attributes:
+        packed: its labels; these compress to a few percent.
+        shape: height and width.
+        dtype: of the labels.
+        areas: compared with the ground truth, if there is any.
+    """
+
+    packed: bytes
+    shape: tuple[int, int]
+    dtype: type[np.uint8] | type[np.uint16]
+    areas: Areas | None
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(H, W)."""
+        return np.frombuffer(zlib.decompress(self.packed), self.dtype).reshape(self.shape)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """How mmseg's metric reads the ground truth.
+
+    Attributes:
+        classes: their names.
+        ignore_index: the label that does not count.
+        nan_to_num: for classes that do not occur; None leaves them out.
+        fine_classes: in place of those that are found.
+    """
+
+    classes: tuple[str, ...]
+    ignore_index: int = 255
+    nan_to_num: int | None = None
+    fine_classes: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.fine_classes or ():
+            if name not in self.classes:
+                raise SegformerPlusPlusError(
+                    f'fine_classes: {name!r} is no class of the data set, which has '
+                    + ', '.join(self.classes)
+                )
+
+
+class SegmentationFidelity(Fidelity[LabelMap]):
+    """A segmentor of mmseg on images, see :class:`~.base.Fidelity`.
+
+    Args:
+        model: in eval mode.
+        source: of the images.
+        truth: None if the samples have no ``gt_sem_seg``.
+        num_classes: that the model tells apart.
+        progress: show bars.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        source: Source,
+        truth: Truth | None,
+        num_classes: int,
+        progress: bool = True,
+    ) -> None:
+        super().__init__(model, source, truth is not None, progress)
+        self.main_measure = 'mIoU' if truth else 'changed'
+        self._truth = truth
+        self._dtype = label_dtype(num_classes)
+        self._pixels: dict[int, np.ndarray] = {}  # shared with subsets
+        self._all = self._indices
+
+    @property
+    def fine_classes(self) -> list[str]:
+        """The thin and small classes: of the whole set, whatever the subset; empty without truth.
+
+        A class is one if less than half of its labelled pixels lie farther than ``RADIUS`` pixels
+        from its border.
+        """
+        return [] if self._truth is None else [self._truth.classes[k] for k in self._fine()]
+
+    def describe(self) -> str:
+        images = f'{self.num_images} image' + 's' * (self.num_images > 1)
+        changed = 'changed: pixels with another label than without merging'
+        if self._truth is None:
+            return f'{images} without ground truth; {changed}'
+        if absent := self._count_absent():
+            changed += f'; {absent} of the classes are not in the ground truth: where predicted, '
+            changed += 'mIoU counts them as 0, drop leaves them out'
+        classes = f'{images}; mIoU of {len(self._truth.classes)} classes'
+        if not self._knows_fine():
+            return f'{classes}; {changed}'
+        fine = ', '.join(self.fine_classes) or 'none of them'
+        return f'{classes}, mIoU fine of {fine}; {changed}'
+
+    def _count_absent(self) -> int:
+        """Classes without a labelled pixel, where the images were predicted; else 0."""
+        if not self._kept.keys() >= set(self._indices):
+            return 0
+        areas = [self._kept[index].areas for index in self._indices]
+        return int(
+            (torch.stack([each[3] for each in areas if each is not None]).sum(dim=0) == 0).sum()
+        )
+
+    def _knows_fine(self) -> bool:
+        """Whether no ground truth has to be read for it."""
+        given = self._truth is not None and self._truth.fine_classes is not None
+        return given or self._pixels.keys() >= set(self._all)
+
+    def _fine(self) -> list[int]:
+        assert self._truth is not None
+        if self._truth.fine_classes is not None:
+            return [self._truth.classes.index(name) for name in self._truth.fine_classes]
+        for index in self._all:
+            if index not in self._pixels:
+                self._look_at(index, self._source.data[index]['data_samples'])
+        return find_fine_classes(self._pixels[index] for index in self._all)
+
+    def _look_at(self, index: int, sample: Any) -> None:
+        """Counts the pixels of the ground truth."""
+        if self._truth is not None and self._truth.fine_classes is None:
+            labels = sample.gt_sem_seg.data[0].cpu().numpy()
+            self._pixels[index] = count_pixels(labels, len(self._truth.classes))
+
+    def _predict(self, indices: Sequence[int]) -> Iterator[LabelMap]:
+        for index, sample in zip(indices, self._samples(indices), strict=True):
+            if index not in self._pixels:
+                self._look_at(index, sample)
+            yield self._label_map(sample)
+
+    def _label_map(self, sample: Any) -> LabelMap:
+        labels = sample.pred_sem_seg.data[0].cpu()
+        packed = zlib.compress(labels.numpy().astype(self._dtype), 1)
+        areas = None
+        if self._truth is not None:
+            truth = sample.gt_sem_seg.data[0].cpu().to(labels)
+            if truth.shape != labels.shape:
+                raise SegformerPlusPlusError(
+                    f'{sample.img_path}: the ground truth is {tuple(truth.shape)}, the prediction '
+                    f'{tuple(labels.shape)}; in the test pipeline, labels are loaded after Resize'
+                )
+            classes, ignore = len(self._truth.classes), self._truth.ignore_index
+            areas = IoUMetric.intersect_and_union(labels, truth, classes, ignore)
+        return LabelMap(packed, tuple(labels.shape), self._dtype, areas)
+
+    def _summarise(self, pairs: Iterable[tuple[LabelMap, LabelMap]]) -> dict[str, float]:
+        changed = pixels = 0
+        areas = []
+        for found, reference in pairs:
+            pixels += found.shape[0] * found.shape[1]
+            if found is not reference:
+                changed += np.count_nonzero(found.labels != reference.labels)
+            areas.append(found.areas)
+        values = {} if self._truth is None else self._accuracy(areas)
+        return {**values, 'changed': 100 * changed / pixels}
+
+    def _accuracy(self, areas: Sequence[Any]) -> dict[str, float]:
+        assert self._truth is not None
+        totals = [sum(each) for each in zip(*areas, strict=True)]
+        metrics = IoUMetric.total_area_to_metrics(*totals, ['mIoU'], self._truth.nan_to_num)
+        iou, present = metrics['IoU'], (totals[3] > 0).numpy()
+        if not present.any():
+            raise SegformerPlusPlusError('mIoU: no pixel is labelled in these images')
+        fine = np.isin(np.arange(len(iou)), self._fine())
+        means = {'mIoU': ~np.isnan(iou), 'mIoU_fine': fine & ~np.isnan(iou)}
+        if not present.all():
+            means |= {f'mIoU{PRESENT}': present, f'mIoU_fine{PRESENT}': fine & present}
+        return {name: 100 * float(iou[mask].mean()) for name, mask in means.items() if mask.any()}
+
+    def _timed_call(self) -> Callable[[], Any]:
+        return partial(self.model, **self._prepared(), mode='predict')
+
+
+def open_model(
+    cfg: Config, checkpoint: str | os.PathLike[str], settings: Settings
+) -> SegmentationFidelity:
+    """See :func:`~.opening.open_fidelity`; what is missing is said before the model is built."""
+    init_default_scope('mmseg')
+    truth: Truth | None = None
+    data: Any = None
+    if settings.images is not None:
+        pictures = find_images(settings.images, settings.limit)
+        count = check_limit(settings.limit, len(pictures), str(settings.images))
+    else:
+        data = build_test_set(cfg, DATASETS)
+        count = check_limit(settings.limit, len(data), 'the test set')
+        infos = [data.get_data_info(index) for index in range(count)]
+        truth = _read_truth(data, infos, cfg, settings.fine_classes)
+        pictures = [_picture(info) for info in infos]
+    if truth is None and settings.fine_classes is not None:
+        raise SegformerPlusPlusError('fine_classes: there is no ground truth to average over')
+    segmenter = Segmenter(cfg, checkpoint, device=settings.device)
+    if truth is None:
+        source = Source(Pictures(pictures, segmenter.prepare), count)
+    else:
+        _check_classes(truth, len(segmenter.classes))
+        source = Source.of_loader(data, count, cfg.test_dataloader, segmenter.model)
+    return SegmentationFidelity(
+        segmenter.model, source, truth, len(segmenter.classes), settings.progress
+    )
+
+
+def _read_truth(
+    data: Any, infos: list[dict[str, Any]], cfg: Config, fine_classes: tuple[str, ...] | None
+) -> Truth | None:
+    """How to compare with the ground truth of these images; None, and a warning, without any."""
+    paths = [str(info.get('seg_map_path', '')) for info in infos]
+    missing = [path for path in paths if '://' not in path and not Path(path).is_file()]
+    if missing and len(missing) < len(paths):
+        raise SegformerPlusPlusError(
+            f'{len(missing)} of {len(paths)} label maps of the test set are missing, first '
+            f'{missing[0]!r}'
+        )
+    if missing or 'gt_sem_seg' not in data[0]['data_samples']:
+        where = f' ({missing[0]} is not there)' if missing and missing[0] else ''
+        _warn(f'the test set has no labels{where}: accuracy is left out')
+        return None
+    metric = _iou_metric(cfg)
+    truth = Truth(
+        tuple(data.metainfo['classes']),
+        metric.get('ignore_index', 255),
+        metric.get('nan_to_num'),
+        fine_classes,
+    )
+    # as a rule, the first image tells
+    if not any(_is_labelled(data[index]['data_samples'], truth) for index in range(len(infos))):
+        _warn(f'no pixel of the {len(infos)} images is labelled: accuracy is left out')
+        return None
+    return truth
+
+
+def _is_labelled(sample: Any, truth: Truth) -> bool:
+    labels = sample.gt_sem_seg.data
+    return bool(((labels != truth.ignore_index) & (labels < len(truth.classes))).any())
+
+
+def _warn(message: str) -> None:
+    print_log(message, logger='current', level=logging.WARNING)
+
+
+def _iou_metric(cfg: Config) -> Mapping[str, Any]:
+    """The config's settings of mmseg's metric; empty if it tests with another one."""
+    evaluators = cfg.get('test_evaluator') or []
+    for each in evaluators if isinstance(evaluators, list | tuple) else [evaluators]:
+        if str(each.get('type')).endswith('IoUMetric'):
+            found: Mapping[str, Any] = each
+            return found
+    return {}
+
+
+def _picture(info: Mapping[str, Any]) -> Picture:
+    path = Path(info['img_path'])
+    return Picture(str(path), lambda: load_image(path), path=path)
+
+
+def _check_classes(truth: Truth, count: int) -> None:
+    if len(truth.classes) != count:
+        raise SegformerPlusPlusError(
+            f'the model tells {count} classes apart, but the test set has {len(truth.classes)}'
+        )

@@ -1,0 +1,265 @@
+"""What is searched: for each stage and side, which strategies with which settings."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from ...errors import SegformerPlusPlusError, TokenMergingError
+from ...inference.configs import load_config
+from ...token_merging import PRESETS, TokenMerger, build_token_merging
+from ...token_merging.config import build_token_merger
+
+RATIOS = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95]
+
+SIDES = ('q', 'kv')
+
+Strategy = dict[str, Any]
+
+Setting = str | list[dict[str, Any]]
+"""A ``token_merging`` as JSON holds it: the name of a preset, or a dict for each stage."""
+
+Entry = Mapping[str, Any]
+
+
+def default_space(num_stages: int = 4) -> list[dict[str, Any]]:
+    """What is searched by default, an entry for each strategy and where it may act.
+
+    A list in an entry holds choices, of which those that the strategy refuses together are left
+    out. ``sides`` ('q', 'kv') and ``stages`` (from 1) say where it may act, by default everywhere;
+    ``weigh_keys`` (of keys and values) is that of the stage. To merge nothing is always a choice.
+
+    Args:
+        num_stages: of the backbone.
+    """
+    # matching compares every token with every destination: of the many queries of early stages
+    # that takes gigabytes
+    late = list(range(max(1, num_stages - 1), num_stages + 1))
+    matching = dict(type='BipartiteSoftMatching2d', stride=[2, 4, 6], ratio=RATIOS)
+    return [
+        # without their weights, merged keys cost ten times as many labels (docs/fidelity.md)
+        dict(matching, sides=['kv'], weigh_keys=True),
+        dict(matching, sides=['q'], stages=late),
+        dict(type='LocalWindowMerging', stride=2, ratio=RATIOS, sides=['q']),
+        dict(type='NeighborMerging2d', stride=2),
+        dict(type='NeighborMerging2d', stride=4, sides=['kv']),
+    ]
+
+
+class Space:
+    """All settings that a search may propose.
+
+    The strategies of a stage and side stand in the order of how many tokens they merge, nothing
+    first, so that neighbours are alike: the sampler takes them for steps on a scale.
+
+    Args:
+        entries: as in :func:`default_space`; None is that one.
+        num_stages: of the backbone.
+
+    Attributes:
+        sites: 'stage 1 kv' -> its choices; None merges nothing.
+        size: how many settings there are.
+
+    Raises:
+        SegformerPlusPlusError: an entry cannot be read, or no strategy is left.
+    """
+
+    def __init__(self, entries: Sequence[Entry] | None = None, num_stages: int = 4) -> None:
+        entries = default_space(num_stages) if entries is None else entries
+        self.num_stages = num_stages
+        self.sites: dict[str, tuple[Strategy | None, ...]] = {}
+        self._identities: dict[str, str] = {}
+        read = [_read_entry(entry, number, num_stages) for number, entry in enumerate(entries, 1)]
+        for stage, side in self._places():
+            found = [each for sides, stages, strategies in read if side in sides and stage in stages
+                     for each in strategies]  # fmt: skip
+            if found:
+                found.sort(key=lambda each: each[0], reverse=True)
+                strategies = {_name(each): each for _, each in found}
+                self.sites[_site(stage, side)] = (None, *strategies.values())
+        self._names = {site: list(map(_name, options)) for site, options in self.sites.items()}
+        if not self.sites:
+            raise SegformerPlusPlusError('the search space is empty; give it one strategy or more')
+        self.size = math.prod(map(len, self.sites.values()))
+
+    def build(self, choices: Mapping[str, int]) -> list[dict[str, Any]]:
+        """The ``token_merging`` that these choices stand for.
+
+        Args:
+            choices: site -> index of one of its strategies.
+        """
+        stages: list[dict[str, Any]] = [{} for _ in range(self.num_stages)]
+        for stage, side in self._places():
+            site = _site(stage, side)
+            strategy = self.sites[site][choices[site]] if site in self.sites else None
+            if strategy is not None:
+                merger, weigh_keys = _split(strategy)
+                stages[stage - 1][side] = merger
+                if weigh_keys:
+                    stages[stage - 1]['weigh_keys'] = True
+        return stages
+
+    def find(self, token_merging: Setting) -> dict[str, int] | None:
+        """The choices that make this setting, None where it is not in the space."""
+        wanted = build_token_merging(token_merging, self.num_stages)
+        if wanted.downsampling is not None:
+            return None
+        choices = {}
+        for stage, side in self._places():
+            site = _site(stage, side)
+            names = self._names.get(site, [_name(None)])
+            merging = wanted.stages[stage - 1]
+            weighed = side == 'kv' and merging.weigh_keys
+            name = _spell(getattr(merging, side), weighed)
+            if name not in names or merging.share > 1:
+                return None
+            if site in self.sites:
+                choices[site] = names.index(name)
+        return choices
+
+    def identify(self, token_merging: Setting) -> str:
+        """Equal for settings that do the same, however they are written."""
+        spelling = json.dumps(token_merging)
+        if spelling not in self._identities:
+            self._identities[spelling] = repr(build_token_merging(token_merging, self.num_stages))
+        return self._identities[spelling]
+
+    def presets(self) -> Iterator[str]:
+        """The names of the presets that fit this number of stages."""
+        for name, preset in PRESETS.items():
+            if len(preset['stages']) == self.num_stages or not any(preset['stages']):
+                yield name
+
+    def singles(self) -> Iterator[dict[str, int]]:
+        """The choices that merge many tokens of one stage and side, and nothing else."""
+        for site, options in self.sites.items():
+            yield {**dict.fromkeys(self.sites, 0), site: max(1, 3 * (len(options) - 1) // 4)}
+
+    def _places(self) -> Iterator[tuple[int, str]]:
+        return itertools.product(range(1, self.num_stages + 1), SIDES)
+
+
+def read_space(path: str | os.PathLike[str]) -> tuple[list[dict[str, Any]], list[str]]:
+    """A space of one's own, from a config file with ``space = [...]``.
+
+    Args:
+        path: of the file. Modules with strategies of one's own stand in its ``custom_imports``.
+
+    Returns:
+        The entries, and the modules of its ``custom_imports``.
+
+    Raises:
+        SegformerPlusPlusError: the file cannot be read, or holds no ``space``.
+    """
+    content = load_config(path).to_dict()
+    entries = content.get('space')
+    if not isinstance(entries, list | tuple) or not entries:
+        raise SegformerPlusPlusError(
+            f"{path} has no space: write space = [dict(type='BipartiteSoftMatching2d', "
+            'stride=[2, 4], ratio=[0.5, 0.7]), ...]'
+        )
+    imports = (content.get('custom_imports') or {}).get('imports') or []
+    return list(entries), [imports] if isinstance(imports, str) else list(imports)
+
+
+def _site(stage: int, side: str) -> str:
+    return f'stage {stage} {side}'
+
+
+def _read_entry(
+    entry: Entry, number: int, num_stages: int
+) -> tuple[Sequence[str], Sequence[int], list[tuple[int, Strategy]]]:
+    """Where an entry may act, and its strategies with the tokens that they leave."""
+    where = f'space, entry {number}'
+    if not isinstance(entry, Mapping):
+        raise SegformerPlusPlusError(f"{where}: {entry!r} is no dict with 'type'")
+    settings = dict(entry)
+    every = list(range(1, num_stages + 1))
+    places: dict[str, Sequence[Any]] = {}
+    for key, allowed in (('sides', list(SIDES)), ('stages', every)):
+        given = settings.pop(key, allowed)
+        if not isinstance(given, list | tuple) or not given or set(given) - set(allowed):
+            raise SegformerPlusPlusError(
+                f'{where}: {key}={given!r} is no list of some of {allowed}'
+            )
+        places[key] = given
+    weigh_keys = settings.get('weigh_keys', False)
+    if not isinstance(weigh_keys, bool) or (weigh_keys and list(places['sides']) != ['kv']):
+        raise SegformerPlusPlusError(
+            f"{where}: weigh_keys={weigh_keys!r} is True or False, and goes with sides=['kv'] alone"
+        )
+    strategies = [(_tokens_left(each), each) for each in _expand(settings, where)]
+    return places['sides'], places['stages'], strategies
+
+
+def _expand(settings: dict[str, Any], where: str) -> list[Strategy]:
+    """Every combination of the choices that the strategy takes."""
+    choices = [value if isinstance(value, list) else [value] for value in settings.values()]
+    strategies, refused = [], None
+    for values in itertools.product(*choices):
+        rounded = (round(each, 6) if isinstance(each, float) else each for each in values)
+        strategy = _as_json_keeps_it(dict(zip(settings, rounded, strict=True)), where)
+        try:
+            _build(strategy, where)
+        except TokenMergingError as error:
+            refused = error
+        else:
+            strategies.append(strategy)
+    if not strategies:
+        raise refused or SegformerPlusPlusError(f'{where}: a list of choices is empty')
+    return strategies
+
+
+def _as_json_keeps_it(strategy: Strategy, where: str) -> Strategy:
+    """With lists for tuples: a setting is the same when it is read from the study again."""
+    kept = {}
+    for key, value in strategy.items():
+        try:
+            kept[key] = json.loads(json.dumps(value, allow_nan=False))
+        except (TypeError, ValueError):
+            kept[key] = None
+        if kept[key] != _with_lists(value):
+            raise SegformerPlusPlusError(
+                f'{where}: {key}={value!r} cannot be kept as JSON; give names, numbers, lists, and '
+                'dicts whose keys are names'
+            )
+    return kept
+
+
+def _with_lists(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _with_lists(each) for key, each in value.items()}
+    return list(map(_with_lists, value)) if isinstance(value, list | tuple) else value
+
+
+def _split(strategy: Strategy) -> tuple[Strategy, bool]:
+    """The strategy itself, and whether its stage weighs keys."""
+    merger = dict(strategy)
+    return merger, merger.pop('weigh_keys', False)
+
+
+def _build(strategy: Strategy, where: str) -> TokenMerger:
+    return build_token_merger(_split(strategy)[0], where)
+
+
+def _name(strategy: Strategy | None) -> str:
+    """Equal for what does the same, however it is written."""
+    if strategy is None:
+        return _spell(None, False)
+    return _spell(_build(strategy, 'space'), _split(strategy)[1])
+
+
+def _spell(merger: TokenMerger | None, weigh_keys: bool) -> str:
+    return f'{merger!r}, weighed' if weigh_keys else repr(merger)
+
+
+def _tokens_left(strategy: Strategy) -> int:
+    """Of 1024 on a square grid."""
+    tokens = torch.rand(1, 1024, 8, generator=torch.Generator().manual_seed(0))
+    return _build(strategy, 'space').plan(tokens, (32, 32)).num_merged

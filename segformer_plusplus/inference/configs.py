@@ -1,0 +1,231 @@
+"""Reading a config, and checking early that the data that it names is there."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+from mmengine.runner import Runner
+
+from ..errors import SegformerPlusPlusError, describe_error
+from ..libraries import require
+
+# Keys that the Runner reads from the config beside its own arguments.
+_RUNNER_KEYS = {
+    'activation_checkpointing',
+    'compile',
+    'efficient_conv_bn_eval',
+    'find_unused_parameters',
+    'model_wrapper_cfg',
+    'strict_load',
+    'sync_bn',
+}
+
+
+SWITCHES = ('amp', 'accumulate', 'gradient_checkpointing')
+"""Top-level keys that a training carries out itself, see configs/_base_/runtime."""
+
+
+def load_config(
+    path: str | os.PathLike[str],
+    cfg_options: Mapping[str, Any] | None = None,
+    work_dir: str | None = None,
+) -> Config:
+    """Reads a config and applies the command line's settings.
+
+    Args:
+        path: the config file, or a package's, see :func:`find_config`.
+        cfg_options: dotted keys and their new values. The first part of a key must be one that
+            the config has or that mmengine's Runner knows.
+        work_dir: by default the config's ``work_dir``, else ``work_dirs/<name of the config>``.
+
+    Raises:
+        SegformerPlusPlusError: the file is missing or no config, or an option does not fit.
+        MissingDependencyError: the toolbox of its ``default_scope`` is not installed.
+    """
+    path = find_config(path)
+    try:
+        cfg = Config.fromfile(str(path))
+    except Exception as error:  # a config is a program: it can fail in any way
+        reason = describe_error(error) or f'{type(error).__name__}: {error}'
+        raise SegformerPlusPlusError(f'cannot read config {path}: {reason}') from error
+    if cfg_options:
+        _check_option_names(cfg, cfg_options)
+        try:
+            cfg.merge_from_dict(dict(cfg_options))
+        except Exception as error:
+            raise SegformerPlusPlusError(f'--cfg-options does not fit {path}: {error}') from error
+    if cfg.get('default_scope') in ('mmseg', 'mmpose'):
+        require(cfg.default_scope, str(path))
+    cfg.work_dir = work_dir or cfg.get('work_dir') or os.path.join('work_dirs', path.stem)
+    return cfg
+
+
+def find_config(name: str | os.PathLike[str]) -> Path:
+    """The file of a config.
+
+    Args:
+        name: a path; or PACKAGE::PATH, as in ``_base_``: a path in the folder of configs that a
+            package brings, such as
+            'segformer_plusplus::cityscapes/segformer_mit-b5_hq_1xb4-160k_cityscapes-1024x1024.py'.
+
+    Raises:
+        SegformerPlusPlusError: there is no such file.
+    """
+    package, is_shipped, inside = str(name).partition('::')
+    path = (configs_of(package) if is_shipped else Path()) / (inside or name)
+    if path.is_file():
+        return path
+    if not is_shipped:
+        raise SegformerPlusPlusError(f'config not found: {name}')
+    known = shipped_configs(package)
+    close = difflib.get_close_matches(f'{package}::{inside}', known, n=1, cutoff=0.3)
+    hint = f'did you mean {close[0]}? ' if close else ''
+    raise SegformerPlusPlusError(
+        f'config not found: {name}; {hint}segformer-plusplus info --configs lists ours'
+    )
+
+
+def configs_of(package: str) -> Path:
+    """The folder of the configs that a package brings: its ``.mim/configs``, or that of a checkout.
+
+    Raises:
+        SegformerPlusPlusError: it is not installed, or brings none.
+    """
+    spec = find_spec(package) if package.isidentifier() else None
+    if spec is None or spec.origin is None:
+        raise SegformerPlusPlusError(f'config {package}::...: no package {package!r} is installed')
+    root = Path(spec.origin).parent
+    for folder in (root / '.mim' / 'configs', root.parent / 'configs'):
+        if folder.is_dir():
+            return folder
+    raise SegformerPlusPlusError(f'config {package}::...: {root} was installed without configs')
+
+
+def shipped_configs(package: str = 'segformer_plusplus') -> list[str]:
+    """What :func:`find_config` knows of a package, without the bases."""
+    folder = configs_of(package)
+    inside = (path.relative_to(folder).as_posix() for path in folder.glob('*/*.py'))
+    return [f'{package}::{path}' for path in sorted(inside) if not path.startswith('_base_')]
+
+
+def _check_option_names(cfg: Config, cfg_options: Mapping[str, Any]) -> None:
+    parameters = inspect.signature(Runner.__init__).parameters
+    known = {*cfg.keys(), *parameters, *_RUNNER_KEYS, *SWITCHES} - {'self'}
+    for option in cfg_options:
+        first = option.split('.')[0]
+        if first not in known:
+            close = difflib.get_close_matches(first, known, n=1)
+            hint = f'did you mean {close[0]!r}?' if close else 'the config has no such key'
+            raise SegformerPlusPlusError(f'--cfg-options {option}: unknown key {first!r}; {hint}')
+
+
+def check_data_roots(cfg: Config, splits: Sequence[str], labels: bool = True) -> None:
+    """Checks that the data of these splits is there, before anything is built.
+
+    Args:
+        cfg: an mmseg or mmpose config.
+        splits: out of 'train', 'val' and 'test'; one without a data loader is passed over.
+        labels: whether segmentation's labels have to be there.
+
+    Raises:
+        SegformerPlusPlusError: names the key, the path, and how to change it.
+    """
+    for split in splits:
+        loader = cfg.get(f'{split}_dataloader')
+        if loader:
+            for key, dataset in _datasets(loader.get('dataset'), f'{split}_dataloader.dataset'):
+                _check_dataset(key, dataset, labels)
+
+
+def check_codec_sizes(cfg: Config) -> None:
+    """Checks that an mmpose config means one size of its input throughout.
+
+    A codec for another size than the cut-out person moves every keypoint without a word.
+
+    Raises:
+        SegformerPlusPlusError: names the keys and the sizes that differ.
+    """
+    decoder = (cfg.get('model', {}).get('head') or {}).get('decoder')
+    if not isinstance(decoder, dict) or 'input_size' not in decoder:
+        return
+    expected = tuple(decoder['input_size'])
+    for split in ('train', 'val', 'test'):
+        loader = cfg.get(f'{split}_dataloader') or {}
+        for key, dataset in _datasets(loader.get('dataset'), f'{split}_dataloader.dataset'):
+            for step, size in _input_sizes(dataset.get('pipeline') or []):
+                if tuple(size) != expected:
+                    raise SegformerPlusPlusError(
+                        f'{key}: {step} has input_size {tuple(size)}, but model.head.decoder '
+                        f'{expected}; give all of them one size'
+                    )
+
+
+def _input_sizes(pipeline: Sequence[Any]) -> Iterator[tuple[str, Sequence[int]]]:
+    """What a pose pipeline cuts out to, and what its codecs take it for."""
+    for step in _flatten(pipeline):
+        kind, encoders = str(step.get('type')), step.get('encoder') or []
+        for part in (step, *(encoders if isinstance(encoders, list | tuple) else [encoders])):
+            if kind in ('TopdownAffine', 'GenerateTarget') and 'input_size' in part:
+                yield kind, part['input_size']
+
+
+def _datasets(dataset: Any, key: str) -> Iterator[tuple[str, ConfigDict]]:
+    """Every innermost dataset of wrappers such as RepeatDataset and ConcatDataset, with its key."""
+    if not isinstance(dataset, dict):
+        return
+    if 'dataset' in dataset:
+        yield from _datasets(dataset['dataset'], f'{key}.dataset')
+    elif 'datasets' in dataset:
+        for index, part in enumerate(dataset['datasets']):
+            yield from _datasets(part, f'{key}.datasets.{index}')
+    else:
+        yield key, dataset
+
+
+def _check_dataset(key: str, dataset: ConfigDict, labels: bool) -> None:
+    root = dataset.get('data_root') or ''
+    if root:
+        _check_path(f'{key}.data_root', root)
+    for name, prefix in (dataset.get('data_prefix') or {}).items():
+        if isinstance(prefix, str) and (
+            name != 'seg_map_path' or (labels and _reads_labels(dataset))
+        ):
+            _check_path(f'{key}.data_prefix.{name}', os.path.join(root, prefix))
+    if dataset.get('ann_file'):
+        _check_path(f'{key}.ann_file', os.path.join(root, dataset['ann_file']))
+    if dataset.get('bbox_file'):
+        _check_path(f'{key}.bbox_file', dataset['bbox_file'])
+
+
+def _reads_labels(dataset: ConfigDict) -> bool:
+    steps = dataset.get('pipeline') or []
+    return any('Annotations' in str(step.get('type')) for step in _flatten(steps))
+
+
+def _flatten(steps: Any) -> Iterator[Mapping[str, Any]]:
+    """The steps of a pipeline, those inside TestTimeAug's nested lists included."""
+    for step in steps:
+        if isinstance(step, list | tuple):
+            yield from _flatten(step)
+        elif isinstance(step, Mapping):
+            yield step
+            yield from _flatten(step.get('transforms') or [])
+
+
+def _check_path(key: str, path: str) -> None:
+    """``path`` must exist, and hold something if it is a folder; remote addresses pass."""
+    if '://' in path or not path:
+        return
+    place = Path(path)
+    change = f'change it with --cfg-options {key}=...'
+    if not place.exists():
+        raise SegformerPlusPlusError(f'data not found: {path} ({key}); {change}')
+    if place.is_dir() and next(place.iterdir(), None) is None:
+        raise SegformerPlusPlusError(f'data folder is empty: {path} ({key}); {change}')

@@ -1,0 +1,144 @@
+"""One picture of a merge map: image, groups of every stage, predictions, and what changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+from ..files import written_beside
+from .merge_maps import MergeMap, MergeMaps
+
+_ROLES = {'q': 'queries', 'kv': 'keys and values'}
+
+
+def draw(
+    maps: MergeMaps,
+    path: str | Path | None = None,
+    *,
+    block: int = -1,
+    palette: Sequence[Sequence[int]] | None = None,
+    title: str = '',
+) -> Image.Image:
+    """Draw a merge map.
+
+    Args:
+        maps: of one image.
+        path: of a PNG to write, beside and renamed; None writes nothing.
+        block: which one of every stage, from 1; -1 is the last.
+        palette: RGB of the labels, 0..255; None takes distinct colours.
+        title: above all panels.
+
+    Returns:
+        The picture; a notebook shows it.
+
+    Raises:
+        SegformerPlusPlusError: a stage has no such block.
+    """
+    panels = {'image': maps.image}
+    for stage in range(1, maps.num_stages + 1):
+        for each in maps.of_stage(stage, block):
+            panels[_describe(each)] = draw_groups(maps.image, each.groups)
+    if maps.labels is not None and maps.labels_unmerged is not None and maps.changed is not None:
+        colours = palette or _distinct(int(max(maps.labels.max(), maps.labels_unmerged.max())) + 1)
+        share = f'{maps.share_changed:.2%} of the pixels change their label'
+        panels[share] = highlight(maps.image, maps.changed)
+        panels['prediction with merging'] = colorize(maps.labels, colours)
+        panels['prediction without merging'] = colorize(maps.labels_unmerged, colours)
+    picture = _arrange(panels, title)
+    if path is not None:
+        with written_beside(path) as place:
+            picture.save(place, format='PNG')
+    return picture
+
+
+def draw_groups(image: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Every merged group in the mean colour of its pixels, with a border around it.
+
+    Args:
+        image: (H, W, 3) uint8.
+        groups: (h, w) integers, each for H / h by W / w pixels.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    height, width = image.shape[:2]
+    rows = np.arange(height) * groups.shape[0] // height
+    columns = np.arange(width) * groups.shape[1] // width
+    ids = groups[rows][:, columns]
+    result = mean_colours(image, ids)
+    border = np.zeros((height, width), dtype=bool)
+    border[:, 1:] |= ids[:, 1:] != ids[:, :-1]
+    border[1:] |= ids[1:] != ids[:-1]
+    result[border] = (result[border] * 0.55).astype(np.uint8)
+    return result
+
+
+def mean_colours(image: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 and (H, W) ids -> (H, W, 3) uint8, each pixel the mean of its group's."""
+    _, index = np.unique(ids, return_inverse=True)
+    index = index.reshape(-1)
+    sizes = np.bincount(index)
+    channels = [np.bincount(index, image[..., c].reshape(-1)) / sizes for c in range(3)]
+    means = np.stack(channels, axis=1).round().astype(np.uint8)
+    return means[index].reshape(image.shape)
+
+
+def _describe(each: MergeMap) -> str:
+    height, width = each.groups.shape
+    where = f'stage {each.stage}, block {each.block}'
+    if each.num_merged == each.num_tokens:
+        return f'{where}: {height}x{width} tokens, nothing merged'
+    return (
+        f'{where}, {_ROLES[each.role]}: {each.share_merged:.0%} merged, '
+        f'{each.num_tokens} to {each.num_merged} tokens'
+    )
+
+
+def _distinct(count: int) -> list[tuple[int, ...]]:
+    colours = colormaps['tab20'].resampled(20)
+    return [tuple(int(255 * c) for c in colours(label % 20)[:3]) for label in range(count)]
+
+
+def _arrange(panels: dict[str, np.ndarray], title: str) -> Image.Image:
+    height, width = next(iter(panels.values())).shape[:2]
+    columns = 2 if width > 1.3 * height else 3
+    rows = -(-len(panels) // columns)
+    side = 16 / columns
+    figure = Figure(figsize=(16, 0.5 + rows * (side * height / width + 0.35)), layout='constrained')
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis in axes:
+        axis.set_axis_off()
+    for axis, (name, panel) in zip(axes, panels.items(), strict=False):
+        axis.imshow(panel, interpolation='antialiased')
+        axis.set_title(name, fontsize=11)
+    if title:
+        figure.suptitle(title, fontsize=13)
+    canvas = FigureCanvasAgg(figure)
+    figure.set_dpi(120)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+
+
+_IGNORED = (0, 0, 0)
+
+_DIFFERENT = (255, 40, 40)
+
+
+def colorize(labels: np.ndarray, palette: Sequence[Sequence[int]]) -> np.ndarray:
+    """(H, W) labels -> (H, W, 3) uint8 RGB; labels beyond the palette are black."""
+    table = np.full((256, 3), _IGNORED, dtype=np.uint8)
+    table[: len(palette)] = palette
+    return table[labels.astype(np.uint8)]
+
+
+def highlight(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 and (H, W) bool -> the image darkened, with the mask in red."""
+    result = (image * 0.35).astype(np.uint8)
+    result[mask] = _DIFFERENT
+    return result

@@ -1,0 +1,131 @@
+"""Libraries of other people: what is missing is one line, with the command that installs it."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import sys
+import warnings
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
+
+from .errors import MissingDependencyError
+
+_OPENMMLAB = {
+    'maintained': {
+        'mmengine': 'onedl-mmengine onedl-mmcv',
+        'mmcv': 'onedl-mmcv onedl-mmengine',
+        'mmseg': "'segformer-plusplus[mmseg]'",
+        'mmdet': 'onedl-mmdetection',
+        'mmpose': (
+            "'segformer-plusplus[mmpose]' cython setuptools && pip install --no-deps "
+            '--no-build-isolation --no-binary xtcocotools xtcocotools==1.14.3 && '
+            'pip install --no-deps mmpose==1.3.2 (the second step needs a C compiler)'
+        ),
+    },
+    'original': {
+        'mmengine': 'mmengine==0.10.7',
+        'mmcv': 'mmcv-lite==2.1.0',
+        'mmseg': 'mmsegmentation==1.2.2 ftfy regex',
+        'mmdet': 'mmdet==3.3.0',
+        'mmpose': (
+            "mmdet==3.3.0 json-tricks munkres xtcocotools 'numpy<2' torchvision && "
+            'pip install --no-deps mmpose==1.3.2'
+        ),
+    },
+}
+"""What pip installs for a toolbox, beside the line of OpenMMLab that is there."""
+
+_EXTRAS = {
+    'transformers': 'hf',
+    'safetensors': 'hf',
+    'onnx': 'export',
+    'onnxruntime': 'export',
+    'onnxscript': 'export',
+    'openvino': 'export',
+    'optuna': 'tune',
+    'gradio': 'demo',
+    'cityscapesscripts': 'cityscapes',
+}
+"""Library -> the extra of this package that brings it."""
+
+_PIP = {'segmentation_models_pytorch': 'segmentation-models-pytorch', 'cv2': 'opencv-python'}
+"""Libraries whose distribution has another name than the module."""
+
+
+def require(name: str, asked_for: str) -> ModuleType:
+    """Import a module of a library that need not be there.
+
+    Args:
+        name: such as 'onnx' or 'mmseg.models'.
+        asked_for: what needs it, for the message.
+
+    Raises:
+        MissingDependencyError: it is not installed, or its own import fails.
+    """
+    try:
+        return importlib.import_module(name)
+    except (ImportError, AssertionError, ValueError) as error:
+        # OpenMMLab asserts the versions it accepts; an extension that was compiled for another
+        # NumPy raises ValueError
+        raise _missing(name, asked_for, error) from error
+
+
+@contextlib.contextmanager
+def naming_what_is_missing(asked_for: str) -> Iterator[None]:
+    """Turns the error of an import in our own code into one that says how to install the library.
+
+    Raises:
+        MissingDependencyError: a library that is known here is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        name = (error.name or '').partition('.')[0]
+        known = {*_OPENMMLAB['maintained'], *_EXTRAS, *_PIP}
+        if isinstance(error, MissingDependencyError) or name not in known:
+            raise
+        raise _missing(name, asked_for, error) from error
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Keeps warnings of OpenMMLab's own code off a user's terminal; ``python -W`` shows them."""
+    with warnings.catch_warnings():
+        if not sys.warnoptions:
+            warnings.filterwarnings('ignore', module=r'mm(cv|engine|seg|det|pose)\.')
+        yield
+
+
+def installed_line() -> str:
+    """'original' or 'maintained', by what is installed of either; the latter if nothing is.
+
+    Their packages share their import names: a package of one would overwrite that of the other.
+    """
+    original = ('mmengine', 'mmengine-lite', 'mmcv', 'mmcv-lite', 'mmsegmentation', 'mmdet')
+    maintained = ('onedl-mmengine', 'onedl-mmcv', 'onedl-mmsegmentation', 'onedl-mmdetection')
+    if any(map(has_distribution, maintained)) or not any(map(has_distribution, original)):
+        return 'maintained'
+    return 'original'
+
+
+def has_distribution(name: str) -> bool:
+    """Whether a package is installed, by the name that pip knows."""
+    try:
+        version(name)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def _missing(name: str, asked_for: str, error: Exception) -> MissingDependencyError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    library = name.partition('.')[0]
+    what = _OPENMMLAB[installed_line()].get(library)
+    if what is None and library in _EXTRAS:
+        what = f"'segformer-plusplus[{_EXTRAS[library]}]'"
+    return MissingDependencyError(
+        f'{asked_for} needs {name}, which cannot be imported ({reason}); install it with '
+        f'pip install {what or _PIP.get(library, library)}'
+    )

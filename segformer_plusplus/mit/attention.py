@@ -1,0 +1,196 @@
+"""Attention with merged queries, keys and values, whoever holds the parameters."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..token_merging import IdentityPlan, MergePlan, StageMerging, TokenMerger
+from ..token_merging.base import Grid, image_to_tokens, tokens_to_image
+from . import cpu
+
+SharedPlans = dict[str, MergePlan]
+"""Plans by what they merge, 'q' or 'kv', that consecutive blocks share in one forward pass."""
+
+
+class MergedAttention:
+    """Mixin for modules that hold the parameters of SegFormer's attention, under whatever names.
+
+    Queries are merged before the projection and copied back after the attention; keys and values
+    are merged after the spatial reduction and its norm (Segformer++, Kienzle et al., MIPR 2024).
+    The attention map is never built.
+
+    Attributes:
+        num_heads: heads of the attention.
+        training: whether the module is in training mode.
+        merging: strategies for queries and for keys and values.
+        in_rows: for inference on a CPU, work on a few queries at a time; equal to rounding.
+    """
+
+    num_heads: int
+    training: bool
+    merging: StageMerging
+    in_rows: bool = True
+
+    def reduce(self, tokens: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
+        """Spatial reduction and norm of keys and values: (B, N, C) -> (B, N', C), their grid."""
+        raise NotImplementedError
+
+    def project_query(self, tokens: Tensor) -> Tensor:
+        """(B, N, C) -> queries (B, N, C)."""
+        raise NotImplementedError
+
+    def project_key_value(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, M, C) -> keys and values, (B, M, C) each."""
+        raise NotImplementedError
+
+    def project_out(self, tokens: Tensor) -> Tensor:
+        """(B, N, C) -> (B, N, C), after the attention."""
+        raise NotImplementedError
+
+    def outer_projections(self) -> tuple[cpu.Projection, cpu.Projection] | None:
+        """Weights that make queries, and that follow the attention; None where they are not known.
+
+        Without them the attention does not go in rows.
+        """
+        raise NotImplementedError
+
+    def dropout_rate(self) -> float:
+        """Dropout rate on the attention weights in training."""
+        raise NotImplementedError
+
+    def attend(self, tokens: Tensor, grid: Grid, plans: SharedPlans | None = None) -> Tensor:
+        """Merge, attend, unmerge.
+
+        Args:
+            tokens: (B, N, C), normalised.
+            grid: (H, W), H * W == N, each side at least the spatial reduction.
+            plans: of the blocks that share them; empty for the first one, which fills it.
+
+        Returns:
+            (B, N, C), after the output's projection, without dropout and residual.
+        """
+        query, plan = self._merge_query(tokens, grid, plans)
+        key_value, weights = self._merge_key_value(*self.reduce(tokens, grid), plans)
+        outer = self.outer_projections() if self._may_go_in_rows(tokens) else None
+        if outer is None:
+            out = self._attend(query, key_value, weights)
+        else:
+            out = self._attend_in_rows(query, key_value, weights, *outer)
+        return out if plan is None else plan.unmerge(out)
+
+    def _may_go_in_rows(self, tokens: Tensor) -> bool:
+        # in half precision the fused attention adds up in float32, which rows would not
+        precise = tokens.dtype in (torch.float32, torch.float64)
+        return self.in_rows and precise and not self.training and cpu.works_in_rows(tokens)
+
+    def _merge_query(
+        self, tokens: Tensor, grid: Grid, plans: SharedPlans | None
+    ) -> tuple[Tensor, MergePlan | None]:
+        if self.merging.q is None:
+            return tokens, None
+        plan = _plan('q', self.merging.q, tokens, grid, plans)
+        return plan.merge(tokens), plan
+
+    def _merge_key_value(
+        self, tokens: Tensor, grid: Grid, plans: SharedPlans | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """(B, N, C) -> (B, M, C), and what is added to the scores of every key, (B or 1, M)."""
+        if self.merging.kv is None:
+            return tokens, None
+        plan = _plan('kv', self.merging.kv, tokens, grid, plans)
+        return plan.merge(tokens), self._weights_of_keys(plan, tokens.dtype)
+
+    def _weights_of_keys(self, plan: MergePlan, dtype: torch.dtype) -> Tensor | None:
+        # a mask, even one of zeros, keeps PyTorch from its fastest attention
+        if isinstance(plan, IdentityPlan) or not (self.merging.weigh_keys or plan.padded):
+            return None
+        sizes = plan.sizes() if self.merging.weigh_keys else plan.sizes().clamp(max=1)
+        # the logarithm of 0 hides padding; of large groups it wants more than half precision
+        return sizes.to(torch.promote_types(dtype, torch.float32)).log()
+
+    def _attend(self, query: Tensor, key_value: Tensor, weights: Tensor | None) -> Tensor:
+        q, (k, v) = self.project_query(query), self.project_key_value(key_value)
+        dropout = self.dropout_rate() if self.training else 0.0
+        q, k, v = (t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (q, k, v))
+        mask = None if weights is None else weights[:, None, None].to(q.dtype)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+        return self.project_out(out.transpose(1, 2).flatten(2))
+
+    def _attend_in_rows(
+        self,
+        query: Tensor,
+        key_value: Tensor,
+        weights: Tensor | None,
+        before: cpu.Projection,
+        after: cpu.Projection,
+    ) -> Tensor:
+        k, v = self.project_key_value(key_value)
+        weights = None if weights is None else weights.expand(len(query), -1)
+        result = torch.empty_like(query)
+        for i in range(len(query)):
+            own = None if weights is None else weights[i]
+            memory = cpu.KeyValue(k[i], v[i], self.num_heads, before, after, own)
+            parts = memory.num_queries
+            for part, target in zip(query[i].split(parts), result[i].split(parts), strict=True):
+                target.copy_(memory.attend(part))
+        return result
+
+
+def _plan(
+    role: str, merger: TokenMerger, tokens: Tensor, grid: Grid, plans: SharedPlans | None
+) -> MergePlan:
+    if plans is None:
+        return merger.plan(tokens, grid)
+    if role not in plans:
+        plans[role] = merger.plan(tokens, grid)
+    return plans[role]
+
+
+class PackedAttention(MergedAttention):
+    """Mixin for modules with the parameters' names of mmseg.
+
+    Attributes:
+        sr_ratio: by how much the grid of keys and values is reduced, per side.
+        attn: holds the projections and initialises them like mmseg; its forward, which would build
+            the attention map, is never called.
+        sr: the reduction, a strided convolution, where ``sr_ratio > 1``.
+        norm: after it.
+    """
+
+    sr_ratio: int
+    attn: nn.MultiheadAttention
+    sr: nn.Module
+    norm: nn.Module
+
+    def reduce(self, tokens: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
+        if self.sr_ratio == 1:
+            return tokens, grid
+        image = self.sr(tokens_to_image(tokens, grid))
+        return self.norm(image_to_tokens(image)), (image.shape[2], image.shape[3])
+
+    def project_query(self, tokens: Tensor) -> Tensor:
+        return cpu.linear(tokens, *self._projections()[0])
+
+    def project_key_value(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        key, value = cpu.linear(tokens, *self._projections()[1]).chunk(2, dim=-1)
+        return key, value
+
+    def project_out(self, tokens: Tensor) -> Tensor:
+        return cpu.linear(tokens, *self._projections()[2])
+
+    def outer_projections(self) -> tuple[cpu.Projection, cpu.Projection]:
+        query, _, out = self._projections()
+        return query, out
+
+    def dropout_rate(self) -> float:
+        return self.attn.dropout
+
+    def _projections(self) -> list[cpu.Projection]:
+        """Weight and bias for queries, for keys and values together, and of the output."""
+        weight, bias = self.attn.in_proj_weight, self.attn.in_proj_bias
+        dims = weight.shape[1]
+        biases = (None, None) if bias is None else (bias[:dims], bias[dims:])
+        out = self.attn.out_proj
+        return [(weight[:dims], biases[0]), (weight[dims:], biases[1]), (out.weight, out.bias)]

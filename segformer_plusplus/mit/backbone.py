@@ -1,0 +1,336 @@
+"""MixVisionTransformer with token merging, and how it gets its first weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmcv.cnn import build_activation_layer, build_norm_layer
+from mmengine.model import BaseModule
+from mmengine.model.weight_init import (
+    PretrainedInit,
+    constant_init,
+    initialize,
+    normal_init,
+    trunc_normal_init,
+)
+from mmengine.registry import MODELS, WEIGHT_INITIALIZERS
+from torch import Tensor, nn
+
+from ..arguments import (
+    CONFIG,
+    FILE,
+    FLAG,
+    INIT_CFG,
+    NONE,
+    SHARE,
+    SHARE_BELOW_ONE,
+    blaming,
+    checked,
+    integer,
+    integers,
+)
+from ..errors import SegformerPlusPlusError
+from ..token_merging import TokenMergingConfig, build_token_merging, read_tome_cfg
+from ..token_merging.base import tokens_to_image
+from .archs import resolve_arch
+from .attention import SharedPlans
+from .layers import MixTransformerBlock, OverlapPatchEmbed, check_token_norm
+
+
+@MODELS.register_module(force=True)
+class MixVisionTransformerPlusPlus(BaseModule):
+    """The backbone of SegFormer (Xie et al., NeurIPS 2021) with the token merging of Segformer++.
+
+    Drop-in for mmseg's ``MixVisionTransformer``: the same arguments, the same state dict, and
+    without merging the same numbers.
+
+    Args:
+        arch: 'b0' to 'b5'; or None, with ``embed_dims``, ``num_heads`` and ``num_layers`` given
+            explicitly (defaults as in mmseg).
+        token_merging: a preset ('none', 'hq', 'fast', '2x2', 'downsampling',
+            'downsampling-bilinear') or one dict per stage with a strategy for ``q`` and ``kv``,
+            e.g. ``dict(kv=dict(type='BipartiteSoftMatching2d', ratio=0.6, stride=2))``.
+        tome_cfg: the same in the spelling of the paper's original repository.
+        in_channels: channels of the image.
+        embed_dims: width of one head; stage i has ``embed_dims * num_heads[i]`` channels.
+        num_stages: stages.
+        num_layers: blocks of each stage.
+        num_heads: attention heads of each stage.
+        patch_sizes: kernels of the patch embeddings.
+        strides: strides of the patch embeddings.
+        sr_ratios: spatial reduction of keys and values in each stage.
+        out_indices: stages whose features are returned.
+        mlp_ratio: hidden channels of the Mix-FFN over channels.
+        qkv_bias: whether the projections of the attention have a bias.
+        drop_rate: dropout after attention and in the Mix-FFN.
+        attn_drop_rate: dropout on the attention weights.
+        drop_path_rate: of the last block; it rises linearly from 0 at the first one.
+        act_cfg: activation of the Mix-FFN.
+        norm_cfg: of all norms.
+        pretrained: short for ``init_cfg=dict(type='Pretrained', checkpoint=pretrained)``.
+        init_cfg: ``dict(type='Pretrained', checkpoint=..., prefix=...)`` loads strictly: a missing
+            file, or one whose keys or shapes differ, is an error.
+        with_cp: gradient checkpointing of every block.
+        in_rows: for inference on a CPU, run the Mix-FFN on a few rows at a time; exact.
+
+    Raises:
+        SegformerPlusPlusError: an argument is unknown, out of range or contradicts another one.
+    """
+
+    @checked(
+        in_channels=integer(1),
+        embed_dims=integer(1) | NONE,
+        num_stages=integer(1),
+        num_layers=integers(0) | NONE,
+        num_heads=integers(1) | NONE,
+        patch_sizes=integers(1),
+        strides=integers(1),
+        sr_ratios=integers(1),
+        out_indices=integer(0) | integers(0),
+        mlp_ratio=integer(1),
+        qkv_bias=FLAG,
+        drop_rate=SHARE,
+        attn_drop_rate=SHARE,
+        drop_path_rate=SHARE_BELOW_ONE,
+        act_cfg=CONFIG | NONE,
+        norm_cfg=CONFIG | NONE,
+        pretrained=FILE | NONE,
+        init_cfg=INIT_CFG,
+        with_cp=FLAG,
+        in_rows=FLAG,
+    )
+    def __init__(
+        self,
+        arch: str | None = None,
+        token_merging: TokenMergingConfig = None,
+        tome_cfg: str | Sequence[Mapping[str, Any]] | None = None,
+        in_channels: int = 3,
+        embed_dims: int | None = None,
+        num_stages: int = 4,
+        num_layers: Sequence[int] | None = None,
+        num_heads: Sequence[int] | None = None,
+        patch_sizes: Sequence[int] = (7, 3, 3, 3),
+        strides: Sequence[int] = (4, 2, 2, 2),
+        sr_ratios: Sequence[int] = (8, 4, 2, 1),
+        out_indices: Sequence[int] | int = (0, 1, 2, 3),
+        mlp_ratio: int = 4,
+        qkv_bias: bool = True,
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        act_cfg: dict[str, Any] | None = None,
+        norm_cfg: dict[str, Any] | None = None,
+        pretrained: str | None = None,
+        init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
+        with_cp: bool = False,
+        in_rows: bool = True,
+    ) -> None:
+        if pretrained is not None:
+            if init_cfg is not None:
+                raise SegformerPlusPlusError('pretrained and init_cfg exclude each other')
+            init_cfg = dict(type='Pretrained', checkpoint=pretrained)
+        super().__init__(init_cfg=init_cfg)
+        sizes = resolve_arch(
+            arch, embed_dims=embed_dims, num_heads=num_heads, num_layers=num_layers
+        )
+        per_stage = dict(
+            num_layers=sizes['num_layers'],
+            num_heads=sizes['num_heads'],
+            patch_sizes=patch_sizes,
+            strides=strides,
+            sr_ratios=sr_ratios,
+        )
+        for name, values in per_stage.items():
+            if len(values) != num_stages:
+                raise SegformerPlusPlusError(
+                    f'{name}={values} has {len(values)} entries for num_stages={num_stages}'
+                )
+        self.out_indices = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
+        if not all(0 <= index < num_stages for index in self.out_indices):
+            raise SegformerPlusPlusError(
+                f'out_indices={out_indices} has an entry outside 0..{num_stages - 1}'
+            )
+        if len(set(self.out_indices)) < len(self.out_indices):
+            raise SegformerPlusPlusError(f'out_indices={out_indices} names a stage twice')
+        if tome_cfg is not None:
+            # 'none' says nothing that tome_cfg could contradict: shipped configs start from it
+            if token_merging not in (None, 'none'):
+                raise SegformerPlusPlusError('token_merging and tome_cfg exclude each other')
+            name = f'tome_cfg={tome_cfg!r}' if isinstance(tome_cfg, str) else 'tome_cfg'
+            self.token_merging = build_token_merging(read_tome_cfg(tome_cfg), num_stages, name)
+        else:
+            self.token_merging = build_token_merging(token_merging, num_stages)
+        self.strides = tuple(strides)
+        self.patch_sizes = tuple(patch_sizes)
+        self.sr_ratios = tuple(sr_ratios)
+
+        norm_cfg = norm_cfg or dict(type='LN', eps=1e-6)
+        act_cfg = act_cfg or dict(type='GELU')
+        widths = [sizes['embed_dims'] * heads for heads in sizes['num_heads']]
+        last = max(1, sum(sizes['num_layers']) - 1)
+        drop_path = [drop_path_rate * block / last for block in range(last + 1)]
+        self.layers = nn.ModuleList()
+        parts = dict(
+            norm_cfg=(norm_cfg, lambda cfg: [build_norm_layer(cfg, width) for width in widths]),
+            act_cfg=(act_cfg, build_activation_layer),
+        )
+        with blaming(self, parts):
+            for stage, channels in enumerate(widths):
+                embed = OverlapPatchEmbed(
+                    in_channels, channels, patch_sizes[stage], strides[stage], norm_cfg
+                )
+                check_token_norm(embed.norm, norm_cfg)
+                blocks = nn.ModuleList(
+                    MixTransformerBlock(
+                        embed_dims=channels,
+                        num_heads=sizes['num_heads'][stage],
+                        feedforward_channels=mlp_ratio * channels,
+                        sr_ratio=sr_ratios[stage],
+                        merging=self.token_merging.stages[stage],
+                        drop_rate=drop_rate,
+                        attn_drop_rate=attn_drop_rate,
+                        drop_path_rate=drop_path.pop(0),
+                        qkv_bias=qkv_bias,
+                        act_cfg=act_cfg,
+                        norm_cfg=norm_cfg,
+                        in_rows=in_rows,
+                        with_cp=with_cp,
+                    )
+                    for _ in range(sizes['num_layers'][stage])
+                )
+                norm = build_norm_layer(norm_cfg, channels)[1]
+                self.layers.append(nn.ModuleList([embed, blocks, norm]))
+                in_channels = channels
+
+    def init_weights(self) -> None:
+        """Initialise as mmseg does, or load what ``init_cfg`` names, strictly."""
+        initialise(self, self.init_cfg)
+        self._is_init = True
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """Features of the stages in ``out_indices``.
+
+        Args:
+            image: (B, in_channels, H, W), normalised.
+
+        Returns:
+            One (B, C_i, H_i, W_i) per stage, in channels-last layout; with the default strides
+            H_i is ceil(H / 4), ceil(H / 8), ... (of the smaller image under downsampling).
+        """
+        if self.token_merging.downsampling is not None:
+            image = self.token_merging.downsampling(image)
+        self._check_size(image)
+        features = []
+        stages: Any = self.layers
+        for stage, (embed, blocks, norm) in enumerate(stages):
+            tokens, grid = embed(image)
+            share = self.token_merging.stages[stage].share
+            for index, block in enumerate(blocks):
+                if index % share == 0:
+                    plans: SharedPlans | None = {} if share > 1 else None
+                tokens = block(tokens, grid, plans)
+            image = tokens_to_image(norm(tokens), grid)
+            if stage in self.out_indices:
+                features.append(image)
+        return features
+
+    def set_token_merging(self, token_merging: TokenMergingConfig) -> None:
+        """Change the strategies of a built model; the weights stay as they are."""
+        merging = build_token_merging(token_merging, len(self.layers))
+        self.token_merging = merging
+        stages: Any = self.layers
+        for (_, blocks, _), stage_merging in zip(stages, merging.stages, strict=True):
+            for block in blocks:
+                block.attn.merging = stage_merging
+
+    def grids(self, height: int, width: int) -> list[tuple[int, int]]:
+        """Grid (rows, columns) of every stage for an image of this size in pixels."""
+        grids = []
+        for patch, stride in zip(self.patch_sizes, self.strides, strict=True):
+            height, width = (
+                (side + 2 * (patch // 2) - patch) // stride + 1 for side in (height, width)
+            )
+            grids.append((height, width))
+        return grids
+
+    def _check_size(self, image: Tensor) -> None:
+        height, width = image.shape[2:]
+        for stage, (grid, reduction) in enumerate(
+            zip(self.grids(height, width), self.sr_ratios, strict=True), start=1
+        ):
+            if min(grid) < reduction:
+                raise SegformerPlusPlusError(
+                    f'an image of {height}x{width} is too small: stage {stage} has a grid of '
+                    f'{grid[0]}x{grid[1]} tokens, its spatial reduction (sr_ratios) needs at least '
+                    f'{reduction}x{reduction}; the smallest side is {self._smallest_side()} pixels'
+                    + (' after downsampling' if self.token_merging.downsampling else '')
+                )
+
+    def _smallest_side(self) -> int:
+        """Pixels that a side needs, from the last stage back: see :meth:`grids`."""
+        side = 1
+        for patch, stride, reduction in zip(
+            reversed(self.patch_sizes),
+            reversed(self.strides),
+            reversed(self.sr_ratios),
+            strict=True,
+        ):
+            side = max(1, (max(side, reduction) - 1) * stride + patch - 2 * (patch // 2))
+        return side
+
+
+def initialise(model: BaseModule, init_cfg: Any) -> None:
+    """Initialise as mmseg's backbone does, or as ``init_cfg`` says.
+
+    Args:
+        model: changed in place.
+        init_cfg: None, mmengine's dict or a list of them. Files of type 'Pretrained' go last, and
+            are loaded strictly.
+
+    Raises:
+        SegformerPlusPlusError: an ``init_cfg`` that mmengine cannot follow, or a file that is
+            missing or does not fit.
+    """
+    entries = init_cfg if isinstance(init_cfg, list) else [init_cfg]
+    pretrained = [entry for entry in entries if _is_pretrained(entry)]
+    others = [entry for entry in entries if entry and not _is_pretrained(entry)]
+    if others:
+        with blaming(model, dict(init_cfg=(others, lambda cfgs: initialize(model, cfgs)))):
+            initialize(model, others)
+    elif not pretrained:
+        model.apply(_init_module)
+    for entry in pretrained:
+        _load_pretrained(model, entry)
+
+
+def _is_pretrained(init_cfg: Mapping[str, Any] | None) -> bool:
+    kind = init_cfg.get('type') if init_cfg else None
+    return kind == 'Pretrained' or kind is PretrainedInit
+
+
+def _load_pretrained(model: nn.Module, init_cfg: Mapping[str, Any]) -> None:
+    settings = {key: value for key, value in init_cfg.items() if key != 'type'}
+    unknown = set(settings) - {'checkpoint', 'prefix', 'map_location'}
+    if unknown or 'checkpoint' not in settings:
+        raise SegformerPlusPlusError(
+            "init_cfg of type 'Pretrained' takes checkpoint, prefix and map_location, "
+            f'found {sorted(settings)}'
+        )
+    if not FILE.allows(settings['checkpoint']):
+        raise SegformerPlusPlusError(
+            f'init_cfg: checkpoint={settings["checkpoint"]!r} is not {FILE.words}'
+        )
+    # by name: reading checkpoints is none of a backbone's business
+    WEIGHT_INITIALIZERS.build(dict(type='StrictPretrained', **settings))(model)
+
+
+def _init_module(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        trunc_normal_init(module, std=0.02, bias=0.0)
+    elif isinstance(module, nn.LayerNorm):
+        constant_init(module, val=1.0, bias=0.0)
+    elif isinstance(module, nn.Conv2d):
+        fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
+        normal_init(module, mean=0, std=math.sqrt(2.0 / (fan_out // module.groups)), bias=0)

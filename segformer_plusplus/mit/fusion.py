@@ -1,0 +1,300 @@
+"""All-MLP fusion of a feature pyramid, shared by the heads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmcv.cnn import ConvModule
+from torch import Tensor, nn
+
+from ..errors import SegformerPlusPlusError
+from ..token_merging.base import image_to_tokens
+from . import cpu
+
+
+def fuse_pyramid(
+    features: Sequence[Tensor],
+    convs: nn.ModuleList,
+    fusion_conv: ConvModule,
+    project: Callable[[Tensor], Tensor],
+    mode: str = 'bilinear',
+    align_corners: bool = False,
+    in_rows: bool = True,
+) -> Tensor:
+    """``project(fusion_conv(concat(resize(conv_i(x_i)))))``, without the concat.
+
+    A 1x1 convolution commutes with the resize, and a convolution of a concatenation is the sum
+    of the convolutions of its parts. So every level is multiplied by its slice of the fusion's
+    weight at its own low resolution, and only the products are resized and added. A level that is
+    a convolution and nothing else is one with its slice.
+
+    Args:
+        features: one (B, C_i, H_i, W_i) per level; the first has the resolution of the result.
+        convs: one module per level, (B, C_i, H_i, W_i) -> (B, C, H_i, W_i).
+        fusion_conv: 1x1 convolution of len(features) * C channels, with its norm and activation.
+        project: the head's last layer, (B, C, H, W) -> (B, C', H, W).
+        mode: of ``torch.nn.functional.interpolate``.
+        align_corners: likewise.
+        in_rows: for inference, work on a few rows at a time with folded norms, where the modules
+            allow it; equal to rounding.
+
+    Returns:
+        (B, C', H_0, W_0).
+    """
+    fixed = not torch.is_grad_enabled() and not torch.is_autocast_enabled(features[0].device.type)
+    if in_rows and fixed and (mode, bool(align_corners)) == ('bilinear', False):
+        levels = list(convs)
+        if can_fuse_in_rows(levels, fusion_conv, project):
+            return fuse_in_rows(features, levels, fusion_conv, project)
+    return project(_fuse(features, convs, fusion_conv, mode, align_corners))
+
+
+def _fuse(
+    features: Sequence[Tensor],
+    convs: nn.ModuleList,
+    fusion_conv: ConvModule,
+    mode: str,
+    align_corners: bool,
+) -> Tensor:
+    size = features[0].shape[2:]
+    conv = fusion_conv.conv
+    weights = conv.weight.chunk(len(features), dim=1)
+    fused: Any = 0 if conv.bias is None else conv.bias.view(1, -1, 1, 1)
+    for feature, level_conv, weight in zip(features, convs, weights, strict=True):
+        level = _multiply(feature, level_conv, weight)
+        if level.shape[2:] != size:
+            corners = align_corners if mode in ('bilinear', 'bicubic') else None
+            level = F.interpolate(level, size=size, mode=mode, align_corners=corners)
+        fused = fused + level
+    if fusion_conv.with_norm:
+        fused = fusion_conv.norm(fused)
+    return fusion_conv.activate(fused) if fusion_conv.with_activation else fused
+
+
+def _multiply(feature: Tensor, level_conv: nn.Module, weight: Tensor) -> Tensor:
+    """``conv(level_conv(feature))``, as one convolution where the level is nothing but one."""
+    if not is_linear(level_conv):
+        return F.conv2d(level_conv(feature), weight)
+    inner: Any = level_conv
+    both, bias = compose((inner.conv.weight.flatten(1), inner.conv.bias), weight.flatten(1))
+    return F.conv2d(feature, both[:, :, None, None], bias)
+
+
+ROWS = 16
+"""Rows of the result that are made at a time on a CPU."""
+
+
+def can_fuse_in_rows(convs: Sequence[nn.Module], fusion_conv: nn.Module, project: Any) -> bool:
+    """Whether :func:`fuse_in_rows` computes what these modules do, in the mode that they are in."""
+    return all(map(_is_foldable, (*convs, fusion_conv))) and _is_pointwise(project)
+
+
+def fuse_in_rows(
+    features: Sequence[Tensor],
+    convs: Sequence[ConvModule],
+    fusion_conv: ConvModule,
+    project: Any,
+) -> Tensor:
+    """``project(fusion_conv(concat(resize(conv_i(x_i)))))`` with bilinear resizes.
+
+    Equal to rounding. See :func:`fuse_pyramid` for why the fusion can run on every level
+    by itself, and :func:`can_fuse_in_rows` for what the modules must be.
+
+    Args:
+        features: one (B, C_i, H_i, W_i) per level; the first has the resolution of the result.
+        convs: 1x1, one per level, (B, C_i, ...) -> (B, C, ...).
+        fusion_conv: 1x1, of len(features) * C channels.
+        project: 1x1.
+
+    Returns:
+        (B, C', H_0, W_0) in channels-last layout.
+    """
+    weight, bias = _fold(fusion_conv)
+    levels = [
+        _Level(feature, conv, part)
+        for feature, conv, part in zip(
+            features, convs, weight.chunk(len(features), dim=1), strict=True
+        )
+    ]
+    batch, _, height, width = features[0].shape
+    result = features[0].new_empty(batch, height, width, project.out_channels)
+    rows = ROWS if cpu.works_in_rows(features[0]) else height
+    for top in range(0, height, rows):
+        part = slice(top, min(top + rows, height))
+        fused = levels[0].fuse(part)
+        if bias is not None:
+            fused += bias
+        for level in levels[1:]:
+            fused += level.resized_rows(part, (height, width))
+        fused = fusion_conv.activate(fused) if fusion_conv.with_activation else fused
+        result[:, part] = cpu.linear(fused, project.weight.flatten(1), project.bias)
+    return result.permute(0, 3, 1, 2)
+
+
+def compose(first: tuple[Tensor, Tensor | None], second: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias of two linear layers in one.
+
+    Args:
+        first: (C', C) and (C') or None.
+        second: (C'', C'), without a bias.
+
+    Returns:
+        (C'', C) and (C'') or None.
+    """
+    weight, bias = first
+    return second @ weight, None if bias is None else second @ bias
+
+
+class _Level:
+    """One level of the pyramid on its way into the sum.
+
+    Args:
+        feature: (B, C_i, H_i, W_i).
+        conv: 1x1, to C channels.
+        part: (C, C), what of the fusion's weight acts on this level.
+    """
+
+    def __init__(self, feature: Tensor, conv: ConvModule, part: Tensor) -> None:
+        self.grid = image_to_tokens(feature).unflatten(1, feature.shape[2:])
+        self.conv = conv
+        self.folded = _fold(conv)
+        self.part = part
+        if not conv.with_activation:
+            self.folded = compose(self.folded, part)
+
+    def fuse(self, rows: slice) -> Tensor:
+        """Rows of the level's product, (B, len(rows), W_i, C), a tensor of its own."""
+        level = cpu.linear(self.grid[:, rows], *self.folded)
+        if not self.conv.with_activation:
+            return level
+        return cpu.linear(self.conv.activate(level), self.part)
+
+    def resized_rows(self, rows: slice, size: tuple[int, int]) -> Tensor:
+        """Rows of the product's bilinear resize to (H, W), (B, len(rows), W, C).
+
+        First between rows, which are few and short here, then along them.
+        """
+        low = self.grid.shape[1]
+        # in float64, where Python computes the same positions to the last bit
+        target = torch.arange(rows.start, rows.stop, dtype=torch.float64, device=self.grid.device)
+        source = ((target + 0.5) * (low / size[0]) - 0.5).clamp(min=0)
+        above = source.long()
+        below = (above + 1).clamp(max=low - 1)
+        share = (source - above).to(self.grid.dtype)[:, None, None]
+        start, stop = _source_rows(rows, low / size[0], low)
+        level = self.fuse(slice(start, stop))
+        lines = torch.lerp(level[:, above - start], level[:, below - start], share)
+        wide = F.interpolate(
+            lines.permute(0, 3, 1, 2), (len(target), size[1]), mode='bilinear', align_corners=False
+        )
+        return wide.permute(0, 2, 3, 1)
+
+
+def _source_rows(rows: slice, scale: float, low: int) -> tuple[int, int]:
+    """The rows, of ``low`` ones, that a bilinear resize reads for ``rows``: first, last + 1."""
+    first, last = (max(0.0, (row + 0.5) * scale - 0.5) for row in (rows.start, rows.stop - 1))
+    return int(first), min(low, int(last) + 2)
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether this is nothing but a 1x1 convolution."""
+    if not isinstance(module, ConvModule) or module.with_norm or module.with_activation:
+        return False
+    return _is_pointwise(module.conv)
+
+
+def _is_pointwise(conv: Any) -> bool:
+    return (
+        type(conv) is nn.Conv2d  # what another class does with its weight is not known here
+        and (conv.kernel_size, conv.stride, conv.padding) == ((1, 1), (1, 1), (0, 0))
+        and conv.groups == 1
+    )
+
+
+def _is_foldable(module: nn.Module) -> bool:
+    """A 1x1 convolution, then at most a batch norm with fixed statistics, then an activation."""
+    if not isinstance(module, ConvModule) or module.order != ('conv', 'norm', 'act'):
+        return False
+    norm = module.norm
+    fixed = isinstance(norm, nn.modules.batchnorm._BatchNorm) and (
+        not norm.training and norm.running_var is not None
+    )
+    return _is_pointwise(module.conv) and (norm is None or fixed)
+
+
+def _fold(module: ConvModule) -> tuple[Tensor, Tensor | None]:
+    """Weight (C', C) and bias (C') of the convolution and its norm in one."""
+    weight, bias, norm = module.conv.weight.flatten(1), module.conv.bias, module.norm
+    if norm is None:
+        return weight, bias
+    scale = torch.rsqrt(norm.running_var + norm.eps)
+    shift = -norm.running_mean if bias is None else bias - norm.running_mean
+    if not norm.affine:
+        return weight * scale[:, None], shift * scale
+    scale = scale * norm.weight
+    return weight * scale[:, None], shift * scale + norm.bias
+
+
+def pair_levels(
+    in_channels: Sequence[int], in_index: Sequence[int] | None, head: str
+) -> tuple[list[int], list[int]]:
+    """Channels and index of every level that a head takes; by default the first outputs.
+
+    Args:
+        in_channels: channels of each level.
+        in_index: which of the backbone's outputs they are, or None.
+        head: the key of the head in a model, for the message.
+
+    Raises:
+        SegformerPlusPlusError: there are not as many of one as of the other.
+    """
+    channels = list(in_channels)
+    index = list(range(len(channels)) if in_index is None else in_index)
+    if len(channels) != len(index):
+        raise SegformerPlusPlusError(
+            f'{head}.in_channels {channels} and {head}.in_index {index} do not go together; '
+            'give one index for each number of channels'
+        )
+    return channels, index
+
+
+def select_levels(
+    features: Sequence[Tensor], in_channels: Sequence[int], in_index: Sequence[int], head: str
+) -> list[Tensor]:
+    """The outputs of the backbone (B, C_i, H_i, W_i) that a head takes.
+
+    Args:
+        features: all outputs of the backbone.
+        in_channels: the C_i that the head was built for.
+        in_index: which of the outputs these are.
+        head: the key of the head in a model, for the message.
+
+    Raises:
+        SegformerPlusPlusError: the backbone has fewer outputs, or of other channels.
+    """
+    if not all(-len(features) <= index < len(features) for index in in_index):
+        raise SegformerPlusPlusError(
+            f'{head} uses outputs {list(in_index)} of the backbone (in_index), which has only '
+            f"{len(features)}; change in_channels and in_index, or the backbone's out_indices"
+        )
+    levels = [features[index] for index in in_index]
+    channels = [level.shape[1] for level in levels]
+    if channels != list(in_channels):
+        raise SegformerPlusPlusError(
+            f'{head}.in_channels is {list(in_channels)}, but the backbone gives {channels} '
+            f'(outputs {list(in_index)}); set in_channels to that, or change the backbone'
+        )
+    return levels
+
+
+def check_image_norm(norm: nn.Module, norm_cfg: dict[str, Any]) -> None:
+    """Raise for a norm that wants channels in the last dimension."""
+    # subclasses of it may well be for images
+    if type(norm) is nn.LayerNorm:
+        raise SegformerPlusPlusError(
+            f'norm_cfg={norm_cfg} is a norm of tokens; a head needs one of images (B, C, H, W), '
+            "such as dict(type='BN')"
+        )

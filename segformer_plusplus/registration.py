@@ -1,0 +1,81 @@
+"""Which name each registry of OpenMMLab knows, before the module that has it is imported.
+
+mmseg and mmpose take seconds to import. So what needs them is registered by a stand-in, which
+becomes the class or function itself when it is first built, called or asked for anything.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_PACKAGE = __name__.rpartition('.')[0]
+
+REGISTERED = {
+    'MODELS': {
+        'MixVisionTransformerPlusPlus': 'mit',
+        'EncoderDecoderPlusPlus': 'segmentation',
+        'SegformerHeadPlusPlus': 'segmentation',
+        'SegformerLinearHead': 'segmentation',
+        'SegformerHeatmapHead': 'pose',
+    },
+    'WEIGHT_INITIALIZERS': {'StrictPretrained': 'checkpoints.loading'},
+    'DATASETS': {'JumpBroadcastDataset': 'pose', 'LeaveOut': 'loading.leave_out:without_listed'},
+    'TRANSFORMS': {
+        'CheckedLoadImageFromFile': 'loading.images',
+        'CheckedLoadAnnotations': 'segmentation',
+        'CheckedLoadImage': 'pose',
+    },
+    'METRICS': {'BoxPCK': 'pose'},
+    'RUNNERS': {'StrictRunner': 'training.runner'},
+    'HOOKS': {
+        'DurableCheckpointHook': 'training.saving',
+        'PreemptionHook': 'training.preemption',
+        'MergeMapHook': 'training.hooks',
+        'ProgressBarHook': 'training.hooks',
+        'SkippedSamplesHook': 'training.hooks',
+        'StepSeedHook': 'training.hooks',
+        'StopOnNaN': 'training.hooks',
+    },
+    'OPTIM_WRAPPERS': {'BFloat16OptimWrapper': 'training.switches'},
+    'FUNCTIONS': {'wrap_blocks': 'training.distributed'},
+}
+"""Registry of ``mmengine.registry`` -> name -> module of this package that has it, with what it is
+called there if that is another name.
+
+All of it is in mmengine's root registries, which those of every toolbox fall back on. The modules
+register with ``force=True``, in the place of the stand-in.
+"""
+
+
+def register() -> None:
+    """Put a stand-in into mmengine's registries for whatever is not registered yet."""
+    registries = importlib.import_module('mmengine.registry')
+    for registry_name, names in REGISTERED.items():
+        registry = getattr(registries, registry_name)
+        for name, place in names.items():
+            if name not in registry.module_dict:
+                module, _, attribute = place.partition(':')
+                members = {'__module__': f'{_PACKAGE}.{module}', '_name': attribute or name}
+                registry.register_module(name=name, module=StandIn(name, (), members))
+
+
+class StandIn(type):
+    """A class that becomes another one, or a function: that of its name in its module."""
+
+    _name: str
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        return cls._resolve()(*args, **kwargs)
+
+    def __getattr__(cls, name: str) -> Any:
+        return getattr(cls._resolve(), name)
+
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return isinstance(instance, cls._resolve())
+
+    def __subclasscheck__(cls, subclass: type) -> bool:
+        return issubclass(subclass, cls._resolve())
+
+    def _resolve(cls) -> Any:
+        return getattr(importlib.import_module(cls.__module__), cls._name)

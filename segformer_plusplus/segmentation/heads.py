@@ -1,0 +1,218 @@
+"""The all-MLP heads of SegFormer: mmseg's, and the linear one of other libraries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from mmcv.cnn import ConvModule
+from mmseg.models.decode_heads import SegformerHead
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+from mmseg.models.utils import resize
+from mmseg.registry import MODELS
+from mmseg.structures import SegDataSample, build_pixel_sampler
+from torch import Tensor, nn
+
+from ..arguments import (
+    CONFIG,
+    CONFIGS,
+    FLAG,
+    INIT_CFG,
+    INTERPOLATION,
+    NONE,
+    NUMBER,
+    SHARE,
+    Kind,
+    blaming,
+    checked,
+    integer,
+    integers,
+)
+from ..mit.fusion import check_image_norm, fuse_pyramid, pair_levels, select_levels
+
+DECODE_HEAD: dict[str, Kind] = dict(
+    in_channels=integers(1),
+    channels=integer(1),
+    num_classes=integer(1),
+    out_channels=integer(1) | NONE,
+    threshold=NUMBER | NONE,
+    dropout_ratio=SHARE,
+    conv_cfg=CONFIG | NONE,
+    norm_cfg=CONFIG | NONE,
+    act_cfg=CONFIG | NONE,
+    in_index=integers() | NONE,
+    loss_decode=CONFIGS,
+    ignore_index=integer() | NONE,
+    sampler=CONFIG | NONE,
+    align_corners=FLAG | NONE,
+    init_cfg=INIT_CFG,
+    interpolate_mode=INTERPOLATION,
+    in_rows=FLAG,
+)
+"""Kinds of the arguments of mmseg's ``BaseDecodeHead`` and of our own."""
+
+
+def blaming_head(head: object, settings: dict[str, Any]) -> AbstractContextManager[None]:
+    """:func:`~segformer_plusplus.arguments.blaming` of a decode head with these arguments."""
+    width = settings.get('channels', 1)
+    builders = dict(
+        norm_cfg=lambda cfg: ConvModule(1, width, 1, norm_cfg=cfg),
+        act_cfg=lambda cfg: ConvModule(1, width, 1, act_cfg=cfg),
+        loss_decode=lambda cfgs: [
+            MODELS.build(cfg) for cfg in (cfgs if isinstance(cfgs, list | tuple) else [cfgs])
+        ],
+        sampler=lambda cfg: build_pixel_sampler(cfg, context=head),
+    )
+    return blaming(head, {name: (settings.get(name), b) for name, b in builders.items()})
+
+
+@MODELS.register_module(force=True)
+class SegformerHeadPlusPlus(SegformerHead):
+    """mmseg's ``SegformerHead`` with the same arguments, weights and numbers, without its concat.
+
+    Every level is fused at its own resolution, see :mod:`segformer_plusplus.mit.fusion`.
+
+    Args:
+        in_channels: channels of the stages that are fused.
+        in_index: which of the backbone's outputs these are; by default the first ones.
+        in_rows: for inference, a few rows at a time with folded norms; equal to rounding.
+        kwargs: the others of mmseg's head.
+
+    Raises:
+        SegformerPlusPlusError: an argument is of the wrong kind, cannot be built, or does not go
+            with another one. In the first step: the backbone has other stages.
+    """
+
+    @checked(**DECODE_HEAD)
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        in_index: Sequence[int] | None = None,
+        in_rows: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        channels, index = pair_levels(in_channels, in_index, 'decode_head')
+        with blaming_head(self, kwargs):
+            super().__init__(in_channels=channels, in_index=index, **kwargs)
+        if self.norm_cfg is not None:
+            check_image_norm(self.fusion_conv.norm, self.norm_cfg)
+        self.in_rows = in_rows
+
+    def forward(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Features (B, C_i, H_i, W_i) of the stages -> logits (B, num_classes, H_0, W_0)."""
+        return fuse_pyramid(
+            select_levels(inputs, self.in_channels, self.in_index, 'decode_head'),
+            self.convs,
+            self.fusion_conv,
+            self.cls_seg if self.training else self.conv_seg,
+            self.interpolate_mode,
+            self.align_corners,
+            self.in_rows,
+        )
+
+    def loss_by_feat(
+        self, seg_logits: Tensor, batch_data_samples: list[SegDataSample]
+    ) -> dict[str, Tensor]:
+        """mmseg's losses and accuracy from logits (B, num_classes, H_0, W_0).
+
+        The accuracy, which is only reported, compares the largest logit; mmseg's own sorts the
+        logits of every pixel for it, on a CPU a tenth of a training step.
+        """
+        labels = self._stack_batch_gt(batch_data_samples)
+        logits = resize(
+            seg_logits, labels.shape[2:], mode='bilinear', align_corners=self.align_corners
+        )
+        weight = None if self.sampler is None else self.sampler.sample(logits, labels)
+        labels = labels.squeeze(1)
+        losses: dict[str, Tensor] = {}
+        modules = self.loss_decode
+        for module in modules if isinstance(modules, nn.ModuleList) else [modules]:
+            loss = module(logits, labels, weight=weight, ignore_index=self.ignore_index)
+            name = str(module.loss_name)
+            losses[name] = losses[name] + loss if name in losses else loss
+        losses['acc_seg'] = _accuracy(logits, labels, self.ignore_index)
+        return losses
+
+
+@torch.no_grad()
+def _accuracy(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
+    """Percent of the labelled pixels whose largest logit is their label's, (1,); 100 of none."""
+    counted = labels != ignore_index
+    correct = (logits.argmax(dim=1) == labels) & counted
+    epsilon = torch.finfo(torch.float32).eps
+    return 100 * (correct.sum().reshape(1) + epsilon) / (counted.sum() + epsilon)
+
+
+_BATCH_NORM = {'type': 'BN', 'requires_grad': True}
+
+
+@MODELS.register_module(force=True)
+class SegformerLinearHead(BaseDecodeHead):
+    """Fuses the stages as SegFormer's original code, Transformers and SMP do.
+
+    mmseg's ``SegformerHead`` has a norm and a ReLU after the projection of each level. Theirs is a
+    linear layer with a bias and nothing more, so that the weights of one do not fit the other. This
+    head takes theirs and gives the same logits. Its state dict has mmseg's names: ``convs.i.conv``
+    with a bias, ``fusion_conv``, ``conv_seg``.
+
+    Args:
+        in_channels: channels of the stages that are fused.
+        channels: width of the fusion (their ``embed_dim``, ``decoder_hidden_size``,
+            ``decoder_segmentation_channels``).
+        in_index: which of the backbone's outputs these are; by default the first ones.
+        norm_cfg: norm of the fusion; theirs is a batch norm with torch's eps of 1e-5.
+        act_cfg: activation of the fusion.
+        interpolate_mode: ``mode`` of ``F.interpolate``.
+        in_rows: for inference, a few rows at a time with folded norms; equal to rounding.
+        kwargs: those of mmseg's ``BaseDecodeHead``.
+
+    Raises:
+        SegformerPlusPlusError: an argument is of the wrong kind, cannot be built, or does not go
+            with another one. In the first step: the backbone has other stages.
+    """
+
+    @checked(**DECODE_HEAD)
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        channels: int,
+        in_index: Sequence[int] | None = None,
+        norm_cfg: dict[str, Any] | None = _BATCH_NORM,
+        act_cfg: dict[str, Any] | None = None,
+        interpolate_mode: str = 'bilinear',
+        in_rows: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        widths, index = pair_levels(in_channels, in_index, 'decode_head')
+        settings: dict[str, Any] = dict(
+            channels=channels, norm_cfg=norm_cfg, act_cfg=act_cfg or {'type': 'ReLU'}, **kwargs
+        )
+        with blaming_head(self, settings):
+            super().__init__(
+                in_channels=widths, in_index=index, input_transform='multiple_select', **settings
+            )
+            self.convs = nn.ModuleList(
+                ConvModule(width, channels, 1, bias=True, norm_cfg=None, act_cfg=None)
+                for width in widths
+            )
+            self.fusion_conv = ConvModule(
+                channels * len(widths), channels, 1, norm_cfg=self.norm_cfg, act_cfg=self.act_cfg
+            )
+        if self.norm_cfg is not None:
+            check_image_norm(self.fusion_conv.norm, self.norm_cfg)
+        self.interpolate_mode = interpolate_mode
+        self.in_rows = in_rows
+
+    def forward(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Features (B, C_i, H_i, W_i) of the stages -> logits (B, num_classes, H_0, W_0)."""
+        return fuse_pyramid(
+            select_levels(inputs, self.in_channels, self.in_index, 'decode_head'),
+            self.convs,
+            self.fusion_conv,
+            self.cls_seg if self.training else self.conv_seg,
+            self.interpolate_mode,
+            self.align_corners,
+            self.in_rows,
+        )

@@ -1,0 +1,331 @@
+"""From what a config says (``token_merging=...``) to strategies; presets; mistakes are named."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, TypeAlias
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import TokenMergingError
+from .base import TOKEN_MERGERS, TokenMerger
+
+StageConfig = dict[str, Any]
+
+_NO_MERGING: list[StageConfig] = [{}, {}, {}, {}]
+
+
+def _bipartite(ratio: float, stride: int) -> StageConfig:
+    return dict(type='BipartiteSoftMatching2d', ratio=ratio, stride=stride)
+
+
+_MEAN_2X2 = dict(type='NeighborMerging2d', stride=2)
+
+_WEIGHTED = dict(kv=_bipartite(0.9, 4), weigh_keys=True)
+
+PRESETS: dict[str, dict[str, Any]] = {
+    'none': dict(stages=_NO_MERGING),
+    'hq': dict(
+        stages=[
+            dict(kv=_bipartite(0.6, 2)),
+            dict(kv=_bipartite(0.6, 2)),
+            dict(q=_bipartite(0.8, 4)),
+            dict(q=_bipartite(0.8, 4)),
+        ]
+    ),
+    'fast': dict(
+        stages=[
+            dict(kv=_bipartite(0.9, 4)),
+            dict(kv=_bipartite(0.9, 4)),
+            dict(q=_bipartite(0.9, 4)),
+            dict(q=_bipartite(0.9, 4)),
+        ]
+    ),
+    '2x2': dict(stages=[dict(q=_MEAN_2X2)] * 4),
+    # ours: keys and values alone, which count as often as the tokens that they stand for
+    'weighted': dict(stages=[_WEIGHTED] * 4),
+    'weighted-fast': dict(stages=[dict(q=_MEAN_2X2, **_WEIGHTED)] * 4),
+    # the paper's baseline: the image is halved, nothing is merged
+    'downsampling': dict(stages=_NO_MERGING, downsampling=dict(factor=2, mode='nearest')),
+    # the same with a fair filter
+    'downsampling-bilinear': dict(stages=_NO_MERGING, downsampling=dict(factor=2, mode='bilinear')),
+}
+"""What ``token_merging='hq'`` stands for. ``stages`` has one dict per stage, with a strategy for
+the queries (``q``) and one for keys and values (``kv``); both may be left out. Other keys are those
+of :class:`~segformer_plusplus.token_merging.StageMerging`."""
+
+_TOME_PRESETS = {'bsm_hq': 'hq', 'bsm_fast': 'fast', 'n2d_2x2': '2x2'}
+
+_TOME_MODES: dict[str, tuple[str, dict[str, str]]] = {
+    # mode: (our strategy, the keys it needs without their prefix and what they are called here)
+    'bsm': ('BipartiteSoftMatching2d', {'r': 'ratio', 'sx': 'stride', 'sy': 'stride'}),
+    'n1d': ('NeighborMerging1d', {'s': 'stride'}),
+    'n2d': ('NeighborMerging2d', {'s': 'stride'}),
+}
+
+_TOME_KEYS = ('mode', 'r', 'sx', 'sy', 's')
+
+
+def read_tome_cfg(tome_cfg: str | Sequence[Mapping[str, Any]]) -> str | list[StageConfig]:
+    """Translate the original repository's ``tome_cfg`` into ``token_merging``.
+
+    Args:
+        tome_cfg: one dict per stage, such as ``dict(kv_mode='bsm', kv_r=0.6, kv_sx=2, kv_sy=2)``
+            or ``dict(q_mode='n2d', q_s=(2, 2))``; or the name of one of that repository's presets.
+
+    Raises:
+        TokenMergingError: an unknown mode or key, a key that is missing, or one that its mode
+            does not use.
+    """
+    if isinstance(tome_cfg, str):
+        if tome_cfg not in _TOME_PRESETS:
+            raise TokenMergingError(
+                f'tome_cfg={tome_cfg!r} is unknown, use one of {sorted(_TOME_PRESETS)} or a list'
+            )
+        return _TOME_PRESETS[tome_cfg]
+    if not isinstance(tome_cfg, Sequence) or not all(isinstance(s, Mapping) for s in tome_cfg):
+        raise TokenMergingError(f'tome_cfg={tome_cfg!r} is not a list of one dict per stage')
+    stages: Any = tome_cfg
+    return [_read_tome_stage(stage, number) for number, stage in enumerate(stages, start=1)]
+
+
+def _read_tome_stage(stage: Mapping[str, Any], number: int) -> StageConfig:
+    allowed = [f'{side}_{key}' for side in ('q', 'kv') for key in _TOME_KEYS]
+    unknown = [key for key in stage if key not in allowed]
+    if unknown:
+        raise TokenMergingError(
+            f'tome_cfg, stage {number}: unknown key {unknown[0]!r}, allowed are {allowed}'
+        )
+    result: StageConfig = {}
+    for side in ('q', 'kv'):
+        given = {
+            key: stage[f'{side}_{key}']
+            for key in _TOME_KEYS
+            if stage.get(f'{side}_{key}') is not None
+        }
+        mode = given.pop('mode', None)
+        where = f'tome_cfg, stage {number}: {side}_mode={mode!r}'
+        needed: dict[str, str] = {}
+        if mode is not None:
+            if not isinstance(mode, str) or mode not in _TOME_MODES:
+                raise TokenMergingError(f'{where} is unknown, use one of {list(_TOME_MODES)}')
+            strategy, needed = _TOME_MODES[mode]
+        if set(given) != set(needed):
+            expected = [f'{side}_{key}' for key in needed]
+            found = [f'{side}_{key}' for key in given]
+            raise TokenMergingError(f'{where} takes the keys {expected}, found {found}')
+        if mode == 'bsm':
+            stride = (given['sy'], given['sx'])
+            result[side] = dict(type=strategy, ratio=given['r'], stride=stride)
+        elif mode is not None:
+            result[side] = dict(type=strategy, stride=given['s'])
+    return result
+
+
+DOWNSAMPLING_MODES = ('nearest', 'bilinear', 'bicubic', 'area')
+
+
+@dataclass(frozen=True)
+class InputDownsampling:
+    """The image is made smaller before the first stage.
+
+    Attributes:
+        factor: by which height and width are divided, an integer >= 2.
+        mode: of ``torch.nn.functional.interpolate``.
+    """
+
+    factor: int
+    mode: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.factor, int) or isinstance(self.factor, bool) or self.factor < 2:
+            raise TokenMergingError(f'downsampling: factor={self.factor!r} is not an integer >= 2')
+        if self.mode not in DOWNSAMPLING_MODES:
+            raise TokenMergingError(
+                f'downsampling: mode={self.mode!r} is unknown, use one of {DOWNSAMPLING_MODES}'
+            )
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H // factor, W // factor), at least one pixel each."""
+        size = [max(1, side // self.factor) for side in image.shape[2:]]
+        align = False if self.mode in ('bilinear', 'bicubic') else None
+        return F.interpolate(image, size=size, mode=self.mode, align_corners=align)
+
+
+@dataclass(frozen=True)
+class StageMerging:
+    """The strategies of one stage.
+
+    Attributes:
+        q: merges queries; None merges none.
+        kv: merges keys and values; None merges none.
+        weigh_keys: a merged key counts as often as the tokens that it stands for: the logarithm of
+            their number is added to its scores. Where these tokens are equal, the attention is that
+            without merging (proportional attention, ToMe, Bolya et al., ICLR 2023).
+        share: that many consecutive blocks use the plans of the first of them. Saves the matching
+            where that is dear, as on a GPU with small batches.
+    """
+
+    q: TokenMerger | None = None
+    kv: TokenMerger | None = None
+    weigh_keys: bool = False
+    share: int = 1
+
+
+@dataclass(frozen=True)
+class TokenMerging:
+    """The strategies of a whole backbone."""
+
+    stages: tuple[StageMerging, ...]
+    downsampling: InputDownsampling | None = None
+
+
+TokenMergingConfig: TypeAlias = (
+    str | Sequence[Mapping[str, Any]] | Mapping[str, Any] | TokenMerging | None
+)
+"""What ``token_merging=...`` takes, see :func:`build_token_merging`."""
+
+
+def build_token_merging(
+    token_merging: TokenMergingConfig, num_stages: int = 4, name: str | None = None
+) -> TokenMerging:
+    """Build the strategies of every stage.
+
+    Args:
+        token_merging: the name of a preset (see ``PRESETS``), or one dict per stage such as
+            ``dict(kv=dict(type='BipartiteSoftMatching2d', ratio=0.6, stride=2), weigh_keys=True)``
+            (see :class:`StageMerging`), or
+            ``dict(stages=[...], downsampling=dict(factor=2, mode='bilinear'))``. None is the
+            preset 'none'. What was built before is taken as it is.
+        num_stages: how many stages the backbone has.
+        name: what it is called in the config, for messages; by default 'token_merging'.
+
+    Raises:
+        TokenMergingError: anything unknown, missing, out of range, or a wrong number of stages.
+    """
+    if token_merging is None:
+        token_merging = 'none'
+    if isinstance(token_merging, TokenMerging):
+        _check_stages(token_merging.stages, num_stages, name or 'token_merging')
+        return token_merging
+    if isinstance(token_merging, str):
+        if token_merging not in PRESETS:
+            raise TokenMergingError(
+                f'token_merging={token_merging!r} is unknown, use one of {list(PRESETS)} '
+                'or one dict per stage'
+            )
+        name = name or f'token_merging={token_merging!r}'
+        preset = PRESETS[token_merging]
+        # a preset without strategies says the same about any number of stages
+        empty = not any(preset['stages'])
+        token_merging = {**preset, 'stages': [{}] * num_stages} if empty else preset
+    name = name or 'token_merging'
+    if isinstance(token_merging, Mapping):
+        unknown = set(token_merging) - {'stages', 'downsampling'}
+        if unknown or 'stages' not in token_merging:
+            raise TokenMergingError(
+                f"{name}: a dict takes the keys 'stages' and 'downsampling', found "
+                f'{list(token_merging)}'
+            )
+        stages, shrink = token_merging['stages'], token_merging.get('downsampling')
+    else:
+        stages, shrink = token_merging, None
+    if isinstance(stages, str) or not isinstance(stages, Sequence):
+        raise TokenMergingError(
+            f'{name}: {stages!r} is neither a preset nor a list of one dict per stage'
+        )
+    _check_stages(stages, num_stages, name)
+    return TokenMerging(
+        stages=tuple(
+            _build_stage(stage, f'{name}, stage {i}') for i, stage in enumerate(stages, 1)
+        ),
+        downsampling=None if shrink is None else _build_downsampling(shrink, name),
+    )
+
+
+def build_token_merger(
+    config: str | type | Mapping[str, Any] | TokenMerger, where: str
+) -> TokenMerger:
+    """Build a strategy from its registered name, its class or a dict with ``type``."""
+    if isinstance(config, TokenMerger):
+        return config
+    by_name = isinstance(config, str) or inspect.isclass(config)
+    settings: Any = dict(type=config) if by_name else config
+    if not isinstance(settings, Mapping) or 'type' not in settings:
+        raise TokenMergingError(
+            f"{where}: {config!r} is neither a strategy's name nor a dict with 'type'"
+        )
+    arguments = {str(key): value for key, value in settings.items() if key != 'type'}
+    kind = settings['type']
+    # mmengine looks up no other kind of name, nor an empty one
+    named = isinstance(kind, str) and kind != ''
+    cls = TOKEN_MERGERS.get(kind) if named else kind if inspect.isclass(kind) else None
+    if cls is None:
+        known = sorted(TOKEN_MERGERS.module_dict)
+        raise TokenMergingError(
+            f'{where}: strategy {kind!r} is not registered, known are {known} '
+            '(import the module of your own through custom_imports)'
+        )
+    if not (inspect.isclass(cls) and issubclass(cls, TokenMerger)):
+        raise TokenMergingError(f'{where}: {kind!r} is not a TokenMerger')
+    try:
+        inspect.signature(cls).bind(**arguments)
+    except TypeError as error:
+        allowed = list(inspect.signature(cls).parameters)
+        raise TokenMergingError(
+            f'{where}: {cls.__name__}: {error}; it takes {allowed}, found {list(arguments)}'
+        ) from error
+    try:
+        return cls(**arguments)
+    except TokenMergingError as error:
+        raise TokenMergingError(f'{where}: {error}') from error
+
+
+def _check_stages(stages: Sequence[Any], num_stages: int, name: str) -> None:
+    if len(stages) != num_stages:
+        raise TokenMergingError(
+            f'{name}: {len(stages)} stages given, the backbone has {num_stages}'
+        )
+
+
+def _build_stage(stage: Mapping[str, Any] | None, where: str) -> StageMerging:
+    if stage is None:
+        return StageMerging()
+    if not isinstance(stage, Mapping):
+        raise TokenMergingError(f"{where}: {stage!r} is not a dict with 'q' and 'kv'")
+    allowed = [field.name for field in fields(StageMerging)]
+    unknown = [key for key in stage if key not in allowed]
+    if unknown:
+        raise TokenMergingError(f'{where}: unknown key {unknown[0]!r}, allowed are {allowed}')
+    built: dict[str, Any] = {
+        side: build_token_merger(stage[side], f'{where}, {side}')
+        for side in ('q', 'kv')
+        if stage.get(side) is not None
+    }
+    return StageMerging(**built, **_read_options(stage, list(built), where))
+
+
+def _read_options(stage: Mapping[str, Any], sides: list[str], where: str) -> dict[str, Any]:
+    """What a stage says beside its strategies for ``sides``; what is None is left out."""
+    options = {k: stage[k] for k in ('weigh_keys', 'share') if stage.get(k) is not None}
+    weigh_keys, share = options.get('weigh_keys', False), options.get('share', 1)
+    if not isinstance(weigh_keys, bool):
+        raise TokenMergingError(f'{where}: weigh_keys={weigh_keys!r} is not True or False')
+    if isinstance(share, bool) or not isinstance(share, int) or share < 1:
+        raise TokenMergingError(f'{where}: share={share!r} is not a number of blocks, 1 or more')
+    if weigh_keys and 'kv' not in sides:
+        raise TokenMergingError(f'{where}: weigh_keys=True, but no kv that merges keys')
+    if share > 1 and not sides:
+        raise TokenMergingError(f'{where}: share={share}, but neither q nor kv makes a plan')
+    return options
+
+
+def _build_downsampling(config: Mapping[str, Any], name: str) -> InputDownsampling:
+    if not isinstance(config, Mapping) or set(config) != {'factor', 'mode'}:
+        raise TokenMergingError(
+            f"{name}: downsampling takes the keys 'factor' and 'mode', found {config!r}"
+        )
+    return InputDownsampling(**config)

@@ -1,0 +1,283 @@
+"""Hooks for mmengine's Runner. All but the progress bar and the merge map come by themselves."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from mmengine.dist import all_reduce, get_rank
+from mmengine.hooks import CheckpointHook, Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from tqdm import tqdm
+
+from ..errors import DivergedError, SegformerPlusPlusError
+from ..loading.images import skipping_steps
+from .randomness import seed_step
+
+if TYPE_CHECKING:
+    from ..inference.merge_maps import MergeMaps
+
+_OURS = dict(
+    step_seed='StepSeedHook',
+    stop_on_nan='StopOnNaN',
+    skipped_samples='SkippedSamplesHook',
+    preemption='PreemptionHook',
+)
+
+
+def with_our_hooks(given: dict[str, Any] | None) -> dict[str, Any]:
+    """A config's ``default_hooks`` with ours, of which ``stop_on_nan=None`` leaves one out.
+
+    mmengine's ``CheckpointHook`` becomes :class:`DurableCheckpointHook`; a hook of another kind
+    under ``checkpoint`` stays.
+    """
+    hooks = {name: dict(type=kind) for name, kind in _OURS.items()} | dict(given or {})
+    checkpoint = hooks.get('checkpoint', dict(type='CheckpointHook', interval=1))
+    theirs = ('CheckpointHook', CheckpointHook)
+    if isinstance(checkpoint, dict) and checkpoint.get('type') in theirs:
+        hooks['checkpoint'] = {**checkpoint, 'type': 'DurableCheckpointHook'}
+    return {name: hook for name, hook in hooks.items() if hook is not None or name not in _OURS}
+
+
+@HOOKS.register_module(force=True)
+class StopOnNaN(Hook):
+    """Stops at once when a loss is NaN or infinite, and says which images it came from.
+
+    Their paths go to ``nan_batch_iter_N.json`` in the work dir. A checkpoint with such weights is
+    never written, so that the latest one is always one to go on from. mmengine reads the loss in
+    every iteration anyway: this costs no waiting for the device.
+
+    Raises:
+        DivergedError: names the iteration, the loss and the file with the paths.
+    """
+
+    priority = 'ABOVE_NORMAL'
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: dict[str, Any] | None = None,
+    ) -> None:
+        """Look at every loss of the iteration."""
+        every = {k: _number(v) for k, v in (outputs or {}).items() if 'loss' in k}
+        losses = {k: v for k, v in every.items() if v is not None}
+        broken = {name: value for name, value in losses.items() if not math.isfinite(value)}
+        if not broken:
+            return
+        iteration = runner.iter + 1
+        rank = get_rank()
+        name = f'nan_batch_iter_{iteration}{f"_rank_{rank}" if rank else ""}.json'
+        path = Path(runner.work_dir) / name
+        content = dict(
+            iteration=iteration,
+            losses={key: str(value) for key, value in losses.items()},
+            images=image_paths(data_batch),
+        )
+        path.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
+        raise DivergedError(
+            f'iteration {iteration}: {", ".join(f"{k} is {v}" for k, v in broken.items())}; the '
+            f'images of its batch stand in {path}; a lower learning rate, '
+            'optim_wrapper.clip_grad=dict(max_norm=1.0) or bfloat16 in place of float16 may help'
+        )
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Refuse to save weights that nobody could go on from."""
+        for name, tensor in checkpoint.get('state_dict', {}).items():
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                raise DivergedError(
+                    f'iteration {runner.iter + 1}: {name} has values that are NaN or infinite; no '
+                    'checkpoint is written, the one before is the one to go on from; a lower '
+                    'learning rate or optim_wrapper.clip_grad=dict(max_norm=1.0) may help'
+                )
+
+
+def image_paths(batch: Any) -> list[str]:
+    """The files that a batch of mmseg or mmpose was made of."""
+    samples = batch.get('data_samples') if isinstance(batch, dict) else None
+    paths = [getattr(sample, 'metainfo', {}).get('img_path') for sample in samples or []]
+    return [str(path) for path in paths if path is not None]
+
+
+def _number(value: Any) -> float | None:
+    if torch.is_tensor(value):
+        return float(value.detach()) if value.numel() == 1 else None
+    return float(value) if isinstance(value, int | float) else None
+
+
+@HOOKS.register_module(force=True)
+class ProgressBarHook(Hook):
+    """One progress bar over the whole training, with the loss and the time that is left."""
+
+    priority = 'VERY_LOW'
+
+    def __init__(self) -> None:
+        self._bar: tqdm | None = None
+
+    def before_train(self, runner: Runner) -> None:
+        """Open the bar, where a resumed run stands."""
+        if runner.rank == 0:
+            self._bar = tqdm(
+                total=runner.max_iters, initial=runner.iter, desc='Training', unit='it'
+            )
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: dict[str, Any] | None = None,
+    ) -> None:
+        """Move the bar on by one."""
+        if self._bar is None:
+            return
+        if outputs and 'loss' in outputs:
+            loss = torch.as_tensor(outputs['loss']).item()
+            self._bar.set_postfix(loss=f'{loss:.4g}', refresh=False)
+        self._bar.update()
+
+    def after_train(self, runner: Runner) -> None:
+        """Close the bar."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+@HOOKS.register_module(force=True)
+class StepSeedHook(Hook):
+    """Seeds Python, NumPy and PyTorch before every step with the run's seed and the iteration.
+
+    mmengine seeds them once, and a resumed run draws other numbers for dropout and drop path than
+    an undisturbed one. All processes have one seed, unless ``randomness.diff_rank_seed`` says
+    otherwise, as in mmengine.
+    """
+
+    priority = 'VERY_HIGH'
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Seed for the step that follows."""
+        seed_step(runner.seed, runner.iter)
+
+
+@HOOKS.register_module(force=True)
+class SkippedSamplesHook(Hook):
+    """Logs after every epoch, or training by iterations, what ``on_error='skip'`` left out."""
+
+    priority = 'LOW'
+
+    def __init__(self) -> None:
+        self._before = 0
+
+    def before_train(self, runner: Runner) -> None:
+        """Count from here."""
+        self._before = 0
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Log the count of all processes, if it has grown."""
+        steps = list(skipping_steps(runner.train_dataloader.dataset))
+        if not steps:
+            return
+        count = torch.tensor(sum(step.skips.count for step in steps))
+        all_reduce(count)
+        if int(count) > self._before:
+            runner.logger.warning(
+                f'iteration {runner.iter}: {int(count) - self._before} samples of damaged files '
+                'were skipped since the last epoch; the lines above name each file'
+            )
+            self._before = int(count)
+
+
+@HOOKS.register_module(force=True)
+class MergeMapHook(Hook):
+    """Draws merge maps of the first images of a validation for the visualizer's backends.
+
+    Also notes for every stage the tokens that are left and the share merged away, and the share of
+    the pixels whose label merging changes, as scalars ``merge_map_0/...``. Every image costs two
+    more runs of the model.
+
+    Args:
+        interval: every how many validations.
+        images: how many of the first images.
+        block: which one of every stage, from 1; -1 is the last.
+
+    Raises:
+        SegformerPlusPlusError: a number that is not positive.
+    """
+
+    priority = 'LOW'
+
+    def __init__(self, interval: int = 1, images: int = 1, block: int = -1) -> None:
+        for name, value in dict(interval=interval, images=images).items():
+            if not isinstance(value, int) or value < 1:
+                raise SegformerPlusPlusError(
+                    f'MergeMapHook: {name}={value!r} is not an integer >= 1'
+                )
+        self.interval = interval
+        self.images = images
+        self.block = block
+        self._validations = 0
+        self._drawn = 0
+
+    def before_run(self, runner: Runner) -> None:
+        """Raise at once if the model is none whose merging can be shown."""
+        from ..inference.merge_maps import the_backbone
+        from .distributed import unwrap
+
+        the_backbone(unwrap(runner.model)).attentions()
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Count the validation."""
+        self._validations += 1
+        self._drawn = 0
+
+    def after_val_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: Sequence[Any] | None = None,
+    ) -> None:
+        """Draw what is still missing of this validation."""
+        if runner.rank != 0 or (self._validations - 1) % self.interval:
+            return
+        # only now: this package is imported for its hooks by those who never draw
+        from ..inference.drawing import draw
+        from ..inference.merge_maps import merge_map
+        from .distributed import unwrap
+
+        model = unwrap(runner.model)
+        for pixels in data_batch['inputs'][: self.images - self._drawn]:
+            image = np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy()[..., ::-1])
+            maps = merge_map(model, image)
+            palette = (getattr(runner.visualizer, 'dataset_meta', None) or {}).get('palette')
+            picture = draw(maps, block=self.block, palette=palette)
+            # no slash: the local backend makes no folders, and does not say that it wrote nothing
+            name = f'merge_map_{self._drawn}'
+            runner.visualizer.add_image(name, np.asarray(picture), step=runner.iter)
+            runner.visualizer.add_scalars(scalars(maps, name, self.block), step=runner.iter)
+            self._drawn += 1
+
+
+def scalars(maps: MergeMaps, name: str, block: int = -1) -> dict[str, float]:
+    """Tokens left, share merged and share changed by what they are called in a log.
+
+    Args:
+        maps: of one image.
+        name: put before each.
+        block: as in :meth:`MergeMaps.of_stage`.
+    """
+    found: dict[str, float] = {}
+    for stage in range(1, maps.num_stages + 1):
+        for each in maps.of_stage(stage, block):
+            where = f'{name}/stage{stage}_{each.role}'
+            found[f'{where}_tokens'] = each.num_merged
+            found[f'{where}_share_merged'] = each.share_merged
+    if maps.share_changed is not None:
+        found[f'{name}/share_changed'] = maps.share_changed
+    return found

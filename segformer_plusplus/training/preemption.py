@@ -1,0 +1,189 @@
+"""SIGTERM ends a training after the iteration, with a checkpoint; its workers last as long."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+import torch
+from mmengine.dist import all_reduce, get_rank, is_distributed
+from mmengine.hooks import EMAHook, Hook
+from mmengine.optim import OptimWrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from torch.utils.data import DataLoader
+
+from .saving import write_last_checkpoint
+
+EXIT_CODE = 128 + signal.SIGTERM
+"""143, what a shell shows for a program that SIGTERM ended."""
+
+_ECHO = 1.0
+"""Seconds in which more SIGTERMs are the same one: a scheduler's and the launcher's."""
+
+
+@HOOKS.register_module(force=True)
+class PreemptionHook(Hook):
+    """On SIGTERM finishes the iteration, saves a checkpoint and exits with code 143.
+
+    ``--resume`` goes on from there. A second SIGTERM, at least a second after the first, exits at
+    once. With several processes all of them stop after the same iteration, though the signal may
+    reach them during different ones, or only one of them.
+
+    In a validation a single process saves and stops after the running batch; that validation is
+    not repeated. Of several processes the first one saves there if it was told, but all of them
+    finish the validation, since the others wait for its results. With FSDP, where saving takes all
+    processes, they save after it.
+
+    Args:
+        interval: with several processes, how often they ask each other, in iterations. One number
+            is exchanged.
+    """
+
+    priority = 'LOWEST'
+
+    def __init__(self, interval: int = 1) -> None:
+        self.interval = interval
+        self._since: float | None = None
+        self._saved: int | None = None
+        self._before: Any = None
+        self._pid = os.getpid()
+
+    def before_train(self, runner: Runner) -> None:
+        """Start to listen, where signals can be listened to: in the main thread."""
+        if threading.current_thread() is threading.main_thread():
+            self._pid = os.getpid()
+            self._before = signal.signal(signal.SIGTERM, self._receive)
+
+    def after_train(self, runner: Runner) -> None:
+        """Stop listening."""
+        self.restore()
+
+    def restore(self) -> None:
+        """Give SIGTERM back to who had it before."""
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+            self._before = None
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: dict[str, Any] | None = None,
+    ) -> None:
+        """Leave if any process was told to, unless gradients are still being accumulated."""
+        wrapper = runner.optim_wrapper
+        between = not isinstance(wrapper, OptimWrapper) or wrapper.should_update()
+        if between and self._any_told(runner.iter + 1):
+            path = self._save(runner, runner.iter + 1)
+            self._exit(runner, runner.iter + 1, path)
+
+    def after_val_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: Any = None,
+    ) -> None:
+        """Save in the middle of a validation, too, and leave if nobody waits for this process."""
+        if self._since is None or self._saved == runner.iter or getattr(runner, 'sharded', False):
+            return
+        with _trained_weights(runner):
+            path = self._save(runner, runner.iter)
+        if not is_distributed():
+            self._exit(runner, runner.iter, path)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._pid:  # a worker that inherited this before it has its own
+            os._exit(EXIT_CODE)
+        if self._since is None:
+            self._since = time.monotonic()
+        elif time.monotonic() - self._since > _ECHO:
+            os._exit(EXIT_CODE)
+
+    def _any_told(self, iteration: int) -> bool:
+        told = self._since is not None
+        if not is_distributed():
+            return told
+        if iteration % self.interval:
+            return False
+        votes = torch.tensor(int(told))
+        all_reduce(votes, op='max')
+        return bool(votes)
+
+    def _save(self, runner: Runner, iteration: int) -> str:
+        """Save what CheckpointHook has not just saved; returns its path."""
+        self._saved = iteration
+        if runner.message_hub.get_info('last_ckpt_iter') == iteration:
+            return str(runner.message_hub.get_info('last_ckpt'))
+        path = os.path.join(runner.work_dir, f'iter_{iteration}.pth')
+        meta = dict(epoch=runner.epoch, iter=iteration)
+        runner.save_checkpoint(runner.work_dir, os.path.basename(path), meta=meta, by_epoch=False)
+        if get_rank() == 0:
+            write_last_checkpoint(runner.work_dir, path)
+        return path
+
+    def _exit(self, runner: Runner, iteration: int, path: str) -> None:
+        runner.logger.warning(
+            f'stopped by SIGTERM after iteration {iteration}: {path} is saved; --resume goes on '
+            'from there'
+        )
+        raise SystemExit(EXIT_CODE)
+
+
+@contextlib.contextmanager
+def _trained_weights(runner: Runner) -> Iterator[None]:
+    """Undoes for a while that EMAHook has exchanged the weights for a validation."""
+    averages = [hook for hook in runner.hooks if isinstance(hook, EMAHook)]
+    for hook in averages:
+        hook.after_val_epoch(runner)
+    try:
+        yield
+    finally:
+        for hook in averages:
+            hook.before_val_epoch(runner)
+
+
+def outlive_sigterm(loader: DataLoader) -> None:
+    """Let the workers of a data loader survive a SIGTERM that does not come from their parent."""
+    if not isinstance(loader.worker_init_fn, _WorkerInit):
+        loader.worker_init_fn = _WorkerInit(loader.worker_init_fn)
+
+
+class _WorkerInit:
+    """Calls what the worker was told to do first, in addition."""
+
+    def __init__(self, init: Callable[[int], None] | None) -> None:
+        self._init = init
+
+    def __call__(self, worker_id: int) -> None:
+        _survive_sigterm()
+        if self._init is not None:
+            self._init(worker_id)
+
+
+def _survive_sigterm(seconds: float = 60) -> None:
+    """Let this worker work on for a while when others than its parent end it.
+
+    Schedulers send SIGTERM to every process of a job, but the training process still needs its
+    workers to finish the iteration. What the parent sends ends the worker at once, without a word,
+    as PyTorch has it.
+    """
+    # who has sent a signal is told to those only who wait for it
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_wait, args=(os.getppid(), seconds), daemon=True).start()
+
+
+def _wait(parent: int, seconds: float) -> None:
+    info: signal.struct_siginfo | None = signal.sigwaitinfo({signal.SIGTERM})
+    end = time.monotonic() + seconds
+    while info is not None and info.si_pid != parent:
+        info = signal.sigtimedwait({signal.SIGTERM}, max(0.0, end - time.monotonic()))
+    os._exit(0)

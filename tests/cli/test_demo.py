@@ -1,0 +1,99 @@
+"""segformer-plusplus demo: which model it takes, what it says, and how it ends."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segformer_plusplus.cli.demo import find_model, find_samples, main
+from segformer_plusplus.errors import SegformerPlusPlusError
+
+START = (
+    'import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);'
+    'from segformer_plusplus.cli.main import main; sys.exit(main(sys.argv[1:]))'
+)
+
+
+def test_without_a_model(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main([]) == 2
+    error = capsys.readouterr().err
+    assert 'make demo-seg' in error and 'work_dirs/demo-seg/train-*/iter_*.pth' in error
+    assert main(['config.py']) == 2
+    assert 'CONFIG config.py needs a CHECKPOINT' in capsys.readouterr().err
+
+
+def test_the_latest_demo_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for age, name in enumerate(['train-new', 'train-old', 'train-unfinished']):
+        folder = Path('work_dirs/demo-seg', name)
+        folder.mkdir(parents=True)
+        (folder / 'config.py').touch()
+        (folder / 'last_checkpoint').write_text(f'/elsewhere/{name}/iter_600.pth')
+        if name != 'train-unfinished':
+            (folder / 'iter_600.pth').touch()
+            os.utime(folder / 'iter_600.pth', (1000 - age, 1000 - age))
+    new = 'work_dirs/demo-seg/train-new'
+    assert find_model(None, None) == (f'{new}/config.py', f'{new}/iter_600.pth')
+    assert find_model('a.py', 'b.pth') == ('a.py', 'b.pth')
+
+
+def test_samples(tmp_path):
+    with pytest.raises(SegformerPlusPlusError, match='there is no such folder'):
+        find_samples(tmp_path / 'nothing')
+    for name in ('b.txt', '.hidden.png', 'film.mp4'):
+        (tmp_path / name).touch()
+    with pytest.raises(SegformerPlusPlusError, match='holds no image'):
+        find_samples(tmp_path)
+    (tmp_path / 'town').mkdir()
+    for name in ('z.JPG', 'town/a.png'):
+        Image.new('RGB', (8, 8)).save(tmp_path / name)
+    expected = {'town/a.png': tmp_path / 'town/a.png', 'z.JPG': tmp_path / 'z.JPG'}
+    assert find_samples(tmp_path) == expected
+
+
+def test_without_gradio(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, 'gradio', None)
+    assert main(['config.py', 'weights.pth']) == 2
+    assert "pip install 'segformer-plusplus[demo]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('arguments', [['--port', '0'], ['--port', '70000'], ['--max-pixels', '0']])
+def test_numbers_that_cannot_be(arguments, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2 and arguments[1] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('host', ['127.0.0.1', '0.0.0.0'])
+def test_it_serves_until_ctrl_c(segmentation, tmp_path, host):
+    httpx = pytest.importorskip('httpx')
+    pytest.importorskip('gradio')
+    pixels = np.random.default_rng().integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / 'sample.png')
+    command = [sys.executable, '-u', '-c', START, 'demo', *map(str, segmentation)]
+    command += ['--samples', str(tmp_path), '--host', host, '--max-pixels', '4321']
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    with subprocess.Popen(command, **pipes) as process:
+        assert process.stdout is not None
+        said = ''
+        while '(Ctrl-C ends it)' not in said:
+            line = process.stdout.readline()
+            assert line, said
+            said += line
+        address = re.search(r'http://\S+', said)
+        assert address is not None
+        answer = httpx.get(address[0])
+        process.send_signal(signal.SIGINT)
+        rest, _ = process.communicate(timeout=30)
+    assert answer.status_code == 200
+    assert "default-src 'self'" in answer.headers['content-security-policy']
+    assert 'up to 4,321 pixels' in answer.text and 'sample.png' in answer.text
+    assert process.returncode == 0 and 'Traceback' not in rest, rest
+    assert ('it asks for no password' in said) == (host == '0.0.0.0')

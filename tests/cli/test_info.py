@@ -1,0 +1,39 @@
+"""segformer-plusplus info: the environment, a config, a checkpoint."""
+
+import pytest
+import torch
+
+from segformer_plusplus import __version__
+from segformer_plusplus.cli.info import main
+
+
+def info(capsys, *arguments):
+    assert main([str(word) for word in arguments]) == 0
+    return ' '.join(capsys.readouterr().out.split())
+
+
+def test_versions_and_strategies(capsys):
+    printed = info(capsys)
+    assert __version__ in printed and torch.__version__.split('+')[0] in printed
+    assert 'BipartiteSoftMatching2d' in printed and 'downsampling' in printed
+
+
+def test_a_config(capsys, segmentation):
+    printed = info(capsys, segmentation[0])
+    assert 'EncoderDecoderPlusPlus' in printed and 'mmseg' in printed and 'million' in printed
+
+
+def test_a_checkpoint(capsys, segmentation):
+    printed = info(capsys, segmentation[1])
+    assert 'recognised │ mmseg' in printed and 'classes │ 5' in printed
+
+
+def test_a_file_of_nobody(capsys, tmp_path):
+    torch.save({'x': torch.zeros(2)}, tmp_path / 'x.pth')
+    assert 'of no library that is known' in info(capsys, tmp_path / 'x.pth')
+
+
+@pytest.mark.parametrize('name', ['none.py', 'none.pth'])
+def test_what_is_not_there(capsys, tmp_path, name):
+    assert main([str(tmp_path / name)]) == 2
+    assert 'error: ' in capsys.readouterr().err

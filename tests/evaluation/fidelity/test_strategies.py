@@ -1,0 +1,81 @@
+"""Strategies by name and from files, and every one that cannot be is refused."""
+
+import json
+
+import pytest
+
+from segformer_plusplus.errors import SegformerPlusPlusError
+from segformer_plusplus.evaluation.fidelity.strategies import (
+    check_strategies,
+    read_strategies,
+    spell_out,
+)
+from segformer_plusplus.token_merging import PRESETS, TokenMerger, build_token_merging
+
+OWN = [dict(kv=dict(type='BipartiteSoftMatching2d', ratio=0.5, stride=[2, 4])), {}, {}, {}]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'own.json').write_text(json.dumps(OWN))
+    (tmp_path / 'mine.py').write_text(f'token_merging = {OWN!r}\n')
+    (tmp_path / 'other.py').write_text('stages = []\n')
+    (tmp_path / 'no.json').write_text('{')
+    (tmp_path / 'short.json').write_text('[{}, 3]')
+    (tmp_path / 'hq.json').write_text(json.dumps(OWN))
+    (tmp_path / 'none.json').write_text(json.dumps(OWN))
+    return tmp_path
+
+
+def test_all_presets():
+    assert list(read_strategies()) == ['none', *(name for name in PRESETS if name != 'none')]
+
+
+def test_presets_and_files():
+    found = read_strategies(['fast', 'own.json', 'mine.py', 'none'])
+    assert found == {'none': 'none', 'fast': 'fast', 'own': OWN, 'mine': OWN}
+    assert type(found['mine']) is list and type(found['mine'][0]) is dict
+
+
+@pytest.mark.parametrize(
+    ('names', 'message'),
+    [
+        (['fasd'], "'fasd' is unknown; did you mean 'fast'.*a file that ends in .py or .json"),
+        (['gone.json'], 'gone.json cannot be read'),
+        (['gone.py'], 'gone.py'),
+        (['no.json'], 'no.json cannot be read'),
+        (['other.py'], 'other.py: a file has token_merging'),
+        (['short.json'], 'short.json'),
+        (['hq', 'hq'], "two are called 'hq'"),
+        (['hq', 'hq.json'], "two are called 'hq'"),
+        (['none.json'], "two are called 'none'"),
+    ],
+)
+def test_what_is_refused(names, message):
+    with pytest.raises(SegformerPlusPlusError, match=message):
+        read_strategies(names)
+
+
+def test_by_name_in_python():
+    assert list(check_strategies({'a': OWN, 'none': None})) == ['none', 'a']
+    with pytest.raises(SegformerPlusPlusError, match="'none' is the name of no merging"):
+        check_strategies({'none': 'hq'})
+    with pytest.raises(SegformerPlusPlusError, match="'hd' is unknown"):
+        check_strategies({'a': 'hd'})
+
+
+@pytest.mark.parametrize('name', PRESETS)
+def test_a_preset_spelt_out_survives_json(name):
+    spelt = json.loads(json.dumps(spell_out(name)))
+    assert repr(_plain(build_token_merging(spelt))) == repr(_plain(build_token_merging(name)))
+
+
+def _plain(merging):
+    return merging.downsampling, [
+        {
+            key: (type(each).__name__, vars(each)) if isinstance(each, TokenMerger) else each
+            for key, each in vars(stage).items()
+        }
+        for stage in merging.stages
+    ]

@@ -1,0 +1,253 @@
+"""Finalists, the check on other images, the front."""
+
+import random
+
+import pytest
+
+from evaluation.tuning.fakes import SMALL_SPACE, FakeFidelity, true_loss
+from segformer_plusplus import SegformerPlusPlusError
+from segformer_plusplus.evaluation.timing import Timing
+from segformer_plusplus.evaluation.tuning import Budget, Check, Limits, Point, Space, tune_fidelity
+from segformer_plusplus.evaluation.tuning.evaluation import speed_up_of
+from segformer_plusplus.evaluation.tuning.points import pareto_front
+from segformer_plusplus.evaluation.tuning.run import split_images
+from segformer_plusplus.evaluation.tuning.selection import (
+    FINAL_ROUNDS,
+    MAX_CHECKS,
+    UNDECIDED,
+    judge,
+)
+
+SMALL = Space(SMALL_SPACE)
+LIMITS = Limits(trials=20, images=4)
+EVERY = Limits(trials=1000, images=4)
+
+
+@pytest.mark.parametrize('seed', range(20))
+def test_front_against_brute_force(seed):
+    draw = random.Random(seed)
+    # few values: many ties
+    points = [Point(k, 'none', draw.randrange(6) / 2, draw.randrange(6) / 2) for k in range(25)]
+    front = pareto_front(points)
+    for point in points:
+        beaten = any(
+            other.drop <= point.drop
+            and other.speed_up >= point.speed_up
+            and (other.drop < point.drop or other.speed_up > point.speed_up)
+            for other in points
+        )
+        same = [p for p in front if (p.drop, p.speed_up) == (point.drop, point.speed_up)]
+        assert len(same) == (0 if beaten else 1)
+
+
+def test_finalists_are_timed_together_with_more_rounds(tmp_path):
+    fidelity = FakeFidelity()
+    result = tune_fidelity(fidelity, Budget(max_drop=2.0), tmp_path, space=SMALL, limits=LIMITS)
+    rounds = FINAL_ROUNDS * LIMITS.rounds
+    assert result.winner.rounds == rounds
+    together = [each for kind, which, each in fidelity.log if (kind, which) == ('time', (rounds,))]
+    assert together[0] == 'none' and len(together) > 3
+
+
+def test_a_lucky_time_does_not_win(tmp_path):
+    """One trial was timed much too fast; timed anew, it is what it is."""
+    fair = tune_fidelity(
+        FakeFidelity(), Budget(max_drop=2.0), tmp_path / 'fair', space=SMALL, limits=LIMITS
+    )
+    lucky = next(p for p in fair.points if p.drop < 2 and p.number != fair.winner.number
+                 and not p.is_reference)  # fmt: skip
+
+    class Lucky(FakeFidelity):
+        def time(self, variants, rounds=10, warmup=2, taken=None):
+            timings = super().time(variants, rounds, warmup)
+            if rounds == LIMITS.rounds and variants.get('candidate') == lucky.token_merging:
+                timings['candidate'] = Timing((timings['candidate'].median / 3,) * rounds)
+            return timings
+
+    result = tune_fidelity(
+        Lucky(), Budget(max_drop=2.0), tmp_path / 'lucky', space=SMALL, limits=LIMITS
+    )
+    assert result.winner.token_merging == fair.winner.token_merging
+
+
+def test_the_next_best_where_the_check_fails(tmp_path):
+    """On the images of the check every setting loses so much more that none holds."""
+    _, others = split_images(range(8), 4, 0)
+    result = tune_fidelity(
+        FakeFidelity(harsh=others, harshness=1e6),
+        Budget(max_drop=2.0),
+        tmp_path,
+        space=SMALL,
+        limits=EVERY,
+    )
+    rejected = result.selection.rejected
+    for each in rejected:
+        assert each.point.drop <= 2.0 < each.check.drop == pytest.approx(1e6 * each.point.drop)
+        assert each.reason == 'it misses the budget'
+    assert result.winner is None
+    assert result.selection.nearest.drop == pytest.approx(min(e.check.drop for e in rejected))
+    # the best and the safest were tried, and how many were not is said
+    within = [p for p in result.points if p.drop <= 2.0 and p.speed_up > 1]
+    tried = {each.point.number for each in rejected}
+    assert min(within, key=lambda p: p.drop).number in tried
+    assert {p.number for p in within if p.preset is not None} <= tried
+    assert result.selection.untried == len(within) - len(rejected) > 0
+
+
+def test_the_safest_are_tried_before_it_is_called_off(tmp_path):
+    """The best ones fail, but settings with much to spare hold."""
+    _, others = split_images(range(8), 4, 0)
+    budget = Budget(max_drop=2.0)
+    fidelity = FakeFidelity(harsh=others)
+    result = tune_fidelity(fidelity, budget, tmp_path, space=SMALL, limits=EVERY)
+    assert len(result.selection.rejected) >= MAX_CHECKS
+    assert all(10 * each.point.drop > 2.0 for each in result.selection.rejected)
+    assert result.winner is not None and result.check.drop <= 2.0
+    assert result.check.drop == pytest.approx(10 * result.winner.drop)
+
+
+def test_a_check_that_a_slower_setting_passes(tmp_path):
+    _, others = split_images(range(8), 4, 0)
+    fidelity = FakeFidelity(harsh=others)
+    budget = Budget(max_drop=0.3)
+    result = tune_fidelity(fidelity, budget, tmp_path, space=SMALL, limits=LIMITS)
+    assert result.selection.rejected
+    assert result.winner is not None and 10 * true_loss(result.winner.token_merging) <= 0.3
+    assert result.check.images == 4
+    assert result.check.drop == pytest.approx(10 * result.winner.drop)
+
+
+@pytest.mark.parametrize(
+    ('drop', 'noise', 'speed_up', 'reason'),
+    [
+        (0.1, 0.0, 1.5, None),
+        (0.14, 0.05, 1.5, None),
+        (0.16, 0.05, 1.5, 'it misses the budget'),
+        (0.11, None, 1.5, 'it misses the budget'),
+        # drops of 0 and 8 on two images
+        (4.0, 4.0, 1.5, UNDECIDED),
+        (0.0, 0.0, 0.99, 'it is not faster than no merging'),
+    ],
+)
+def test_a_miss_within_the_noise_counts_as_kept(drop, noise, speed_up, reason):
+    check = Check(4, drop, noise, speed_up, 0.1, {})
+    assert judge(check, Budget(max_drop=0.1)) == reason
+
+
+def test_a_speed_up_within_the_noise_counts_as_kept():
+    check = Check(4, 0.1, 0.5, 1.5, 0.1, {})
+    assert judge(check, Budget(min_speedup=1.54)) is None
+    assert judge(check, Budget(min_speedup=1.59)) == UNDECIDED
+    assert judge(check, Budget(min_speedup=1.7)) == 'it misses the budget'
+
+
+def test_the_shape_is_that_of_what_was_timed(tmp_path):
+    searched, _ = split_images(range(8), 2, 0)
+    assert searched[0] > 0
+    limits = Limits(trials=3, images=2)
+    result = tune_fidelity(
+        FakeFidelity(), Budget(max_drop=2.0), tmp_path, space=SMALL, limits=limits
+    )
+    assert result.shape == FakeFidelity().subset(searched).shape
+
+
+def test_trials_are_told_before_one_is_selected(tmp_path):
+    told = []
+    result = tune_fidelity(
+        FakeFidelity(), Budget(max_drop=2.0), tmp_path, space=SMALL, limits=LIMITS,
+        searched=lambda found: told.append((len(found.points), found.winner, found.interrupted)),
+    )  # fmt: skip
+    assert told == [(len(result.points), None, True)]
+    assert result.winner is not None and not result.interrupted
+
+
+@pytest.mark.parametrize('count', [1, 2, 3, 10, 300])
+@pytest.mark.parametrize('images', [None, 1, 2, 4, 300])
+def test_images_are_searched_on_or_checked_on(count, images):
+    if images is not None and images > count:
+        with pytest.raises(SegformerPlusPlusError, match=f'images={images}: .* from 1 to {count}'):
+            split_images(range(count), images, 3)
+        return
+    searched, others = split_images(range(count), images, 3)
+    assert not set(searched) & set(others)
+    assert set(searched) | set(others) <= set(range(count))
+    assert len(searched) == min(count, images or min(50, max(1, count // 2)))
+    assert len(others) == min(count - len(searched), len(searched))
+
+
+def test_images_of_the_check_are_predicted_once(tmp_path):
+    """Also for the noise, which is that of parts of them."""
+    fidelity = FakeFidelity()
+    result = tune_fidelity(fidelity, Budget(max_drop=2.0), tmp_path, space=SMALL, limits=LIMITS)
+    assert result.check.drop_noise is not None
+    searched, others = split_images(range(8), 4, 0)
+    wanted = result.winner.token_merging
+    seen = [images for kind, images, each in fidelity.log if kind == 'predict' and each == wanted]
+    assert seen == [tuple(searched), tuple(others)]
+
+
+@pytest.mark.parametrize('seed', range(5))
+@pytest.mark.parametrize('images', [None, 1, 3, 7])
+def test_people_of_one_picture_stay_on_one_side(images, seed):
+    pictures = list('abbbbccdeeeffggggghh')
+    searched, others = split_images(pictures, images, seed)
+    assert not {pictures[index] for index in searched} & {pictures[index] for index in others}
+    wanted = images or len(pictures) // 2
+    assert len(searched) == wanted and 0 < len(others) <= wanted
+    # no more than the rest of one picture is lost
+    assert len(searched) + len(others) >= min(2 * wanted, len(pictures) - 4)
+
+
+def test_people_of_one_picture_alone_leave_no_check():
+    assert split_images(['a'] * 6, 2, 0)[1] == []
+
+
+@pytest.mark.parametrize('count', [1, 4])
+def test_too_few_images_for_a_check(count, tmp_path):
+    limits = Limits(trials=12, images=count)
+    result = tune_fidelity(
+        FakeFidelity(count), Budget(max_drop=2.0), tmp_path, space=SMALL, limits=limits
+    )
+    assert result.winner is not None and result.check is None and result.check_images == 0
+
+
+def test_one_image_for_the_check_has_no_noise(tmp_path):
+    result = tune_fidelity(
+        FakeFidelity(2), Budget(max_drop=2.0), tmp_path, space=SMALL, limits=Limits(trials=12)
+    )
+    assert result.check.images == 1 and result.check.drop_noise is None
+
+
+def test_no_image(tmp_path):
+    with pytest.raises(SegformerPlusPlusError, match='no image'):
+        tune_fidelity(FakeFidelity(0), Budget(max_drop=1.0), tmp_path)
+
+
+def test_speed_up_and_its_noise():
+    assert speed_up_of(Timing((2.0, 2.0, 2.0)), Timing((1.0, 1.0, 1.0))) == (2.0, 0.0)
+    ratio, noise = speed_up_of(Timing((2.0, 2.2, 1.8)), Timing((1.0, 1.0, 1.0)))
+    assert ratio == 2.0
+    assert noise == pytest.approx(1.2533 * 0.2 / 3**0.5, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'named'),
+    [
+        (dict(), 'either'),
+        (dict(max_drop=0.1, min_speedup=2.0), 'either'),
+        (dict(max_drop=float('nan')), 'max-drop is nan'),
+        (dict(min_speedup=1.0), 'above 1'),
+        (dict(min_speedup=float('inf')), 'above 1'),
+    ],
+)
+def test_wrong_budgets(arguments, named):
+    with pytest.raises(SegformerPlusPlusError, match=named):
+        Budget(**arguments)
+
+
+@pytest.mark.parametrize(
+    'arguments', [dict(trials=0), dict(images=0), dict(rounds=-1), dict(minutes=0.0), dict(seed=-1)]
+)
+def test_wrong_limits(arguments):
+    with pytest.raises(SegformerPlusPlusError, match='give'):
+        Limits(**arguments)

@@ -1,0 +1,333 @@
+"""The backbone against mmseg's own, and what merging changes about it."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from mmengine.registry import MODELS
+from mmseg.models.backbones import MixVisionTransformer
+from torch.utils.checkpoint import checkpoint
+
+from segformer_plusplus import MixVisionTransformerPlusPlus, SegformerPlusPlusError
+from segformer_plusplus.mit import cpu
+from segformer_plusplus.token_merging import (
+    PRESETS,
+    TOKEN_MERGERS,
+    MergePlan,
+    NeighborMerging2d,
+    TokenMerger,
+)
+
+TINY = dict(embed_dims=8, num_layers=[2, 1, 2, 1], num_heads=[1, 2, 5, 8])
+BOTH = [dict(q='NeighborMerging2d', kv=dict(type='BipartiteSoftMatching1d', ratio=0.5))] * 4
+STRATEGIES = [*PRESETS, BOTH]
+SIZES = [(64, 64), (75, 101), (29, 50), (33, 160)]
+
+by_strategy = pytest.mark.parametrize(
+    'strategy', STRATEGIES, ids=lambda s: s if isinstance(s, str) else 'both'
+)
+
+
+def build_pair(seed=0, **kwargs):
+    """Ours and mmseg's with the same random weights (biases and norms too)."""
+    torch.manual_seed(seed)
+    ours = MixVisionTransformerPlusPlus(**TINY, **kwargs)
+    theirs = MixVisionTransformer(**TINY, **kwargs)
+    for parameter in ours.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    theirs.load_state_dict(ours.state_dict(), strict=True)
+    return ours, theirs
+
+
+def relative_error(actual, expected):
+    return ((actual - expected).abs().max() / expected.abs().max()).item()
+
+
+@pytest.mark.parametrize('size', SIZES, ids=str)
+@pytest.mark.parametrize('batch', [1, 2])
+@pytest.mark.parametrize('training', [False, True])
+def test_equal_to_mmseg_without_merging(size, batch, training):
+    ours, theirs = build_pair(seed=batch)
+    ours.train(training)
+    theirs.train(training)
+    image = torch.randn(batch, 3, *size)
+    for actual, expected in zip(ours(image), theirs(image), strict=True):
+        assert actual.shape == expected.shape
+        assert relative_error(actual, expected) < 1e-5
+
+
+@pytest.mark.parametrize('kwargs', [dict(qkv_bias=False), dict(out_indices=[1, 3], in_channels=4)])
+def test_equal_to_mmseg_with_other_arguments(kwargs):
+    ours, theirs = build_pair(**kwargs)
+    image = torch.randn(1, kwargs.get('in_channels', 3), 64, 96)
+    actual, expected = ours(image), theirs(image)
+    assert len(actual) == len(expected)
+    for a, e in zip(actual, expected, strict=True):
+        assert relative_error(a, e) < 1e-5
+
+
+def test_gradients_equal_mmseg_in_double_precision():
+    ours, theirs = (model.double() for model in build_pair())
+    image = torch.randn(2, 3, 64, 70, dtype=torch.float64)
+    for model in (ours, theirs):
+        sum(f.square().mean() for f in model(image)).backward()
+    gradients = dict(theirs.named_parameters())
+    for name, parameter in ours.named_parameters():
+        torch.testing.assert_close(parameter.grad, gradients[name].grad, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize('arch', ['b0', 'b1', 'b2', 'b3', 'b4', 'b5'])
+def test_state_dict_is_mmsegs(arch):
+    sizes = dict(b0=(32, [2, 2, 2, 2]), b1=(64, [2, 2, 2, 2]), b2=(64, [3, 4, 6, 3]))
+    sizes |= dict(b3=(64, [3, 4, 18, 3]), b4=(64, [3, 8, 27, 3]), b5=(64, [3, 6, 40, 3]))
+    with torch.device('meta'):
+        ours = MixVisionTransformerPlusPlus(arch=arch, token_merging='hq')
+    theirs = MixVisionTransformer(
+        embed_dims=sizes[arch][0], num_layers=sizes[arch][1], num_heads=[1, 2, 5, 8]
+    )
+    assert {k: v.shape for k, v in ours.state_dict().items()} == {
+        k: v.shape for k, v in theirs.state_dict().items()
+    }
+
+
+def test_initialised_like_mmseg():
+    torch.manual_seed(1)
+    ours = MixVisionTransformerPlusPlus(arch='b0')
+    ours.init_weights()
+    torch.manual_seed(2)
+    theirs = MixVisionTransformer(embed_dims=32, num_layers=[2] * 4, num_heads=[1, 2, 5, 8])
+    theirs.init_weights()
+    for (name, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        spread, expected = (p.detach().std(correction=0).item() for p in (a, b))
+        assert spread == pytest.approx(expected, rel=0.15), name
+
+
+@by_strategy
+@pytest.mark.parametrize('size', SIZES, ids=str)
+@pytest.mark.parametrize('batch', [1, 2])
+def test_any_strategy_any_size(strategy, size, batch):
+    model = MixVisionTransformerPlusPlus(**TINY, token_merging=strategy).eval()
+    halved = isinstance(strategy, str) and strategy.startswith('downsampling')
+    image = (
+        torch.randn(batch, 3, *(2 * s for s in size)) if halved else torch.randn(batch, 3, *size)
+    )
+    plain = MixVisionTransformerPlusPlus(**TINY).eval()
+    with torch.inference_mode():
+        features, expected = model(image), plain(torch.randn(batch, 3, *size))
+    for feature, other in zip(features, expected, strict=True):
+        assert feature.shape == other.shape
+        assert torch.isfinite(feature).all()
+
+
+@by_strategy
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_autocast(strategy, dtype):
+    model = MixVisionTransformerPlusPlus(**TINY, token_merging=strategy)
+    model.init_weights()
+    image = torch.randn(2, 3, 130, 90)
+    with torch.autocast('cpu', dtype=dtype):
+        features = model(image)
+    sum(f.float().mean() for f in features).backward()
+    assert all(torch.isfinite(f).all() for f in features)
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+@by_strategy
+def test_constant_and_black_images_give_no_nan(strategy):
+    model = MixVisionTransformerPlusPlus(**TINY, token_merging=strategy).eval()
+    for image in (torch.zeros(1, 3, 96, 96), torch.ones(1, 3, 96, 96)):
+        assert all(torch.isfinite(f).all() for f in model(image))
+
+
+@by_strategy
+def test_gradient_checkpointing_changes_nothing(strategy, monkeypatch):
+    calls = []
+
+    def counting(function, *args, **kwargs):
+        calls.append(function)
+        return checkpoint(function, *args, **kwargs)
+
+    monkeypatch.setattr('segformer_plusplus.mit.layers.checkpoint', counting)
+    gradients = []
+    for with_cp in (False, True):
+        model = MixVisionTransformerPlusPlus(**TINY, token_merging=strategy, with_cp=with_cp)
+        for parameter in model.parameters():
+            torch.manual_seed(parameter.numel())
+            torch.nn.init.normal_(parameter, std=0.2)
+        image = torch.linspace(-1, 1, 3 * 90 * 130).sin().view(1, 3, 90, 130).requires_grad_()
+        sum(f.square().mean() for f in model.train()(image)).backward()
+        gradients.append([p.grad for p in model.parameters()])
+    assert len(calls) == sum(TINY['num_layers'])
+    for plain, recomputed in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, recomputed)
+
+
+def count_attended(model, image, monkeypatch):
+    """(queries, keys) of every attention, by the fused call and in rows: the same ones."""
+    fused, in_rows = [], {}
+    attend_fused, attend_rows = F.scaled_dot_product_attention, cpu.KeyValue.attend
+
+    def counting_fused(query, key, value, **kwargs):
+        fused.append((query.shape[2], key.shape[2]))
+        return attend_fused(query, key, value, **kwargs)
+
+    def counting_rows(self, query):
+        queries, _ = in_rows.get(self, (0, 0))
+        in_rows[self] = queries + len(query), self.keys.shape[1]
+        return attend_rows(self, query)
+
+    with monkeypatch.context() as patch, torch.inference_mode():
+        patch.setattr(F, 'scaled_dot_product_attention', counting_fused)
+        patch.setattr(cpu.KeyValue, 'attend', counting_rows)
+        model(image)
+        assert not fused
+        for module in model.modules():
+            if hasattr(module, 'in_rows'):
+                module.in_rows = False
+        model(image)
+    assert fused == list(in_rows.values())
+    return fused
+
+
+@pytest.mark.parametrize(
+    'strategy, expected',
+    [
+        # stages of a 256x256 image: 64x64, 32x32, 16x16, 8x8 queries and 8x8 keys each
+        ('none', [(4096, 64), (1024, 64), (256, 64), (64, 64)]),
+        ('hq', [(4096, 26), (1024, 26), (52, 64), (13, 64)]),
+        ('fast', [(4096, 7), (1024, 7), (26, 64), (7, 64)]),
+        ('2x2', [(1024, 64), (256, 64), (64, 64), (16, 64)]),
+        ('downsampling', [(1024, 16), (256, 16), (64, 16), (16, 16)]),
+    ],
+)
+def test_attended_tokens_really_drop(strategy, expected, monkeypatch):
+    model = MixVisionTransformerPlusPlus(**TINY, token_merging=strategy).eval()
+    seen = count_attended(model, torch.randn(1, 3, 256, 256), monkeypatch)
+    assert seen == [e for e, n in zip(expected, TINY['num_layers'], strict=True) for _ in range(n)]
+
+
+def test_merging_equals_merging_by_hand():
+    """Queries and keys merged outside the model, attention by nn.MultiheadAttention."""
+    stages = [dict(q='NeighborMerging2d', kv=dict(type='BipartiteSoftMatching2d', ratio=0.5)), {}]
+    model = MixVisionTransformerPlusPlus(
+        embed_dims=8, num_stages=2, num_layers=[1, 1], num_heads=[2, 4], patch_sizes=[7, 3],
+        strides=[4, 2], sr_ratios=[2, 1], out_indices=[0, 1], token_merging=stages,
+    ).double().eval()  # fmt: skip
+    attention = model.layers[0][1][0].attn
+    tokens, grid = torch.randn(2, 96, 16, dtype=torch.float64), (8, 12)
+
+    image = tokens.transpose(1, 2).reshape(2, 16, 8, 12)
+    kv = attention.norm(attention.sr(image).flatten(2).transpose(1, 2))
+    kv = attention.merging.kv.plan(kv, (4, 6)).merge(kv)
+    query = F.avg_pool2d(image, 2).flatten(2).transpose(1, 2)
+    out = attention.attn(*(t.transpose(0, 1) for t in (query, kv, kv)))[0].transpose(0, 1)
+    out = out.transpose(1, 2).reshape(2, 16, 4, 6).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    torch.testing.assert_close(attention(tokens, grid), out.flatten(2).transpose(1, 2))
+
+
+def test_set_token_merging_is_the_same_as_building_with_it():
+    torch.manual_seed(0)
+    built = MixVisionTransformerPlusPlus(**TINY, token_merging='hq').eval()
+    changed = MixVisionTransformerPlusPlus(**TINY).eval()
+    changed.load_state_dict(built.state_dict())
+    changed.set_token_merging('hq')
+    image = torch.randn(1, 3, 128, 160)
+    for a, b in zip(changed(image), built(image), strict=True):
+        assert torch.equal(a, b)
+    changed.set_token_merging('none')
+    assert not torch.equal(changed(image)[-1], built(image)[-1])
+
+
+def test_tome_cfg_is_token_merging():
+    tome_cfg = [dict(kv_mode='bsm', kv_r=0.6, kv_sx=2, kv_sy=2)] * 2
+    tome_cfg += [dict(q_mode='bsm', q_r=0.8, q_sx=4, q_sy=4)] * 2
+    theirs = MixVisionTransformerPlusPlus(**TINY, tome_cfg=tome_cfg)
+    ours = MixVisionTransformerPlusPlus(**TINY, token_merging='hq')
+    assert repr(theirs.token_merging) == repr(ours.token_merging)
+    inherited = MixVisionTransformerPlusPlus(**TINY, token_merging='none', tome_cfg='bsm_hq')
+    assert repr(inherited.token_merging) == repr(ours.token_merging)
+
+
+def test_downsampling_is_the_halved_image():
+    image = torch.randn(1, 3, 131, 160)
+    for mode in ('nearest', 'bilinear'):
+        stages = dict(stages=[{}] * 4, downsampling=dict(factor=2, mode=mode))
+        model = MixVisionTransformerPlusPlus(**TINY, token_merging=stages).eval()
+        plain = MixVisionTransformerPlusPlus(**TINY).eval()
+        plain.load_state_dict(model.state_dict())
+        small = F.interpolate(image, size=(65, 80), mode=mode)
+        for a, b in zip(model(image), plain(small), strict=True):
+            torch.testing.assert_close(a, b)
+
+
+def test_a_users_class_from_a_config():
+    seen = []
+
+    class HalfPlan(MergePlan):
+        def __init__(self, tokens):
+            super().__init__(tokens.shape[1], -(-tokens.shape[1] // 2))
+
+        def merge(self, tokens):
+            return tokens[:, ::2]
+
+        def unmerge(self, tokens):
+            return tokens.repeat_interleave(2, dim=1)[:, : self.num_tokens]
+
+        def sizes(self):
+            raise AssertionError('not needed here')
+
+    @TOKEN_MERGERS.register_module()
+    class EverySecond(TokenMerger):
+        def plan(self, tokens, grid):
+            seen.append(grid)
+            return HalfPlan(tokens)
+
+    try:
+        cfg = dict(
+            type='MixVisionTransformerPlusPlus',
+            **TINY,
+            token_merging=[dict(q='EverySecond'), {}, {}, {}],
+        )
+        model = MODELS.build(cfg)
+        model(torch.randn(1, 3, 64, 96))
+    finally:
+        TOKEN_MERGERS.module_dict.pop('EverySecond')
+    assert seen == [(16, 24)] * 2
+
+
+@pytest.mark.parametrize(
+    'kwargs, words',
+    [
+        (dict(arch='b6'), ['b6', 'b0', 'b5']),
+        (dict(arch='b0', embed_dims=64), ['b0', 'embed_dims=64', '32']),
+        (dict(arch='b0', num_layers=[1, 1, 1, 1]), ['num_layers', '(2, 2, 2, 2)']),
+        (dict(num_layers=[1, 2]), ['num_layers', '2 entries', 'num_stages=4']),
+        (dict(sr_ratios=[1, 2, 3]), ['sr_ratios', '3 entries']),
+        (dict(arch='b0', sr_ratios=[0, 4, 2, 1]), ['sr_ratios', '[0, 4, 2, 1]', '>= 1']),
+        (dict(arch='b0', drop_path_rate=1.5), ['drop_path_rate=1.5', '[0, 1)']),
+        (dict(arch='b0', out_indices=[4]), ['out_indices', '[4]', '0..3']),
+        (dict(arch='b0', token_merging='best'), ['best', 'hq']),
+        (dict(arch='b0', token_merging='hq', tome_cfg='bsm_hq'), ['exclude']),
+        (dict(arch='b0', pretrained='a.pth', init_cfg={}), ['exclude']),
+    ],
+)
+def test_mistakes_are_named_at_build_time(kwargs, words):
+    with pytest.raises(SegformerPlusPlusError) as error:
+        MixVisionTransformerPlusPlus(**kwargs)
+    for word in words:
+        assert word in str(error.value)
+
+
+@pytest.mark.parametrize('size', [(28, 64), (64, 28), (3, 3)])
+def test_an_image_smaller_than_the_smallest_grid(size):
+    model = MixVisionTransformerPlusPlus(**TINY)
+    with pytest.raises(
+        SegformerPlusPlusError, match=f'{size[0]}x{size[1]} is too small.*29 pixels'
+    ):
+        model(torch.randn(1, 3, *size))
+
+
+def test_merged_twice_in_one_stage_uses_both_strategies(monkeypatch):
+    model = MixVisionTransformerPlusPlus(**TINY, token_merging=BOTH).eval()
+    assert isinstance(model.layers[0][1][0].attn.merging.q, NeighborMerging2d)
+    seen = count_attended(model, torch.randn(1, 3, 256, 256), monkeypatch)
+    assert seen[0] == (1024, 32)

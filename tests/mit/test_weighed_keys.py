@@ -1,0 +1,186 @@
+"""Merged keys that count as often as the tokens that they stand for; plans that blocks share."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from segformer_plusplus import TOKEN_MERGERS, MixVisionTransformerPlusPlus, TokenMerger
+from segformer_plusplus.mit.layers import EfficientAttention
+from segformer_plusplus.token_merging import BipartiteSoftMatching2d, IdentityPlan, StageMerging
+from segformer_plusplus.token_merging.plans import SlotPlan
+
+DIMS = 24
+
+
+def attention(merging, num_heads, sr_ratio=1, in_rows=True):
+    module = EfficientAttention(
+        DIMS, num_heads, sr_ratio, True, 0.0, 0.0, dict(type='LN'), merging, in_rows
+    )
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return module.eval()
+
+
+def plain_attention(module, query, key_value, mask=None):
+    """PyTorch's own, which builds the map: tokens (B, N, C), mask (B, M) on the scores."""
+    if mask is not None:
+        mask = mask[:, None, None].expand(-1, module.num_heads, query.shape[1], -1).flatten(0, 1)
+    query, key_value = query.transpose(0, 1), key_value.transpose(0, 1)
+    return module.attn(query, key_value, key_value, attn_mask=mask)[0].transpose(0, 1)
+
+
+def repeated_tokens(batch, dtype=torch.float64):
+    """Tokens of a 6x8 grid that are equal in groups of random sizes: (B, 48, C)."""
+    kinds = torch.randn(batch, 5, DIMS, dtype=dtype)
+    group = torch.multinomial(torch.tensor([8.0, 4, 2, 1, 1]), 48, replacement=True)
+    return kinds[:, group], group
+
+
+class Given(TokenMerger):
+    def __init__(self, group):
+        self.group = group
+
+    def plan(self, tokens, grid):
+        _, slot = self.group.unique(return_inverse=True)
+        return SlotPlan(slot.expand(len(tokens), -1), int(slot.max()) + 1)
+
+
+@pytest.mark.parametrize('num_heads', [1, 3])
+@pytest.mark.parametrize('batch', [1, 2])
+@pytest.mark.parametrize('in_rows', [True, False])
+def test_equal_keys_that_are_merged_change_nothing(num_heads, batch, in_rows):
+    """The reference is the attention of PyTorch over all tokens, with its weights."""
+    tokens, group = repeated_tokens(batch)
+    module = attention(StageMerging(kv=Given(group), weigh_keys=True), num_heads, in_rows=in_rows)
+    module = module.double()
+    with torch.inference_mode():
+        expected = plain_attention(module, tokens, tokens)
+        actual = module(tokens, (6, 8))
+        module.merging = StageMerging(kv=Given(group))
+        unweighed = module(tokens, (6, 8))
+    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)
+    assert (unweighed - expected).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+@pytest.mark.parametrize('num_heads', [1, 3])
+@pytest.mark.parametrize('in_rows', [True, False])
+def test_scores_get_the_logarithm_of_the_sizes(dtype, num_heads, in_rows):
+    tokens = torch.randn(2, 48, DIMS, dtype=dtype)
+    kv = BipartiteSoftMatching2d(0.6, 2)
+    module = attention(StageMerging(kv=kv, weigh_keys=True), num_heads, in_rows=in_rows).to(dtype)
+    plan = kv.plan(tokens, (6, 8))
+    with torch.inference_mode():
+        mask = plan.sizes().to(dtype).log()
+        expected = plain_attention(module, tokens, plan.merge(tokens), mask)
+        actual = module(tokens, (6, 8))
+    tolerance = dict(rtol=1e-4, atol=1e-5) if dtype == torch.float32 else {}
+    torch.testing.assert_close(actual, expected, **tolerance)
+
+
+class Nothing(TokenMerger):
+    def plan(self, tokens, grid):
+        return IdentityPlan(tokens.shape[1], tokens.device)
+
+
+def test_where_nothing_is_merged_there_is_no_mask(monkeypatch):
+    """It would be of zeros, and cost the fastest attention."""
+    masks = []
+    attend = F.scaled_dot_product_attention
+
+    def spy(*args, attn_mask=None, **kwargs):
+        masks.append(attn_mask)
+        return attend(*args, attn_mask=attn_mask, **kwargs)
+
+    monkeypatch.setattr(F, 'scaled_dot_product_attention', spy)
+    module = attention(StageMerging(kv=Nothing(), weigh_keys=True), 3, in_rows=False)
+    tokens = torch.randn(2, 48, DIMS)
+    actual = module(tokens, (6, 8))
+    assert masks == [None]
+    module.merging = StageMerging()
+    assert torch.equal(actual, module(tokens, (6, 8)))
+
+
+@pytest.mark.parametrize('num_heads', [1, 3])
+def test_gradients(num_heads):
+    """In training: the same as without merging where the merged keys are equal."""
+    tokens, group = repeated_tokens(2)
+    module = attention(StageMerging(kv=Given(group), weigh_keys=True), num_heads).double().train()
+    gradients = []
+    for merging in (module.merging, StageMerging()):
+        module.merging = merging
+        leaf = tokens.clone().requires_grad_()
+        module(leaf, (6, 8)).square().sum().backward()
+        sums = torch.zeros(2, 5, DIMS, dtype=torch.float64).index_add(1, group, leaf.grad)
+        gradients.append([sums, *(p.grad.clone() for p in module.parameters())])
+        module.zero_grad()
+    for actual, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_half_precision(dtype):
+    tokens = torch.randn(2, 48, DIMS)
+    merging = StageMerging(kv=BipartiteSoftMatching2d(0.7, 2), weigh_keys=True)
+    module = attention(merging, 3, sr_ratio=1)
+    with torch.inference_mode():
+        exact = module(tokens, (6, 8))
+        with torch.autocast('cpu', dtype=dtype):
+            half = module(tokens, (6, 8))
+    assert torch.isfinite(half).all()
+    assert (half.float() - exact).abs().max() < 0.05 * exact.abs().max()
+
+
+@pytest.fixture
+def plans_made():
+    made = []
+
+    @TOKEN_MERGERS.register_module()
+    class Counting(BipartiteSoftMatching2d):
+        def plan(self, tokens, grid):
+            made.append(grid)
+            return super().plan(tokens, grid)
+
+    yield made
+    TOKEN_MERGERS.module_dict.pop('Counting')
+
+
+def backbone(token_merging, depth=5, **settings):
+    torch.manual_seed(0)
+    sizes = dict(embed_dims=8, num_layers=[depth] * 2, num_heads=[1, 2], num_stages=2)
+    sizes |= dict(strides=[4, 2], patch_sizes=[7, 3], sr_ratios=[2, 1], out_indices=(0, 1))
+    model = MixVisionTransformerPlusPlus(**sizes, token_merging=token_merging, **settings)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return model.double()
+
+
+@pytest.mark.parametrize('share, groups', [(1, 5), (2, 3), (5, 1), (9, 1)])
+def test_shared_plans_are_made_once(plans_made, share, groups):
+    strategy = dict(type='Counting', ratio=0.5)
+    model = backbone([dict(q=strategy, share=share), dict(kv=strategy, share=share)]).eval()
+    for _ in range(2):  # nothing is left from one image to the next
+        plans_made.clear()
+        model(torch.randn(1, 3, 64, 96, dtype=torch.float64))
+        assert plans_made == [(16, 24)] * groups + [(8, 12)] * groups
+
+
+def test_sharing_a_plan_that_does_not_depend_on_the_tokens_changes_nothing():
+    stages = [dict(q='NeighborMerging2d', kv='NeighborMerging1d')] * 2
+    image = torch.randn(2, 3, 60, 84, dtype=torch.float64)
+    one = backbone(stages).eval()(image)
+    other = backbone([dict(stage, share=3) for stage in stages]).eval()(image)
+    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_sharing_with_gradient_checkpointing():
+    stage = dict(kv=dict(type='BipartiteSoftMatching2d', ratio=0.5), weigh_keys=True, share=2)
+    image = torch.randn(1, 3, 64, 64, dtype=torch.float64)
+    gradients = []
+    for with_cp in (False, True):
+        model = backbone([stage] * 2, with_cp=with_cp, drop_path_rate=0.0).train()
+        # two images before one backward pass: each has its own plans
+        sum(f.square().mean() for each in (image, -image) for f in model(each)).backward()
+        gradients.append([p.grad for p in model.parameters()])
+    for actual, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)

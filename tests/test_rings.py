@@ -1,0 +1,341 @@
+"""Who loads whom: a light import, a quick console, a core that needs torch alone."""
+
+import importlib
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from segformer_plusplus.libraries import installed_line
+from segformer_plusplus.moved import MOVED, OUTSIDE
+from segformer_plusplus.registration import REGISTERED
+
+ROOT = Path(__file__).resolve().parents[1]
+LIGHT = {'compat', 'errors', 'libraries', 'moved', 'registration', 'version'}
+"""What is loaded by ``import segformer_plusplus``."""
+CORE = {'arguments', 'token_merging', 'mit', 'patching'}
+"""Rooms that merging on somebody's model may load besides."""
+
+WITHOUT_OPENMMLAB = """
+    import sys
+    from importlib.abc import MetaPathFinder
+
+    class Block(MetaPathFinder):
+        def find_spec(self, name, path=None, target=None):
+            if name.partition('.')[0] in ('mmcv', 'mmengine', 'mmseg', 'mmdet', 'mmpose'):
+                raise ModuleNotFoundError(f'No module named {name!r}', name=name)
+
+    sys.meta_path.insert(0, Block())
+"""
+OURS = """
+    print(*sorted(name.partition('.')[2] for name in sys.modules
+                  if name.startswith('segformer_plusplus.')))
+    print(*sorted({name.partition('.')[0] for name in sys.modules} & {
+        'torch', 'numpy', 'mmengine', 'mmcv', 'mmseg', 'mmpose', 'mmdet', 'rich', 'matplotlib'}))
+"""
+
+
+def run(*code, arguments=()):
+    text = '\n'.join(map(textwrap.dedent, code))
+    return subprocess.run(
+        [sys.executable, '-c', text, *arguments], capture_output=True, text=True, timeout=120
+    )
+
+
+def test_the_import_is_light():
+    result = run('import sys, segformer_plusplus', OURS)
+    ours, others = result.stdout.splitlines()
+    assert set(ours.split()) == LIGHT, result.stderr
+    assert others == ''
+    assert result.stderr == ''
+
+
+@pytest.mark.parametrize('arguments', [['--help'], ['--version'], ['predcit'], []])
+def test_the_console_starts_without_torch(arguments):
+    code = 'import sys\nfrom segformer_plusplus.cli.main import main\nmain(sys.argv[1:])'
+    result = run(code, OURS, arguments=arguments)
+    *_, ours, others = result.stdout.splitlines()
+    assert set(ours.split()) <= LIGHT | {'cli', 'cli.main'}, result.stderr
+    assert others == ''
+
+
+def test_merging_loads_the_core_and_no_toolbox():
+    result = run('import sys, segformer_plusplus as s; s.apply_token_merging', OURS)
+    ours, others = result.stdout.splitlines()
+    assert {name.partition('.')[0] for name in ours.split()} <= LIGHT | CORE, result.stderr
+    assert not {'mmcv', 'mmseg', 'mmpose', 'mmdet', 'matplotlib'} & set(others.split())
+
+
+def test_what_is_registered_is_there_and_costs_nothing_before():
+    code = """
+        import sys
+        import segformer_plusplus
+        from segformer_plusplus.registration import REGISTERED
+        import mmengine.registry as registries
+        for registry, names in REGISTERED.items():
+            for name in names:
+                assert getattr(registries, registry).get(name) is not None, name
+        print(*sorted({n for n in sys.modules if n.count('.') == 1 and n.startswith('segf')}))
+        print(*sorted({name.partition('.')[0] for name in sys.modules} & {'mmseg', 'mmpose'}))
+    """
+    ours, toolboxes = run(code).stdout.splitlines()
+    assert {name.partition('.')[2] for name in ours.split()} == LIGHT
+    assert toolboxes == ''
+
+
+@pytest.mark.parametrize('first', ['mmengine', 'segformer_plusplus'])
+def test_either_import_may_come_first(first):
+    pytest.importorskip('mmseg')
+    second = {'mmengine': 'segformer_plusplus', 'segformer_plusplus': 'mmengine'}[first]
+    code = f"""
+        import {first}
+        import {second}
+        from mmengine.registry import MODELS
+        import torch
+        backbone = MODELS.build(dict(type='MixVisionTransformerPlusPlus', arch='b0'))
+        print(type(backbone).__module__, MODELS.get('MixVisionTransformerPlusPlus').__module__)
+        head = MODELS.build(dict(type='SegformerHeadPlusPlus', in_channels=[32, 64], channels=8,
+                                 in_index=[0, 1], num_classes=2, norm_cfg=dict(type='BN')))
+        print(type(head).__module__)
+        import mmseg.registry
+        print(mmseg.registry.MODELS.get('SegformerHeadPlusPlus').__module__)
+    """
+    result = run(code)
+    heads = 'segformer_plusplus.segmentation.heads'
+    backbones = 'segformer_plusplus.mit.backbone'
+    assert result.stdout.split() == [backbones, backbones, heads, heads], result.stderr
+
+
+def test_every_registered_name_is_a_class_or_function_of_its_module():
+    pytest.importorskip('mmseg')
+    pytest.importorskip('xtcocotools')
+    for names in REGISTERED.values():
+        for name, place in names.items():
+            module, _, attribute = place.partition(':')
+            found = getattr(
+                importlib.import_module(f'segformer_plusplus.{module}'), attribute or name
+            )
+            assert found.__module__.startswith(f'segformer_plusplus.{module}')
+
+
+def test_a_stand_in_is_what_it_stands_for():
+    code = """
+        import segformer_plusplus
+        from mmengine.registry import HOOKS, MODELS
+        stand_in = HOOKS.get('StopOnNaN')
+        hook = stand_in()
+        from segformer_plusplus.training.hooks import StopOnNaN
+        assert type(hook) is StopOnNaN and stand_in is not StopOnNaN
+        assert isinstance(hook, stand_in) and issubclass(StopOnNaN, stand_in)
+        assert stand_in.priority == StopOnNaN.priority
+        assert HOOKS.get('StopOnNaN') is StopOnNaN
+        try:
+            MODELS.build(dict(type='MixVisionTransformerPlusPlus', arhc='b0'))
+        except TypeError as error:
+            print(error)
+    """
+    result = run(code)
+    assert "unexpected keyword argument 'arhc'" in result.stdout, result.stderr
+
+
+TINY = """
+    import torch, transformers
+    from segformer_plusplus import TOKEN_MERGERS, TokenMerger, apply_token_merging
+    from segformer_plusplus import remove_token_merging
+    from segformer_plusplus.token_merging import NeighborMerging2d
+
+    torch.manual_seed(0)
+    model = transformers.SegformerForSemanticSegmentation(transformers.SegformerConfig(
+        depths=[1, 1, 1, 1], hidden_sizes=[8, 16, 40, 64], decoder_hidden_size=16, num_labels=3,
+    )).eval()
+    image = torch.randn(1, 3, 96, 64)
+    with torch.inference_mode():
+        plain = model(image).logits
+        apply_token_merging(model, 'none')
+        assert torch.allclose(model(image).logits, plain, atol=1e-5)
+        for preset in ('hq', 'fast', '2x2', 'weighted', 'downsampling'):
+            apply_token_merging(model, preset)
+            assert not torch.equal(model(image).logits, plain)
+
+        @TOKEN_MERGERS.register_module()
+        class Mine(TokenMerger):
+            def plan(self, tokens, grid):
+                return NeighborMerging2d(2).plan(tokens, grid)
+
+        apply_token_merging(model, [dict(q='Mine')] * 4)
+        mine = model(image).logits
+        apply_token_merging(model, '2x2')
+        assert torch.equal(model(image).logits, mine)
+        remove_token_merging(model)
+        assert torch.equal(model(image).logits, plain)
+    print('merged', type(TOKEN_MERGERS).__module__)
+    try:
+        TOKEN_MERGERS.register_module(module=Mine)
+    except KeyError as error:
+        print(error)
+"""
+
+
+@pytest.mark.parametrize('openmmlab', [True, False])
+def test_merging_needs_torch_alone(openmmlab):
+    pytest.importorskip('transformers', minversion='5')
+    result = run('' if openmmlab else WITHOUT_OPENMMLAB, TINY)
+    assert result.returncode == 0, result.stderr
+    registry = 'mmengine.registry.registry' if openmmlab else 'segformer_plusplus.token_merging'
+    assert f'merged {registry}' in result.stdout
+    assert 'Mine is already registered' in result.stdout
+
+
+@pytest.mark.parametrize('name', ['train', 'test', 'predict', 'benchmark', 'info', 'convert'])
+def test_a_command_that_needs_openmmlab_says_so_in_one_line(name):
+    code = 'from segformer_plusplus.cli.main import main\nsys.exit(main(sys.argv[1:]))'
+    result = run(WITHOUT_OPENMMLAB, code, arguments=[name, 'config.py', 'weights.pth'])
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f'error: segformer-plusplus {name} needs mm')
+    assert 'install it with pip install' in line
+
+
+@pytest.mark.parametrize(
+    ('module', 'name'),
+    [
+        ('segformer_plusplus', 'MixVisionTransformerPlusPlus'),
+        ('segformer_plusplus', 'SegformerHeadPlusPlus'),
+        ('segformer_plusplus', 'JumpBroadcastDataset'),
+        ('segformer_plusplus.mit', 'MixVisionTransformerPlusPlus'),
+        ('segformer_plusplus.inference', 'Segmenter'),
+        ('segformer_plusplus.inference', 'merge_map'),
+        ('segformer_plusplus.training', 'StrictRunner'),
+    ],
+)
+def test_a_name_that_needs_openmmlab_says_so(module, name):
+    code = f"""
+        try:
+            from {module} import {name}
+        except ImportError as error:
+            print(type(error).__name__, error)
+    """
+    printed = run(WITHOUT_OPENMMLAB, code).stdout
+    assert re.match(rf'MissingDependencyError {module}[.\w]*\.{name} needs mm', printed), printed
+    assert 'install it with pip install' in printed
+
+
+@pytest.mark.parametrize(
+    ('installed', 'line'),
+    [
+        ({'onedl-mmengine', 'onedl-mmcv'}, 'maintained'),
+        ({'mmengine', 'mmcv-lite'}, 'original'),
+        ({'mmcv'}, 'original'),
+        (set(), 'maintained'),
+    ],
+)
+def test_what_is_proposed_fits_the_line_that_is_installed(installed, line, monkeypatch):
+    from segformer_plusplus import libraries
+
+    monkeypatch.setattr(libraries, 'has_distribution', installed.__contains__)
+    assert installed_line() == line
+    for toolbox in ('mmengine', 'mmcv', 'mmseg', 'mmpose'):
+        with pytest.raises(ImportError) as info:
+            libraries.require(f'{toolbox}.no_such_part', 'this')
+        extra = 'segformer-plusplus[' in str(info.value) or 'onedl' in str(info.value)
+        assert extra == (line == 'maintained')
+
+
+@pytest.mark.parametrize(
+    ('library', 'command'),
+    [
+        ('safetensors.torchh', "pip install 'segformer-plusplus[hf]'"),
+        ('onnx.nothing', "pip install 'segformer-plusplus[export]'"),
+        ('optuna.nothing', "pip install 'segformer-plusplus[tune]'"),
+        ('gradio.nothing', "pip install 'segformer-plusplus[demo]'"),
+        ('segmentation_models_pytorch.nothing', 'pip install segmentation-models-pytorch'),
+        ('a_library_of_somebody', 'pip install a_library_of_somebody'),
+    ],
+)
+def test_the_command_that_installs_a_library(library, command):
+    from segformer_plusplus.libraries import require
+
+    with pytest.raises(ImportError, match='the thing needs') as info:
+        require(library, 'the thing')
+    assert str(info.value).endswith(command)
+    assert '\n' not in str(info.value)
+
+
+def test_what_libraries_print_when_imported_is_not_in_the_results():
+    pytest.importorskip('mmseg')
+    config = 'segformer_plusplus::cityscapes/segformer_mit-b0_hq_1xb4-160k_cityscapes-1024x1024.py'
+    result = subprocess.run(
+        [sys.executable, '-m', 'segformer_plusplus', 'info', config],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    assert 'OneDL' not in result.stdout and 'INFO' not in result.stdout
+    assert 'MixVisionTransformerPlusPlus' in result.stdout
+    assert result.stderr == ''
+
+
+OLD = [
+    ('segformer_plusplus.backbones', 'MixVisionTransformerPlusPlus'),
+    ('segformer_plusplus.backbones.mit', 'MixVisionTransformerPlusPlus'),
+    ('segformer_plusplus.backbones.archs', 'ARCHS'),
+    ('segformer_plusplus.layers', 'EfficientAttention'),
+    ('segformer_plusplus.layers.mix_ffn', 'depthwise_conv'),
+    ('segformer_plusplus.engine', 'StrictRunner'),
+    ('segformer_plusplus.engine', 'measure'),
+    ('segformer_plusplus.engine', 'count_flops'),
+    ('segformer_plusplus.engine.cli', 'load_config'),
+    ('segformer_plusplus.engine.cli', 'write_json'),
+    ('segformer_plusplus.engine.models', 'build_model'),
+    ('segformer_plusplus.hooks', 'MergeMapHook'),
+    ('segformer_plusplus.hooks', 'PreemptionHook'),
+    ('segformer_plusplus.transforms', 'CheckedLoadImageFromFile'),
+    ('segformer_plusplus.fidelity', 'measure_fidelity'),
+    ('segformer_plusplus.fidelity.base', 'Fidelity'),
+    ('segformer_plusplus.tuning', 'tune'),
+    ('segformer_plusplus.visualization', 'merge_map'),
+    ('segformer_plusplus.visualization', 'draw'),
+    ('segformer_plusplus.token_merging.presets', 'PRESETS'),
+    ('segformer_plusplus.token_merging.spec', 'build_token_merging'),
+    ('segformer_plusplus.datasets.keypoints', 'JBD'),
+    ('segformer_plusplus.datasets.leave_out', 'without_listed'),
+]
+
+
+@pytest.mark.parametrize(('module', 'name'), OLD)
+def test_an_old_import_works_and_says_the_new_name(module, name):
+    pytest.importorskip('mmseg')
+    for loaded in [each for each in sys.modules if each == module]:
+        del sys.modules[loaded]
+    with pytest.warns(FutureWarning, match=rf'{module} is segformer_plusplus\.'):
+        found = getattr(importlib.import_module(module), name)
+    parts = found.__module__ if hasattr(found, '__module__') else type(found).__module__
+    assert not parts.startswith(f'{module}.')
+
+
+@pytest.mark.parametrize(
+    ('module', 'name'),
+    [('datasets', 'draw_scene'), ('reporting', 'StrategyTable'), ('reproduction', 'TABLES')],
+)
+def test_what_left_the_package_says_where_it_is(module, name):
+    old = importlib.import_module(f'segformer_plusplus.{module}')
+    with pytest.raises(ImportError, match=f'a checkout has it in {OUTSIDE[module]}'):
+        getattr(old, name)
+    with pytest.raises(ImportError, match='a checkout has it in'):
+        importlib.import_module(f'segformer_plusplus.{module}.anything')
+    for folder in OUTSIDE[module].replace(',', ' ').replace(' and ', ' ').split():
+        assert (ROOT / folder).is_dir()
+
+
+def test_new_names_are_there():
+    pytest.importorskip('mmseg')
+    for new in {each for names in MOVED.values() for each in names}:
+        importlib.import_module(f'segformer_plusplus.{new}')
+
+
+def test_no_such_module_is_an_ordinary_error():
+    with pytest.raises(ModuleNotFoundError, match='no_such_room'):
+        importlib.import_module('segformer_plusplus.no_such_room')
+    with pytest.raises(ModuleNotFoundError, match='nothing'):
+        importlib.import_module('segformer_plusplus.fidelity.nothing')

