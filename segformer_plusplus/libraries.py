@@ -81,12 +81,13 @@ def naming_what_is_missing(asked_for: str) -> Iterator[None]:
     """
     try:
         yield
-    except ModuleNotFoundError as error:
-        name = (error.name or '').partition('.')[0]
-        known = {*_OPENMMLAB['maintained'], *_EXTRAS, *_PIP}
-        if isinstance(error, MissingDependencyError) or name not in known:
+    except (ModuleNotFoundError, MissingDependencyError) as error:
+        name = error.name or ''
+        if name.partition('.')[0] not in {*_OPENMMLAB['maintained'], *_EXTRAS, *_PIP}:
             raise
-        raise _missing(name, asked_for, error) from error
+        # what was asked for on the outside says more than what that needs inside
+        reason = error.__cause__ if isinstance(error, MissingDependencyError) else error
+        raise _missing(name, asked_for, reason or error) from error
 
 
 @contextlib.contextmanager
@@ -119,13 +120,15 @@ def has_distribution(name: str) -> bool:
     return True
 
 
-def _missing(name: str, asked_for: str, error: Exception) -> MissingDependencyError:
+def _missing(name: str, asked_for: str, error: BaseException) -> MissingDependencyError:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     library = name.partition('.')[0]
     what = _OPENMMLAB[installed_line()].get(library)
     if what is None and library in _EXTRAS:
         what = f"'segformer-plusplus[{_EXTRAS[library]}]'"
-    return MissingDependencyError(
+    missing = MissingDependencyError(
         f'{asked_for} needs {name}, which cannot be imported ({reason}); install it with '
         f'pip install {what or _PIP.get(library, library)}'
     )
+    missing.name = name
+    return missing

@@ -1,25 +1,28 @@
 """Reading checkpoints: safely, from any library, and either whole or not at all."""
 
-from .conversion import (
-    Conversion,
-    convert,
-    from_nvlabs,
-    from_smp,
-    from_transformers,
-    recognise,
-    to_mmseg,
-    to_nvlabs,
-    to_transformers,
-)
-from .loading import (
-    extract_state_dict,
-    load_checkpoint_strictly,
-    load_state_dict_strictly,
-    plain_state_dict,
-    read_checkpoint,
-)
-from .settings import describe
-from .writing import write_checkpoint, write_transformers_folder
+from ..libraries import naming_what_is_missing
+
+with naming_what_is_missing(__name__):
+    from .conversion import (
+        Conversion,
+        convert,
+        from_nvlabs,
+        from_smp,
+        from_transformers,
+        recognise,
+        to_mmseg,
+        to_nvlabs,
+        to_transformers,
+    )
+    from .loading import (
+        extract_state_dict,
+        load_checkpoint_strictly,
+        load_state_dict_strictly,
+        plain_state_dict,
+        read_checkpoint,
+    )
+    from .settings import describe
+    from .writing import write_checkpoint, write_transformers_folder
 
 __all__ = [
     'Conversion',

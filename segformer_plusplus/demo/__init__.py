@@ -1,5 +1,8 @@
 """A page in the browser to try token merging: what it computes, and how it looks."""
 
-from .comparison import MAX_PIXELS, Comparer, Result
+from ..libraries import naming_what_is_missing
+
+with naming_what_is_missing(__name__):
+    from .comparison import MAX_PIXELS, Comparer, Result
 
 __all__ = ['MAX_PIXELS', 'Comparer', 'Result']

@@ -1,9 +1,12 @@
 """Models as files that run without this package: ONNX, OpenVINO, torch.export."""
 
-from .checking import Check, check_export
-from .exporting import Export, export_model
-from .formats import FORMATS, read_metadata
-from .options import ExportOptions
+from ..libraries import naming_what_is_missing
+
+with naming_what_is_missing(__name__):
+    from .checking import Check, check_export
+    from .exporting import Export, export_model
+    from .formats import FORMATS, read_metadata
+    from .options import ExportOptions
 
 __all__ = [
     'FORMATS',
