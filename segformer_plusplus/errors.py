@@ -6,6 +6,14 @@ import re
 import traceback
 from collections.abc import Iterator
 
+# mmengine's registries wrap what a constructor raises: "class `Name` in some/module.py: message".
+_REGISTRY_PREFIX = re.compile(r'^(?:(?:class|func|function) `[^`]*` in \S+: )+')
+
+# The last line of a traceback: "package.module.Name: message".
+_TRACEBACK_LINE = re.compile(r'^(?P<type>[A-Za-z_][\w.]*): (?P<message>.+)$')
+
+LESS_MEMORY = 'try a smaller --shape or --batch-size, or --dtype bfloat16'
+
 
 class SegformerPlusPlusError(ValueError):
     """Base of every error this package raises on purpose. Takes one message, on one line."""
@@ -34,13 +42,6 @@ class DivergedError(SegformerPlusPlusError):
     """The loss or a weight of a training is NaN or infinite."""
 
     exit_code = 1
-
-
-# mmengine's registries wrap what a constructor raises: "class `Name` in some/module.py: message".
-_REGISTRY_PREFIX = re.compile(r'^(?:(?:class|func|function) `[^`]*` in \S+: )+')
-
-# The last line of a traceback: "package.module.Name: message".
-_TRACEBACK_LINE = re.compile(r'^(?P<type>[A-Za-z_][\w.]*): (?P<message>.+)$')
 
 
 def describe_error(error: BaseException) -> str | None:
@@ -114,9 +115,6 @@ def _raised_by_registry(error: BaseException) -> bool:
     # ... or that of the stand-in that was registered
     standing_in = last is not None and last.filename.endswith('registration.py')
     return last is not None and (last.name == 'build_from_cfg' or standing_in)
-
-
-LESS_MEMORY = 'try a smaller --shape or --batch-size, or --dtype bfloat16'
 
 
 @contextlib.contextmanager

@@ -13,13 +13,6 @@ from torch import Tensor
 from ..errors import CheckpointError
 from ..libraries import require
 
-
-def some(keys: Iterable[object], most: int = 3) -> str:
-    """The first few of many names."""
-    names = [str(key) for key in keys]
-    return ', '.join(names[:most]) + (', ...' if len(names) > most else '')
-
-
 WEIGHTS = ('model.safetensors', 'pytorch_model.bin')
 """What the weights in a folder of Transformers are called, the preferred one first."""
 
@@ -29,6 +22,12 @@ INDEX = '.index.json'
 SAFETENSORS = '.safetensors'
 
 _LFS = b'version https://git-lfs'
+
+
+def some(keys: Iterable[object], most: int = 3) -> str:
+    """The first few of many names."""
+    names = [str(key) for key in keys]
+    return ', '.join(names[:most]) + (', ...' if len(names) > most else '')
 
 
 def read_path(path: Path, map_location: Any, unsafe: bool = False) -> Any:

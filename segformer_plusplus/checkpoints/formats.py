@@ -1,4 +1,14 @@
-"""How other libraries name the weights of SegFormer: one table each, and what reads them."""
+"""How other libraries name the weights of SegFormer: one table each, and what reads them.
+
+Rules pair our keys with theirs and say what has to be done to the tensors. A template stands for
+many keys: ``{i}`` is the stage or level from 0, ``{n}`` the same from 1, ``{r}`` the level counted
+from the deepest one, ``{j}`` the block, ``{leaf}`` the parameter.
+
+The attention of Transformers, NVlabs' SegFormer and segmentation_models.pytorch keeps q, k and v
+apart (or q and kv), mmseg's packs them; their Mix-FFN has matrices where mmseg's has 1x1
+convolutions; and their heads concatenate the levels from the deepest to the first. Only names and
+shapes stand here: no code of theirs.
+"""
 
 from __future__ import annotations
 

@@ -31,6 +31,9 @@ _MARKER = 5  # half a marker, in points
 _FONT_SIZE = 9
 
 
+Run = Mapping[str, Any]
+
+
 @dataclass(frozen=True)
 class LabelledPoint:
     """A point in the data's coordinates, and its name."""
@@ -120,9 +123,6 @@ def _size(axis: Axes, text: str) -> tuple[float, float]:
     box = trial.get_window_extent()
     trial.remove()
     return float(box.width) + 4, float(box.height) + 2
-
-
-Run = Mapping[str, Any]
 
 
 def check_plot_path(path: str | Path) -> None:

@@ -17,6 +17,11 @@ from .merge_maps import MergeMap, MergeMaps
 _ROLES = {'q': 'queries', 'kv': 'keys and values'}
 
 
+_IGNORED = (0, 0, 0)
+
+_DIFFERENT = (255, 40, 40)
+
+
 def draw(
     maps: MergeMaps,
     path: str | Path | None = None,
@@ -123,11 +128,6 @@ def _arrange(panels: dict[str, np.ndarray], title: str) -> Image.Image:
     figure.set_dpi(120)
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
-
-
-_IGNORED = (0, 0, 0)
-
-_DIFFERENT = (255, 40, 40)
 
 
 def colorize(labels: np.ndarray, palette: Sequence[Sequence[int]]) -> np.ndarray:

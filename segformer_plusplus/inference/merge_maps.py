@@ -24,6 +24,9 @@ COLUMNS = 256
 """Merged tokens whose places are looked up at a time, of plans that do not copy them."""
 
 
+_MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # ImageNet's
+
+
 @dataclass(frozen=True)
 class PlanRecord:
     """One plan of one attention.
@@ -170,9 +173,6 @@ def group_ids(plan: MergePlan, batch: int, device: torch.device) -> Tensor:
         rounded = torch.where(share > best, column + first, rounded)
         best = torch.maximum(best, share)
     return rounded
-
-
-_MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # ImageNet's
 
 
 def to_inputs(model: nn.Module, image: np.ndarray) -> Tensor:

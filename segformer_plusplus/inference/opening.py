@@ -20,6 +20,9 @@ from ..checkpoints import load_checkpoint_strictly
 from ..errors import SegformerPlusPlusError
 from .configs import load_config
 
+SEED = 0
+"""Of the random weights."""
+
 
 def prepare_model(
     config_or_model: str | os.PathLike[str] | Config | nn.Module,
@@ -130,10 +133,6 @@ def _instantiate(model: Mapping[str, Any], scope: str) -> nn.Module:
     # not a plain dict: mmseg reads its test_cfg by attributes
     settings = ConfigDict(without_init_cfg(model), _scope_=scope)
     return revert_sync_batchnorm(MODELS.build(settings))
-
-
-SEED = 0
-"""Of the random weights."""
 
 
 def build_model(

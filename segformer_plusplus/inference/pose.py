@@ -29,6 +29,9 @@ _READS = 'LoadImage'
 _ADVICE = 'try a smaller batch_size (--batch-size)'
 
 
+_RELATIVE = 300  # of the image's longer side: the width of a limb
+
+
 class PoseEstimator(Predictor[PoseDataSample]):
     """A top-down pose estimator, with its test pipeline, skeleton and names.
 
@@ -170,9 +173,6 @@ def _skeleton(
             'test_dataloader.dataset of a data set with METAINFO'
         )
     return found
-
-
-_RELATIVE = 300  # of the image's longer side: the width of a limb
 
 
 class SkeletonPainter:

@@ -1,4 +1,8 @@
-"""All-MLP fusion of a feature pyramid, shared by the heads."""
+"""All-MLP fusion of a feature pyramid, shared by the heads, and which outputs a head takes.
+
+For inference norms are folded into weights, and a few rows are worked on at a time: they fit into
+the cache, and no level ever exists at full resolution.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,9 @@ from torch import Tensor, nn
 from ..errors import SegformerPlusPlusError
 from ..token_merging.base import image_to_tokens
 from . import cpu
+
+ROWS = 16
+"""Rows of the result that are made at a time on a CPU."""
 
 
 def fuse_pyramid(
@@ -81,10 +88,6 @@ def _multiply(feature: Tensor, level_conv: nn.Module, weight: Tensor) -> Tensor:
     inner: Any = level_conv
     both, bias = compose((inner.conv.weight.flatten(1), inner.conv.bias), weight.flatten(1))
     return F.conv2d(feature, both[:, :, None, None], bias)
-
-
-ROWS = 16
-"""Rows of the result that are made at a time on a CPU."""
 
 
 def can_fuse_in_rows(convs: Sequence[nn.Module], fusion_conv: nn.Module, project: Any) -> bool:

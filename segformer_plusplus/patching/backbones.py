@@ -29,6 +29,9 @@ Known by name: to look for a library's class must not import the library.
 """
 
 
+_BEFORE = 'token_merging_before'
+
+
 def apply_token_merging(model: nn.Module, token_merging: TokenMergingConfig) -> None:
     """Let the backbone of a model merge tokens, in place.
 
@@ -130,9 +133,6 @@ class PatchableBackbone(ABC):
                 'apply_token_merging first'
             )
         return found
-
-
-_BEFORE = 'token_merging_before'
 
 
 class OwnBackbone(PatchableBackbone):

@@ -1,4 +1,8 @@
-"""The Jump-Broadcast dataset, and the images of mmpose's pipelines."""
+"""The Jump-Broadcast dataset, and the images of mmpose's pipelines.
+
+20 keypoints of triple, high and long jumpers. Ludwig, Lorenz, Schön, Lienhart: "All Keypoints You
+Need: Detecting Arbitrary Keypoints on the Body of Triple, High, and Long Jump Athletes" (2023).
+"""
 
 from __future__ import annotations
 

@@ -54,6 +54,9 @@ DECODE_HEAD: dict[str, Kind] = dict(
 """Kinds of the arguments of mmseg's ``BaseDecodeHead`` and of our own."""
 
 
+_BATCH_NORM = {'type': 'BN', 'requires_grad': True}
+
+
 def blaming_head(head: object, settings: dict[str, Any]) -> AbstractContextManager[None]:
     """:func:`~segformer_plusplus.arguments.blaming` of a decode head with these arguments."""
     width = settings.get('channels', 1)
@@ -143,9 +146,6 @@ def _accuracy(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
     correct = (logits.argmax(dim=1) == labels) & counted
     epsilon = torch.finfo(torch.float32).eps
     return 100 * (correct.sum().reshape(1) + epsilon) / (counted.sum() + epsilon)
-
-
-_BATCH_NORM = {'type': 'BN', 'requires_grad': True}
 
 
 @MODELS.register_module(force=True)

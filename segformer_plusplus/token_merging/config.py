@@ -1,4 +1,8 @@
-"""From what a config says (``token_merging=...``) to strategies; presets; mistakes are named."""
+"""From what a config says (``token_merging=...``) to strategies; presets; mistakes are named.
+
+Source of 'hq', 'fast', '2x2' and 'downsampling': Segformer++ (Kienzle et al., MIPR 2024).
+'weighted' and 'weighted-fast' are ours; docs/fidelity.md has what was measured.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +22,25 @@ StageConfig = dict[str, Any]
 _NO_MERGING: list[StageConfig] = [{}, {}, {}, {}]
 
 
+_MEAN_2X2 = dict(type='NeighborMerging2d', stride=2)
+
+_TOME_PRESETS = {'bsm_hq': 'hq', 'bsm_fast': 'fast', 'n2d_2x2': '2x2'}
+
+_TOME_MODES: dict[str, tuple[str, dict[str, str]]] = {
+    # mode: (our strategy, the keys it needs without their prefix and what they are called here)
+    'bsm': ('BipartiteSoftMatching2d', {'r': 'ratio', 'sx': 'stride', 'sy': 'stride'}),
+    'n1d': ('NeighborMerging1d', {'s': 'stride'}),
+    'n2d': ('NeighborMerging2d', {'s': 'stride'}),
+}
+
+_TOME_KEYS = ('mode', 'r', 'sx', 'sy', 's')
+
+DOWNSAMPLING_MODES = ('nearest', 'bilinear', 'bicubic', 'area')
+
+
 def _bipartite(ratio: float, stride: int) -> StageConfig:
     return dict(type='BipartiteSoftMatching2d', ratio=ratio, stride=stride)
 
-
-_MEAN_2X2 = dict(type='NeighborMerging2d', stride=2)
 
 _WEIGHTED = dict(kv=_bipartite(0.9, 4), weigh_keys=True)
 
@@ -56,17 +74,6 @@ PRESETS: dict[str, dict[str, Any]] = {
 """What ``token_merging='hq'`` stands for. ``stages`` has one dict per stage, with a strategy for
 the queries (``q``) and one for keys and values (``kv``); both may be left out. Other keys are those
 of :class:`~segformer_plusplus.token_merging.StageMerging`."""
-
-_TOME_PRESETS = {'bsm_hq': 'hq', 'bsm_fast': 'fast', 'n2d_2x2': '2x2'}
-
-_TOME_MODES: dict[str, tuple[str, dict[str, str]]] = {
-    # mode: (our strategy, the keys it needs without their prefix and what they are called here)
-    'bsm': ('BipartiteSoftMatching2d', {'r': 'ratio', 'sx': 'stride', 'sy': 'stride'}),
-    'n1d': ('NeighborMerging1d', {'s': 'stride'}),
-    'n2d': ('NeighborMerging2d', {'s': 'stride'}),
-}
-
-_TOME_KEYS = ('mode', 'r', 'sx', 'sy', 's')
 
 
 def read_tome_cfg(tome_cfg: str | Sequence[Mapping[str, Any]]) -> str | list[StageConfig]:
@@ -123,9 +130,6 @@ def _read_tome_stage(stage: Mapping[str, Any], number: int) -> StageConfig:
         elif mode is not None:
             result[side] = dict(type=strategy, stride=given['s'])
     return result
-
-
-DOWNSAMPLING_MODES = ('nearest', 'bilinear', 'bicubic', 'area')
 
 
 @dataclass(frozen=True)

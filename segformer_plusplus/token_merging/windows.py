@@ -1,4 +1,9 @@
-"""Merging inside fixed windows of the grid: all of them, or those whose tokens are alike."""
+"""Merging inside fixed windows of the grid: all of them, or those whose tokens are alike.
+
+Sources: Segformer++ (Kienzle et al., MIPR 2024), where 2x2 cells of queries are averaged, whatever
+they look like; for the windows that are alike the conditional local average pooling of ALGM
+(Norouzi et al., CVPR 2024), the first of its two steps, written from the paper's description.
+"""
 
 from __future__ import annotations
 

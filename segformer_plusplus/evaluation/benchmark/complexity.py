@@ -15,6 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_flop_c
 from ...errors import memory_errors
 from ..timing import synchronize
 
+REPEATS = 5
+
 
 def count_parameters(model: nn.Module) -> int:
     """Number of elements of all parameters; buffers such as running means do not count."""
@@ -63,9 +65,6 @@ def _attention_flops(
 ) -> int:
     """Two products, query-key and weights-value; each argument is the shape of a tensor."""
     return sdpa_flop_count(query, key, value)
-
-
-REPEATS = 5
 
 
 def matrix_product_rates(

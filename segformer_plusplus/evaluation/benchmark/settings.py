@@ -19,6 +19,9 @@ from .peers import TransformersModel, check_peers, make_levels_linear, mmseg_pee
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
 
+TOMESD = ' (tomesd)'
+
+
 @dataclass(frozen=True)
 class Options:
     """What all runs of a benchmark have in common.
@@ -85,9 +88,6 @@ class Setting:
     shape: tuple[int, int]
     batch_size: int
     threads: int
-
-
-TOMESD = ' (tomesd)'
 
 
 class Field:

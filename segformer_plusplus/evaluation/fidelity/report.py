@@ -23,6 +23,10 @@ from .measuring import FidelityRow, Measurement
 _NOTHING = '-'
 
 
+Points = Mapping[str, tuple[float, float]]
+"""Speed-up and value by strategy."""
+
+
 @dataclass(frozen=True)
 class FidelityReport:
     """Rows with what a reader needs to understand them.
@@ -148,10 +152,6 @@ def _number(value: float | None, digits: int) -> str:
 
 def _join(cells: Sequence[str]) -> str:
     return '| ' + ' | '.join(cells) + ' |'
-
-
-Points = Mapping[str, tuple[float, float]]
-"""Speed-up and value by strategy."""
 
 
 def draw_fidelity(path: str | Path, report: FidelityReport, title: str = '') -> None:

@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from .opening import Settings
 
 
+Areas = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Intersection, union, prediction and truth of every class, as mmseg's metric counts them."""
+
+
 def count_pixels(labels: np.ndarray, num_classes: int) -> np.ndarray:
     """How much of each class there is, and how much of it lies deep inside.
 
@@ -70,10 +74,6 @@ def _cut_out(mask: np.ndarray) -> np.ndarray:
     rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
     top, left = max(0, rows[0] - 1), max(0, columns[0] - 1)
     return mask[top : rows[-1] + 2, left : columns[-1] + 2]
-
-
-Areas = tuple[Tensor, Tensor, Tensor, Tensor]
-"""Intersection, union, prediction and truth of every class, as mmseg's metric counts them."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,13 @@ from .space import Setting
 REFERENCE = 'none'
 
 
+SLACK = 0.03
+"""By which share a speed-up may miss the budget before it is timed anew: the noise of a trial."""
+
+DROP_SLACK = 0.5
+"""By which share of the budget the drop of a check may miss it, however much images vary."""
+
+
 @dataclass(frozen=True)
 class Point:
     """A setting that was measured.
@@ -102,13 +109,6 @@ def pareto_front(points: Iterable[Point]) -> list[Point]:
     by_number = {str(point.number): point for point in sorted(points, key=lambda p: p.number)}
     pairs = {name: (point.speed_up, point.drop) for name, point in by_number.items()}
     return [by_number[name] for name in find_front(pairs, higher_is_better=False)]
-
-
-SLACK = 0.03
-"""By which share a speed-up may miss the budget before it is timed anew: the noise of a trial."""
-
-DROP_SLACK = 0.5
-"""By which share of the budget the drop of a check may miss it, however much images vary."""
 
 
 @dataclass(frozen=True)

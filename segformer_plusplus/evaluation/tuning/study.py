@@ -24,6 +24,22 @@ JOURNAL = 'study.journal'
 _LOCK = '.lock'
 
 
+RANDOM_TRIALS = 15
+"""Before the sampler begins to learn; those that are given are among them."""
+
+STUBBORN = 5
+"""After as many known settings in a row, one is drawn that is not."""
+
+INTERRUPTED_TWICE = 'the process ended during this trial, twice'
+
+_HASH_LENGTH = 64
+
+# notes at optuna's trials
+_SETTING, _RESULT, _REASON = 'token_merging', 'result', 'reason'
+
+_PRESET, _SAME_AS, _WITHDRAWN = 'preset', 'same_as', 'withdrawn'
+
+
 @contextlib.contextmanager
 def open_study(
     folder: Path, space: Space, identity: Mapping[str, str], seed: int, fresh: bool = False
@@ -95,22 +111,6 @@ def _cut_torn_line(journal: Path) -> None:
         whole = content[: content.rfind(b'\n') + 1]
         if whole != content:
             os.truncate(journal, len(whole))
-
-
-RANDOM_TRIALS = 15
-"""Before the sampler begins to learn; those that are given are among them."""
-
-STUBBORN = 5
-"""After as many known settings in a row, one is drawn that is not."""
-
-INTERRUPTED_TWICE = 'the process ended during this trial, twice'
-
-_HASH_LENGTH = 64
-
-# notes at optuna's trials
-_SETTING, _RESULT, _REASON = 'token_merging', 'result', 'reason'
-
-_PRESET, _SAME_AS, _WITHDRAWN = 'preset', 'same_as', 'withdrawn'
 
 
 @dataclass(frozen=True)

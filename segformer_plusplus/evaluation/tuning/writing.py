@@ -29,6 +29,13 @@ _PLAIN = ('mmseg.models.backbones.mit', 'MixVisionTransformer')
 """Known by name, as where models are patched: not every toolbox comes with mmseg."""
 
 
+FRONT = 'front.json'
+
+WIDTH = 100
+
+_NO_IMAGES = 'there is no image that it was not searched on'
+
+
 def has_plain_backbone(cfg: Config) -> bool:
     """Whether the backbone is mmseg's, under whatever name the config calls it."""
     kind: Any = ((cfg.get('model') or {}).get('backbone') or {}).get('type')
@@ -47,13 +54,6 @@ def with_own_backbone(cfg: Config) -> Config:
         cfg = copy.deepcopy(cfg)
         cfg.model.backbone.type = OURS
     return cfg
-
-
-FRONT = 'front.json'
-
-WIDTH = 100
-
-_NO_IMAGES = 'there is no image that it was not searched on'
 
 
 def write_front(path: Path, result: TuneResult, source: Mapping[str, Any]) -> None:
