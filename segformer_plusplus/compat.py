@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-import io
+import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.abc import Loader, MetaPathFinder
@@ -205,29 +205,28 @@ class _OpsWithoutCode(ModuleType):
         return missing
 
 
-@contextlib.contextmanager
-def _without_chatter() -> Iterator[None]:
-    """Keep what a toolbox prints when it is imported off stdout, where results go.
+def _keep_debugging_off_stdout() -> None:
+    """Print no message of level DEBUG that is for no logger; results go to stdout.
 
     The maintained line says there that it 'could not import OneDL', which nobody asked for.
     """
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(said):
-            yield
-    finally:
-        for line in said.getvalue().splitlines():
-            if 'Could not import OneDL' not in line:
-                sys.stderr.write(f'{line}\n')
+    module: Any = sys.modules['mmengine.logging']
+    original = module.print_log
+
+    @functools.wraps(original)
+    def print_log(msg: Any, logger: Any = None, level: int = logging.INFO) -> None:
+        if logger is not None or level >= logging.INFO:
+            original(msg, logger, level)
+
+    module.print_log = print_log
 
 
 _DUTIES = {
+    'mmengine.logging': _Duty(after=_keep_debugging_off_stdout),
     'mmengine.registry': _Duty(after=register),
     'mmengine.config.utils': _Duty(after=let_mmengine_find_configs),
     'mmengine.config.config': _Duty(after=_keep_the_scope_of_our_configs),
     'mmengine.runner.checkpoint': _Duty(after=let_mmengine_read_its_checkpoints),
     'mmcv.ops': _Duty(around=_standing_in_for_ops),
-    'mmseg.datasets': _Duty(around=_without_chatter),
-    'mmdet.datasets': _Duty(around=_without_chatter),
 }
 """By the module that is imported."""

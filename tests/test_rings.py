@@ -282,6 +282,18 @@ def test_what_libraries_print_when_imported_is_not_in_the_results():
     assert result.stderr == ''
 
 
+@pytest.mark.parametrize('first', ['', 'import mmengine'])
+def test_toolboxes_say_nothing_on_stdout_when_imported(first):
+    pytest.importorskip('mmseg')
+    code = """
+        import segformer_plusplus
+        import mmseg.datasets, mmdet.datasets
+        from mmengine.logging import print_log
+        print_log('said')
+    """
+    assert run(first, code).stdout == 'said\n'
+
+
 OLD = [
     ('segformer_plusplus.backbones', 'MixVisionTransformerPlusPlus'),
     ('segformer_plusplus.backbones.mit', 'MixVisionTransformerPlusPlus'),

@@ -85,7 +85,7 @@ def find_config(name: str | os.PathLike[str]) -> Path:
     if not is_shipped:
         raise SegformerPlusPlusError(f'config not found: {name}')
     known = shipped_configs(package)
-    close = difflib.get_close_matches(f'{package}::{inside}', known, n=1, cutoff=0.3)
+    close = difflib.get_close_matches(f'{package}::{inside}', known, n=1)
     hint = f'did you mean {close[0]}? ' if close else ''
     raise SegformerPlusPlusError(
         f'config not found: {name}; {hint}segformer-plusplus info --configs lists ours'

@@ -9,7 +9,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 
 import numpy as np
-from mmseg.datasets import CityscapesDataset
 from PIL import Image
 
 from segformer_plusplus.cli.guard import main_guard
@@ -41,6 +40,9 @@ DEMO = Demo(
 
 def draw(run: Run) -> None:
     """Compare HQ and downsampling with no merging, on the image where HQ changes a median share."""
+
+    # after segformer_plusplus, which sees to what it prints when it is imported
+    from mmseg.datasets import CityscapesDataset
 
     def predictions(strategy: str) -> list[Path]:
         return sorted((run.out / 'test' / strategy / 'predictions').glob('*.png'))
