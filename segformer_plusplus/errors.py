@@ -8,7 +8,6 @@ from collections.abc import Iterator
 
 # mmengine's registries wrap what a constructor raises: "class `Name` in some/module.py: message".
 _REGISTRY_PREFIX = re.compile(r'^(?:(?:class|func|function) `[^`]*` in \S+: )+')
-
 # The last line of a traceback: "package.module.Name: message".
 _TRACEBACK_LINE = re.compile(r'^(?P<type>[A-Za-z_][\w.]*): (?P<message>.+)$')
 

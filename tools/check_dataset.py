@@ -9,7 +9,6 @@ from pathlib import Path
 # what lies beside this file is found from the root of the checkout
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-
 from rich.console import Console
 
 from segformer_plusplus.cli.guard import main_guard

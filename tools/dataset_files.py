@@ -56,11 +56,9 @@ def generator(seed: int | Sequence[int]) -> np.random.Generator:
 
 
 JPEG = cv2.IMWRITE_JPEG_QUALITY, 92
-
 FASTEST_PNG = cv2.IMWRITE_PNG_COMPRESSION, 1
 
 Job = TypeVar('Job')
-
 Result = TypeVar('Result')
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 # what lies beside this file is found from the root of the checkout
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-
 import torch
 from rich.console import Console
 

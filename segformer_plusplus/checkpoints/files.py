@@ -20,7 +20,6 @@ INDEX = '.index.json'
 """Ends the name of the file that says which of several files a tensor is in."""
 
 SAFETENSORS = '.safetensors'
-
 _LFS = b'version https://git-lfs'
 
 

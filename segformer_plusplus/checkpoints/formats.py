@@ -25,7 +25,6 @@ from ..errors import CheckpointError
 __all__ = ['NVLABS', 'SMP', 'TRANSFORMERS', 'TRANSFORMERS_5', 'Format', 'Rule']
 
 _NUMBER = '0|[1-9][0-9]*'  # one way to write each, so that no two keys mean the same
-
 _FIELDS = {
     'i': _NUMBER,
     'n': _NUMBER,
@@ -33,7 +32,6 @@ _FIELDS = {
     'j': _NUMBER,
     'leaf': 'weight|bias|running_mean|running_var|num_batches_tracked',
 }
-
 _FIELD = re.compile(r'\{(\w+)\}')
 
 
@@ -197,7 +195,6 @@ def _reverse_levels(key: str, weight: Tensor) -> Tensor:
 
 
 _STAGE, _BLOCK = 'layers.{i}', 'layers.{i}.1.{j}'
-
 _HEAD = 'decode_head'
 
 

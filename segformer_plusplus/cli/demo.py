@@ -21,7 +21,6 @@ DEMO_DIR = Path('work_dirs/demo-seg')
 """Where ``make demo-seg`` leaves the model that it trains."""
 
 DEMO_SAMPLES = Path('data/demo_cityscapes/leftImg8bit/val')
-
 MAX_PORT = 65535
 
 

@@ -15,7 +15,6 @@ from ..errors import SegformerPlusPlusError, describe_error
 from ..libraries import quietly
 
 TRACEBACK_VARIABLE = 'SEGFORMER_PLUSPLUS_TRACEBACK'
-
 USER_ERROR = SegformerPlusPlusError.exit_code
 
 

@@ -25,7 +25,6 @@ from .guard import main_guard
 from .options import add_config_arguments, parse_positive, parse_shape
 
 MASKS, OVERLAYS, KEYPOINTS = 'masks', 'overlays', 'keypoints.json'
-
 IN_PART = 1
 
 

@@ -17,9 +17,7 @@ from ..token_merging.config import PRESETS
 from .comparison import ROUNDS, Comparer, Ratios, Result, preset_ratios, ratio_limits
 
 TITLE = 'SegFormer++: token merging'
-
 FIRST_PRESET = 'hq'
-
 RATIO_STEP = 0.0125
 """Of the sliders: all ratios and limits of the presets are multiples of it."""
 
@@ -36,7 +34,6 @@ CSS = """
 """
 
 _KV_LABEL = 'Keys and values merged away in stages 1 and 2'
-
 _Q_LABEL = 'Queries merged away in stages 3 and 4'
 
 

@@ -15,11 +15,8 @@ from ..errors import SegformerPlusPlusError
 from .page import CSS
 
 LOCALHOST = '127.0.0.1'
-
 MAX_UPLOAD = '64mb'
-
 FONT, FONT_MONO = ('system-ui', 'sans-serif'), ('ui-monospace', 'monospace')
-
 POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; base-uri 'self'"
 """Gradio's scripts name fonts and scripts elsewhere; what a browser may load is here alone."""
 

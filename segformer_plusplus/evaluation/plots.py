@@ -21,15 +21,10 @@ from ..errors import SegformerPlusPlusError
 from ..files import written_beside
 
 _RADII = (7, 16, 28, 42, 58)  # of candidates, in points of 1/72 inch
-
 _DIRECTIONS = 12
-
 _LEADER = 10  # from this radius on, a line leads to the point
-
 _MARKER = 5  # half a marker, in points
-
 _FONT_SIZE = 9
-
 
 Run = Mapping[str, Any]
 

@@ -27,7 +27,6 @@ _RUNNER_KEYS = {
     'sync_bn',
 }
 
-
 SWITCHES = ('amp', 'accumulate', 'gradient_checkpointing')
 """Top-level keys that a training carries out itself, see configs/_base_/runtime."""
 

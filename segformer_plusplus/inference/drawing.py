@@ -16,9 +16,7 @@ from .merge_maps import MergeMap, MergeMaps
 
 _ROLES = {'q': 'queries', 'kv': 'keys and values'}
 
-
 _IGNORED = (0, 0, 0)
-
 _DIFFERENT = (255, 40, 40)
 
 

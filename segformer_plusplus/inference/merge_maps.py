@@ -23,7 +23,6 @@ Role = Literal['q', 'kv']
 COLUMNS = 256
 """Merged tokens whose places are looked up at a time, of plans that do not copy them."""
 
-
 _MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # ImageNet's
 
 

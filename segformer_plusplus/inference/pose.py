@@ -25,9 +25,7 @@ from .sources import Picture
 Boxes = Mapping[str, Any]
 
 _READS = 'LoadImage'
-
 _ADVICE = 'try a smaller batch_size (--batch-size)'
-
 
 _RELATIVE = 300  # of the image's longer side: the width of a limb
 

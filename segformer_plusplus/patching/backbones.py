@@ -28,7 +28,6 @@ _ADAPTERS = {
 Known by name: to look for a library's class must not import the library.
 """
 
-
 _BEFORE = 'token_merging_before'
 
 

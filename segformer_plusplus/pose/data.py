@@ -16,9 +16,7 @@ from ..loading.images import CheckedLoadImageFromFile
 from .keypoints import JBD
 
 _MIDDLE = [255, 221, 51]
-
 _LEFT = [51, 255, 102]
-
 _RIGHT = [255, 102, 51]
 """RGB: bright on grass, sand and track alike; warm is the athlete's right."""
 

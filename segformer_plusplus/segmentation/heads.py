@@ -53,7 +53,6 @@ DECODE_HEAD: dict[str, Kind] = dict(
 )
 """Kinds of the arguments of mmseg's ``BaseDecodeHead`` and of our own."""
 
-
 _BATCH_NORM = {'type': 'BN', 'requires_grad': True}
 
 

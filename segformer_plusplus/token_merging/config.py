@@ -21,7 +21,6 @@ StageConfig = dict[str, Any]
 
 _NO_MERGING: list[StageConfig] = [{}, {}, {}, {}]
 
-
 _MEAN_2X2 = dict(type='NeighborMerging2d', stride=2)
 
 _TOME_PRESETS = {'bsm_hq': 'hq', 'bsm_fast': 'fast', 'n2d_2x2': '2x2'}
@@ -32,7 +31,6 @@ _TOME_MODES: dict[str, tuple[str, dict[str, str]]] = {
     'n1d': ('NeighborMerging1d', {'s': 'stride'}),
     'n2d': ('NeighborMerging2d', {'s': 'stride'}),
 }
-
 _TOME_KEYS = ('mode', 'r', 'sx', 'sy', 's')
 
 DOWNSAMPLING_MODES = ('nearest', 'bilinear', 'bicubic', 'area')

@@ -25,15 +25,11 @@ from tools.dataset_converters.jbd_tables import (
 )
 
 SPLITS = 'train', 'val'
-
 FRAMES_AS = 'link', 'copy'
-
 MISSING_BOX = 'skip', 'from-keypoints'
-
 OUTSIDE = 'error', 'drop'
 
 _MARGIN = 0.1
-
 _ANNOTATED = 2
 
 

@@ -16,16 +16,12 @@ from segformer_plusplus.pose.keypoints import JBD
 Point = tuple[float, float]
 
 FRAME_COLUMNS = ('event', 'frame_num', *(f'{name}_{part}' for name in JBD.names for part in 'xys'))
-
 BOX_COLUMNS = 'image_id', 'min_x', 'min_y', 'width', 'height'
 
 _LARGEST = 999_999_999
-
 _MOST_NAMED = 5
-
 # Stricter than float(), which takes 1_000 and the digits of other scripts.
 _NUMBER = re.compile(r'[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?', re.ASCII | re.IGNORECASE)
-
 _SEPARATORS = ';', ',', '\t', '|'
 
 

@@ -25,23 +25,15 @@ JERSEYS: tuple[Colour, ...] = (
     (112, 44, 140),
     (24, 160, 176),
 )
-
 SHORTS: tuple[Colour, ...] = ((24, 26, 34), (226, 226, 226), (30, 44, 96), (150, 24, 36))
-
 SHOES: tuple[Colour, ...] = ((240, 240, 240), (248, 96, 40), (30, 200, 120), (36, 36, 40))
-
 HAIR: tuple[Colour, ...] = ((34, 26, 22), (92, 60, 36), (196, 158, 96), (130, 60, 30))
-
 BIB: Colour = (244, 244, 240)
-
 INK: Colour = (20, 20, 24)
 
 CAMERA_DISTANCE = 9.0  # metres from the pelvis: what is nearer is a little larger
-
 _CORNERS = np.arange(16) * (2 * np.pi / 16)
-
 _CIRCLE = np.stack([np.cos(_CORNERS), np.sin(_CORNERS)], axis=1)
-
 # How round things look: the part of the radius that is filled, and how bright.
 _SHADING = ((1.0, 0.74), (0.8, 0.95), (0.45, 1.1))
 

@@ -234,14 +234,12 @@ _JBD = _Layout(
     {f'annotations/{split}_jump.json': partial(keypoint_json, JBD, split) for split in EVENTS},
     ('annotations', 'images'),
 )
-
 _JBD_RAW = _Layout(
     'jbd-raw',
     partial(_jbd_frame, ''),
     {f'{split}.csv': partial(keypoint_csv, split) for split in EVENTS} | {'bbox.csv': box_csv},
     ('train.csv', 'val.csv', 'bbox.csv', *EVENTS['train'], *EVENTS['val']),
 )
-
 _COCO = _Layout(
     'coco',
     _coco_frame,

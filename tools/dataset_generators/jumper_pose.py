@@ -175,7 +175,6 @@ _KEYS: dict[str, dict[str, float | tuple[float, float]]] = {
 }
 
 _RUN = ('drive', 'float', 'support'), ('plant', 'takeoff')
-
 _AROUND = ('stand', 'ready')
 
 Sequences = tuple[tuple[str, ...], ...]

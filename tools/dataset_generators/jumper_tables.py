@@ -14,7 +14,6 @@ from segformer_plusplus.pose.keypoints import JBD, KeypointSet
 from tools.dataset_generators.jumpers import GENERATOR_VERSION, Person
 
 _COMMENT = '# synthetic jumpers: pixels, and 2 for visible, 1 for hidden, 0 for not annotated'
-
 _BOX_HEADER = 'image_id, min_x, min_y, width, height'
 
 

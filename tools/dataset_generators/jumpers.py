@@ -24,17 +24,13 @@ GENERATOR_VERSION = 1
 """Raised whenever the same seed and size give other bytes than before."""
 
 MIN_SIZE = 96, 128
-
 MAX_SIZE = 1080, 1920
-
 MAX_PEOPLE = 3
-
 MARGIN = 2.0  # pixels between an athlete and the frame's border
 
 Box = tuple[float, float, float, float]
 
 _SIDES = {'left': 'l', 'right': 'r'}
-
 _PARTS = {part: part[:3] for part in ('elbow', 'wrist', 'hip', 'knee', 'ankle')}
 
 _PARTS['shoulder'] = 'sho'

@@ -16,7 +16,6 @@ from tools.dataset_generators.scene_canvas import CLASSES
 from tools.dataset_generators.scenes import GENERATOR_VERSION, Scene, check_size, draw_scene
 
 TRAIN_CITIES = 'ashford', 'birkstadt', 'corvale', 'dunmere'
-
 VAL_CITIES = 'elmburg', 'fernwick'
 
 ADE20K_INDEX = {

@@ -39,15 +39,11 @@ IGNORE = 255
 """The label of pixels that neither training nor evaluation counts."""
 
 Colour: TypeAlias = tuple[float, float, float]
-
 Points: TypeAlias = np.ndarray | Sequence[tuple[float, float]]
 
 FOCAL = 0.8  # in image widths: a field of view of 64 degrees
-
 CAMERA_HEIGHT = 1.4
-
 HAZE_DISTANCE = 220.0  # metres at which 63 % of a colour has turned into haze
-
 SUBPIXEL_BITS = 4  # OpenCV's fixed-point coordinates
 
 

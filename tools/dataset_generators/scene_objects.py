@@ -21,13 +21,9 @@ from tools.dataset_generators.scene_street import shadow
 PERSON, RIDER, CAR, TRUCK, BUS, TRAIN, MOTORCYCLE, BICYCLE = range(11, len(CLASSES))
 
 SKIN: tuple[Colour, ...] = ((226, 178, 148), (176, 126, 92), (110, 74, 54))
-
 COATS: tuple[Colour, ...] = ((176, 40, 120), (122, 52, 150), (214, 92, 140), (96, 40, 96))
-
 PAINTS: tuple[Colour, ...] = ((196, 200, 206), (36, 38, 44), (170, 34, 32), (226, 228, 230))
-
 GLASS: Colour = (40, 50, 66)
-
 TYRE: Colour = (24, 24, 26)
 
 

@@ -18,25 +18,17 @@ from tools.dataset_generators.scene_canvas import (
 )
 
 ROAD, SIDEWALK, BUILDING, WALL, FENCE, POLE, TRAFFIC_LIGHT, TRAFFIC_SIGN = range(8)
-
 VEGETATION, TERRAIN, SKY = (CLASSES.index(name) for name in ('vegetation', 'terrain', 'sky'))
 
 CURB = 7.0  # metres from the road's middle
-
 VERGE = 10.0  # where the sidewalk ends and grass begins
-
 BARRIER = 12.0  # walls and fences
-
 FACADE = 14.5
-
 NEAR, FAR = 3.0, 400.0
 
 BRICKS: tuple[Colour, ...] = ((150, 84, 66), (176, 116, 78), (134, 74, 72), (186, 136, 88))
-
 GRASS: Colour = (150, 168, 78)
-
 LEAVES: Colour = (48, 92, 42)
-
 METAL: tuple[Colour, ...] = ((92, 98, 106), (120, 124, 128), (70, 76, 82))
 
 

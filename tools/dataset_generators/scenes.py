@@ -22,11 +22,9 @@ GENERATOR_VERSION = 1
 """Raised whenever the same seed and size give other bytes than before."""
 
 MIN_SIZE = 64, 128
-
 MAX_SIZE = 1024, 2048
 
 LANES = -3.7, -1.3, 1.3, 3.7  # metres from the road's middle
-
 PARKED = 5.95
 
 # How strongly each class is textured: fine grain, leaf-sized noise, broad blotches (grey levels).
@@ -40,7 +38,6 @@ TEXTURE = {
     'terrain': (5, 12, 8),
     'sky': (1, 0, 3),
 }
-
 OTHER_TEXTURE = 2, 2, 2
 
 

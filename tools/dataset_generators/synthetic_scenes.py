@@ -10,7 +10,6 @@ from pathlib import Path
 # what lies beside this file is found from the root of the checkout
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-
 from segformer_plusplus.cli.guard import add_traceback_argument, main_guard
 from tools.dataset_files import height_by_width
 from tools.dataset_generators.layouts import write_ade20k, write_cityscapes

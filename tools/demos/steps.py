@@ -28,7 +28,6 @@ from tools.paper_tables.state import hash_sources
 
 ROOT = Path(__file__).resolve().parents[2]
 
-
 ROUNDS = 5
 
 

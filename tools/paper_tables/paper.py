@@ -17,7 +17,6 @@ def _table(columns: tuple[str, ...], **rows: tuple[float, ...]) -> dict[str, Pap
 
 
 _SEGMENTATION = ('miou', 'speed_up', 'memory_gb')
-
 _POSE = ('pck_0.1', 'pck_0.05', 'speed_up', 'memory_gb')
 
 PAPER_TABLES: dict[str, dict[str, PaperRow]] = {

@@ -20,7 +20,6 @@ from tools.paper_tables.tables import Table
 from tools.paper_tables.weights import Training, find_weights
 
 DONE = 'done'
-
 FAILED = 'failed'
 
 

@@ -15,15 +15,11 @@ from tools.paper_tables.synthetic import TRAIN_IMAGES, VAL_IMAGES
 from tools.paper_tables.tables import Table
 
 BENCHMARK = 'benchmark'
-
 SPEED_UP = 'speed_up'
-
 MEMORY = 'memory_gb'
 
 _GB = 1e9
-
 _DIGITS = {MEMORY: 1}
-
 _TIMED = {'inference': 'inference', 'training': 'training step'}
 
 

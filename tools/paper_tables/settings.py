@@ -12,7 +12,6 @@ from segformer_plusplus.errors import SegformerPlusPlusError
 from tools.paper_tables.tables import Table
 
 SYNTHETIC = 'synthetic'
-
 DTYPES = 'float32', 'bfloat16', 'float16'
 
 # what mmengine's --cfg-options take apart or away

@@ -27,7 +27,6 @@ MARKER = 'reproduction.json'
 Fingerprint = dict[str, Any]
 
 _LOCK = '.lock'
-
 _PATIENCE = 20.0
 
 _PACKAGE = Path(segformer_plusplus.__file__).parent

@@ -17,7 +17,6 @@ from pathlib import Path
 from segformer_plusplus.errors import SegformerPlusPlusError
 
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl
-
 _WITHOUT_GPU = {'CUDA_VISIBLE_DEVICES': '-1'}
 
 

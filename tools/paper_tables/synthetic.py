@@ -14,23 +14,15 @@ from typing import Any
 from tools.paper_tables.state import hash_file, sha256
 
 TRAIN_IMAGES, VAL_IMAGES = 16, 4
-
 BATCH = 2
-
 SCENE = (128, 256)
-
 CROP = (128, 128)
-
 STRIDE = (96, 96)
-
 JUMPERS = (192, 256)
-
 PERSON = (128, 96)
-
 IN_CHANNELS = '[32,64,160,256]'
 
 _HEIGHT_WIDTH = dict(scenes=SCENE, jumpers=JUMPERS)
-
 _LAYOUTS = {
     'cityscapes': ('scenes', 'cityscapes'),
     'ade20k': ('scenes', 'ade20k'),

@@ -33,12 +33,10 @@ class Metric:
 
 
 MIOU = Metric('miou', 'mIoU', 'mIoU')
-
 PCK = (
     Metric('pck_0.1', 'PCK@0.1', 'PCK@0.1', 100.0),
     Metric('pck_0.05', 'PCK@0.05', 'PCK@0.05', 100.0),
 )
-
 AP = Metric('ap', 'AP', 'coco/AP', 100.0)
 
 
@@ -97,7 +95,6 @@ class Table:
 
 
 _CITYSCAPES = 'configs/cityscapes/segformer_mit-b5_{}_1xb4-160k_cityscapes-1024x1024.py'
-
 _CITYSCAPES_WEIGHTS = {
     'none': f'{_ZOO}/segformer_mit-b5_8x1_1024x1024_160k_cityscapes/'
     'segformer_mit-b5_8x1_1024x1024_160k_cityscapes_20211206_072934-87a052ec.pth'

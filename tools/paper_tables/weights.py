@@ -14,7 +14,6 @@ from tools.paper_tables.steps import Step, find_trained
 from tools.paper_tables.tables import Table
 
 SUFFIXES = '.pth', '.safetensors', '.pt'
-
 # these change what is kept of a training, not its numbers; a kill costs less
 _SAVE_OFTEN = {
     'IterBasedTrainLoop': (

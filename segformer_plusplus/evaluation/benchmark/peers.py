@@ -22,13 +22,9 @@ from .contenders import Contender, OpenMMLabModel, random_labels
 
 PEERS = ('mmseg', 'transformers', 'openvino', 'openvino-mmseg', 'tomesd')
 
-
 _OUR_HEADS = ('SegformerHeadPlusPlus', 'SegformerLinearHead')
-
 _OUR_SEGMENTOR = 'EncoderDecoderPlusPlus'
-
 _OUR_BACKBONE = 'MixVisionTransformerPlusPlus'
-
 _SIZES = ('embed_dims', 'num_heads', 'num_layers')
 
 

@@ -18,7 +18,6 @@ from .peers import TransformersModel, check_peers, make_levels_linear, mmseg_pee
 
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
-
 TOMESD = ' (tomesd)'
 
 

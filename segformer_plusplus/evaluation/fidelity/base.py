@@ -20,9 +20,7 @@ from ..timing import Timing, measure
 from .data import Source
 
 ROUNDS = 10
-
 WARMUP = 2
-
 REFERENCE = 'none'
 
 RADIUS = 10

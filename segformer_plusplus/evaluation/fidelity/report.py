@@ -22,7 +22,6 @@ from .measuring import FidelityRow, Measurement
 
 _NOTHING = '-'
 
-
 Points = Mapping[str, tuple[float, float]]
 """Speed-up and value by strategy."""
 

@@ -31,7 +31,6 @@ from .data import Pictures, Source, build_test_set, check_limit, find_images
 if TYPE_CHECKING:
     from .opening import Settings
 
-
 Areas = tuple[Tensor, Tensor, Tensor, Tensor]
 """Intersection, union, prediction and truth of every class, as mmseg's metric counts them."""
 

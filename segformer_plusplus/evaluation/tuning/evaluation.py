@@ -19,7 +19,6 @@ from .space import Setting
 from .study import Proposal
 
 WARMUP = 2
-
 PARTS = 4
 """Into which images are divided to see how much a drop varies between them."""
 

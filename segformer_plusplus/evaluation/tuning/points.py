@@ -12,7 +12,6 @@ from .space import Setting
 
 REFERENCE = 'none'
 
-
 SLACK = 0.03
 """By which share a speed-up may miss the budget before it is timed anew: the noise of a trial."""
 

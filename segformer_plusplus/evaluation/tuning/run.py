@@ -25,7 +25,6 @@ MOST_IMAGES = 50
 """That are searched on, unless more are asked for."""
 
 TRIALS = 60
-
 ROUNDS = 5
 
 

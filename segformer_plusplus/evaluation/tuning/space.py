@@ -21,7 +21,6 @@ RATIOS = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95]
 SIDES = ('q', 'kv')
 
 Strategy = dict[str, Any]
-
 Setting = str | list[dict[str, Any]]
 """A ``token_merging`` as JSON holds it: the name of a preset, or a dict for each stage."""
 

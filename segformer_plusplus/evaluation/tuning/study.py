@@ -23,7 +23,6 @@ JOURNAL = 'study.journal'
 
 _LOCK = '.lock'
 
-
 RANDOM_TRIALS = 15
 """Before the sampler begins to learn; those that are given are among them."""
 
@@ -33,10 +32,8 @@ STUBBORN = 5
 INTERRUPTED_TWICE = 'the process ended during this trial, twice'
 
 _HASH_LENGTH = 64
-
 # notes at optuna's trials
 _SETTING, _RESULT, _REASON = 'token_merging', 'result', 'reason'
-
 _PRESET, _SAME_AS, _WITHDRAWN = 'preset', 'same_as', 'withdrawn'
 
 

@@ -28,7 +28,6 @@ OURS = 'MixVisionTransformerPlusPlus'
 _PLAIN = ('mmseg.models.backbones.mit', 'MixVisionTransformer')
 """Known by name, as where models are patched: not every toolbox comes with mmseg."""
 
-
 FRONT = 'front.json'
 
 WIDTH = 100
