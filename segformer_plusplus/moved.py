@@ -15,7 +15,6 @@ _PACKAGE = __name__.rpartition('.')[0]
 
 MOVED: dict[str, tuple[str, ...]] = {
     'backbones': ('mit',),
-    'backbones.initialisation': ('mit.backbone',),
     'backbones.mit': ('mit.backbone',),
     'checkpoints.safe_globals': ('safe_globals',),
     'commands': ('cli',),
@@ -34,10 +33,10 @@ MOVED: dict[str, tuple[str, ...]] = {
     'fidelity': ('evaluation.fidelity',),
     'hooks': ('training.hooks', 'training.saving', 'training.preemption'),
     'inference.models': ('inference.opening', 'inference.configs'),
-    'layers': ('mit.layers', 'mit.ffn', 'mit.attention', 'mit.fusion'),
+    'layers': ('mit.backbone', 'mit.attention', 'mit.ffn', 'mit.fusion'),
     'layers.cpu': ('mit.cpu',),
     'layers.merged_attention': ('mit.attention',),
-    'layers.mix_ffn': ('mit.ffn', 'mit.layers'),
+    'layers.mix_ffn': ('mit.ffn',),
     'randomness': ('training.randomness',),
     'reporting': (),
     'reproduction': (),

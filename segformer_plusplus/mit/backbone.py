@@ -1,22 +1,17 @@
-"""MixVisionTransformer with token merging, and how it gets its first weights."""
+"""MixVisionTransformer with token merging: the backbone, its blocks and patch embeddings."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from mmcv.cnn import build_activation_layer, build_norm_layer
+from mmcv.cnn.bricks import DropPath
 from mmengine.model import BaseModule
-from mmengine.model.weight_init import (
-    PretrainedInit,
-    constant_init,
-    initialize,
-    normal_init,
-    trunc_normal_init,
-)
-from mmengine.registry import MODELS, WEIGHT_INITIALIZERS
+from mmengine.registry import MODELS
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..arguments import (
     CONFIG,
@@ -32,11 +27,13 @@ from ..arguments import (
     integers,
 )
 from ..errors import SegformerPlusPlusError
-from ..token_merging import TokenMergingConfig, build_token_merging, read_tome_cfg
-from ..token_merging.base import tokens_to_image
+from ..token_merging import StageMerging, TokenMergingConfig, build_token_merging, read_tome_cfg
+from ..token_merging.base import Grid, image_to_tokens, tokens_to_image
+from . import cpu
 from .archs import resolve_arch
-from .attention import SharedPlans
-from .layers import MixTransformerBlock, OverlapPatchEmbed, check_token_norm
+from .attention import EfficientAttention, SharedPlans
+from .ffn import MixFFN
+from .initialisation import initialise
 
 
 @MODELS.register_module(force=True)
@@ -281,56 +278,111 @@ class MixVisionTransformerPlusPlus(BaseModule):
         return side
 
 
-def initialise(model: BaseModule, init_cfg: Any) -> None:
-    """Initialise as mmseg's backbone does, or as ``init_cfg`` says.
+class MixTransformerBlock(nn.Module):
+    """``x = x + attention(norm(x)); x = x + ffn(norm(x))``.
 
     Args:
-        model: changed in place.
-        init_cfg: None, mmengine's dict or a list of them. Files of type 'Pretrained' go last, and
-            are loaded strictly.
-
-    Raises:
-        SegformerPlusPlusError: an ``init_cfg`` that mmengine cannot follow, or a file that is
-            missing or does not fit.
+        embed_dims: C.
+        num_heads: heads of the attention.
+        feedforward_channels: hidden channels of the Mix-FFN.
+        sr_ratio: spatial reduction of keys and values.
+        merging: strategies of this block.
+        drop_rate: dropout after attention and in the Mix-FFN.
+        attn_drop_rate: dropout on the attention weights.
+        drop_path_rate: probability that a sample skips a branch in training.
+        qkv_bias: whether the projections have a bias.
+        act_cfg: activation of the Mix-FFN.
+        norm_cfg: of all norms.
+        in_rows: for inference on a CPU, work on a few rows at a time; equal to rounding.
+        with_cp: recompute the block in the backward pass instead of keeping its activations.
     """
-    entries = init_cfg if isinstance(init_cfg, list) else [init_cfg]
-    pretrained = [entry for entry in entries if _is_pretrained(entry)]
-    others = [entry for entry in entries if entry and not _is_pretrained(entry)]
-    if others:
-        with blaming(model, dict(init_cfg=(others, lambda cfgs: initialize(model, cfgs)))):
-            initialize(model, others)
-    elif not pretrained:
-        model.apply(_init_module)
-    for entry in pretrained:
-        _load_pretrained(model, entry)
 
-
-def _is_pretrained(init_cfg: Mapping[str, Any] | None) -> bool:
-    kind = init_cfg.get('type') if init_cfg else None
-    return kind == 'Pretrained' or kind is PretrainedInit
-
-
-def _load_pretrained(model: nn.Module, init_cfg: Mapping[str, Any]) -> None:
-    settings = {key: value for key, value in init_cfg.items() if key != 'type'}
-    unknown = set(settings) - {'checkpoint', 'prefix', 'map_location'}
-    if unknown or 'checkpoint' not in settings:
-        raise SegformerPlusPlusError(
-            "init_cfg of type 'Pretrained' takes checkpoint, prefix and map_location, "
-            f'found {sorted(settings)}'
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int,
+        feedforward_channels: int,
+        sr_ratio: int,
+        merging: StageMerging,
+        drop_rate: float,
+        attn_drop_rate: float,
+        drop_path_rate: float,
+        qkv_bias: bool,
+        act_cfg: dict[str, Any],
+        norm_cfg: dict[str, Any],
+        in_rows: bool,
+        with_cp: bool,
+    ) -> None:
+        super().__init__()
+        self.with_cp = with_cp
+        self.in_rows = in_rows
+        self.norm1 = build_norm_layer(norm_cfg, embed_dims)[1]
+        self.attn = EfficientAttention(
+            embed_dims=embed_dims,
+            num_heads=num_heads,
+            sr_ratio=sr_ratio,
+            qkv_bias=qkv_bias,
+            attn_drop=attn_drop_rate,
+            proj_drop=drop_rate,
+            norm=build_norm_layer(norm_cfg, embed_dims)[1],
+            merging=merging,
+            in_rows=in_rows,
         )
-    if not FILE.allows(settings['checkpoint']):
-        raise SegformerPlusPlusError(
-            f'init_cfg: checkpoint={settings["checkpoint"]!r} is not {FILE.words}'
+        self.norm2 = build_norm_layer(norm_cfg, embed_dims)[1]
+        self.ffn = MixFFN(
+            embed_dims, feedforward_channels, build_activation_layer(act_cfg), drop_rate
         )
-    # by name: reading checkpoints is none of a backbone's business
-    WEIGHT_INITIALIZERS.build(dict(type='StrictPretrained', **settings))(model)
+        self.drop_path = DropPath(drop_path_rate)
+
+    def forward(self, tokens: Tensor, grid: Grid, plans: SharedPlans | None = None) -> Tensor:
+        """(B, N, C) -> (B, N, C); ``plans`` are those of the blocks that share them."""
+        if self.with_cp and tokens.requires_grad:
+            return checkpoint(self._forward, tokens, grid, plans, use_reentrant=False)
+        return self._forward(tokens, grid, plans)
+
+    def _forward(self, tokens: Tensor, grid: Grid, plans: SharedPlans | None) -> Tensor:
+        tokens = tokens + self.drop_path(self.attn(self.norm1(tokens), grid, plans))
+        if self.in_rows and not self.training and cpu.works_in_rows(tokens):
+            self.ffn.add_in_rows(tokens, grid, self.norm2)
+            return tokens
+        return tokens + self.drop_path(self.ffn(self.norm2(tokens), grid))
 
 
-def _init_module(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        trunc_normal_init(module, std=0.02, bias=0.0)
-    elif isinstance(module, nn.LayerNorm):
-        constant_init(module, val=1.0, bias=0.0)
-    elif isinstance(module, nn.Conv2d):
-        fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
-        normal_init(module, mean=0, std=math.sqrt(2.0 / (fan_out // module.groups)), bias=0)
+class OverlapPatchEmbed(nn.Module):
+    """Image to normalised tokens (SegFormer, section 3.1).
+
+    Args:
+        in_channels: channels of the image or of the stage before.
+        embed_dims: C.
+        patch_size: kernel of the convolution; padded by half of it.
+        stride: by which the grid shrinks.
+        norm_cfg: of the norm after it.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        embed_dims: int,
+        patch_size: int,
+        stride: int,
+        norm_cfg: dict[str, Any],
+    ) -> None:
+        super().__init__()
+        self.projection = nn.Conv2d(
+            in_channels, embed_dims, kernel_size=patch_size, stride=stride, padding=patch_size // 2
+        )
+        self.norm = build_norm_layer(norm_cfg, embed_dims)[1]
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Grid]:
+        """(B, in_channels, H, W) -> (B, N, C) and the grid of the N tokens."""
+        image = self.projection(image.contiguous(memory_format=torch.channels_last))
+        return self.norm(image_to_tokens(image)), (image.shape[2], image.shape[3])
+
+
+def check_token_norm(norm: nn.Module, norm_cfg: dict[str, Any]) -> None:
+    """Raise for a norm that wants channels in the second dimension."""
+    if isinstance(norm, nn.modules.batchnorm._NormBase | nn.GroupNorm):
+        raise SegformerPlusPlusError(
+            f'norm_cfg={norm_cfg} is a norm of images; the backbone needs one of tokens (B, N, C), '
+            "such as dict(type='LN', eps=1e-6)"
+        )

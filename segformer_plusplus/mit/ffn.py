@@ -112,6 +112,43 @@ class SequentialFFN(ChannelsLastFFN):
         return FFNParts(layers[0], layers[1], layers[2], layers[5], layers[4])
 
 
+class MixFFN(SequentialFFN, nn.Module):
+    """Expand, 3x3 depthwise convolution, activation, reduce (SegFormer, Eq. 3), on tokens.
+
+    The 1x1 convolutions run as linear layers on channels-last tokens; the modules that hold their
+    weights are convolutions so that the state dict is mmseg's.
+
+    Args:
+        embed_dims: C.
+        feedforward_channels: C' of the hidden layer.
+        activation: a module.
+        ffn_drop: dropout after the activation and at the end.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        feedforward_channels: int,
+        activation: nn.Module,
+        ffn_drop: float,
+    ) -> None:
+        super().__init__()
+        hidden = feedforward_channels
+        drop = nn.Dropout(ffn_drop)
+        self.layers = nn.Sequential(
+            nn.Conv2d(embed_dims, hidden, kernel_size=1),
+            nn.Conv2d(hidden, hidden, kernel_size=3, padding=1, groups=hidden),
+            activation,
+            drop,
+            nn.Conv2d(hidden, embed_dims, kernel_size=1),
+            drop,
+        )
+
+    def forward(self, tokens: Tensor, grid: Grid) -> Tensor:
+        """(B, H * W, C) -> (B, H * W, C), without the residual."""
+        return self.run(tokens, grid)
+
+
 def _weights(layer: Any) -> tuple[Tensor, Tensor | None]:
     """Of a linear layer or a 1x1 convolution, as those of a linear layer."""
     return layer.weight.flatten(1), layer.bias

@@ -24,7 +24,7 @@ from torch.distributed.fsdp import (
 )
 
 from ..errors import SegformerPlusPlusError
-from ..mit.layers import MixTransformerBlock
+from ..mit.backbone import MixTransformerBlock
 
 
 def init_gloo(launcher: str, timeout: int | None = None) -> None:

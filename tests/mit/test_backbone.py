@@ -146,7 +146,7 @@ def test_gradient_checkpointing_changes_nothing(strategy, monkeypatch):
         calls.append(function)
         return checkpoint(function, *args, **kwargs)
 
-    monkeypatch.setattr('segformer_plusplus.mit.layers.checkpoint', counting)
+    monkeypatch.setattr('segformer_plusplus.mit.backbone.checkpoint', counting)
     gradients = []
     for with_cp in (False, True):
         model = MixVisionTransformerPlusPlus(**TINY, token_merging=strategy, with_cp=with_cp)

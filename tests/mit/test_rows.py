@@ -9,8 +9,9 @@ from torch import nn
 from segformer_plusplus import MixVisionTransformerPlusPlus
 from segformer_plusplus.mit import cpu, fusion
 from segformer_plusplus.mit import ffn as mix_ffn
+from segformer_plusplus.mit.attention import EfficientAttention
+from segformer_plusplus.mit.ffn import MixFFN
 from segformer_plusplus.mit.fusion import fuse_pyramid
-from segformer_plusplus.mit.layers import EfficientAttention, MixFFN
 
 CHANNELS = 8, 16, 40, 64
 
@@ -114,7 +115,7 @@ def test_fusion_goes_by_rows_only_where_that_is_the_same(rows_used, case):
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
 def test_mix_ffn(monkeypatch, hidden, grid, dtype):
     monkeypatch.setattr(mix_ffn, 'HIDDEN', hidden)
-    model = MixFFN(8, 32, dict(type='GELU'), ffn_drop=0.1).eval().to(dtype)
+    model = MixFFN(8, 32, nn.GELU(), ffn_drop=0.1).eval().to(dtype)
     norm = nn.LayerNorm(8).to(dtype)
     nn.init.normal_(norm.weight)
     tokens = torch.randn(2, grid[0] * grid[1], 8, dtype=dtype)

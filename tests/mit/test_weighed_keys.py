@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from segformer_plusplus import TOKEN_MERGERS, MixVisionTransformerPlusPlus, TokenMerger
-from segformer_plusplus.mit.layers import EfficientAttention
+from segformer_plusplus.mit.attention import EfficientAttention
 from segformer_plusplus.token_merging import BipartiteSoftMatching2d, IdentityPlan, StageMerging
 from segformer_plusplus.token_merging.plans import SlotPlan
 
@@ -14,7 +14,7 @@ DIMS = 24
 
 def attention(merging, num_heads, sr_ratio=1, in_rows=True):
     module = EfficientAttention(
-        DIMS, num_heads, sr_ratio, True, 0.0, 0.0, dict(type='LN'), merging, in_rows
+        DIMS, num_heads, sr_ratio, True, 0.0, 0.0, torch.nn.LayerNorm(DIMS), merging, in_rows
     )
     for parameter in module.parameters():
         torch.nn.init.normal_(parameter, std=0.3)

@@ -58,7 +58,7 @@ def mmseg_backbone(**changes):
 
 
 def mmseg_segmentor(seed=0, backbone=None, **changes):
-    pytest.importorskip('mmseg').models  # noqa: B018
+    pytest.importorskip('mmseg.models')
     scope('mmseg')
     head = dict(
         type='SegformerHead', in_channels=WIDTHS, in_index=[0, 1, 2, 3], channels=16,
@@ -78,7 +78,7 @@ def own_segmentor(seed=0, **changes):
 
 def mmpose_estimator(seed=0, **changes):
     pytest.importorskip('xtcocotools')  # mmpose is left out where nothing compiles it
-    pytest.importorskip('mmpose').models  # noqa: B018
+    pytest.importorskip('mmpose.models')
     scope('mmpose')
     codec = dict(type='MSRAHeatmap', input_size=(48, 64), heatmap_size=(12, 16), sigma=2)
     head = dict(

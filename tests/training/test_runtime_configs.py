@@ -133,7 +133,7 @@ def test_gradient_checkpointing_changes_no_number(data, tmp_path):
     plain = run(config(data, tmp_path / 'a', random=False))
     cfg = switched('gradient_checkpointing.py', data, tmp_path / 'b')
     with pytest.MonkeyPatch.context() as patch:
-        from segformer_plusplus.mit import layers as block
+        from segformer_plusplus.mit import backbone as block
 
         kept = block.checkpoint
         patch.setattr(block, 'checkpoint', lambda *a, **k: calls.append(1) or kept(*a, **k))
