@@ -107,6 +107,21 @@ def test_a_row_is_read_in_three_files(path):
     assert depth(path) <= 3
 
 
+@pytest.mark.parametrize(
+    ('base', 'row'),
+    [(f'segformer_mit-{arch}.py', CITYSCAPES.format(arch, 'none')) for arch in ('b0', 'b2', 'b5')]
+    + [
+        (f'td-hm_mit-{arch}.py', f'jbd/td-hm_mit-{arch}_none_1xb16-210e_jbd-640x480.py')
+        for arch in ('b0', 'b5')
+    ],
+)
+def test_bases_of_an_earlier_version(base, row):
+    old, new = (load(ROOT / name).model for name in (f'_base_/models/{base}', row))
+    head = 'head' if 'td-hm' in base else 'decode_head'
+    assert old.backbone == new.backbone
+    assert old[head].in_channels == new[head].in_channels
+
+
 def test_the_metafile_lists_every_config():
     models = yaml.safe_load((ROOT / 'metafile.yaml').read_text())['Models']
     listed = {model['Config']: model['Name'] for model in models}

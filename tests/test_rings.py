@@ -25,7 +25,7 @@ WITHOUT_OPENMMLAB = """
 
     class Block(MetaPathFinder):
         def find_spec(self, name, path=None, target=None):
-            if name.partition('.')[0] in ('mmcv', 'mmengine', 'mmseg', 'mmdet', 'mmpose'):
+            if name.startswith('mm') and name != 'mmap':
                 raise ModuleNotFoundError(f'No module named {name!r}', name=name)
 
     sys.meta_path.insert(0, Block())
