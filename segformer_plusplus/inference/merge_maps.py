@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
@@ -17,6 +16,7 @@ from ..errors import SegformerPlusPlusError
 from ..patching import PatchableBackbone, find_backbones
 from ..token_merging import IdentityPlan, MergePlan, StageMerging, TokenMerger
 from ..token_merging.base import Grid
+from .labels import resize_and_argmax
 
 Role = Literal['q', 'kv']
 
@@ -348,8 +348,3 @@ def _to_map(record: PlanRecord) -> MergeMap:
 
 def _to_numpy(labels: Tensor | None) -> np.ndarray | None:
     return None if labels is None else labels.cpu().numpy()
-
-
-def resize_and_argmax(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Logits (B, K, h, w) -> labels (B, H, W), the way that every library documents."""
-    return F.interpolate(logits, size=size, mode='bilinear', align_corners=False).argmax(dim=1)

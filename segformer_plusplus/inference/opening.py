@@ -18,6 +18,7 @@ from torch import nn
 
 from ..checkpoints import load_checkpoint_strictly
 from ..errors import SegformerPlusPlusError
+from ..patching import apply_token_merging
 from .configs import load_config
 
 SEED = 0
@@ -68,8 +69,6 @@ def prepare_model(
     if checkpoint is not None:
         meta = load_checkpoint_strictly(model, str(checkpoint)).get('meta') or {}
     if token_merging is not None:
-        from ..patching import apply_token_merging
-
         apply_token_merging(model, token_merging)
     if device is not None:
         model.to(device)

@@ -18,10 +18,11 @@ from mmseg.structures import SegDataSample
 from torch import nn
 
 from ..errors import SegformerPlusPlusError, memory_errors
+from .labels import label_dtype
 from .opening import dataset_meta, prepare_model, test_dataset
 from .predictor import Predictor
 from .sources import Picture
-from .tiling import Tiles, label_dtype, predict_tiles
+from .tiling import Tiles, predict_tiles
 
 _READS = 'LoadImage', 'LoadAnnotations', 'LoadImageFromFile', 'LoadImageFromNDArray'
 _RESIZES = 'Resize', 'RandomResize', 'ResizeShortestEdge', 'ResizeToMultiple'

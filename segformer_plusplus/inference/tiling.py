@@ -72,7 +72,7 @@ def predict_tiles(
         tiles: how it is cut.
         predict: tiles (h, w, 3), no more than ``batch_size`` of one size -> labels (h, w) each.
         batch_size: of one call.
-        dtype: of the result, see :func:`label_dtype`.
+        dtype: of the result, see :func:`~.labels.label_dtype`.
         progress: show a bar.
 
     Returns:
@@ -93,11 +93,6 @@ def predict_tiles(
                 labels[row.inner, column.inner] = part[row.crop, column.crop]
             bar.update(len(batch))
     return labels
-
-
-def label_dtype(classes: int) -> type[np.uint8] | type[np.uint16]:
-    """The smallest that a PNG file can hold."""
-    return np.uint8 if classes <= 256 else np.uint16
 
 
 @dataclass(frozen=True)

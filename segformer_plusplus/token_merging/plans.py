@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .base import Grid, MergePlan
+from .base import Grid, MergePlan, tokens_to_image
 
 
 class SlotPlan(MergePlan):
@@ -79,7 +79,7 @@ class WindowPlan(MergePlan):
         self._slot = _flat_index(torch.where(alone, rank + count, inside), self.num_merged)
 
     def merge(self, tokens: Tensor) -> Tensor:
-        image = tokens.unflatten(1, self._grid).permute(0, 3, 1, 2)
+        image = tokens_to_image(tokens, self._grid)
         pooled = F.avg_pool2d(image, self._stride).permute(0, 2, 3, 1).flatten(0, 2)
         batch, alone = tokens.shape[0], self.num_merged - self._count
         means = pooled.index_select(0, self._windows).unflatten(0, (batch, self._count))
@@ -157,7 +157,7 @@ class CellPlan(MergePlan):
         super().__init__(grid[0] * grid[1], self._cells[0] * self._cells[1])
 
     def merge(self, tokens: Tensor) -> Tensor:
-        image = tokens.unflatten(1, self._grid).permute(0, 3, 1, 2)
+        image = tokens_to_image(tokens, self._grid)
         pooled = F.avg_pool2d(image, self._stride, ceil_mode=True, count_include_pad=False)
         return pooled.flatten(2).transpose(1, 2)
 

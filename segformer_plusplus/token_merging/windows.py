@@ -20,6 +20,7 @@ from .base import (
     TokenMerger,
     check_grid,
     check_stride,
+    tokens_to_image,
 )
 from .bipartite import check_ratio_2d
 from .plans import CellPlan, SlotPlan, WindowPlan, spread_windows
@@ -130,8 +131,7 @@ def window_similarity(tokens: Tensor, grid: Grid, stride: tuple[int, int]) -> Te
     with torch.autocast(tokens.device.type, enabled=False):
         metric = tokens if tokens.dtype == torch.float64 else tokens.float()
         unit = F.normalize(metric, dim=-1)
-        image = unit.unflatten(1, grid).permute(0, 3, 1, 2)
-        mean = F.avg_pool2d(image, stride)
+        mean = F.avg_pool2d(tokens_to_image(unit, grid), stride)
         # n squared times the square of the mean; a unit vector's square is 1, that of zeros 0
         own = F.avg_pool2d(unit.square().sum(-1).view(-1, 1, *grid), stride).squeeze(1)
         return (count * mean.square().sum(1) - own) / (count - 1)

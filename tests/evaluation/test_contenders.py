@@ -18,7 +18,7 @@ from segformer_plusplus import SegformerPlusPlusError
 from segformer_plusplus.evaluation.benchmark.contenders import OpenMMLabModel, stage_calls
 from segformer_plusplus.evaluation.benchmark.openvino_peer import OpenVinoModel
 from segformer_plusplus.evaluation.benchmark.peers import TransformersModel, mmseg_peer
-from segformer_plusplus.inference.merge_maps import resize_and_argmax
+from segformer_plusplus.inference.labels import resize_and_argmax
 from segformer_plusplus.inference.opening import build_model
 
 IMAGES = torch.randn(2, 3, 64, 96)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from segformer_plusplus import SegformerPlusPlusError
-from segformer_plusplus.inference.tiling import Tiles, label_dtype, predict_tiles
+from segformer_plusplus.inference.labels import label_dtype
+from segformer_plusplus.inference.tiling import Tiles, predict_tiles
 
 
 def of_pixels(parts):

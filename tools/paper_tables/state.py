@@ -35,7 +35,7 @@ _PACKAGE = Path(segformer_plusplus.__file__).parent
 _NO_PART = ('demo', 'export', 'patching', 'evaluation/fidelity', 'evaluation/tuning', 'moved.py')
 _PARTS = {
     'cli': ('train.py', 'test.py', 'benchmark.py', 'guard.py', 'options.py'),
-    'inference': ('configs.py', 'opening.py'),
+    'inference': ('configs.py', 'labels.py', 'opening.py'),
 }
 """Of these rooms, the files that do."""
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import SegformerPlusPlusError
-from ...inference.merge_maps import resize_and_argmax
+from ...inference.labels import resize_and_argmax
 from ...inference.opening import SEED
 from ...mit.backbone import MixVisionTransformerPlusPlus
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ...errors import SegformerPlusPlusError
 from ...export.formats.openvino_file import openvino_core
-from ...inference.merge_maps import resize_and_argmax
+from ...inference.labels import resize_and_argmax
 from ...libraries import require
 from .contenders import Contender, OpenMMLabModel, size_of
 

@@ -22,9 +22,9 @@ from mmseg.registry import DATASETS
 from torch import Tensor
 
 from ...errors import SegformerPlusPlusError
+from ...inference.labels import label_dtype
 from ...inference.segmenter import Segmenter
 from ...inference.sources import Picture, load_image
-from ...inference.tiling import label_dtype
 from .base import PRESENT, RADIUS, Fidelity
 from .data import Pictures, Source, build_test_set, check_limit, find_images
 

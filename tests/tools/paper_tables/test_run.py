@@ -113,6 +113,7 @@ def test_other_code_measures_everything_again(call, monkeypatch):
         ('training/runner.py', True),
         ('cli/test.py', True),
         ('inference/opening.py', True),
+        ('inference/labels.py', True),
         ('evaluation/timing.py', True),
         ('errors.py', True),
         ('demo/page.py', False),
