@@ -14,15 +14,14 @@ from tqdm import tqdm
 from ..errors import SegformerPlusPlusError, describe_error
 from ..libraries import quietly
 
+TRACEBACK = '--traceback'
 TRACEBACK_VARIABLE = 'SEGFORMER_PLUSPLUS_TRACEBACK'
 USER_ERROR = SegformerPlusPlusError.exit_code
 
 
 def add_traceback_argument(parser: argparse.ArgumentParser) -> None:
     """Adds ``--traceback``, which :func:`main_guard` obeys."""
-    parser.add_argument(
-        '--traceback', action='store_true', help='show the whole traceback of an error'
-    )
+    parser.add_argument(TRACEBACK, action='store_true', help='show the whole traceback of an error')
 
 
 def main_guard(main: Callable[..., int]) -> Callable[..., int]:
@@ -44,7 +43,7 @@ def main_guard(main: Callable[..., int]) -> Callable[..., int]:
                 return main(arguments, **options)
         except Exception as error:
             message = describe_error(error)
-            wanted = '--traceback' in arguments or os.environ.get(TRACEBACK_VARIABLE) == '1'
+            wanted = TRACEBACK in arguments or os.environ.get(TRACEBACK_VARIABLE) == '1'
             if message is None or wanted:
                 raise
             # clears a progress bar that the error has left on the line

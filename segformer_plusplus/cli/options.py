@@ -1,45 +1,91 @@
-"""Options that several commands have."""
+"""How a function becomes a command, and the types of options that several commands have."""
+
+from __future__ import annotations
 
 import argparse
+import functools
 import os
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal
 
-from mmengine.config import DictAction
+from cyclopts import App, CycloptsError, Parameter, Token
 
-from .guard import add_traceback_argument
+from ..errors import SegformerPlusPlusError
+from .guard import TRACEBACK, add_traceback_argument, main_guard
 
 
-def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds ``--cfg-options`` and ``--traceback``, which every tool has."""
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=_OptionAction,
-        metavar='KEY=VALUE',
-        help='settings to change in the config, for example '
-        'train_dataloader.batch_size=4 optim_wrapper.optimizer.lr=1e-4; lists as key="[a,b]"',
+def command(
+    function: Callable[..., int | None] | None = None, *, bare: Mapping[str, str] | None = None
+) -> Any:
+    """Makes a command's ``main(argv, prog)`` of a function: its parameters are the options.
+
+    The options have the names, types and defaults of the signature, and the help is the docstring:
+    ``max_drop: float | None = None`` is ``--max-drop FLOAT``, ``progress: bool = True`` is
+    ``--no-progress``, and a list takes several values.
+
+    Args:
+        function: returns the exit code; None is 0.
+        bare: what options mean that may stand without a value, such as ``{'--resume': 'auto'}``.
+    """
+    if function is None:
+        return functools.partial(command, bare=bare)
+
+    def main(argv: Sequence[str], prog: str | None = None) -> int:
+        name = prog or f'segformer-plusplus {function.__name__.replace("_", "-")}'
+        arguments = [each for each in argv if each != TRACEBACK]
+        return _call(function, _with_values(arguments, bare or {}), name)
+
+    main.__doc__ = function.__doc__
+    return main_guard(main)
+
+
+def _call(function: Callable[..., int | None], arguments: Sequence[str], name: str) -> int:
+    app = App(
+        name=name,
+        version_flags=(),
+        help_epilogue=f'{TRACEBACK} shows the whole traceback of an error.\n',
+        default_parameter=Parameter(negative_iterable=(), consume_multiple=True),
+        result_action='return_value',
+        suppress_keyboard_interrupt=False,
     )
-    add_traceback_argument(parser)
+    app['--help'].show = False
+    app.default(function)
+    try:
+        result = app(arguments, exit_on_error=False, print_error=False, help_on_error=False)
+    except CycloptsError as error:
+        raise SegformerPlusPlusError(f'{str(error).rstrip(".")}; see {name} --help') from error
+    return result or 0
 
 
-class _OptionAction(DictAction):
-    """mmengine's ``DictAction``, which meets an option without '=' with a traceback."""
+def _with_values(arguments: Sequence[str], bare: Mapping[str, str]) -> list[str]:
+    """Gives options that stand without a value the one that they then mean."""
+    result = []
+    for each, following in zip(arguments, [*arguments[1:], '--'], strict=False):
+        result.append(each)
+        if each in bare and following.startswith('--'):
+            result.append(bare[each])
+    return result
 
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str | None = None,
-    ) -> None:
-        for value in values:
-            if '=' not in value:
-                raise argparse.ArgumentError(self, f'{value!r} is not KEY=VALUE')
-        super().__call__(parser, namespace, values, option_string)
+
+def each(parse: Callable[[str], Any]) -> Callable[[Any, Sequence[Token]], Any]:
+    """Returns a converter that parses one value, or every value of a list.
+
+    Args:
+        parse: raises ``argparse.ArgumentTypeError`` for a value that it cannot read.
+    """
+
+    def convert(kind: Any, tokens: Sequence[Token]) -> Any:
+        try:
+            values = [parse(token.value) for token in tokens]
+        except argparse.ArgumentTypeError as error:
+            raise ValueError(*error.args) from error
+        return values if 'list' in str(kind) else values[0]
+
+    return convert
 
 
 def parse_shape(text: str) -> tuple[int, int]:
-    """'1024x2048' -> (1024, 2048): height, width; a type for argparse."""
+    """Reads '1024x2048' as (1024, 2048): height, width; also a type for argparse."""
     height, _, width = text.partition('x')
     if not (height.isdecimal() and width.isdecimal() and int(height) > 0 and int(width) > 0):
         raise argparse.ArgumentTypeError(f'{text!r} is no shape; write HEIGHTxWIDTH, as 512x1024')
@@ -47,24 +93,113 @@ def parse_shape(text: str) -> tuple[int, int]:
 
 
 def parse_positive(text: str) -> int:
-    """A whole number above 0; a type for argparse."""
+    """Reads a whole number above 0; also a type for argparse."""
     if not (text.isdecimal() and int(text) > 0):
         raise argparse.ArgumentTypeError(f'{text!r} is no whole number above 0')
     return int(text)
 
 
-def add_launcher_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds ``--launcher`` and ``--local-rank``, for distributed runs."""
-    parser.add_argument(
-        '--launcher',
-        choices=['none', 'pytorch', 'slurm', 'mpi'],
-        default='none',
-        help='how the processes were started (default: %(default)s)',
-    )
-    # torch.distributed.launch passes one spelling or the other, by its version.
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+def parse_settings(words: Sequence[str]) -> dict[str, Any]:
+    """Reads KEY=VALUE words as mmengine does: numbers, True, None, '[a,b]' and '(a,b)'.
+
+    Raises:
+        ValueError: a word has no '='.
+    """
+    from mmengine.config import DictAction
+
+    settings = {}
+    for word in words:
+        key, equals, value = word.partition('=')
+        if not equals:
+            raise ValueError(f'{word!r} is not KEY=VALUE')
+        settings[key] = DictAction._parse_iterable(value)
+    return settings
+
+
+_SETTINGS = (
+    'settings to change in the config, for example train_dataloader.batch_size=4 '
+    'optim_wrapper.optimizer.lr=1e-4; lists as key="[a,b]"'
+)
+
+
+def _shown_as(name: str) -> dict[str, Any]:
+    # the cyclopts of Python 3.10 shows the type instead
+    return {'metavar': name} if hasattr(Parameter(), 'metavar') else {}
+
+
+Shape = Annotated[
+    tuple[int, int], Parameter(converter=each(parse_shape), n_tokens=1, **_shown_as('HxW'))
+]
+"""Height and width of images, as '512x1024'."""
+
+Shapes = Annotated[
+    list[tuple[int, int]],
+    Parameter(converter=each(parse_shape), n_tokens=-1, **_shown_as('HxW')),
+]
+"""Several of them."""
+
+Positive = Annotated[int, Parameter(converter=each(parse_positive), **_shown_as('N'))]
+"""A whole number above 0."""
+
+Positives = Annotated[
+    list[int], Parameter(converter=each(parse_positive), n_tokens=-1, **_shown_as('N'))
+]
+"""Several of them."""
+
+CfgOptions = Annotated[
+    dict[str, Any] | None,
+    Parameter(
+        converter=lambda kind, tokens: parse_settings([token.value for token in tokens]),
+        accepts_keys=False,
+        n_tokens=-1,
+        **_shown_as('KEY=VALUE...'),
+        help=_SETTINGS,
+    ),
+]
+"""Dotted keys of a config and their new values."""
+
+Device = Annotated[
+    Literal['cpu', 'cuda'] | None, Parameter(help='Where to run (default: cuda if there is one).')
+]
+
+Launcher = Annotated[
+    Literal['none', 'pytorch', 'slurm', 'mpi'],
+    Parameter(help='How the processes were started.'),
+]
+
+LocalRank = Annotated[int, Parameter(name=['--local-rank', '--local_rank'], show=False)]
+"""What torch.distributed.launch passes, by one spelling or the other."""
+
+Flag = Annotated[bool, Parameter(negative_bool=(), show_default=False)]
+"""Off unless it is given; a plain ``bool = True`` is on unless ``--no-...`` is given."""
+
+Flat = Parameter(name='*')
+"""Marks a parameter whose fields are options by themselves."""
 
 
 def set_local_rank(local_rank: int) -> None:
     """Hands ``--local-rank`` on to mmengine, unless the launcher has set ``LOCAL_RANK``."""
     os.environ.setdefault('LOCAL_RANK', str(local_rank))
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--cfg-options`` and ``--traceback`` to a parser of a script of tools/."""
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=_Settings, metavar='KEY=VALUE', help=_SETTINGS
+    )
+    add_traceback_argument(parser)
+
+
+class _Settings(argparse.Action):
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        try:
+            settings = parse_settings(values)
+        except ValueError as error:
+            raise argparse.ArgumentError(self, str(error)) from error
+        setattr(namespace, self.dest, {**(getattr(namespace, self.dest) or {}), **settings})

@@ -20,7 +20,7 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from tiny_training import config, run, validated, weights, write_data
 
-from segformer_plusplus.cli.train import build_parser
+from segformer_plusplus.cli import train
 from segformer_plusplus.errors import SegformerPlusPlusError
 from segformer_plusplus.inference.configs import SWITCHES
 from segformer_plusplus.training import switches
@@ -276,7 +276,7 @@ def test_the_slurm_script_starts_the_tool_and_queues_itself_again(tmp_path):
         assert ('scontrol requeue 4711' in said) == again
 
 
-def test_the_kubernetes_job():
+def test_the_kubernetes_job(capsys):
     (job,) = yaml.safe_load_all((ROOT / 'examples/kubernetes/pytorchjob.yaml').read_text())
     assert (job['apiVersion'], job['kind']) == ('kubeflow.org/v1', 'PyTorchJob')
     replicas = job['spec']['pytorchReplicaSpecs']
@@ -295,5 +295,7 @@ def test_the_kubernetes_job():
     assert {mount['name'] for mount in container['volumeMounts']} == named
 
     options = container['command'][container['command'].index(tool) + 1 :]
-    args = build_parser().parse_args(options)
-    assert args.launcher == 'pytorch' and args.resume == 'auto'
+    assert options[options.index('--launcher') + 1] == 'pytorch'
+    assert train.main([*options, '--cfg-options', 'work_dir=x', '--no-such-option']) == 2
+    # all but the last one are known
+    assert 'Unknown option: --no-such-option' in capsys.readouterr().err
