@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import functools
 import os
+import shlex
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter, Token
@@ -20,7 +22,7 @@ def command(
     """Makes a command's ``main(argv, prog)`` of a function: its parameters are the options.
 
     The options have the names, types and defaults of the signature, and the help is the docstring:
-    ``max_drop: float | None = None`` is ``--max-drop FLOAT``, ``progress: bool = True`` is
+    ``max_drop: float | None = None`` is ``--max-drop FLOAT``, ``progress: On = True`` is
     ``--no-progress``, and a list takes several values.
 
     Args:
@@ -31,7 +33,8 @@ def command(
         return functools.partial(command, bare=bare)
 
     def main(argv: Sequence[str], prog: str | None = None) -> int:
-        name = prog or f'segformer-plusplus {function.__name__.replace("_", "-")}'
+        name = prog or f'segformer-plusplus {_name(function)}'
+        _line.set(f'{name} {shlex.join(argv)}')
         arguments = [each for each in argv if each != TRACEBACK]
         return _call(function, _with_values(arguments, bare or {}), name)
 
@@ -39,12 +42,32 @@ def command(
     return main_guard(main)
 
 
+def command_line() -> str:
+    """Returns the line that called the command that runs, to be copied into a shell."""
+    return _line.get()
+
+
+_line: ContextVar[str] = ContextVar('line', default='')
+
+
+def _name(function: Callable[..., Any]) -> str:
+    """Returns what the command is called: a file of this package has one, which is its main."""
+    named = function.__name__
+    return (function.__module__.rpartition('.')[2] if named == 'main' else named).replace('_', '-')
+
+
 def _call(function: Callable[..., int | None], arguments: Sequence[str], name: str) -> int:
     app = App(
         name=name,
         version_flags=(),
         help_epilogue=f'{TRACEBACK} shows the whole traceback of an error.\n',
-        default_parameter=Parameter(negative_iterable=(), consume_multiple=True),
+        default_parameter=Parameter(
+            negative_iterable=(),
+            negative_bool=(),
+            consume_multiple=True,
+            show_default=_shown,
+            allow_repeating=True,  # the last one counts
+        ),
         result_action='return_value',
         suppress_keyboard_interrupt=False,
     )
@@ -53,8 +76,23 @@ def _call(function: Callable[..., int | None], arguments: Sequence[str], name: s
     try:
         result = app(arguments, exit_on_error=False, print_error=False, help_on_error=False)
     except CycloptsError as error:
+        cause = error.__cause__ or error.__context__
+        if isinstance(cause, SegformerPlusPlusError):  # of a dataclass of options, about several
+            raise cause from None
         raise SegformerPlusPlusError(f'{str(error).rstrip(".")}; see {name} --help') from error
     return result or 0
+
+
+def _shown(default: Any) -> str | None:
+    """Returns how the help says a default; what is off, or nothing, needs no words."""
+    if default is None or default is False or default in ((), []):
+        return None
+    several = isinstance(default, list | tuple)
+    return ' '.join(map(_shown_one, default if several else [default]))
+
+
+def _shown_one(value: Any) -> str:
+    return 'x'.join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _with_values(arguments: Sequence[str], bare: Mapping[str, str]) -> list[str]:
@@ -170,8 +208,8 @@ Launcher = Annotated[
 LocalRank = Annotated[int, Parameter(name=['--local-rank', '--local_rank'], show=False)]
 """What torch.distributed.launch passes, by one spelling or the other."""
 
-Flag = Annotated[bool, Parameter(negative_bool=(), show_default=False)]
-"""Off unless it is given; a plain ``bool = True`` is on unless ``--no-...`` is given."""
+On = Annotated[bool, Parameter(negative_bool='no-', show_default=False)]
+"""On unless ``--no-...`` is given; a plain ``bool = False`` is off unless it is given."""
 
 Flat = Parameter(name='*')
 """Marks a parameter whose fields are options by themselves."""

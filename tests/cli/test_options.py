@@ -10,9 +10,9 @@ import pytest
 from segformer_plusplus.cli.options import (
     CfgOptions,
     Device,
-    Flag,
     Flat,
     LocalRank,
+    On,
     Positive,
     Shapes,
     command,
@@ -41,8 +41,8 @@ def run(argv):
         *others: str,
         shape: Shapes = [(8, 8)],  # noqa: B006
         resume: str | None = None,
-        progress: bool = True,
-        fresh: Flag = False,
+        progress: On = True,
+        fresh: bool = False,
         device: Device = None,
         local_rank: LocalRank = 0,
         cfg_options: CfgOptions = None,
@@ -80,6 +80,7 @@ def run(argv):
         ('--cfg-options a.b=1 c=[x,2]', 'cfg_options', {'a.b': 1, 'c': ['x', 2]}),
         ('--cfg-options a=1 --fresh --cfg-options d=-1e-3', 'cfg_options', {'a': 1, 'd': -1e-3}),
         ('--rounds 9', 'amounts', Amounts(9)),
+        ('--rounds 2 --rounds 9', 'amounts', Amounts(9)),
         ('--traceback', 'fresh', False),
     ],
 )
