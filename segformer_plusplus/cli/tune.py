@@ -189,7 +189,7 @@ def front_table(result: TuneResult) -> Table:
 
 
 def describe_setting(point: Point) -> str:
-    """A preset's name, or 'kv BSM2d s2 r0.6 weighed | - | q NM2d s2 | -', a stage each."""
+    """A preset's name, or 'kv BSM2d s2 r0.6 proportional | - | q NM2d s2 | -', a stage each."""
     if point.preset is not None:
         return point.preset
     stages: Any = point.token_merging
@@ -198,7 +198,8 @@ def describe_setting(point: Point) -> str:
 
 def _describe_stage(stage: Mapping[str, Any]) -> str:
     sides = [f'{side} {_short(stage[side])}' for side in SIDES if side in stage]
-    return ', '.join(sides) + (' weighed' if stage.get('weigh_keys') else '') or '-'
+    proportional = ' proportional' if stage.get('proportional_attention') else ''
+    return ', '.join(sides) + proportional or '-'
 
 
 def _short(strategy: Mapping[str, Any]) -> str:

@@ -26,7 +26,7 @@ from segformer_plusplus.evaluation.tuning.writing import (
 from segformer_plusplus.token_merging import PRESETS, build_token_merging
 
 SETTING = [
-    dict(kv=dict(type='BipartiteSoftMatching2d', stride=2, ratio=0.6), weigh_keys=True),
+    dict(kv=dict(type='BipartiteSoftMatching2d', stride=2, ratio=0.6), proportional_attention=True),
     dict(
         q=dict(type='NeighborMerging2d', stride=[2, 4]),
         kv=dict(type='BipartiteSoftMatching2d', stride=4, ratio=0.9),
@@ -99,8 +99,10 @@ def test_the_config_can_be_read(result, tmp_path):
     assert max(map(len, text.splitlines())) <= WIDTH
     assert "_base_ = '../configs/mine.py'" in text
     assert (
-        "            dict(kv=dict(type='BipartiteSoftMatching2d', stride=2, ratio=0.6), "
-        'weigh_keys=True),\n' in text
+        '            dict(\n'
+        "                kv=dict(type='BipartiteSoftMatching2d', stride=2, ratio=0.6),\n"
+        '                proportional_attention=True,\n'
+        '            ),\n' in text
     )
     assert "custom_imports = dict(imports=['own_merging'])" in text
     assert '# Measured with --cfg-options test_dataloader.dataset.data_root=elsewhere' in text
