@@ -2,9 +2,9 @@
 
 
 def kv(ratio, stride, **others):
-    """Keys and values matched, and weighed by the tokens that they stand for."""
+    """Matches keys and values, with proportional attention ('weighed' in the names below)."""
     matching = dict(type='BipartiteSoftMatching2d', ratio=ratio, stride=stride)
-    return dict(kv=matching, weigh_keys=True, **others)
+    return dict(kv=matching, proportional_attention=True, **others)
 
 
 def windows(ratio, stride=2):

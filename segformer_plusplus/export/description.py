@@ -58,7 +58,7 @@ def describe_merging(merging: TokenMerging) -> dict[str, Any]:
         {
             'q': _name(stage.q),
             'kv': _name(stage.kv),
-            'weigh_keys': stage.weigh_keys,
+            'proportional_attention': stage.proportional_attention,
             'share': stage.share,
         }
         for stage in merging.stages

@@ -96,11 +96,11 @@ def test_metadata(exported):
 @pytest.mark.parametrize('file_format, suffix', [('onnx', '.onnx'), ('torch-export', '.pt2')])
 def test_windows_by_ratio(tmp_path, build, file_format, suffix):
     windows = dict(type='LocalWindowMerging', ratio=0.6)
-    model = build(token_merging=[dict(q=windows, kv=windows, weigh_keys=True)] * 4)
+    model = build(token_merging=[dict(q=windows, kv=windows, proportional_attention=True)] * 4)
     path = tmp_path / f'windows{suffix}'
     export = export_model(model, path, format=file_format, shape=SHAPE, dynamic_batch=True)
     assert all(check.relative_error < 1e-4 for check in export.checks)
-    assert export.metadata['token_merging']['stages'][0]['weigh_keys'] is True
+    assert export.metadata['token_merging']['stages'][0]['proportional_attention'] is True
 
 
 def test_windows_by_threshold_are_refused(tmp_path, build):

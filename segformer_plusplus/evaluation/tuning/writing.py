@@ -137,7 +137,7 @@ def front_table(result: TuneResult) -> ResultsTable:
 
 
 def describe_setting(point: Point) -> str:
-    """Returns a preset's name, or 'kv BSM2d s2 r0.6 prop | - | q NM2d s2 | -', a stage each."""
+    """Returns a preset's name, or 'kv BSM2d s2 r0.6 | - | q NM2d s2 | -', a stage each."""
     if point.preset is not None:
         return point.preset
     stages: Any = point.token_merging
@@ -146,7 +146,8 @@ def describe_setting(point: Point) -> str:
 
 def _describe_stage(stage: Mapping[str, Any]) -> str:
     sides = [f'{side} {_short(stage[side])}' for side in SIDES if side in stage]
-    return ', '.join(sides) + (' weighed' if stage.get('weigh_keys') else '') or '-'
+    proportional = ' proportional' if stage.get('proportional_attention') else ''
+    return ', '.join(sides) + proportional or '-'
 
 
 def _short(strategy: Mapping[str, Any]) -> str:

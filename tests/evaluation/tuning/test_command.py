@@ -95,7 +95,7 @@ def test_ctrl_c_before_the_search(arguments, capsys, monkeypatch):
 
 
 def test_every_setting_of_the_default_space_can_be_told():
-    """Apart from each other, and weighed keys from others."""
+    """Apart from each other, and proportional attention from other attention."""
     space = Space()
     for site, options in space.sites.items():
         told = {
@@ -105,15 +105,15 @@ def test_every_setting_of_the_default_space_can_be_told():
             for index in range(len(options))
         }
         assert len(told) == len(options)
-    weighed = [
+    proportional = [
         (index, each['stride'])
         for index, each in enumerate(space.sites['stage 2 kv'])
-        if each is not None and each.get('weigh_keys') and each['ratio'] == 0.6
+        if each is not None and each.get('proportional_attention') and each['ratio'] == 0.6
     ]
-    index, stride = weighed[0]
+    index, stride = proportional[0]
     built = space.build({**dict.fromkeys(space.sites, 0), 'stage 2 kv': index})
     told = describe_setting(Point(1, built, 0.0, 1.0))
-    assert told == f'- | kv BSM2d s{stride} r0.6 weighed | - | -'
+    assert told == f'- | kv BSM2d s{stride} r0.6 proportional | - | -'
 
 
 def test_it_fits_into_eighty_columns(arguments, capsys, monkeypatch):

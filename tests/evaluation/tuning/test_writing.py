@@ -23,7 +23,7 @@ from segformer_plusplus.evaluation.tuning.writing import (
 from segformer_plusplus.token_merging import PRESETS, build_token_merging
 
 SETTING = [
-    dict(kv=dict(type='BipartiteSoftMatching2d', stride=2, ratio=0.6), weigh_keys=True),
+    dict(kv=dict(type='BipartiteSoftMatching2d', stride=2, ratio=0.6), proportional_attention=True),
     dict(
         q=dict(type='NeighborMerging2d', stride=[2, 4]),
         kv=dict(type='BipartiteSoftMatching2d', stride=4, ratio=0.9),
