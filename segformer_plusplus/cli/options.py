@@ -1,4 +1,4 @@
-"""How a function becomes a command, and the types of options that several commands have."""
+"""Makes commands of functions, and defines the types of options that several commands share."""
 
 from __future__ import annotations
 
@@ -19,21 +19,22 @@ from .guard import TRACEBACK, add_traceback_argument, main_guard
 def command(
     function: Callable[..., int | None] | None = None, *, bare: Mapping[str, str] | None = None
 ) -> Any:
-    """Makes a command's ``main(argv, prog)`` of a function: its parameters are the options.
+    """Turns a function into a command's ``main(argv, prog)``: its parameters become options.
 
     The options have the names, types and defaults of the signature, and the help is the docstring:
     ``max_drop: float | None = None`` is ``--max-drop FLOAT``, ``progress: On = True`` is
     ``--no-progress``, and a list takes several values.
 
     Args:
-        function: returns the exit code; None is 0.
-        bare: what options mean that may stand without a value, such as ``{'--resume': 'auto'}``.
+        function: returns the exit code; None is 0. The command has the name of its module.
+        bare: values of options that may stand without one, such as ``{'--resume': 'auto'}``.
     """
     if function is None:
         return functools.partial(command, bare=bare)
 
     def main(argv: Sequence[str], prog: str | None = None) -> int:
-        name = prog or f'segformer-plusplus {_name(function)}'
+        module = function.__module__.rpartition('.')[2]
+        name = prog or f'segformer-plusplus {module.replace("_", "-")}'
         _line.set(f'{name} {shlex.join(argv)}')
         arguments = [each for each in argv if each != TRACEBACK]
         return _call(function, _with_values(arguments, bare or {}), name)
@@ -48,12 +49,6 @@ def command_line() -> str:
 
 
 _line: ContextVar[str] = ContextVar('line', default='')
-
-
-def _name(function: Callable[..., Any]) -> str:
-    """Returns what the command is called: a file of this package has one, which is its main."""
-    named = function.__name__
-    return (function.__module__.rpartition('.')[2] if named == 'main' else named).replace('_', '-')
 
 
 def _call(function: Callable[..., int | None], arguments: Sequence[str], name: str) -> int:
@@ -96,7 +91,7 @@ def _shown_one(value: Any) -> str:
 
 
 def _with_values(arguments: Sequence[str], bare: Mapping[str, str]) -> list[str]:
-    """Gives options that stand without a value the one that they then mean."""
+    """Inserts the values of options that stand without one."""
     result = []
     for each, following in zip(arguments, [*arguments[1:], '--'], strict=False):
         result.append(each)
@@ -106,7 +101,7 @@ def _with_values(arguments: Sequence[str], bare: Mapping[str, str]) -> list[str]
 
 
 def each(parse: Callable[[str], Any]) -> Callable[[Any, Sequence[Token]], Any]:
-    """Returns a converter that parses one value, or every value of a list.
+    """Makes a converter of cyclopts that parses one value, or every value of a list.
 
     Args:
         parse: raises ``argparse.ArgumentTypeError`` for a value that it cannot read.
@@ -174,7 +169,7 @@ Shapes = Annotated[
     list[tuple[int, int]],
     Parameter(converter=each(parse_shape), n_tokens=-1, **_shown_as('HxW')),
 ]
-"""Several of them."""
+"""Several shapes."""
 
 Positive = Annotated[int, Parameter(converter=each(parse_positive), **_shown_as('N'))]
 """A whole number above 0."""
@@ -182,7 +177,7 @@ Positive = Annotated[int, Parameter(converter=each(parse_positive), **_shown_as(
 Positives = Annotated[
     list[int], Parameter(converter=each(parse_positive), n_tokens=-1, **_shown_as('N'))
 ]
-"""Several of them."""
+"""Several whole numbers above 0."""
 
 CfgOptions = Annotated[
     dict[str, Any] | None,
@@ -206,7 +201,7 @@ Launcher = Annotated[
 ]
 
 LocalRank = Annotated[int, Parameter(name=['--local-rank', '--local_rank'], show=False)]
-"""What torch.distributed.launch passes, by one spelling or the other."""
+"""Is passed by torch.distributed.launch, in one spelling or the other."""
 
 On = Annotated[bool, Parameter(negative_bool='no-', show_default=False)]
 """On unless ``--no-...`` is given; a plain ``bool = False`` is off unless it is given."""
