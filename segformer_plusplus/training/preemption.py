@@ -38,8 +38,7 @@ class PreemptionHook(Hook):
 
     In a validation a single process saves and stops after the running batch; that validation is
     not repeated. Of several processes the first one saves there if it was told, but all of them
-    finish the validation, since the others wait for its results. With FSDP, where saving takes all
-    processes, they save after it.
+    finish the validation, since the others wait for its results.
 
     Args:
         interval: with several processes, how often they ask each other, in iterations. One number
@@ -93,7 +92,7 @@ class PreemptionHook(Hook):
         outputs: Any = None,
     ) -> None:
         """Save in the middle of a validation, too, and leave if nobody waits for this process."""
-        if self._since is None or self._saved == runner.iter or getattr(runner, 'sharded', False):
+        if self._since is None or self._saved == runner.iter:
             return
         with _trained_weights(runner):
             path = self._save(runner, runner.iter)

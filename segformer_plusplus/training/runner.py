@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.dist import get_rank, is_distributed
+from mmengine.dist import is_distributed, master_only
 from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.model import is_model_wrapper
 from mmengine.registry import RUNNERS
@@ -20,15 +20,7 @@ from ..checkpoints import extract_state_dict, load_state_dict_strictly, read_che
 from ..errors import CheckpointError, SegformerPlusPlusError
 from ..loading.images import refuse_skipping
 from .advice import advised
-from .distributed import (
-    gathered,
-    init_gloo,
-    is_sharded,
-    prepare_wrapping,
-    shard_optimizer,
-    unwrap,
-    whole,
-)
+from .distributed import init_gloo, refuse_sharding, unwrap, wrap_on_cpu
 from .hooks import with_our_hooks
 from .preemption import PreemptionHook, outlive_sigterm
 from .randomness import make_repeatable, positions_of
@@ -53,8 +45,7 @@ class StrictRunner(Runner):
       memory runs out or a data loader's worker dies.
     - The switches ``amp``, ``accumulate`` and ``gradient_checkpointing`` of the config are carried
       out by :meth:`from_cfg`, see configs/_base_/runtime.
-    - It runs distributed on CPUs too (gloo), with ``SyncBN`` as ``BN``; a model wrapped in
-      ``MMFullyShardedDataParallel`` saves and loads the checkpoints of an unwrapped one.
+    - It runs distributed on CPUs too (gloo), with ``SyncBN`` as ``BN``. It does not shard a model.
     """
 
     _loaded_meta: dict[str, Any]
@@ -62,15 +53,16 @@ class StrictRunner(Runner):
 
     @classmethod
     def from_cfg(cls, cfg: Config) -> StrictRunner:
-        """Build from a config, with its switches carried out."""
+        """Builds the Runner from a config, with its switches carried out.
+
+        Raises:
+            SegformerPlusPlusError: a switch does not fit, or several processes should use FSDP.
+        """
         cfg = copy.deepcopy(cfg) if isinstance(cfg, Config) else Config(copy.deepcopy(cfg))
+        if cfg.get('launcher', 'none') != 'none':
+            refuse_sharding(cfg.get('model_wrapper_cfg'))
         apply_switches(cfg)
         return super().from_cfg(cfg)
-
-    @property
-    def sharded(self) -> bool:
-        """Whether the model is wrapped in FSDP."""
-        return is_sharded(self.model)
 
     # --- environment -----------------------------------------------------------------------------
 
@@ -85,18 +77,15 @@ class StrictRunner(Runner):
         super().register_default_hooks(with_our_hooks(hooks))
 
     def wrap_model(self, model_wrapper_cfg: dict[str, Any] | None, model: nn.Module) -> nn.Module:
-        """As in the parent, but on the CPU too, and FSDP gets weights that are initialised."""
-        if self.distributed and not is_model_wrapper(model):
-            model_wrapper_cfg, model = prepare_wrapping(model_wrapper_cfg, model, self.cfg)
+        """Wraps the model as the parent does, but on the CPU too."""
+        if self.distributed and not is_model_wrapper(model) and not torch.cuda.is_available():
+            unused = self.cfg.get('find_unused_parameters', False)
+            model, model_wrapper_cfg = wrap_on_cpu(model, model_wrapper_cfg, unused)
         return super().wrap_model(model_wrapper_cfg, model)
 
     def _maybe_compile(self, target: str) -> None:
         """Compile the backbone, in place of the parent's training step."""
         compile_backbone(unwrap(self.model), self.cfg.get('compile'))
-
-    def _init_model_weights(self) -> None:
-        if not self.sharded:  # which were initialised before they were cut up
-            super()._init_model_weights()
 
     def scale_lr(self, optim_wrapper: Any, auto_scale_lr: dict[str, Any] | None = None) -> None:
         """As in the parent; the gradients that are accumulated count as one batch.
@@ -185,29 +174,17 @@ class StrictRunner(Runner):
         # As in the parent: hooks may still change the checkpoint (EMAHook swaps its weights in).
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         weights = checkpoint['state_dict']
-        strict = strict and self.cfg.get('strict_load', True)
-        if self.sharded:
-            with whole(self.model):
-                self._load_weights(self.model, weights, filename, strict)
-            if self._resume and 'optimizer' in checkpoint:
-                state = checkpoint['optimizer']
-                sharded = shard_optimizer(self.model, self.optim_wrapper.optimizer, state)
-                checkpoint['optimizer'] = {**state, **sharded}
+        model = unwrap(self.model)
+        if strict and self.cfg.get('strict_load', True):
+            load_state_dict_strictly(model, weights, filename)
         else:
-            self._load_weights(unwrap(self.model), weights, filename, strict)
+            load_state_dict(model, weights, strict=False, logger=self.logger)
         self._loaded_meta = dict(checkpoint.get('meta') or {})
         self._has_loaded = True
         self.logger.info(f'Load checkpoint from {filename}')
         return checkpoint
 
-    def _load_weights(
-        self, model: nn.Module, weights: dict[str, Any], filename: str, strict: bool
-    ) -> None:
-        if strict:
-            load_state_dict_strictly(model, weights, filename)
-        else:
-            load_state_dict(model, weights, strict=False, logger=self.logger)
-
+    @master_only
     def save_checkpoint(
         self,
         out_dir: str,
@@ -232,17 +209,8 @@ class StrictRunner(Runner):
             by_epoch=by_epoch,
             backend_args=backend_args,
         )
-        if self.sharded:
-            with gathered(self.model, self.optim_wrapper):
-                self._save(out_dir, filename, settings)
-        else:
-            self._save(out_dir, filename, settings)
-
-    def _save(self, out_dir: str, filename: str, settings: dict[str, Any]) -> None:
-        if get_rank() != 0:
-            return
-        backend = get_file_backend(out_dir, backend_args=settings['backend_args'])
-        if settings['file_client_args'] is not None or not isinstance(backend, LocalBackend):
+        backend = get_file_backend(out_dir, backend_args=backend_args)
+        if file_client_args is not None or not isinstance(backend, LocalBackend):
             super().save_checkpoint(out_dir, filename, **settings)
             return
         with saving(os.path.join(out_dir, filename)):

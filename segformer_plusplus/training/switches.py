@@ -20,7 +20,6 @@ from mmengine.runner.amp import autocast
 from torch import nn
 
 from ..errors import SegformerPlusPlusError
-from .distributed import wants_sharding
 
 _DTYPES = ('bfloat16', 'float16')
 
@@ -121,8 +120,7 @@ def _use_amp(cfg: Config, dtype: Any) -> None:
             '(configs/_base_/runtime/amp_bf16.py) works on the CPU too'
         )
     wrapper.setdefault('loss_scale', 'dynamic')
-    sharded = wants_sharding(cfg.get('model_wrapper_cfg'))
-    wrapper.update(type='AmpOptimWrapper', dtype='float16', use_fsdp=sharded)
+    wrapper.update(type='AmpOptimWrapper', dtype='float16')
 
 
 def _accumulate(cfg: Config, count: Any) -> None:
