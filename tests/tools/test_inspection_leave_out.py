@@ -17,8 +17,7 @@ from mmengine.runner import Runner
 from segformer_plusplus.errors import SegformerPlusPlusError
 from segformer_plusplus.loading.leave_out import read_list, relative, write_list
 from tools.dataset_checks.inspection import inspect_data, write_fix_lists
-from tools.dataset_generators.jumper_layouts import write_jbd
-from tools.dataset_generators.layouts import write_cityscapes
+from tools.dataset_generators.layouts import write_cityscapes, write_jbd
 
 IMAGE = 'leftImg8bit/train/ashford/ashford_000000_000019_leftImg8bit.png'
 PERSON = 'images/train/triple_jump_01/triple_jump_01_(00012).jpg'

@@ -15,7 +15,7 @@ from PIL import Image
 
 from segformer_plusplus.errors import SegformerPlusPlusError
 from tools.dataset_checks.inspection import inspect_data
-from tools.dataset_generators.jumper_layouts import write_coco, write_jbd
+from tools.dataset_generators.layouts import write_coco, write_jbd
 
 FILE = 'annotations/train_jump.json'
 IMAGE = 'images/train/triple_jump_01/triple_jump_01_(00012).jpg'

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tools.dataset_converters.jbd_conversion import convert_jbd
-from tools.dataset_generators.jumper_layouts import write_jbd, write_jbd_raw
+from tools.dataset_generators.layouts import write_jbd, write_jbd_raw
 
 SETTINGS = dict(train=12, val=6, size=(180, 240), seed=3, progress=False)
 

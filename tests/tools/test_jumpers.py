@@ -11,8 +11,7 @@ import pytest
 
 from segformer_plusplus.errors import SegformerPlusPlusError
 from segformer_plusplus.pose.keypoints import COCO, JBD
-from tools.dataset_generators import jumper_layouts
-from tools.dataset_generators.jumper_layouts import write_coco, write_jbd, write_jbd_raw
+from tools.dataset_generators import layouts
 from tools.dataset_generators.jumper_pose import (
     DISCIPLINES,
     LIMB_RANGES,
@@ -22,6 +21,7 @@ from tools.dataset_generators.jumper_pose import (
 )
 from tools.dataset_generators.jumper_skeleton import assemble, view
 from tools.dataset_generators.jumpers import draw_jumpers
+from tools.dataset_generators.layouts import write_coco, write_jbd, write_jbd_raw
 
 SMALL = 120, 200
 AMOUNT = dict(train=8, val=3, size=SMALL, progress=False)
@@ -367,7 +367,7 @@ def test_all_pictures_differ(sets):
 def test_complete_folder_is_left_alone(sets, layout, monkeypatch):
     folder = sets / layout
     before = {path: path.stat().st_mtime_ns for path in folder.rglob('*')}
-    monkeypatch.setattr(jumper_layouts, 'draw_jumpers', lambda *_, **__: pytest.fail('drawn again'))
+    monkeypatch.setattr(layouts, 'draw_jumpers', lambda *_, **__: pytest.fail('drawn again'))
     WRITERS[layout](folder, **AMOUNT)
     assert before == {path: path.stat().st_mtime_ns for path in folder.rglob('*')}
     assert not any(path.name.startswith('.') for path in before)
@@ -384,7 +384,7 @@ def test_interrupted_run_is_continued(sets, layout, tmp_path, monkeypatch):
         return draw_jumpers(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(jumper_layouts, 'draw_jumpers', interrupted)
+        patch.setattr(layouts, 'draw_jumpers', interrupted)
         with pytest.raises(KeyboardInterrupt):
             WRITERS[layout](tmp_path, **AMOUNT)
     assert not json.loads((tmp_path / 'jumpers.json').read_text())['complete']
@@ -480,4 +480,4 @@ def test_command_line_says_what_is_wrong(sets, capsys):
     assert len(errors) == 1 and 'holds other jumpers' in errors[0]
     with pytest.raises(SystemExit):
         main([str(sets / 'jbd'), '--size', '128'])
-    assert "'128' is not HEIGHTxWIDTH" in capsys.readouterr().err
+    assert "'128' is no shape" in capsys.readouterr().err

@@ -248,4 +248,4 @@ def test_command_line_says_what_is_wrong(cityscapes, capsys):
     assert 'holds other scenes' in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main([str(cityscapes), '--size', '128'])
-    assert "'128' is not HEIGHTxWIDTH" in capsys.readouterr().err
+    assert "'128' is no shape" in capsys.readouterr().err
