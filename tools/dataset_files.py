@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
 from typing import TypeVar
 
 import cv2
@@ -31,7 +31,7 @@ def reason(error: Exception) -> str:
 
 
 def run(work: Callable[[Job], Result], jobs: Sequence[Job], workers: int) -> Iterator[Result]:
-    """Works through the jobs in any order and yields each result.
+    """Works through the jobs and yields their results in order.
 
     Args:
         work: Takes a job. A function of a module: other processes import it.
@@ -44,10 +44,4 @@ def run(work: Callable[[Job], Result], jobs: Sequence[Job], workers: int) -> Ite
     context = multiprocessing.get_context('spawn')
     # One core a process: OpenCV would otherwise start as many threads in each as there are cores.
     with ProcessPoolExecutor(workers, context, cv2.setNumThreads, (1,)) as pool:
-        pending = [pool.submit(work, job) for job in jobs]
-        try:
-            for future in as_completed(pending):
-                yield future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        yield from pool.map(work, jobs)
