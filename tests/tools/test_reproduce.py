@@ -25,7 +25,7 @@ from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import DefaultScope
 from mmengine.visualization import Visualizer
 
-from tools.dataset_generators.jumper_layouts import write_jbd
+from tools.dataset_generators.layouts import write_jbd
 from tools.paper_tables import TABLES, Outcome, Step
 from tools.paper_tables.steps import find_reason, prepare
 
