@@ -156,7 +156,7 @@ BAD = {
               'mix the names'),
     'missing': (lambda path, state: torch.save(
         {k: v for k, v in state.items() if k != 'decode_head.conv_seg.bias'}, path),
-                '1 keys are missing: decode_head.conv'),
+                '1 keys missing: decode_head.conv'),
     'strange': (lambda path, state: torch.save(
         to_nvlabs(state) | {'backbone.x': torch.ones(1)}, path), 'backbone.x'),
 }  # fmt: skip
