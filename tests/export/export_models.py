@@ -4,7 +4,7 @@ from importlib.util import find_spec
 
 import torch
 
-from segformer_plusplus.export.formats.openvino_file import openvino_core
+from segformer_plusplus.export.formats import openvino_core
 from segformer_plusplus.inference.opening import build_model
 
 WIDTHS = [8, 16, 40, 64]

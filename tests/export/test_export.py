@@ -12,7 +12,7 @@ from export_models import build_pose, build_segmentor, plain_openvino, plain_tor
 from segformer_plusplus import TOKEN_MERGERS, SegformerPlusPlusError, TokenMerger
 from segformer_plusplus.errors import MissingDependencyError
 from segformer_plusplus.export import check_export, checking, export_model, read_metadata
-from segformer_plusplus.export.formats.torch_file import TorchExportFile
+from segformer_plusplus.export.formats import TorchExportFile
 from segformer_plusplus.inference.opening import build_model
 from segformer_plusplus.token_merging.plans import SlotPlan
 

@@ -9,7 +9,7 @@ from export_models import RUNTIMES, plain_openvino, plain_torch
 
 from segformer_plusplus.errors import SegformerPlusPlusError
 from segformer_plusplus.export import check_export, export_model, read_metadata
-from segformer_plusplus.export.formats.openvino_file import convert_to_openvino
+from segformer_plusplus.export.formats import convert_to_openvino
 
 PRESETS = ['none', 'hq', 'fast', '2x2', 'weighted-fast', 'downsampling']
 SHAPE = (64, 96)
