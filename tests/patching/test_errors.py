@@ -73,7 +73,7 @@ def _other_class(model):
 
 def _own_forward(model):
     backbone, block = _last_block(model)
-    backbone.ffn(block).forward = lambda *args: args[0]
+    getattr(block, backbone.ffn_name).forward = lambda *args: args[0]
 
 
 def _without_a_projection(model):
@@ -84,7 +84,7 @@ def _without_a_projection(model):
 
 def _other_convolution(model):
     backbone, block = _last_block(model)
-    convs = [m for m in backbone.ffn(block).modules() if getattr(m, 'groups', 1) > 1]
+    convs = [m for m in getattr(block, backbone.ffn_name).modules() if getattr(m, 'groups', 1) > 1]
     convs[0].padding = (0, 0)
 
 
@@ -202,7 +202,7 @@ def test_what_replaces_a_linear_layer_is_called(name, kind, when):
 def test_hooks_on_the_parts_of_a_block_fire_as_before(case):
     model, seen = case.build(), []
     backbone, block = _last_block(model)
-    for part in (backbone.attention(block), backbone.ffn(block)):
+    for part in (backbone.attention(block), getattr(block, backbone.ffn_name)):
         part.register_forward_hook(lambda module, *_: seen.append(module))
     run(case, model)
     apply_token_merging(model, 'hq')
