@@ -56,19 +56,22 @@ def difference(actual, expected):
     return float((actual - expected).abs().max() / expected.abs().max())
 
 
-def transformers_config(**changes):
+def same(one, other):
+    """The same keys, types and bits."""
+    assert set(one) == set(other)
+    for key, value in one.items():
+        assert value.dtype == other[key].dtype and torch.equal(value, other[key]), key
+
+
+def from_transformers_library(kind='SegformerForSemanticSegmentation', seed=0, **changes):
+    """A model of Transformers itself."""
     transformers = pytest.importorskip('transformers')
     settings = dict(
         hidden_sizes=WIDTHS, num_attention_heads=list(HEADS), depths=DEPTHS,
         decoder_hidden_size=DECODER, num_labels=CLASSES,
     )  # fmt: skip
-    return transformers.SegformerConfig(**{**settings, **changes})
-
-
-def from_transformers_library(kind='SegformerForSemanticSegmentation', seed=0, **changes):
-    """A model of Transformers itself."""
-    config = transformers_config(**changes)
-    return randomise(getattr(pytest.importorskip('transformers'), kind)(config), seed)
+    config = transformers.SegformerConfig(**{**settings, **changes})
+    return randomise(getattr(transformers, kind)(config), seed)
 
 
 def nvlabs_reference(seed=0):
