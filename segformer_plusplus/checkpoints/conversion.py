@@ -21,13 +21,12 @@ _LINEAR_HEAD = ('decode_head.fusion_conv.conv.weight', 'decode_head.convs.0.conv
 
 @dataclass(frozen=True)
 class Conversion:
-    """Holds what became of a state dict.
+    """Holds a state dict under new names, and what became of the keys of the source.
 
     Args:
-        state: with the new names.
-        source: name of the format it was in.
-        converted: how many keys of the source are in it.
-        left_out: keys of the source that are not, because nothing here has a place for them.
+        source: name of the format of the source.
+        converted: how many of its keys are in the state.
+        left_out: its keys that are not, because nothing here has a place for them.
     """
 
     state: dict[str, Tensor]
@@ -38,9 +37,6 @@ class Conversion:
 
 def recognise(state: Mapping[str, Tensor]) -> str | None:
     """Returns whose names these are: 'mmseg', 'transformers', 'nvlabs', 'smp', or None.
-
-    Args:
-        state: a backbone or a whole segmentor, without the prefixes of wrappers.
 
     Raises:
         CheckpointError: the names are those of several libraries.
@@ -107,9 +103,6 @@ def convert(state: Mapping[str, Tensor]) -> Conversion:
     A whole segmentor gets keys below ``backbone.`` and ``decode_head.``, a backbone (also one with
     a classifier for ImageNet, which is left out) keys without a prefix, as in mmseg's files. What
     already has our names is returned as it is, without a check.
-
-    Args:
-        state: without the prefixes of wrappers.
 
     Raises:
         CheckpointError: not recognised; names of several libraries; keys that are missing, unknown

@@ -61,11 +61,7 @@ def read_path(path: Path, map_location: Any, unsafe: bool = False) -> Any:
 
 
 def safetensors() -> Any:
-    """Returns the module that reads and writes safetensors.
-
-    Raises:
-        MissingDependencyError: it is not installed.
-    """
+    """Returns the module that reads and writes safetensors, if it is installed."""
     return require('safetensors.torch', f'a file that ends in {SAFETENSORS}')
 
 

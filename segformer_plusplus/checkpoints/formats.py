@@ -44,11 +44,7 @@ class Rule:
     reverse_levels: bool = False
 
     def join(self, key: str, tensors: list[Tensor]) -> Tensor:
-        """Makes the tensor of our ``key`` from theirs.
-
-        Raises:
-            CheckpointError: several tensors do not go together. Any other wrong shape stays wrong.
-        """
+        """Makes the tensor of our ``key`` from theirs; wrong shapes stay wrong or raise."""
         tensor = tensors[0]
         if len(tensors) > 1:
             shapes, parts = [tuple(each.shape) for each in tensors], _PARTS[len(tensors)]
@@ -151,13 +147,13 @@ _IN_BLOCK = (
 def _rules(
     column: int, stage: tuple[str, ...], qkv: tuple[str, ...], head: tuple[str, ...]
 ) -> tuple[Rule, ...]:
-    """Makes the rules of a library.
+    """Makes the rules of a library from its names.
 
     Args:
-        column: of the library in the table of names inside of a block.
-        stage: prefix, block, patch embedding, its norm, norm after the blocks.
+        column: of the table above.
+        stage: prefix; block, patch embedding, its norm, norm after the blocks.
         qkv: query, key and value inside of a block.
-        head: prefix, projection of a level, fusion, its norm, classifier.
+        head: prefix; projection of a level, fusion, its norm, classifier.
     """
     block, embed, embed_norm, norm = (stage[0] + name for name in stage[1:])
     level, fusion, fusion_norm, classifier = (head[0] + name for name in head[1:])

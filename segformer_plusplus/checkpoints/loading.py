@@ -134,11 +134,7 @@ class StrictPretrained:
 def load_state_dict_strictly(
     model: nn.Module, state: dict[str, Tensor], source: str | Path
 ) -> None:
-    """Loads a state dict all or nothing; ``source`` names it in the error.
-
-    Raises:
-        CheckpointError: as :func:`load_checkpoint_strictly`.
-    """
+    """Loads a state dict as :func:`load_checkpoint_strictly`; ``source`` names it in the error."""
     own = model.state_dict()
     expected = {key: tuple(tensor.shape) for key, tensor in own.items()}
     problems = differences(state, expected, 'the model')

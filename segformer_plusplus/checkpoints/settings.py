@@ -59,11 +59,8 @@ def describe(state: Mapping[str, Tensor]) -> dict[str, Any]:
 def check_complete(state: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
     """Checks that the backbone and SegFormer's head are whole and their shapes go together.
 
-    Keys of other parts, such as auxiliary heads, may be there or not.
-
-    Args:
-        state: under our names.
-        about: from :func:`describe`.
+    Keys of other parts, such as auxiliary heads, may be there. ``about`` is what :func:`describe`
+    says of the state.
 
     Raises:
         CheckpointError: keys are missing, unknown or of another shape; the first few are named.
@@ -105,11 +102,7 @@ def differences(state: Mapping[str, Tensor], expected: Shapes, owner: str) -> st
 
 
 def backbone_prefix(state: Iterable[str]) -> str:
-    """Returns what stands before our keys of a backbone: '' or 'backbone.'.
-
-    Raises:
-        CheckpointError: there is no backbone of SegFormer.
-    """
+    """Returns what stands before our keys of a backbone, '' or 'backbone.', or raises."""
     keys = set(state)
     for prefix in ('', 'backbone.'):
         if prefix + _ANCHOR in keys:

@@ -115,8 +115,7 @@ class Comparer:
 
         Args:
             image: (H, W, 3) uint8 RGB.
-            preset: see :func:`make_strategy`.
-            ratios: see :func:`make_strategy`.
+            preset: see :func:`make_strategy`, as for the ratios.
 
         Raises:
             SegformerPlusPlusError: a strategy that is refused, an image that the model would pad,
@@ -182,10 +181,6 @@ def preset_ratios(preset: str) -> tuple[Ratios, Ratios] | None:
 def make_strategy(preset: str, ratios: Ratios | None = None) -> TokenMergingConfig:
     """Makes the strategy of a preset, with other ratios in every stage that has them.
 
-    Args:
-        preset: its name.
-        ratios: None for those of the preset.
-
     Raises:
         TokenMergingError: an unknown preset, or a ratio that its strategy refuses.
         SegformerPlusPlusError: ratios for a preset that has none.
@@ -203,11 +198,7 @@ def make_strategy(preset: str, ratios: Ratios | None = None) -> TokenMergingConf
 
 
 def check_size(path: Path, max_pixels: int) -> None:
-    """Refuses an image that is too large before it is decoded.
-
-    Raises:
-        SegformerPlusPlusError: no image, or one with too many pixels.
-    """
+    """Refuses what is no image, or one with too many pixels, before it is decoded."""
     advice = (
         f'at most {max_pixels:,} are taken; make it smaller, or start the page with a larger '
         '--max-pixels'

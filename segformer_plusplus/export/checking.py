@@ -33,12 +33,10 @@ TRIALS = 32
 
 @dataclass(frozen=True)
 class Check:
-    """Holds how near one file comes to PyTorch in one runtime, at the worst image that counts.
+    """Holds how near a file comes to PyTorch in one runtime, at the worst input that counts.
 
     Attributes:
-        runtime: 'onnxruntime', 'openvino' or 'torch'.
-        shapes: of the inputs that were compared.
-        seed: that they were drawn with.
+        seed: that the inputs were drawn with.
         relative_error: of logits or heatmaps; None for labels.
         equal_labels: share of equal labels or largest logits; None for heatmaps.
         undecided: inputs that do not count, see :func:`check_export`.
@@ -55,7 +53,7 @@ class Check:
 def check_export(
     path: str | Path, model: nn.Module, rounds: int = 2, seed: int | None = None
 ) -> list[Check]:
-    """Compares a file with the model that it was made of, as PyTorch runs it.
+    """Compares a file of ``export_model`` with its model in PyTorch, in every installed runtime.
 
     The images are new every time: noise, and smooth ones. Of a dynamic batch or size several are
     taken. On every input the relative error has to stay below :data:`LARGEST_ERROR` and the share
@@ -67,13 +65,10 @@ def check_export(
     most half may be such.
 
     Args:
-        path: made by ``export_model``.
-        model: its model, with the same weights and strategies, on any device.
+        path: the file.
+        model: with the same weights and strategies, on any device.
         rounds: noise and smooth images so many times.
         seed: draws the same images again.
-
-    Returns:
-        One check for every runtime that is installed.
 
     Raises:
         SegformerPlusPlusError: the results differ, the file is of a model with other strategies, or
@@ -116,11 +111,9 @@ class Difference(NamedTuple):
 
     @property
     def small(self) -> bool:
-        """Whether it keeps :data:`LARGEST_ERROR` and :data:`EQUAL_LABELS`; nan does not."""
-        error, equal = self
-        return (error is None or error <= LARGEST_ERROR) and (
-            equal is None or equal >= EQUAL_LABELS
-        )
+        """Says whether the difference keeps the limits; nan does not."""
+        error, equal = self.relative_error or 0.0, self.equal_labels
+        return error <= LARGEST_ERROR and (equal is None or equal >= EQUAL_LABELS)
 
 
 @dataclass

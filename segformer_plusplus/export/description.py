@@ -20,13 +20,8 @@ def describe_export(
 ) -> dict[str, Any]:
     """Returns the metadata of a file, made of what JSON can hold.
 
-    Args:
-        model: what is exported.
-        options: how.
-        class_names: of the classes, or of the keypoints of a pose estimator.
-
     Raises:
-        SegformerPlusPlusError: their number is not that of the output's channels.
+        SegformerPlusPlusError: there are not as many class names as channels of the output.
     """
     head = model.head if options.output == 'heatmaps' else model.decode_head
     channels = int(head.out_channels)
@@ -58,13 +53,8 @@ def describe_export(
 def describe_merging(merging: TokenMerging) -> dict[str, Any]:
     """Returns the strategies of every stage, and the preset that they are, if they are one."""
     stages = [
-        {
-            'q': _repr(stage.q),
-            'kv': _repr(stage.kv),
-            'weigh_keys': stage.weigh_keys,
-            'share': stage.share,
-        }
-        for stage in merging.stages
+        dict(q=_repr(each.q), kv=_repr(each.kv), weigh_keys=each.weigh_keys, share=each.share)
+        for each in merging.stages
     ]
     downsampling = _repr(merging.downsampling)
     return {'preset': _preset(merging), 'stages': stages, 'downsampling': downsampling}

@@ -24,13 +24,7 @@ from .options import ExportOptions, check_model, check_target, default_shape
 
 @dataclass(frozen=True)
 class Export:
-    """Describes a file that was written and checked.
-
-    Attributes:
-        path: the file.
-        metadata: what is recorded in it.
-        checks: how near it is to PyTorch, one entry a runtime.
-    """
+    """Describes a file that was written, and how near it is to PyTorch in every runtime."""
 
     path: Path
     metadata: dict[str, Any]

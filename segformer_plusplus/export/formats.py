@@ -36,8 +36,6 @@ class Format(ABC):
     """Writes, reads and runs one kind of file.
 
     Attributes:
-        name: what ``export_model`` calls it.
-        suffix: its files' names end so.
         libraries: modules that writing and checking need.
         has_opset: whether its graph is made of the operators of an ONNX opset.
     """
@@ -48,11 +46,7 @@ class Format(ABC):
     has_opset = True
 
     def require(self) -> None:
-        """Checks that the libraries are installed.
-
-        Raises:
-            MissingDependencyError: says how to install them.
-        """
+        """Raises a MissingDependencyError unless the libraries are installed."""
         for library in self.libraries:
             require(library, f'the format {self.name!r}')
 
@@ -62,19 +56,11 @@ class Format(ABC):
 
     @abstractmethod
     def read_metadata(self, path: Path) -> str | None:
-        """Returns the JSON text under :data:`METADATA`, None where there is none.
-
-        Raises:
-            SegformerPlusPlusError: the file cannot be read.
-        """
+        """Returns the JSON text under :data:`METADATA`, None where there is none."""
 
     @abstractmethod
     def runners(self, path: Path) -> dict[str, Runner]:
-        """Loads the file in every installed runtime that runs it, in float32 on the CPU.
-
-        Raises:
-            SegformerPlusPlusError: a runtime refuses the file.
-        """
+        """Loads the file in every installed runtime that runs it, in float32 on the CPU."""
 
 
 class OnnxFile(Format):
@@ -171,22 +157,14 @@ FORMATS: dict[str, Format] = {
 
 
 def find_format(name: str) -> Format:
-    """Returns the format of this name.
-
-    Raises:
-        SegformerPlusPlusError: there is none.
-    """
+    """Returns the format of this name, or raises a SegformerPlusPlusError."""
     if name not in FORMATS:
         raise SegformerPlusPlusError(f'format={name!r} is unknown, use one of {list(FORMATS)}')
     return FORMATS[name]
 
 
 def format_of(path: Path) -> Format:
-    """Returns the format that a file's name says.
-
-    Raises:
-        SegformerPlusPlusError: no such file, or another name.
-    """
+    """Returns the format that a file's name says, or raises a SegformerPlusPlusError."""
     if not path.is_file():
         raise SegformerPlusPlusError(f'exported model not found: {path}')
     for each in FORMATS.values():

@@ -22,12 +22,9 @@ _DYNAMIC_BATCH = 2  # a trace with one image would hold for one image only
 
 
 def predict(model: Any, images: Tensor, output: str) -> Tensor:
-    """Runs a model on normalised images (B, 3, H, W).
+    """Runs a segmentor or pose estimator on normalised images (B, 3, H, W).
 
-    Args:
-        model: a segmentor or a pose estimator.
-        images: normalised.
-        output: 'logits', 'labels' (of the size of the images) or 'heatmaps'.
+    ``output`` is 'logits', 'labels' (of the size of the images) or 'heatmaps'.
     """
     if output == 'heatmaps':
         return model.head(model.extract_feat(images))
@@ -40,11 +37,9 @@ def predict(model: Any, images: Tensor, output: str) -> Tensor:
 
 
 class ExportGraph(nn.Module):
-    """Maps images to logits, labels or heatmaps in plain operators, without loops over rows.
+    """Maps images to one output by a copy of a model, in plain operators without loops over rows.
 
-    Args:
-        model: a segmentor or pose estimator in eval mode; a copy of it is kept.
-        options: what comes in and out.
+    What comes in and out is said by :class:`~.options.ExportOptions`.
     """
 
     def __init__(self, model: Any, options: ExportOptions) -> None:

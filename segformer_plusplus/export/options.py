@@ -79,11 +79,7 @@ class ExportOptions:
 
 
 def check_target(path: Path, format: str) -> None:
-    """Checks that a file of this name and format may be written.
-
-    Raises:
-        SegformerPlusPlusError: the name does not end as the format's files do, or is a folder's.
-    """
+    """Raises a SegformerPlusPlusError unless a file of this name and format may be written."""
     suffix = find_format(format).suffix
     if path.suffix != suffix:
         raise SegformerPlusPlusError(
@@ -94,12 +90,7 @@ def check_target(path: Path, format: str) -> None:
 
 
 def check_model(model: Any, options: ExportOptions) -> None:
-    """Checks that this model can be exported with these options.
-
-    Raises:
-        SegformerPlusPlusError: another kind of model, an output that it does not have, or a size
-            that does not fit.
-    """
+    """Raises a SegformerPlusPlusError unless this model can be exported with these options."""
     backbone = getattr(model, 'backbone', None)
     segments = hasattr(model, 'decode_head')
     if not isinstance(backbone, MixVisionTransformerPlusPlus) or not (
@@ -133,11 +124,7 @@ def check_model(model: Any, options: ExportOptions) -> None:
 
 
 def default_shape(model: Any) -> tuple[int, int]:
-    """Returns the height and width of the images that the model is made for.
-
-    Raises:
-        SegformerPlusPlusError: it does not tell.
-    """
+    """Returns the height and width of the images that the model is made for, if it tells them."""
     shape = _codec_size(model)
     size = getattr(getattr(model, 'data_preprocessor', None), 'size', None)
     if shape is None and isinstance(size, Sequence) and len(size) == 2:
