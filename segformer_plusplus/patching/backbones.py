@@ -11,7 +11,7 @@ from torch import nn
 
 from ..errors import SegformerPlusPlusError
 from ..mit.attention import MergedAttention
-from ..token_merging import TokenMerging, TokenMergingConfig, build_token_merging
+from ..token_merging import InputDownsampling, TokenMerging, TokenMergingConfig, build_token_merging
 
 _MIT = 'MixVisionTransformer'
 _ADAPTERS = {
@@ -105,11 +105,7 @@ class PatchableBackbone(ABC):
 
     @abstractmethod
     def merging(self) -> TokenMerging:
-        """Returns the strategies that are set now.
-
-        Raises:
-            SegformerPlusPlusError: nothing was applied to this backbone.
-        """
+        """Returns the strategies that are set now, or raises as :meth:`attentions`."""
 
     @abstractmethod
     def set_merging(self, merging: TokenMerging) -> None:
@@ -214,22 +210,21 @@ class HostBackbone(PatchableBackbone):
         for stage, strategies in zip(self.blocks, merging.stages, strict=True):
             for block in stage:
                 self.attention(block).merging = strategies
-        self._remove_entry()
-        if merging.downsampling is not None:
-            entry: Any = self.entry()
-            entry.__class__ = self.entry_swap[1]
-            entry.downsampling = merging.downsampling
+        self._set_downsampling(merging.downsampling)
 
     def remove(self) -> None:
         self._swap({ours: theirs for theirs, ours in self.swaps.items()})
         for attention, _ in self._parts():
             vars(attention).pop('merging', None)
-        self._remove_entry()
+        self._set_downsampling(None)
 
-    def _remove_entry(self) -> None:
+    def _set_downsampling(self, downsampling: InputDownsampling | None) -> None:
         theirs, ours = self.entry_swap
         entry: Any = self.entry()
-        if type(entry) is ours:
+        if downsampling is not None:
+            entry.__class__ = ours
+            entry.downsampling = downsampling
+        elif type(entry) is ours:
             entry.__class__ = theirs
             del entry.downsampling
 
@@ -258,11 +253,7 @@ class HostBackbone(PatchableBackbone):
             raise self.unknown(module, 'has a forward of its own, put there by something else')
 
     def require(self, module: Any, *names: str) -> Any:
-        """Returns the last of the attributes ``names``, all of which the module must have.
-
-        Raises:
-            SegformerPlusPlusError: one is missing.
-        """
+        """Returns the last of the attributes ``names``; raises if the module lacks one of them."""
         missing = [name for name in names if not hasattr(module, name)]
         if missing:
             raise self.unknown(module, f'has no {" and no ".join(missing)}')
@@ -308,11 +299,10 @@ def find_backbones(model: nn.Module) -> list[PatchableBackbone]:
         )
     found = []
     for name, module in model.named_modules():
-        for base in type(module).__mro__:
-            adapter = _ADAPTERS.get((base.__module__, base.__qualname__))
-            if adapter is not None:
-                found.append(_load(adapter)(module, name))
-                break
+        bases = ((base.__module__, base.__qualname__) for base in type(module).__mro__)
+        adapter = next((_ADAPTERS[base] for base in bases if base in _ADAPTERS), None)
+        if adapter is not None:
+            found.append(_load(adapter)(module, name))
     if not found:
         known = ', '.join(f'{kind} ({module})' for module, kind in _ADAPTERS)
         raise SegformerPlusPlusError(

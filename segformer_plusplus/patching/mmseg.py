@@ -10,10 +10,9 @@ from torch import Tensor, nn
 
 from ..mit.attention import PackedAttention
 from ..mit.ffn import SequentialFFN
-from ..token_merging import InputDownsampling
 from ..token_merging.base import Grid
 from .backbones import HostBackbone
-from .plain import HostFFN
+from .plain import DownsamplingEntry, HostFFN
 
 
 class MergedEfficientMultiheadAttention(PackedAttention, EfficientMultiheadAttention):
@@ -36,13 +35,8 @@ class FastMixFFN(HostFFN, SequentialFFN, MixFFN):
         return (x if identity is None else identity) + self.dropout_layer(out)
 
 
-class DownsamplingPatchEmbed(PatchEmbed):
+class DownsamplingPatchEmbed(DownsamplingEntry, PatchEmbed):
     """mmseg's first patch embedding, of an image made smaller."""
-
-    downsampling: InputDownsampling
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Grid]:
-        return super().forward(self.downsampling(x))
 
 
 class Backbone(HostBackbone):

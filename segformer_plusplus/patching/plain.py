@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ..mit import cpu
 from ..mit.attention import MergedAttention
 from ..mit.ffn import ChannelsLastFFN
+from ..token_merging import InputDownsampling
 from ..token_merging.base import Grid, image_to_tokens, tokens_to_image
 
 _PLAIN = (
@@ -80,8 +81,17 @@ def _project(layer: nn.Module, tokens: Tensor) -> Tensor:
     return layer(tokens)
 
 
+class DownsamplingEntry(nn.Module):
+    """Mixin for the module that sees the image first: it gets the image made smaller."""
+
+    downsampling: InputDownsampling
+
+    def forward(self, image: Tensor) -> Any:
+        return super().forward(self.downsampling(image))
+
+
 class HostFFN(ChannelsLastFFN):
-    """Mixin for the Mix-FFN of another library; its class stands behind this one."""
+    """Mixin for the Mix-FFN of another library, whose class stands behind this one."""
 
     training: bool
 

@@ -12,9 +12,8 @@ from segmentation_models_pytorch.encoders.mix_transformer import (
 from torch import Tensor, nn
 
 from ..mit.ffn import FFNParts
-from ..token_merging import InputDownsampling
 from .backbones import HostBackbone
-from .plain import HostAttention, HostFFN
+from .plain import DownsamplingEntry, HostAttention, HostFFN
 
 
 class MergedSmpAttention(HostAttention, Attention):
@@ -40,13 +39,8 @@ class FastMlp(HostFFN, Mlp):
         return FFNParts(self.fc1, self.dwconv.dwconv, self.act, self.drop, self.fc2)
 
 
-class DownsamplingEncoder(MixVisionTransformerEncoder):
+class DownsamplingEncoder(DownsamplingEntry, MixVisionTransformerEncoder):
     """SMP's encoder of an image made smaller; the features of every stride shrink alike."""
-
-    downsampling: InputDownsampling
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        return super().forward(self.downsampling(x))
 
 
 class Backbone(HostBackbone):

@@ -13,9 +13,8 @@ from transformers.models.segformer.modeling_segformer import (
 
 from ..errors import SegformerPlusPlusError
 from ..mit.ffn import FFNParts
-from ..token_merging import InputDownsampling
 from .backbones import HostBackbone
-from .plain import HostAttention, HostFFN
+from .plain import DownsamplingEntry, HostAttention, HostFFN
 
 
 class MergedSegformerAttention(HostAttention, SegformerAttention):
@@ -64,13 +63,8 @@ class FastMixMLP(HostFFN, SegformerMixMLP):
         return FFNParts(self.fc1, self.dwconv.dwconv, self.activation_fn, self.dropout, self.fc2)
 
 
-class DownsamplingPatchEmbeddings(SegformerOverlapPatchEmbeddings):
+class DownsamplingPatchEmbeddings(DownsamplingEntry, SegformerOverlapPatchEmbeddings):
     """Transformers' first patch embedding, of an image made smaller."""
-
-    downsampling: InputDownsampling
-
-    def forward(self, pixel_values: Tensor) -> tuple[Tensor, int, int]:
-        return super().forward(self.downsampling(pixel_values))
 
 
 class Backbone(HostBackbone):
