@@ -311,6 +311,13 @@ def test_every_key_is_accounted_for(tmp_path, change, words):
     same(ours.state_dict(), before)
 
 
+def test_keys_with_and_without_the_prefix_are_a_mixture():
+    backbone = to_nvlabs(Segmentor().backbone.state_dict())
+    for key in ('norm1.weight', 'patch_embed2.proj.bias'):
+        with pytest.raises(CheckpointError, match=f'1 keys that it does not have: backbone.{key}'):
+            convert(backbone | {f'backbone.{key}': backbone[key]})
+
+
 def test_every_missing_key_is_noticed():
     state = to_nvlabs(randomise(Segmentor()).state_dict())
     for key in state:
