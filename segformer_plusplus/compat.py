@@ -1,7 +1,7 @@
-"""What is done as other packages are imported: registering, and mending what is old in OpenMMLab.
+"""Registers our classes and mends OpenMMLab as its packages are imported.
 
-The one place that knows about OpenMMLab's two lines and about an mmcv without compiled ops. mmcv
-from the maintained line, and mmcv-lite, come without ``mmcv._ext``; mmpose, and older mmseg, import
+Only this file knows about OpenMMLab's two lines and about an mmcv without compiled ops. mmcv of the
+maintained line, and mmcv-lite, come without ``mmcv._ext``; mmpose, and older mmseg, import
 ``mmcv.ops`` all the same, though no SegFormer uses any of it. The original line's mmengine calls
 ``torch.load`` as torch before 2.6 wanted it; it needs NumPy 1.
 """
@@ -14,6 +14,7 @@ import importlib
 import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec
@@ -30,12 +31,12 @@ _PACKAGE = __name__.rpartition('.')[0]
 def lazily(
     package: str, names: Mapping[str, str], needs: Sequence[str] = ()
 ) -> Callable[[str], Any]:
-    """The ``__getattr__`` of a package whose names are imported when they are first asked for.
+    """Returns a ``__getattr__`` for a package that imports its names when they are asked for.
 
     Args:
-        package: its name.
+        package: name of the package.
         names: name -> module of the package that has it.
-        needs: modules of other libraries that have to be there for any of them.
+        needs: modules of other libraries that all of the names need.
     """
 
     def find(name: str) -> Any:
@@ -52,28 +53,21 @@ def lazily(
     return find
 
 
+@dataclass(frozen=True)
 class _Duty:
-    """What is due when a module is imported.
+    """Says what to do when a module is imported.
 
     Args:
-        after: called when it is there.
-        around: what it is imported in.
+        after: called after the import.
+        around: context in which the module is imported.
     """
 
-    def __init__(
-        self,
-        after: Callable[[], None] | None = None,
-        around: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
-    ) -> None:
-        self.after = after
-        self.around = around
+    after: Callable[[], None] | None = None
+    around: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
 
 
 def install() -> None:
-    """See to it that the duties of this module are done when another package is imported.
-
-    At once for those that have been imported already.
-    """
+    """Installs the finder that does the duties, and does those for modules that are imported."""
     if any(isinstance(finder, _Finder) for finder in sys.meta_path):
         return
     for name, duty in _DUTIES.items():
@@ -83,7 +77,7 @@ def install() -> None:
 
 
 class _Finder(MetaPathFinder):
-    """Finds modules where Python does, and has what is due done as they are imported."""
+    """Finds modules where Python does, and has the duties done as they are imported."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -99,7 +93,7 @@ class _Finder(MetaPathFinder):
 
 
 class _DutifulLoader(Loader):
-    """Another loader, with what is due around it and after it."""
+    """Loads a module by another loader and does the duty around and after it."""
 
     def __init__(self, loader: Loader, duty: _Duty) -> None:
         self._loader = loader
@@ -119,7 +113,7 @@ class _DutifulLoader(Loader):
 
 
 def let_mmengine_find_configs() -> None:
-    """Let ``_base_ = ['mmseg::...']`` and ``['segformer_plusplus::...']`` work on both lines.
+    """Lets ``_base_ = ['mmseg::...']`` and ``['segformer_plusplus::...']`` work on both lines.
 
     mmengine looks the package of a config up by the name of its distribution, which is another one
     on the maintained line; it takes the name of a module as well.
@@ -132,7 +126,7 @@ def let_mmengine_find_configs() -> None:
 
 
 def _keep_the_scope_of_our_configs() -> None:
-    """Let a base that comes from this package be one of the toolbox of its ``default_scope``.
+    """Lets a base that comes from this package be one of the toolbox of its ``default_scope``.
 
     mmengine takes the package of a base for the scope of all that is in it; ours is no toolbox.
     """
@@ -148,7 +142,7 @@ def _keep_the_scope_of_our_configs() -> None:
 
 
 def let_mmengine_read_its_checkpoints() -> None:
-    """Let the original line's mmengine read the files that its Runner writes.
+    """Lets the original line's mmengine read the files that its Runner writes.
 
     Up to 0.10.7 it leaves ``weights_only`` to torch, which turned it on in 2.6. Then the numbers
     and HistoryBuffers in a checkpoint's message hub are refused, so that its Runner cannot resume
@@ -174,7 +168,7 @@ def let_mmengine_read_its_checkpoints() -> None:
 
 @contextlib.contextmanager
 def _standing_in_for_ops() -> Iterator[None]:
-    """Let ``import mmcv.ops`` succeed where mmcv has no compiled ops.
+    """Lets ``import mmcv.ops`` succeed where mmcv has no compiled ops.
 
     The stand-in is taken away again, since mmengine looks for ``mmcv._ext`` to tell a full mmcv
     from a lite one.
@@ -190,7 +184,7 @@ def _standing_in_for_ops() -> Iterator[None]:
 
 
 class _OpsWithoutCode(ModuleType):
-    """Stands in for ``mmcv._ext``: every op exists, and says on call that it was not compiled."""
+    """Stands in for ``mmcv._ext``; every op exists and raises when it is called."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith('__'):
@@ -206,7 +200,7 @@ class _OpsWithoutCode(ModuleType):
 
 
 def _keep_debugging_off_stdout() -> None:
-    """Print no message of level DEBUG that is for no logger; results go to stdout.
+    """Keeps messages of level DEBUG for no logger off stdout, where results go.
 
     The maintained line says there that it 'could not import OneDL', which nobody asked for.
     """
@@ -229,4 +223,4 @@ _DUTIES = {
     'mmengine.runner.checkpoint': _Duty(after=let_mmengine_read_its_checkpoints),
     'mmcv.ops': _Duty(around=_standing_in_for_ops),
 }
-"""By the module that is imported."""
+"""Module -> what to do when it is imported."""

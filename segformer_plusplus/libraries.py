@@ -1,4 +1,4 @@
-"""Libraries of other people: what is missing is one line, with the command that installs it."""
+"""Imports libraries that need not be installed; a missing one is one line that says how to."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _OPENMMLAB = {
         ),
     },
 }
-"""What pip installs for a toolbox, beside the line of OpenMMLab that is there."""
+"""What pip installs for a toolbox, for either line of OpenMMLab."""
 
 _EXTRAS = {
     'transformers': 'hf',
@@ -55,7 +55,7 @@ _PIP = {'segmentation_models_pytorch': 'segmentation-models-pytorch', 'cv2': 'op
 
 
 def require(name: str, asked_for: str) -> ModuleType:
-    """Import a module of a library that need not be there.
+    """Imports a module of a library that need not be installed.
 
     Args:
         name: such as 'onnx' or 'mmseg.models'.
@@ -74,7 +74,7 @@ def require(name: str, asked_for: str) -> ModuleType:
 
 @contextlib.contextmanager
 def naming_what_is_missing(asked_for: str) -> Iterator[None]:
-    """Turns the error of an import in our own code into one that says how to install the library.
+    """Turns a failed import in our own code into an error that says how to install the library.
 
     Raises:
         MissingDependencyError: a library that is known here is not installed.
@@ -100,9 +100,10 @@ def quietly() -> Iterator[None]:
 
 
 def installed_line() -> str:
-    """'original' or 'maintained', by what is installed of either; the latter if nothing is.
+    """Returns 'original' or 'maintained', the line of OpenMMLab that is installed.
 
-    Their packages share their import names: a package of one would overwrite that of the other.
+    Without either it is 'maintained'. Their packages share their import names, so that a package of
+    one would overwrite that of the other.
     """
     original = ('mmengine', 'mmengine-lite', 'mmcv', 'mmcv-lite', 'mmsegmentation', 'mmdet')
     maintained = ('onedl-mmengine', 'onedl-mmcv', 'onedl-mmsegmentation', 'onedl-mmdetection')
@@ -112,7 +113,7 @@ def installed_line() -> str:
 
 
 def has_distribution(name: str) -> bool:
-    """Whether a package is installed, by the name that pip knows."""
+    """Says whether a package is installed under this name of pip's."""
     try:
         version(name)
     except PackageNotFoundError:

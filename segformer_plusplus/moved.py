@@ -1,4 +1,4 @@
-"""Old names of modules, for scripts of 0.1: they work with a warning, or say where to look."""
+"""Forwards old names of modules for scripts of 0.1, with a warning, or says where to look."""
 
 from __future__ import annotations
 
@@ -45,18 +45,18 @@ MOVED: dict[str, tuple[str, ...]] = {
     'visualization': ('inference', 'inference.merge_maps', 'inference.drawing'),
     'webdemo': ('demo', 'demo.comparison'),
 }
-"""Old module -> those that have its names now. What is below it is looked for below the first."""
+"""Old module -> modules that have its names now. Its submodules are looked for below the first."""
 
 OUTSIDE = {
     'datasets': 'tools/dataset_generators, tools/dataset_converters and tools/dataset_checks',
     'reporting': 'tools/paper_tables',
     'reproduction': 'tools/paper_tables',
 }
-"""Old packages that are no longer in the wheel, and where a checkout has what was in them."""
+"""Old packages that are no longer in the wheel -> where a checkout has their content."""
 
 
 def find_moved(name: str) -> ModuleSpec | None:
-    """The spec of a module of this package under an old name; None for any other name."""
+    """Returns the spec of a module of this package under an old name; None for any other name."""
     old = name.removeprefix(f'{_PACKAGE}.')
     head, _, rest = old.partition('.')
     if old in MOVED:
@@ -84,18 +84,13 @@ def _outside(name: str, head: str) -> str:
 
 
 class _Forwarding(Loader):
-    """Makes a module that has the names of others.
-
-    Args:
-        old: what it is called, below the package.
-        new: modules with its names, below the package.
-    """
+    """Makes the module ``old`` that has the names of the modules ``new``, all below the package."""
 
     def __init__(self, old: str, new: Sequence[str]) -> None:
         self._old, self._new = old, new
 
     def create_module(self, spec: ModuleSpec) -> None:
-        """The default."""
+        """Leaves it to Python."""
 
     def exec_module(self, module: ModuleType) -> None:
         if self._new:

@@ -38,7 +38,6 @@ REGISTERED = {
         'StopOnNaN': 'training.hooks',
     },
     'OPTIM_WRAPPERS': {'BFloat16OptimWrapper': 'training.switches'},
-    'FUNCTIONS': {'wrap_blocks': 'training.distributed'},
 }
 """Registry of ``mmengine.registry`` -> name -> module of this package that has it, with what it is
 called there if that is another name.

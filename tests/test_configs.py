@@ -21,7 +21,6 @@ from mmseg.utils import register_all_modules
 
 from segformer_plusplus.errors import SegformerPlusPlusError
 from segformer_plusplus.inference.configs import load_config
-from segformer_plusplus.inference.opening import build_model
 from segformer_plusplus.mit.archs import ARCHS
 
 ROOT = Path(__file__).parents[1] / 'configs'
@@ -166,15 +165,6 @@ def test_a_config_that_is_not_shipped(name, said):
 def test_a_config_of_nobody(name, said):
     with pytest.raises(SegformerPlusPlusError, match=said):
         load_config(name)
-
-
-def test_a_model_with_sliding_windows_predicts():
-    model = build_model(load(ROOT / CITYSCAPES.format('b0', 'hq')).model)
-    assert model.test_cfg.mode == 'slide'
-    data = dict(inputs=[torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8)])
-    with torch.inference_mode():
-        (sample,) = model.test_step(data)
-    assert sample.pred_sem_seg.data.shape == (1, 64, 96)
 
 
 def test_every_row_of_the_tables_has_its_file_and_no_file_is_left_over():

@@ -1,5 +1,6 @@
 """Output files are whole or not there, and what is no file is not replaced by one."""
 
+import json
 import os
 import threading
 
@@ -62,3 +63,10 @@ def test_a_read_only_folder(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(SegformerPlusPlusError, match='is read-only'):
         check_writable(tmp_path / 'a/new')
+
+
+def test_write_json(tmp_path):
+    path = tmp_path / 'new' / 'metrics.json'
+    write_json(path, {'a': float('nan'), 'b': (1, 2.5)})
+    assert json.loads(path.read_text()) == {'a': None, 'b': [1, 2.5]}
+    assert [p.name for p in path.parent.iterdir()] == ['metrics.json']

@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from segformer_plusplus.cli.options import Flag, Flat, command
+from segformer_plusplus.cli.options import Flat, command
 from segformer_plusplus.errors import SegformerPlusPlusError
 from tools.paper_tables.plan import BENCHMARK, PICTURE, ROOT, Planner, Settings
 from tools.paper_tables.report import Report
@@ -85,7 +85,7 @@ def show_plan(
 def reproduce(
     *tables: str,
     rows: str | None = None,
-    dry_run: Flag = False,
+    dry_run: bool = False,
     settings: Annotated[Settings, Flat] = Settings(),  # noqa: B008
 ) -> int:
     """Measure the paper's tables, row by row, and set them beside the paper's figures.

@@ -2,9 +2,9 @@
 
 
 def kv(ratio, stride, **others):
-    """Keys and values matched, and weighed by the tokens that they stand for."""
+    """Matches keys and values, with proportional attention ('weighed' in the names below)."""
     matching = dict(type='BipartiteSoftMatching2d', ratio=ratio, stride=stride)
-    return dict(kv=matching, weigh_keys=True, **others)
+    return dict(kv=matching, proportional_attention=True, **others)
 
 
 def windows(ratio, stride=2):
@@ -13,7 +13,7 @@ def windows(ratio, stride=2):
 
 hq_queries = dict(q=dict(type='BipartiteSoftMatching2d', ratio=0.8, stride=4))
 
-strategies = {
+presets = {
     'hq, weighed': [kv(0.6, 2), kv(0.6, 2), hq_queries, hq_queries],
     'weighed 60%': [kv(0.6, 2)] * 4,
     'weighed 75%': [kv(0.75, 2)] * 4,

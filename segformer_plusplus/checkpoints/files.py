@@ -1,4 +1,4 @@
-"""The kinds of files that weights come in: pickles of PyTorch, safetensors, and folders of them."""
+"""Reads the files that weights come in: pickles of PyTorch, safetensors, and folders of them."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _LFS = b'version https://git-lfs'
 
 
 def some(keys: Iterable[object], most: int = 3) -> str:
-    """The first few of many names."""
+    """Lists the first few of many names."""
     names = [str(key) for key in keys]
     return ', '.join(names[:most]) + (', ...' if len(names) > most else '')
 
 
 def read_path(path: Path, map_location: Any, unsafe: bool = False) -> Any:
-    """What a file, or a folder with weights in it, holds.
+    """Reads a file, or a folder with weights in it.
 
     Args:
         path: ends in ``.safetensors``, or in ``.index.json`` for weights in several files; or a
@@ -61,11 +61,7 @@ def read_path(path: Path, map_location: Any, unsafe: bool = False) -> Any:
 
 
 def safetensors() -> Any:
-    """The module that reads and writes safetensors.
-
-    Raises:
-        MissingDependencyError: it is not installed.
-    """
+    """Returns the module that reads and writes safetensors, if it is installed."""
     return require('safetensors.torch', f'a file that ends in {SAFETENSORS}')
 
 
@@ -82,25 +78,24 @@ def _weights_in(folder: Path) -> Path:
 
 def _read_shards(index: Path, map_location: Any, unsafe: bool) -> dict[str, Tensor]:
     """The tensors of several files, each of which must hold what the index says and no more."""
-    places = _places(index)
+    places = _read_index(index)
     state: dict[str, Tensor] = {}
     for name in sorted(set(places.values())):
         shard = read_path(index.parent / name, map_location, unsafe)
         if not isinstance(shard, dict):
             raise CheckpointError(f'{index.parent / name} holds a {type(shard).__name__}')
-        expected = {key for key, place in places.items() if place == name}
-        different = sorted(map(str, expected ^ set(shard)))
+        different = {key for key, place in places.items() if place == name} ^ set(shard)
         if different:
             raise CheckpointError(
                 f'{index} and {name} do not go together: {len(different)} keys are in one of them '
-                f'only: {some(different)}'
+                f'only: {some(sorted(map(str, different)))}'
             )
         state |= shard
     return state
 
 
-def _places(index: Path) -> dict[str, str]:
-    """Key -> name of the file beside the index that holds it."""
+def _read_index(index: Path) -> dict[str, str]:
+    """The name of the file beside the index that holds a key, for every key."""
     try:
         content = json.loads(index.read_text(encoding='utf-8'))
     except ValueError as error:

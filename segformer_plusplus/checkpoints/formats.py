@@ -1,20 +1,19 @@
-"""How other libraries name the weights of SegFormer: one table each, and what reads them.
+"""Tables of the names that other libraries give to the weights of SegFormer.
 
-Rules pair our keys with theirs and say what has to be done to the tensors. A template stands for
-many keys: ``{i}`` is the stage or level from 0, ``{n}`` the same from 1, ``{r}`` the level counted
-from the deepest one, ``{j}`` the block, ``{leaf}`` the parameter.
+A rule pairs one of our keys with the keys of a library. A template stands for many keys: ``{i}`` is
+the stage or level counted from 0, ``{n}`` the same counted from 1, ``{r}`` the level counted from
+the deepest one, ``{j}`` the block, ``{leaf}`` the parameter.
 
-The attention of Transformers, NVlabs' SegFormer and segmentation_models.pytorch keeps q, k and v
-apart (or q and kv), mmseg's packs them; their Mix-FFN has matrices where mmseg's has 1x1
-convolutions; and their heads concatenate the levels from the deepest to the first. Only names and
-shapes stand here: no code of theirs.
+Other libraries keep query, key and value apart (or query and key with value), mmseg packs them.
+Their Mix-FFN holds matrices where mmseg's holds 1x1 convolutions, and their heads concatenate the
+levels from the deepest to the first. Only names and shapes stand here, no code of theirs.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -22,341 +21,233 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 
-__all__ = ['NVLABS', 'SMP', 'TRANSFORMERS', 'TRANSFORMERS_5', 'Format', 'Rule']
-
 _NUMBER = '0|[1-9][0-9]*'  # one way to write each, so that no two keys mean the same
-_FIELDS = {
-    'i': _NUMBER,
-    'n': _NUMBER,
-    'r': _NUMBER,
-    'j': _NUMBER,
-    'leaf': 'weight|bias|running_mean|running_var|num_batches_tracked',
-}
-_FIELD = re.compile(r'\{(\w+)\}')
+_LEAF = 'weight|bias|running_mean|running_var|num_batches_tracked'
+_PARTS = {1: (1,), 2: (1, 2), 3: (1, 1, 1)}  # query, key and value are equally large
+_BLOCK = 'backbone.layers.{i}.1.{j}'
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One of our keys and the key, or keys, of another library that hold the same numbers.
+    """Pairs one of our keys with the keys of another library that hold the same numbers.
 
     Args:
         ours: template of our key.
-        theirs: templates of theirs; where there are several, ours is their concatenation.
-        parts: how large each of them is, in shares of the whole.
+        theirs: templates of their keys; our tensor is the concatenation of theirs.
         matrix: their weight is a matrix (C', C), ours a 1x1 convolution (C', C, 1, 1).
         reverse_levels: their input channels start with the deepest level, ours with the first.
     """
 
     ours: str
     theirs: tuple[str, ...]
-    parts: tuple[int, ...] = (1,)
     matrix: bool = False
     reverse_levels: bool = False
 
     def join(self, key: str, tensors: list[Tensor]) -> Tensor:
-        """Our tensor from theirs; ``key`` is ours, for the error."""
-        shapes = [tuple(tensor.shape) for tensor in tensors]
+        """Makes the tensor of our ``key`` from theirs; wrong shapes stay wrong or raise."""
+        tensor = tensors[0]
         if len(tensors) > 1:
-            heights = [shape[0] if shape else 0 for shape in shapes]
-            unit = heights[0] // self.parts[0]
-            rests = {shape[1:] for shape in shapes}
-            if len(rests) > 1 or heights != [unit * part for part in self.parts]:
-                names = ' and '.join(self.theirs)
+            shapes, parts = [tuple(each.shape) for each in tensors], _PARTS[len(tensors)]
+            unit = shapes[0][0] if shapes[0] else 0
+            if shapes != [(unit * part, *shapes[0][1:]) for part in parts]:
                 raise CheckpointError(
-                    f'{names} do not go together: their shapes are {shapes}, expected the same '
-                    f'width and heights of {":".join(map(str, self.parts))} (for our {key})'
+                    f'{" and ".join(self.theirs)} do not go together: their shapes are {shapes}, '
+                    f'expected the same width and heights of {":".join(map(str, parts))} '
+                    f'(for our {key})'
                 )
-        tensor = torch.cat(tensors) if len(tensors) > 1 else tensors[0]
+            tensor = torch.cat(tensors)
         if self.matrix and key.endswith('.weight'):
-            if tensor.dim() != 2:
-                raise CheckpointError(
-                    f'the weight for our {key} has the shape {tuple(tensor.shape)}, expected a '
-                    'matrix'
-                )
-            tensor = tensor[:, :, None, None]
-        return _reverse_levels(key, tensor) if self.reverse_levels else tensor
+            tensor = tensor.reshape(*tensor.shape, 1, 1)
+        return _reverse_levels(tensor) if self.reverse_levels else tensor
 
     def split(self, key: str, tensor: Tensor) -> list[Tensor]:
-        """Their tensors from ours."""
+        """Makes their tensors from that of our ``key``, whose shape has been checked."""
         if self.reverse_levels:
-            tensor = _reverse_levels(key, tensor)
+            tensor = _reverse_levels(tensor)
         if self.matrix and key.endswith('.weight'):
-            if tensor.dim() != 4 or tuple(tensor.shape[2:]) != (1, 1):
-                raise CheckpointError(
-                    f'{key} has the shape {tuple(tensor.shape)}, expected a 1x1 convolution'
-                )
             tensor = tensor.flatten(1)
-        if len(self.parts) == 1:
+        if len(self.theirs) == 1:
             return [tensor]
-        total = sum(self.parts)
-        if not tensor.dim() or tensor.shape[0] % total:
-            raise CheckpointError(
-                f'{key} has the shape {tuple(tensor.shape)}, its height must be a multiple of '
-                f'{total}'
-            )
-        unit = tensor.shape[0] // total
+        heights = [len(tensor) // 3 * part for part in _PARTS[len(self.theirs)]]
         # files of tensors refuse two that share their memory
-        return [part.clone() for part in tensor.split([unit * part for part in self.parts])]
+        return [part.clone() for part in tensor.split(heights)]
 
 
 @dataclass(frozen=True)
 class Format:
-    """The names of one library.
+    """Holds the names of one library.
 
     Args:
-        name: for people and for the command line.
-        title: in messages.
-        bare: rules for the backbone's keys below its prefix.
-        prefix: what their backbone is called in a whole model.
-        head: rules for the keys of a segmentor's head.
+        name: of the library, for people and for the command line.
+        title: of the format, in messages.
+        prefixes: what may stand before the keys of the backbone; the last one in a segmentor.
+        anchor: a key of every backbone, without the prefix.
+        rules: for all keys of a segmentor.
         left_out: prefixes of keys that SegFormer's features or logits do not need.
-        anchor: a key of the backbone, below its prefix, that no other format has.
     """
 
     name: str
     title: str
-    bare: tuple[Rule, ...]
-    prefix: str
-    head: tuple[Rule, ...]
-    left_out: tuple[str, ...]
+    prefixes: tuple[str, ...]
     anchor: str
+    rules: tuple[Rule, ...]
+    left_out: tuple[str, ...] = ()
 
-
-def parse(template: str, key: str, levels: int) -> dict[str, str] | None:
-    """The fields of a key that a template stands for, None if it does not."""
-    match = _pattern(template).fullmatch(key)
-    if match is None:
+    def match(self, key: str, ours: bool = False) -> tuple[Rule, int, dict[str, str]] | None:
+        """Returns the rule for a key of theirs or of ours, which part it is, and its fields."""
+        for rule in self.rules:
+            for part, template in enumerate((rule.ours,) if ours else rule.theirs):
+                found = _pattern(template).fullmatch(key)
+                if found is not None:
+                    fields = found.groupdict()
+                    if 'n' in fields:
+                        fields['i'] = str(int(fields['n']) - 1)
+                    return rule, part, fields
         return None
-    fields = match.groupdict()
-    if 'n' in fields:
-        fields['i'] = str(int(fields['n']) - 1)
-    if 'r' in fields:
-        fields['i'] = str(levels - 1 - int(fields['r']))
-    return fields
 
 
-def fill(template: str, fields: Mapping[str, str], levels: int) -> str:
-    """The key that a template stands for with these fields."""
+def fill(template: str, fields: Mapping[str, str]) -> str:
+    """Returns the key that a template stands for with these fields."""
     values = dict(fields)
     if 'i' in values:
         values['n'] = str(int(values['i']) + 1)
-        values['r'] = str(levels - 1 - int(values['i']))
     return template.format(**values)
-
-
-def prefixed(each: Format, theirs: str | None = None, ours: str = 'backbone.') -> tuple[Rule, ...]:
-    """The rules of the backbone inside of a whole model."""
-    prefix = each.prefix if theirs is None else theirs
-    return tuple(
-        replace(rule, ours=ours + rule.ours, theirs=tuple(prefix + name for name in rule.theirs))
-        for rule in each.bare
-    )
-
-
-def match_theirs(
-    key: str, rules: Iterable[Rule], levels: int
-) -> tuple[Rule, int, dict[str, str]] | None:
-    """The rule that one of their keys falls under, which part of ours it is, and its fields."""
-    for rule in rules:
-        for part, template in enumerate(rule.theirs):
-            fields = parse(template, key, levels)
-            if fields is not None:
-                return rule, part, fields
-    return None
-
-
-def match_ours(key: str, rules: Iterable[Rule]) -> tuple[Rule, dict[str, str]] | None:
-    """The rule that one of our keys falls under, and its fields."""
-    for rule in rules:
-        fields = parse(rule.ours, key, 0)
-        if fields is not None:
-            return rule, fields
-    return None
 
 
 @cache
 def _pattern(template: str) -> re.Pattern[str]:
-    pieces = _FIELD.split(template)  # text, field, text, field, ..., text
-    pattern = ''.join(
-        f'(?P<{piece}>{_FIELDS[piece]})' if odd % 2 else re.escape(piece)
-        for odd, piece in enumerate(pieces)
-    )
-    return re.compile(pattern)
+    pieces = re.split(r'\{(\w+)\}', template)  # text, field, text, field, ..., text
+    for odd, piece in enumerate(pieces):
+        allowed = _LEAF if piece == 'leaf' else _NUMBER
+        pieces[odd] = f'(?P<{piece}>{allowed})' if odd % 2 else re.escape(piece)
+    return re.compile(''.join(pieces))
 
 
-def _reverse_levels(key: str, weight: Tensor) -> Tensor:
+def _reverse_levels(weight: Tensor) -> Tensor:
     """(C, L * C, 1, 1) with its L groups of input channels in the other order."""
-    if weight.dim() != 4 or not weight.shape[0] or weight.shape[1] % weight.shape[0]:
-        raise CheckpointError(
-            f'{key} has the shape {tuple(weight.shape)}, expected (C, levels * C, 1, 1)'
-        )
-    levels = weight.shape[1] // weight.shape[0]
-    return torch.cat(weight.chunk(levels, dim=1)[::-1], dim=1)
+    if weight.dim() != 4 or not weight.shape[0]:
+        return weight  # refused with all other wrong shapes
+    return torch.cat(weight.split(weight.shape[0], dim=1)[::-1], dim=1)
 
 
-_STAGE, _BLOCK = 'layers.{i}', 'layers.{i}.1.{j}'
-_HEAD = 'decode_head'
+# Names inside of a block: ours, NVlabs and SMP, files of Transformers, its modules since version 5
+_IN_BLOCK = (
+    ('norm1', 'norm1', 'layer_norm_1', 'layernorm_before'),
+    ('attn.sr', 'attn.sr', 'attention.self.sr', 'attention.sequence_reduction.sequence_reduction'),
+    ('attn.norm', 'attn.norm', 'attention.self.layer_norm',
+     'attention.sequence_reduction.layer_norm'),
+    ('attn.attn.out_proj', 'attn.proj', 'attention.output.dense', 'attention.o_proj'),
+    ('norm2', 'norm2', 'layer_norm_2', 'layernorm_after'),
+    ('ffn.layers.0', 'mlp.fc1', 'mlp.dense1', 'mlp.fc1'),
+    ('ffn.layers.1', 'mlp.dwconv.dwconv', 'mlp.dwconv.dwconv', 'mlp.dwconv.dwconv'),
+    ('ffn.layers.4', 'mlp.fc2', 'mlp.dense2', 'mlp.fc2'),
+)  # fmt: skip
 
 
-def _backbone(
-    embed: str,
-    embed_norm: str,
-    block: str,
-    names: dict[str, str],
-    qkv: tuple[str, ...],
-    parts: tuple[int, ...],
-    norm: str,
+def _rules(
+    column: int, stage: tuple[str, ...], qkv: tuple[str, ...], head: tuple[str, ...]
 ) -> tuple[Rule, ...]:
-    """The rules of a backbone; ``names`` are those inside of a block."""
-    leaf = '.{leaf}'
-    modules = {
-        'norm1': f'{_BLOCK}.norm1',
-        'sr': f'{_BLOCK}.attn.sr',
-        'sr_norm': f'{_BLOCK}.attn.norm',
-        'out': f'{_BLOCK}.attn.attn.out_proj',
-        'norm2': f'{_BLOCK}.norm2',
-        'fc1': f'{_BLOCK}.ffn.layers.0',
-        'dwconv': f'{_BLOCK}.ffn.layers.1',
-        'fc2': f'{_BLOCK}.ffn.layers.4',
+    """Makes the rules of a library from its names.
+
+    Args:
+        column: of the table above.
+        stage: prefix; block, patch embedding, its norm, norm after the blocks.
+        qkv: query, key and value inside of a block.
+        head: prefix; projection of a level, fusion, its norm, classifier.
+    """
+    block, embed, embed_norm, norm = (stage[0] + name for name in stage[1:])
+    level, fusion, fusion_norm, classifier = (head[0] + name for name in head[1:])
+    pairs = {
+        'backbone.layers.{i}.0.projection': embed,
+        'backbone.layers.{i}.0.norm': embed_norm,
+        **{f'{_BLOCK}.{row[0]}': f'{block}.{row[column]}' for row in _IN_BLOCK},
+        'backbone.layers.{i}.2': norm,
+        'decode_head.convs.{i}.conv': level,
+        'decode_head.fusion_conv.bn': fusion_norm,
+        'decode_head.conv_seg': classifier,
     }
+    matrices = ('ffn.layers.0', 'ffn.layers.4', 'convs.{i}.conv')
+    packed, fused = f'{_BLOCK}.attn.attn.in_proj_', 'decode_head.fusion_conv.conv.weight'
+    leaf = '{leaf}'
     return (
-        Rule(f'{_STAGE}.0.projection' + leaf, (embed + leaf,)),
-        Rule(f'{_STAGE}.0.norm' + leaf, (embed_norm + leaf,)),
-        Rule(
-            f'{_BLOCK}.attn.attn.in_proj_' + '{leaf}',
-            tuple(f'{block}.{name}{leaf}' for name in qkv),
-            parts,
-        ),
-        *(
-            Rule(module + leaf, (f'{block}.{names[name]}{leaf}',), matrix=name in ('fc1', 'fc2'))
-            for name, module in modules.items()
-        ),
-        Rule(f'{_STAGE}.2' + leaf, (norm + leaf,)),
+        *(Rule(f'{k}.{leaf}', (f'{v}.{leaf}',), k.endswith(matrices)) for k, v in pairs.items()),
+        Rule(packed + leaf, tuple(f'{block}.{name}.{leaf}' for name in qkv)),
+        Rule(fused, (f'{fusion}.weight',), reverse_levels=True),
     )
 
 
-def _head(linear: str, fuse: str, fuse_norm: str, classifier: str) -> tuple[Rule, ...]:
-    leaf = '.{leaf}'
-    return (
-        Rule(f'{_HEAD}.convs.{{i}}.conv' + leaf, (linear + leaf,), matrix=True),
-        Rule(f'{_HEAD}.fusion_conv.conv.weight', (f'{fuse}.weight',), reverse_levels=True),
-        Rule(f'{_HEAD}.fusion_conv.bn' + leaf, (fuse_norm + leaf,)),
-        Rule(f'{_HEAD}.conv_seg' + leaf, (classifier + leaf,)),
-    )
-
-
-_NVLABS_BACKBONE = _backbone(
-    embed='patch_embed{n}.proj',
-    embed_norm='patch_embed{n}.norm',
-    block='block{n}.{j}',
-    names=dict(
-        norm1='norm1',
-        sr='attn.sr',
-        sr_norm='attn.norm',
-        out='attn.proj',
-        norm2='norm2',
-        fc1='mlp.fc1',
-        dwconv='mlp.dwconv.dwconv',
-        fc2='mlp.fc2',
-    ),
-    qkv=('attn.q', 'attn.kv'),
-    parts=(1, 2),
-    norm='norm{n}',
-)
+_NVLABS_STAGE = ('block{n}.{j}', 'patch_embed{n}.proj', 'patch_embed{n}.norm', 'norm{n}')
 
 NVLABS = Format(
     name='nvlabs',
     title="NVlabs' SegFormer",
-    bare=_NVLABS_BACKBONE,
-    prefix='backbone.',
-    head=_head(
-        linear='decode_head.linear_c{n}.proj',
-        fuse='decode_head.linear_fuse.conv',
-        fuse_norm='decode_head.linear_fuse.bn',
-        classifier='decode_head.linear_pred',
+    prefixes=('', 'backbone.'),
+    anchor='patch_embed1.proj.weight',
+    rules=_rules(
+        column=1,
+        stage=('backbone.', *_NVLABS_STAGE),
+        qkv=('attn.q', 'attn.kv'),
+        head=('decode_head.linear_', 'c{n}.proj', 'fuse.conv', 'fuse.bn', 'pred'),
     ),
     # the ImageNet classifier, and a convolution that every head inherits and this one never calls
     left_out=('head.', 'backbone.head.', 'decode_head.conv_seg.'),
-    anchor='patch_embed1.proj.weight',
 )
 
 SMP = Format(
     name='smp',
     title='segmentation_models.pytorch',
-    bare=_NVLABS_BACKBONE,
-    prefix='encoder.',
-    head=_head(
-        linear='decoder.mlp_stage.{r}.linear',
-        fuse='decoder.fuse_stage.0',
-        fuse_norm='decoder.fuse_stage.1',
-        classifier='segmentation_head.0',
+    prefixes=('encoder.',),  # a backbone alone has the names of NVlabs
+    anchor='patch_embed1.proj.weight',
+    rules=_rules(
+        column=1,
+        stage=('encoder.', *_NVLABS_STAGE),
+        qkv=('attn.q', 'attn.kv'),
+        head=('', 'decoder.mlp_stage.{r}.linear', 'decoder.fuse_stage.0', 'decoder.fuse_stage.1',
+              'segmentation_head.0'),
     ),
     left_out=('classification_head.', 'encoder.head.'),
-    anchor='patch_embed1.proj.weight',
-)
+)  # fmt: skip
 
 TRANSFORMERS = Format(
     name='transformers',
     title='Transformers (files)',
-    bare=_backbone(
-        embed='encoder.patch_embeddings.{i}.proj',
-        embed_norm='encoder.patch_embeddings.{i}.layer_norm',
-        block='encoder.block.{i}.{j}',
-        names=dict(
-            norm1='layer_norm_1',
-            sr='attention.self.sr',
-            sr_norm='attention.self.layer_norm',
-            out='attention.output.dense',
-            norm2='layer_norm_2',
-            fc1='mlp.dense1',
-            dwconv='mlp.dwconv.dwconv',
-            fc2='mlp.dense2',
-        ),
+    prefixes=('', 'segformer.'),
+    anchor='encoder.patch_embeddings.0.proj.weight',
+    rules=_rules(
+        column=2,
+        stage=('segformer.encoder.', 'block.{i}.{j}', 'patch_embeddings.{i}.proj',
+               'patch_embeddings.{i}.layer_norm', 'layer_norm.{i}'),
         qkv=('attention.self.query', 'attention.self.key', 'attention.self.value'),
-        parts=(1, 1, 1),
-        norm='encoder.layer_norm.{i}',
-    ),
-    prefix='segformer.',
-    head=_head(
-        linear='decode_head.linear_c.{i}.proj',
-        fuse='decode_head.linear_fuse',
-        fuse_norm='decode_head.batch_norm',
-        classifier='decode_head.classifier',
+        head=('decode_head.', 'linear_c.{i}.proj', 'linear_fuse', 'batch_norm', 'classifier'),
     ),
     left_out=('classifier.',),
-    anchor='encoder.patch_embeddings.0.proj.weight',
-)
+)  # fmt: skip
 """The names in every file of Transformers' save_pretrained, and of its modules up to version 4."""
 
 TRANSFORMERS_5 = Format(
     name='transformers',
     title='Transformers (modules of version 5)',
-    bare=_backbone(
-        embed='stages.{i}.patch_embeddings.proj',
-        embed_norm='stages.{i}.patch_embeddings.layer_norm',
-        block='stages.{i}.blocks.{j}',
-        names=dict(
-            norm1='layernorm_before',
-            sr='attention.sequence_reduction.sequence_reduction',
-            sr_norm='attention.sequence_reduction.layer_norm',
-            out='attention.o_proj',
-            norm2='layernorm_after',
-            fc1='mlp.fc1',
-            dwconv='mlp.dwconv.dwconv',
-            fc2='mlp.fc2',
-        ),
+    prefixes=('', 'segformer.'),
+    anchor='stages.0.patch_embeddings.proj.weight',
+    rules=_rules(
+        column=3,
+        stage=('segformer.stages.{i}.', 'blocks.{j}', 'patch_embeddings.proj',
+               'patch_embeddings.layer_norm', 'layer_norm'),
         qkv=('attention.q_proj', 'attention.k_proj', 'attention.v_proj'),
-        parts=(1, 1, 1),
-        norm='stages.{i}.layer_norm',
-    ),
-    prefix='segformer.',
-    head=_head(
-        linear='decode_head.linear_projections.{i}.proj',
-        fuse='decode_head.linear_fuse',
-        fuse_norm='decode_head.batch_norm',
-        classifier='decode_head.classifier',
+        head=('decode_head.', 'linear_projections.{i}.proj', 'linear_fuse', 'batch_norm',
+              'classifier'),
     ),
     left_out=('classifier.',),
-    anchor='stages.0.patch_embeddings.proj.weight',
-)
+)  # fmt: skip
 """The names that version 5's modules have in memory: ``model.state_dict()``."""
+
+MMSEG = Format(
+    name='mmseg',
+    title='mmseg',
+    prefixes=('', 'backbone.'),
+    anchor='layers.0.0.projection.weight',
+    rules=tuple(Rule(rule.ours, (rule.ours,)) for rule in NVLABS.rules),
+)
+"""Our own names."""
+
+FORMATS = (TRANSFORMERS, TRANSFORMERS_5, NVLABS, SMP, MMSEG)

@@ -1,4 +1,4 @@
-"""Read a checkpoint without running code from it, and load it with every key accounted for."""
+"""Reads checkpoints without running code from them, and loads them whole or not at all."""
 
 from __future__ import annotations
 
@@ -14,29 +14,26 @@ import torch
 from mmengine.logging import print_log
 from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import Tensor, nn
-from torch.hub import download_url_to_file, get_dir, load_state_dict_from_url
+from torch.hub import download_url_to_file, get_dir
 
 from ..errors import CheckpointError, SegformerPlusPlusError
 from ..safe_globals import mmengine_globals
 from .conversion import convert, not_recognised, recognise
-from .files import SAFETENSORS, read_path, some
-from .settings import head_kind
+from .files import read_path, some
+from .settings import differences, head_kind
 
 # torch.hub takes any 'name-face.pth' for a file with a hash; a real one has eight digits or more
 _HASH = re.compile(r'-([0-9a-f]{8,64})\.')
 _FORBIDDEN = re.compile(r'Unsupported (?:global: GLOBAL \S+|class \S+|operand \S+)')
-_PLACES = ('model_state_dict', 'model', 'state_dict')  # the last one goes first
+_PLACES = ('state_dict', 'model', 'model_state_dict')  # the first one that holds weights is taken
 _WRAPPERS = ('module.', '_orig_mod.')
 _ANSI = re.compile(r'\x1b\[[0-9;]*m')
 
 
 def read_checkpoint(
-    source: str | Path,
-    map_location: str | torch.device = 'cpu',
-    *,
-    unsafe: bool = False,
+    source: str | Path, map_location: str | torch.device = 'cpu', *, unsafe: bool = False
 ) -> dict[str, Any]:
-    """Read a checkpoint, or download it into torch.hub's cache first.
+    """Reads a checkpoint, from an address after a download into torch.hub's cache.
 
     Args:
         source: a file of PyTorch or of safetensors, a folder of Transformers (also with weights in
@@ -86,7 +83,7 @@ def load_checkpoint_strictly(
     prefix: str = '',
     map_location: str | torch.device = 'cpu',
 ) -> dict[str, Any]:
-    """Load a checkpoint so that every key of the file and of the model is accounted for.
+    """Loads a checkpoint and accounts for every key of the file and of the model.
 
     Weights of other libraries are converted first, see :func:`~.conversion.convert`.
 
@@ -108,50 +105,49 @@ def load_checkpoint_strictly(
     start = prefix.rstrip('.') + '.' if prefix else ''
     inside = _below(start, state)
     # a prefix that the file does not know may be one that its weights get here
-    state = _to_our_names(inside, source) if inside else _below(start, _to_our_names(state, source))
-    if not state:
+    ours = _to_our_names(inside, source) if inside else _below(start, _to_our_names(state, source))
+    if not ours:
         raise CheckpointError(
-            f'checkpoint {source} has no key below prefix={prefix!r}; its keys are '
-            f'{some(plain_state_dict(checkpoint, source))}'
+            f'checkpoint {source} has no key below prefix={prefix!r}; its keys are {some(state)}'
         )
-    load_state_dict_strictly(model, state, source)
+    load_state_dict_strictly(model, ours, source)
     return checkpoint
 
 
 @WEIGHT_INITIALIZERS.register_module(force=True)
 class StrictPretrained:
-    """What ``init_cfg=dict(type='Pretrained', ...)`` of our modules does: all or nothing.
+    """Loads ``init_cfg=dict(type='Pretrained', ...)`` of our modules all or nothing.
 
-    Args:
-        checkpoint: see :func:`load_checkpoint_strictly`, as the other arguments.
-        prefix: None for all keys.
-        map_location: where the file's tensors go first.
+    Args: see :func:`load_checkpoint_strictly`.
     """
 
     def __init__(
         self, checkpoint: str | Path, prefix: str | None = None, map_location: str = 'cpu'
     ) -> None:
-        self._checkpoint = checkpoint
+        self._source = checkpoint
         self._options: dict[str, Any] = dict(prefix=prefix or '', map_location=map_location)
 
     def __call__(self, module: nn.Module) -> None:
-        load_checkpoint_strictly(module, self._checkpoint, **self._options)
+        load_checkpoint_strictly(module, self._source, **self._options)
 
 
 def load_state_dict_strictly(
     model: nn.Module, state: dict[str, Tensor], source: str | Path
 ) -> None:
-    """Load a state dict all or nothing; ``source`` names it in the error.
-
-    Raises:
-        CheckpointError: as :func:`load_checkpoint_strictly`.
-    """
-    _check_fit(model, state, source)
+    """Loads a state dict as :func:`load_checkpoint_strictly`; ``source`` names it in the error."""
+    own = model.state_dict()
+    expected = {key: tuple(tensor.shape) for key, tensor in own.items()}
+    problems = differences(state, expected, 'the model')
+    if problems:
+        raise CheckpointError(
+            f'checkpoint {source} does not fit {type(model).__name__}: {problems}'
+            f'{_hint(own, state)}'
+        )
     model.load_state_dict(state, strict=True)
 
 
 def extract_state_dict(checkpoint: dict[str, Any], source: str | Path) -> dict[str, Tensor]:
-    """The weights of a checkpoint that was read from ``source``, under our names.
+    """Returns the weights of a checkpoint that was read from ``source``, under our names.
 
     Those of a library that is not recognised keep theirs.
 
@@ -162,27 +158,24 @@ def extract_state_dict(checkpoint: dict[str, Any], source: str | Path) -> dict[s
 
 
 def plain_state_dict(checkpoint: dict[str, Any], source: str | Path) -> dict[str, Tensor]:
-    """The weights of a checkpoint under the names that they have there.
+    """Returns the weights of a checkpoint under the names that they have there.
 
     They may lie under 'state_dict' or 'model'; the prefixes of DDP and of ``torch.compile`` go.
 
     Raises:
         CheckpointError: there are none.
     """
-    places = (checkpoint, *(checkpoint.get(name) for name in _PLACES))
-    found = next((place for place in reversed(places) if _is_state_dict(place)), None)
-    if found is None:
+    for place in (*(checkpoint.get(name) for name in _PLACES), checkpoint):
+        if isinstance(place, dict) and place and all(map(torch.is_tensor, place.values())):
+            break
+    else:
         raise CheckpointError(
             f'checkpoint {source} holds no state dict; its keys are {some(checkpoint)}'
         )
-    state = dict(found)
+    state = dict(place)
     while wrapper := next((w for w in _WRAPPERS if all(k.startswith(w) for k in state)), None):
         state = {key.removeprefix(wrapper): value for key, value in state.items()}
     return state
-
-
-def _is_state_dict(value: Any) -> bool:
-    return isinstance(value, dict) and bool(value) and all(map(torch.is_tensor, value.values()))
 
 
 def _to_our_names(state: dict[str, Tensor], source: str | Path) -> dict[str, Tensor]:
@@ -206,19 +199,11 @@ def _below(start: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _download(url: str, map_location: str | torch.device, unsafe: bool) -> Any:
-    name = Path(urlparse(url).path).name
     # two addresses with one file name must not share a cache entry
-    cached = Path(get_dir()) / 'checkpoints' / f'{_digest(url)}_{name}'
+    digest = hashlib.sha256(url.encode()).hexdigest()[:12]
+    cached = Path(get_dir()) / 'checkpoints' / f'{digest}_{Path(urlparse(url).path).name}'
     hashed = _HASH.search(cached.name)
     try:
-        if cached.suffix != SAFETENSORS:
-            return load_state_dict_from_url(
-                url,
-                map_location=map_location,
-                check_hash=hashed is not None,
-                file_name=cached.name,
-                weights_only=not unsafe,
-            )
         if not cached.exists():
             cached.parent.mkdir(parents=True, exist_ok=True)
             download_url_to_file(url, str(cached), hashed[1] if hashed else None)
@@ -227,34 +212,6 @@ def _download(url: str, map_location: str | torch.device, unsafe: bool) -> Any:
         # a download that was cut short must not stand in the way of the next try
         cached.unlink(missing_ok=True)
         raise
-
-
-def _digest(url: str) -> str:
-    return hashlib.sha256(url.encode()).hexdigest()[:12]
-
-
-def _check_fit(model: nn.Module, state: dict[str, Tensor], source: str | Path) -> None:
-    own = model.state_dict()
-    missing = [key for key in own if key not in state]
-    unexpected = [key for key in state if key not in own]
-    reshaped = [k for k in own if k in state and own[k].shape != state[k].shape]
-    problems = []
-    if missing:
-        problems.append(f'{len(missing)} keys missing: {some(missing)}')
-    if unexpected:
-        problems.append(f'{len(unexpected)} keys the model does not have: {some(unexpected)}')
-    if reshaped:
-        key = reshaped[0]
-        problems.append(
-            f'{len(reshaped)} of another shape: {key} is {tuple(state[key].shape)} in the file '
-            f'and {tuple(own[key].shape)} in the model'
-        )
-    if not problems:
-        return
-    raise CheckpointError(
-        f'checkpoint {source} does not fit {type(model).__name__}: {"; ".join(problems)}'
-        f'{_hint(own, state)}'
-    )
 
 
 def _hint(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
@@ -281,9 +238,8 @@ def _hint(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
 
 
 def _reason(error: BaseException) -> str:
+    """The first line of an error, or what it says that a pickle asked for."""
     text = _ANSI.sub('', str(error))
     forbidden = _FORBIDDEN.search(text)
-    if forbidden:
-        return forbidden[0]
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    return forbidden[0] if forbidden else next(iter(lines), type(error).__name__)

@@ -1,4 +1,4 @@
-"""What a model must be for its weights to fit: read from the shapes of the weights."""
+"""Reads from the shapes of weights what a model must be for them to fit."""
 
 from __future__ import annotations
 
@@ -14,96 +14,98 @@ from .files import some
 _ANCHOR = 'layers.0.0.projection.weight'
 _LAST_LAYERS = {'decode_head': 'conv_seg', 'head': 'final_layer'}
 
+Shapes = dict[str, tuple[int, ...]]
+
 
 def describe(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Settings of the backbone and of the head, from the weights under our names.
+    """Returns the settings of the backbone and of the head for weights under our names.
 
     Args:
-        state: a backbone, a segmentor or a pose estimator with the keys of mmseg and mmpose.
+        state: a backbone, a segmentor or a pose estimator.
 
     Returns:
         - arch: 'b0' to 'b5', None for other sizes;
-        - embed_dims, num_heads: None where the widths are not those of an arch, since the weights
-          do not tell them;
+        - embed_dims, num_heads: None for widths of no arch, since the weights do not tell them;
         - num_layers, in_channels (C_i), patch_sizes, sr_ratios, mlp_ratios: one entry per stage;
         - image_channels, qkv_bias, dtype (of the first weight);
         - head: 'mmseg' (norm or ReLU on every level), 'linear' (``SegformerLinearHead``),
           'heatmap' or None;
-        - head_in_channels, decoder_channels, num_classes (of a heatmap head: keypoints); None
-          without a head.
+        - head_in_channels, decoder_channels, num_classes (or keypoints); None without a head.
 
     Raises:
-        CheckpointError: there is no backbone of SegFormer in it, or a part of it is missing.
+        CheckpointError: there is no backbone of SegFormer, or a part of it is missing.
     """
-    prefix = _prefix(state)
-    stage = re.escape(f'{prefix}layers.')
-    stages = range(_count(state, rf'{stage}(\d+)\.'))
-    embeds = [_tensor(state, f'{prefix}layers.{i}.0.projection.weight') for i in stages]
-    layers = [_count(state, rf'{stage}{i}\.1\.(\d+)\.') for i in stages]
-    hidden = [_tensor(state, f'{prefix}layers.{i}.1.0.ffn.layers.0.weight') for i in stages]
+    start = f'{backbone_prefix(state)}layers.'
+    stages = range(_count(state, rf'{re.escape(start)}(\d+)\.'))
+    embeds = [_weight(state, f'{start}{i}.0.projection.weight') for i in stages]
+    layers = [_count(state, rf'{re.escape(start)}{i}\.1\.(\d+)\.') for i in stages]
+    hidden = [_weight(state, f'{start}{i}.1.0.ffn.layers.0.weight') for i in stages]
     channels = [embed.shape[0] for embed in embeds]
-    reductions = [state.get(f'{prefix}layers.{i}.1.0.attn.sr.weight') for i in stages]
+    reductions = [state.get(f'{start}{i}.1.0.attn.sr.weight') for i in stages]
     return dict(
-        **_sizes(channels, layers),
+        **_arch(channels, layers),
         num_layers=layers,
         in_channels=channels,
         patch_sizes=[embed.shape[-1] for embed in embeds],
         sr_ratios=[1 if sr is None else sr.shape[-1] for sr in reductions],
         mlp_ratios=[wide.shape[0] / c for wide, c in zip(hidden, channels, strict=True)],
         image_channels=embeds[0].shape[1],
-        qkv_bias=f'{prefix}layers.0.1.0.attn.attn.in_proj_bias' in state,
+        qkv_bias=f'{start}0.1.0.attn.attn.in_proj_bias' in state,
         dtype=str(embeds[0].dtype).removeprefix('torch.'),
         **_describe_head(state),
     )
 
 
 def check_complete(state: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    """Whether the backbone and SegFormer's head are whole and their shapes go together.
+    """Checks that the backbone and SegFormer's head are whole and their shapes go together.
 
-    Keys of other parts, such as auxiliary heads, are not looked at.
-
-    Args:
-        state: under our names.
-        about: from :func:`describe`.
+    Keys of other parts, such as auxiliary heads, may be there. ``about`` is what :func:`describe`
+    says of the state.
 
     Raises:
-        CheckpointError: keys are missing, have no place in it, or have another shape; the first
-            few are named.
+        CheckpointError: keys are missing, unknown or of another shape; the first few are named.
     """
-    expected = _backbone_shapes(_prefix(state), about)
-    ours = [f'{_prefix(state)}layers.']
+    prefix = backbone_prefix(state)
+    expected, ours = _backbone_shapes(prefix, about), [f'{prefix}layers.']
     head = _head_prefix(state) if about['head'] else None
     if head:
         expected |= _head_shapes(head, state, about)
         ours.append(f'{head}.')
-    missing = [key for key in expected if key not in state]
     # a count of batches stands beside every norm and changes nothing in inference
-    strange = [
-        key
-        for key in state
-        if key.startswith(tuple(ours))
-        and key not in expected
-        and not key.endswith('.num_batches_tracked')
-    ]
+    inside = {
+        key: tensor
+        for key, tensor in state.items()
+        if key.startswith(tuple(ours)) and not key.endswith('.num_batches_tracked')
+    }
+    problems = differences(inside, expected, 'SegFormer')
+    if problems:
+        raise CheckpointError(problems)
+
+
+def differences(state: Mapping[str, Tensor], expected: Shapes, owner: str) -> str:
+    """Lists for a message which keys are missing, unknown to ``owner``, or of another shape."""
+    missing = [key for key in expected if key not in state]
+    unknown = [key for key in state if key not in expected]
     reshaped = [k for k in expected if k in state and tuple(state[k].shape) != expected[k]]
     problems = []
     if missing:
-        problems.append(f'{len(missing)} keys are missing: {some(missing)}')
-    if strange:
-        problems.append(f'{len(strange)} keys have no place in it: {some(strange)}')
+        problems.append(f'{len(missing)} keys missing: {some(missing)}')
+    if unknown:
+        problems.append(f'{len(unknown)} keys {owner} does not have: {some(unknown)}')
     if reshaped:
         key = reshaped[0]
         problems.append(
-            f'{len(reshaped)} keys do not go with the shapes of the others: {key} is '
-            f'{tuple(state[key].shape)}, expected {expected[key]}'
+            f'{len(reshaped)} of another shape: {key} is {tuple(state[key].shape)} in the file '
+            f'and {expected[key]} in {owner}'
         )
-    if problems:
-        raise CheckpointError('; '.join(problems))
+    return '; '.join(problems)
 
 
-def _prefix(state: Mapping[str, Tensor]) -> str:
+def backbone_prefix(state: Iterable[str]) -> str:
+    """Returns what stands before our keys of a backbone, '' or 'backbone.', or raises."""
+    keys = set(state)
     for prefix in ('', 'backbone.'):
-        if prefix + _ANCHOR in state:
+        if prefix + _ANCHOR in keys:
             return prefix
     raise CheckpointError(
         f'there is no backbone of SegFormer: neither {_ANCHOR} nor backbone.{_ANCHOR} is among '
@@ -111,18 +113,28 @@ def _prefix(state: Mapping[str, Tensor]) -> str:
     )
 
 
+def head_kind(state: Iterable[str]) -> str | None:
+    """Returns 'mmseg', 'linear', 'heatmap' or None for keys that may be incomplete."""
+    keys = set(state)
+    prefix = _head_prefix(keys)
+    if prefix != 'decode_head':
+        return None if prefix is None else 'heatmap'
+    # mmseg's head has one norm_cfg for all of its convolutions; a bias stands for a missing norm
+    biased = f'{prefix}.convs.0.conv.bias' in keys
+    return 'linear' if biased and f'{prefix}.fusion_conv.conv.bias' not in keys else 'mmseg'
+
+
 def _count(state: Iterable[str], pattern: str) -> int:
     """One more than the largest index in the keys."""
     compiled = re.compile(pattern)
-    found = [int(match[1]) for key in state if (match := compiled.match(key))]
-    return max(found) + 1 if found else 0
+    return max((int(match[1]) + 1 for key in state if (match := compiled.match(key))), default=0)
 
 
-def _tensor(state: Mapping[str, Tensor], key: str) -> Tensor:
+def _weight(state: Mapping[str, Tensor], key: str) -> Tensor:
     """The weight of a convolution."""
     tensor = state.get(key)
     if tensor is None:
-        raise CheckpointError(f'1 key is missing: {key}')
+        raise CheckpointError(f'1 keys missing: {key}')
     if tensor.dim() != 4 or not tensor.shape[0]:
         raise CheckpointError(
             f'{key} has the shape {tuple(tensor.shape)}, expected (C, C, rows, columns)'
@@ -130,36 +142,16 @@ def _tensor(state: Mapping[str, Tensor], key: str) -> Tensor:
     return tensor
 
 
-def _sizes(channels: list[int], layers: list[int]) -> dict[str, Any]:
+def _arch(channels: list[int], layers: list[int]) -> dict[str, Any]:
     from ..mit.archs import ARCHS  # the backbones import this package
 
-    fitting = {
-        name: sizes
-        for name, sizes in ARCHS.items()
-        if [sizes['embed_dims'] * heads for heads in sizes['num_heads']] == channels
-    }
-    if not fitting:
-        return dict(arch=None, embed_dims=None, num_heads=None)
-    sizes = next(iter(fitting.values()))
-    names = [name for name, each in fitting.items() if list(each['num_layers']) == layers]
-    return dict(
-        arch=names[0] if names else None,
-        embed_dims=sizes['embed_dims'],
-        num_heads=list(sizes['num_heads']),
-    )
-
-
-def head_kind(state: Iterable[str]) -> str | None:
-    """'mmseg', 'linear', 'heatmap' or None; see :func:`describe`. Takes keys, complete or not."""
-    keys = set(state)
-    prefix = _head_prefix(keys)
-    if prefix is None:
-        return None
-    if prefix == 'head':
-        return 'heatmap'
-    # mmseg's head has one norm_cfg for all of its convolutions; a bias stands for a missing norm
-    biased = f'{prefix}.convs.0.conv.bias' in keys
-    return 'linear' if biased and f'{prefix}.fusion_conv.conv.bias' not in keys else 'mmseg'
+    found: dict[str, Any] = dict(arch=None, embed_dims=None, num_heads=None)
+    for name, sizes in ARCHS.items():
+        if [sizes['embed_dims'] * heads for heads in sizes['num_heads']] == channels:
+            found |= dict(embed_dims=sizes['embed_dims'], num_heads=list(sizes['num_heads']))
+            if list(sizes['num_layers']) == layers:
+                found['arch'] = name
+    return found
 
 
 def _head_prefix(state: Container[str]) -> str | None:
@@ -172,23 +164,22 @@ def _describe_head(state: Mapping[str, Tensor]) -> dict[str, Any]:
     if prefix is None:
         return dict(head=None, head_in_channels=None, decoder_channels=None, num_classes=None)
     levels = range(_count(state, rf'{prefix}\.convs\.(\d+)\.'))
-    convs = [_tensor(state, f'{prefix}.convs.{i}.conv.weight') for i in levels]
+    convs = [_weight(state, f'{prefix}.convs.{i}.conv.weight') for i in levels]
     return dict(
         head=head_kind(state),
         head_in_channels=[conv.shape[1] for conv in convs],
-        decoder_channels=_tensor(state, f'{prefix}.fusion_conv.conv.weight').shape[0],
-        num_classes=_tensor(state, f'{prefix}.{_LAST_LAYERS[prefix]}.weight').shape[0],
+        decoder_channels=_weight(state, f'{prefix}.fusion_conv.conv.weight').shape[0],
+        num_classes=_weight(state, f'{prefix}.{_LAST_LAYERS[prefix]}.weight').shape[0],
     )
 
 
-def _backbone_shapes(prefix: str, about: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    shapes: dict[str, tuple[int, ...]] = {}
+def _backbone_shapes(prefix: str, about: Mapping[str, Any]) -> Shapes:
+    shapes: Shapes = {}
     before = about['image_channels']
     for i, width in enumerate(about['in_channels']):
         stage = f'{prefix}layers.{i}'
-        patch, sr = about['patch_sizes'][i], about['sr_ratios'][i]
-        hidden = round(about['mlp_ratios'][i] * width)
-        shapes |= _conv(f'{stage}.0.projection', width, before, patch)
+        sr, hidden = about['sr_ratios'][i], round(about['mlp_ratios'][i] * width)
+        shapes |= _conv(f'{stage}.0.projection', width, before, about['patch_sizes'][i])
         shapes |= _vectors(f'{stage}.0.norm', width)
         for j in range(about['num_layers'][i]):
             block = f'{stage}.1.{j}'
@@ -211,9 +202,7 @@ def _backbone_shapes(prefix: str, about: Mapping[str, Any]) -> dict[str, tuple[i
     return shapes
 
 
-def _head_shapes(
-    prefix: str, state: Mapping[str, Tensor], about: Mapping[str, Any]
-) -> dict[str, tuple[int, ...]]:
+def _head_shapes(prefix: str, state: Mapping[str, Tensor], about: Mapping[str, Any]) -> Shapes:
     width, inputs = about['decoder_channels'], about['head_in_channels']
     if not _is_part_of(inputs, about['in_channels']):
         inputs = about['in_channels'][: len(inputs)]
@@ -225,7 +214,7 @@ def _head_shapes(
             norms.setdefault(match[1], set()).add(match[2])
     parts = {f'{prefix}.convs.{i}': (channels, linear) for i, channels in enumerate(inputs)}
     parts[f'{prefix}.fusion_conv'] = len(inputs) * width, False
-    shapes: dict[str, tuple[int, ...]] = {}
+    shapes: Shapes = {}
     for name, (channels, bare) in parts.items():
         shapes[f'{name}.conv.weight'] = width, channels, 1, 1
         if bare or not norms:  # a bias stands for the norm that is missing
@@ -234,8 +223,7 @@ def _head_shapes(
             for norm, leaves in norms.items():
                 shapes |= _vectors(f'{name}.{norm}', width, leaves)
     last = f'{prefix}.{_LAST_LAYERS[prefix]}'
-    kernel = state[f'{last}.weight'].shape[-1]
-    return shapes | _conv(last, about['num_classes'], width, kernel)
+    return shapes | _conv(last, about['num_classes'], width, state[f'{last}.weight'].shape[-1])
 
 
 def _is_part_of(numbers: list[int], of: list[int]) -> bool:
@@ -244,11 +232,9 @@ def _is_part_of(numbers: list[int], of: list[int]) -> bool:
     return all(number in rest for number in numbers)
 
 
-def _conv(name: str, out: int, into: int, kernel: int) -> dict[str, tuple[int, ...]]:
+def _conv(name: str, out: int, into: int, kernel: int) -> Shapes:
     return {f'{name}.weight': (out, into, kernel, kernel), f'{name}.bias': (out,)}
 
 
-def _vectors(
-    name: str, width: int, leaves: Iterable[str] = ('weight', 'bias')
-) -> dict[str, tuple[int, ...]]:
+def _vectors(name: str, width: int, leaves: Iterable[str] = ('weight', 'bias')) -> Shapes:
     return {f'{name}.{leaf}': (width,) for leaf in leaves}

@@ -1,9 +1,8 @@
-"""Writing weights: beside what is there, then in its place, so that no half file is ever seen."""
+"""Writes weights beside the old file and then in its place, so that no half file is ever seen."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
-from ..files import written_beside
+from ..files import write_json, written_beside
 from .conversion import recognise, to_mmseg
 from .files import INDEX, SAFETENSORS, WEIGHTS, safetensors
 from .settings import describe
@@ -20,7 +19,7 @@ SUFFIXES = (SAFETENSORS, '.pth', '.pt', '.bin')
 
 
 def write_checkpoint(path: str | Path, content: Mapping[str, Any]) -> None:
-    """Write one file.
+    """Writes one file.
 
     Args:
         path: its suffix says how: ``.safetensors`` (a state dict; no code can hide in it), or
@@ -41,17 +40,20 @@ def write_checkpoint(path: str | Path, content: Mapping[str, Any]) -> None:
         others = [key for key, value in content.items() if not isinstance(value, Tensor)]
         if others:
             raise CheckpointError(f'{path} can hold tensors only, not {others[0]!r}')
-        # views of one tensor share their memory, which the format refuses
-        tensors = {key: value.detach().clone().contiguous() for key, value in content.items()}
-        save = safetensors().save_file
-        # older versions of Transformers refuse a file that does not name its framework
-        _replace(path, lambda beside: save(tensors, beside, metadata={'format': 'pt'}))
-    else:
-        _replace(path, lambda beside: torch.save(dict(content), beside))
+        save_file = safetensors().save_file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_beside(path) as beside:
+        if path.suffix == SAFETENSORS:
+            # views of one tensor share their memory, which the format refuses
+            tensors = {key: value.detach().clone().contiguous() for key, value in content.items()}
+            # older versions of Transformers refuse a file that does not name its framework
+            save_file(tensors, beside, metadata={'format': 'pt'})
+        else:
+            torch.save(dict(content), beside)
 
 
 def write_transformers_folder(folder: str | Path, state: Mapping[str, Tensor]) -> None:
-    """Write ``config.json`` and ``model.safetensors``, which ``from_pretrained`` reads.
+    """Writes ``config.json`` and ``model.safetensors``, which ``from_pretrained`` reads.
 
     Args:
         folder: made if it is not there; of what is in it only these two files are replaced.
@@ -63,30 +65,22 @@ def write_transformers_folder(folder: str | Path, state: Mapping[str, Tensor]) -
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
-        raise CheckpointError(f'{folder} is a file; name a folder, or end the name of a file with '
-                              f'{", ".join(SUFFIXES)}')  # fmt: skip
-    config = transformers_config(state)
-    others = [f'{name}{end}' for name in WEIGHTS for end in ('', INDEX)][1:]
-    for name in others:
+        raise CheckpointError(
+            f'{folder} is a file; name a folder, or end the name of a file with '
+            f'{", ".join(SUFFIXES)}'
+        )
+    config = _transformers_config(state)
+    for name in [f'{name}{end}' for name in WEIGHTS for end in ('', INDEX)][1:]:
         if (folder / name).exists():
             raise CheckpointError(
                 f'{folder} already holds other weights, {name}; name another folder'
             )
-    safetensors()  # before anything is made
-    folder.mkdir(parents=True, exist_ok=True)
     write_checkpoint(folder / WEIGHTS[0], state)
-    text = json.dumps(config, indent=2) + '\n'
-    _replace(folder / 'config.json', lambda beside: beside.write_text(text, encoding='utf-8'))
+    write_json(folder / 'config.json', config)
 
 
-def transformers_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The content of Transformers' ``config.json`` for weights with its names.
-
-    Strides are taken to be SegFormer's 4, 2, 2, 2: the weights do not tell them.
-
-    Raises:
-        CheckpointError: not Transformers' names, or the number of heads cannot be known.
-    """
+def _transformers_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The content of ``config.json``; the strides, which weights do not tell, are SegFormer's."""
     if recognise(state) != 'transformers':
         raise CheckpointError('the weights do not have the names of Transformers')
     about = describe(to_mmseg(state))
@@ -123,9 +117,3 @@ def transformers_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
             semantic_loss_ignore_index=255,
         )
     return config
-
-
-def _replace(path: Path, write: Callable[[Path], Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with written_beside(path) as place:
-        write(place)

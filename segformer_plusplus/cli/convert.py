@@ -1,11 +1,10 @@
-"""Converts weights between mmseg, NVlabs' original, Transformers and, only from, SMP."""
+"""segformer-plusplus convert SOURCE TARGET: weights under the names of another library."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -22,39 +21,51 @@ from ..checkpoints import (
 )
 from ..checkpoints.conversion import TARGETS, backbone_of, convert_to
 from ..checkpoints.settings import check_complete
-from ..checkpoints.writing import SUFFIXES
 from ..errors import CheckpointError
-from .guard import add_traceback_argument, main_guard
+from .options import command
 
 
-def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
-    """The command line of this tool."""
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description="Convert SegFormer's weights between mmseg, NVlabs' original, Transformers "
-        'and (only from) segmentation_models.pytorch; the source is recognised by its keys.',
-    )
-    parser.add_argument('source', metavar='SRC', help='file, folder of Transformers, or address')
-    parser.add_argument(
-        'target',
-        metavar='DST',
-        type=Path,
-        help=f'file that ends in {", ".join(SUFFIXES)}; for Transformers also a folder, '
-        'which gets config.json and model.safetensors',
-    )
-    parser.add_argument('--to', choices=['mmseg', *TARGETS], default='mmseg', help='names to write')
-    parser.add_argument('--backbone-only', action='store_true', help='leave the head out')
-    parser.add_argument(
-        '--unsafe',
-        action='store_true',
-        help='run the code that a pickle may hold: only for a file whose origin you trust',
-    )
-    add_traceback_argument(parser)
-    return parser
+@command
+def main(
+    source: str,
+    target: Path,
+    /,
+    *,
+    to: Literal['mmseg', 'transformers', 'nvlabs'] = 'mmseg',
+    backbone_only: bool = False,
+    unsafe: bool = False,
+) -> None:
+    """Convert weights of SegFormer between libraries.
+
+    Reads those of mmseg, NVlabs' original, Transformers and segmentation_models.pytorch, which are
+    recognised by their keys; writes all but the last.
+
+    Args:
+        source: file, folder of Transformers, or address.
+        target: file that ends in .safetensors, .pth, .pt or .bin; for Transformers also a folder,
+            which gets config.json and model.safetensors.
+        to: names to write.
+        backbone_only: leave the head out.
+        unsafe: run the code that a pickle may hold: only for a file whose origin you trust.
+    """
+    state = plain_state_dict(read_checkpoint(source, unsafe=unsafe), source)
+    try:
+        result = run_conversion(state, to, backbone_only)
+        about = describe(convert(result.state).state)
+    except CheckpointError as error:
+        raise CheckpointError(f'checkpoint {source}: {error}') from error
+    write(target, to, result.state)
+    table = Table(title=f'{source} -> {target}', title_justify='left', show_header=False)
+    table.add_column(style='bold')
+    table.add_column(overflow='fold')
+    for name, value in rows_of(result, about, to).items():
+        if value is not None:
+            table.add_row(name, str(value))
+    Console().print(table)
 
 
 def run_conversion(state: dict[str, Tensor], to: str, backbone_only: bool) -> Conversion:
-    """The weights under the names of ``to``, checked to be complete."""
+    """Renames weights to the names of ``to``, and checks that none is missing."""
     if to in TARGETS:
         return convert_to(state, TARGETS[to], backbone_only=backbone_only)
     result = convert(state)
@@ -63,7 +74,7 @@ def run_conversion(state: dict[str, Tensor], to: str, backbone_only: bool) -> Co
 
 
 def write(path: Path, to: str, state: dict[str, Tensor]) -> None:
-    """A folder for Transformers unless ``path`` is named like a file, a file otherwise."""
+    """Writes a file; for Transformers a folder, unless ``path`` is named like a file."""
     if to == 'transformers' and (path.is_dir() or not path.suffix):
         write_transformers_folder(path, state)
     elif to == 'mmseg' and path.suffix in ('.pth', '.pt'):
@@ -72,14 +83,11 @@ def write(path: Path, to: str, state: dict[str, Tensor]) -> None:
         write_checkpoint(path, state)
 
 
-def make_table(args: argparse.Namespace, about: Mapping[str, Any], result: Conversion) -> Table:
-    """What was recognised and what became of it."""
-    table = Table(title=f'{args.source} -> {args.target}', title_justify='left', show_header=False)
-    table.add_column(style='bold')
-    table.add_column(overflow='fold')
+def rows_of(result: Conversion, about: Mapping[str, Any], to: str) -> dict[str, Any]:
+    """Says what was recognised and what became of it; None where there is nothing to say."""
     sizes = f'stages {about["in_channels"]}, blocks {about["num_layers"]}'
     left_out = sorted({key.rpartition('.')[0] or key for key in result.left_out})
-    rows = {
+    return {
         'recognised': result.source,
         'backbone': f'MiT-{about["arch"].upper()}' if about['arch'] else sizes,
         'head': about['head'] or 'none',
@@ -88,24 +96,5 @@ def make_table(args: argparse.Namespace, about: Mapping[str, Any], result: Conve
         'numbers': about['dtype'],
         'keys converted': result.converted,
         'keys left out': f'{len(result.left_out)} {", ".join(left_out)}'.rstrip(),
-        'keys written': f'{len(result.state)} with the names of {args.to}',
+        'keys written': f'{len(result.state)} with the names of {to}',
     }
-    for name, value in rows.items():
-        if value is not None:
-            table.add_row(name, str(value))
-    return table
-
-
-@main_guard
-def main(argv: Sequence[str], prog: str | None = None) -> int:
-    """Runs the tool and returns its exit code."""
-    args = build_parser(prog).parse_args(argv)
-    state = plain_state_dict(read_checkpoint(args.source, unsafe=args.unsafe), args.source)
-    try:
-        result = run_conversion(state, args.to, args.backbone_only)
-        about = describe(convert(result.state).state)
-    except CheckpointError as error:
-        raise CheckpointError(f'checkpoint {args.source}: {error}') from error
-    write(args.target, args.to, result.state)
-    Console().print(make_table(args, about, result))
-    return 0

@@ -1,67 +1,62 @@
-"""segformer-plusplus demo CONFIG CHECKPOINT: a page in the browser to try it."""
+"""segformer-plusplus demo CONFIG CHECKPOINT: a page in the browser to try a model."""
 
 from __future__ import annotations
 
-import argparse
 import logging
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
+from cyclopts import Parameter, validators
 from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
 from rich.console import Console
 
 from ..errors import SegformerPlusPlusError
 from ..libraries import require
-from .guard import main_guard
-from .options import add_config_arguments, parse_positive
+from .options import CfgOptions, Positive, command
 
 DEMO_DIR = Path('work_dirs/demo-seg')
-"""Where ``make demo-seg`` leaves the model that it trains."""
+"""Gets the model that ``make demo-seg`` trains."""
 
 DEMO_SAMPLES = Path('data/demo_cityscapes/leftImg8bit/val')
-MAX_PORT = 65535
+
+Port = Annotated[int, Parameter(validator=validators.Number(gte=1, lte=65535))]
 
 
-def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description='A page in the browser: choose an image and a strategy, see the classes, what '
-        'was merged, and the time beside no merging. It listens on this machine only and loads '
-        'nothing from elsewhere. Ctrl-C ends it.',
-        epilog=f'Without CONFIG and CHECKPOINT: the model that make demo-seg left in {DEMO_DIR}.',
-    )
-    parser.add_argument('config', nargs='?', metavar='CONFIG', help='config file of a segmentor')
-    parser.add_argument(
-        'checkpoint', nargs='?', metavar='CHECKPOINT',
-        help='weights; of any library that the package reads',
-    )  # fmt: skip
-    parser.add_argument('--samples', type=Path, metavar='DIR', help='images to choose from')
-    parser.add_argument(
-        '--max-pixels', type=parse_positive, metavar='N',
-        help='larger images are refused (default: 2048 * 1024)',
-    )  # fmt: skip
-    parser.add_argument(
-        '--port', type=_port, metavar='N', help='(default: the first free one from 7860)'
-    )
-    parser.add_argument(
-        '--host', default='127.0.0.1', help='address to listen on (default: %(default)s)'
-    )
-    parser.add_argument('--device', help='(default: cuda if there is one)')
-    parser.add_argument('--open', action='store_true', help='open the page in the browser')
-    add_config_arguments(parser)
-    return parser
+@command
+def main(
+    config: str | None = None,
+    checkpoint: str | None = None,
+    /,
+    *,
+    samples: Path | None = None,
+    max_pixels: Positive | None = None,
+    port: Port | None = None,
+    host: str = '127.0.0.1',
+    device: str | None = None,
+    open: bool = False,
+    cfg_options: CfgOptions = None,
+) -> None:
+    """Serve a page in the browser until Ctrl-C.
 
+    On the page, choose an image and a strategy; see the classes, what was merged, and the time
+    beside no merging. It listens on this machine only and loads nothing from elsewhere.
 
-@main_guard
-def main(argv: Sequence[str], prog: str | None = None) -> int:
-    """Runs the command until Ctrl-C and returns its exit code."""
-    args = build_parser(prog).parse_args(argv)
-    config, checkpoint = find_model(args.config, args.checkpoint)
-    samples = args.samples
-    if samples is None and args.config is None and DEMO_SAMPLES.is_dir():
+    Without CONFIG and CHECKPOINT it takes the model that make demo-seg left in work_dirs/demo-seg.
+
+    Args:
+        config: config file of a segmentor.
+        checkpoint: weights; of any library that the package reads.
+        samples: folder of images to choose from.
+        max_pixels: larger images are refused (default: 2048 * 1024).
+        port: port to listen on (default: the first free one from 7860).
+        host: address to listen on.
+        device: where to run (default: cuda if there is one).
+        open: open the page in the browser.
+    """
+    if samples is None and config is None and DEMO_SAMPLES.is_dir():
         samples = DEMO_SAMPLES
+    config, checkpoint = find_model(config, checkpoint)
     require('gradio', 'the page')
     from ..demo import MAX_PIXELS, Comparer
     from ..demo.page import build_page
@@ -69,28 +64,27 @@ def main(argv: Sequence[str], prog: str | None = None) -> int:
     from ..inference import Segmenter
 
     images = {} if samples is None else find_samples(samples)
-    segmenter = Segmenter(config, checkpoint, device=args.device, cfg_options=args.cfg_options)
+    segmenter = Segmenter(config, checkpoint, device=device, cfg_options=cfg_options)
     init_default_scope('mmseg')
-    comparer = Comparer(segmenter, args.max_pixels or MAX_PIXELS)
+    comparer = Comparer(segmenter, max_pixels or MAX_PIXELS)
     page = build_page(comparer, Path(config).name, images)
-    if not is_local(args.host):
+    if not is_local(host):
         print_log(
-            f'--host {args.host}: whoever reaches this machine over the network can use the page; '
+            f'--host {host}: whoever reaches this machine over the network can use the page; '
             'it asks for no password',
             logger='current',
             level=logging.WARNING,
         )
-    address = serve(page, args.host, args.port, args.open)
+    address = serve(page, host, port, open)
     Console().print(f'{address} (Ctrl-C ends it)', soft_wrap=True, highlight=False)
     wait(page)
-    return 0
 
 
 def find_model(config: str | None, checkpoint: str | None) -> tuple[str, str]:
-    """Config and checkpoint: those that are given, or the latest of the demo.
+    """Returns the config and checkpoint that are given, or the latest of the demo.
 
     Raises:
-        SegformerPlusPlusError: one without the other, or neither and there is no demo model.
+        SegformerPlusPlusError: CONFIG without CHECKPOINT, or no demo model.
     """
     if config is not None and checkpoint is not None:
         return config, checkpoint
@@ -112,10 +106,10 @@ def find_model(config: str | None, checkpoint: str | None) -> tuple[str, str]:
 
 
 def find_samples(folder: Path) -> dict[str, Path]:
-    """The images in a folder, to any depth, by their relative path.
+    """Finds the images in a folder, to any depth, by their relative path.
 
     Raises:
-        SegformerPlusPlusError: there is no such folder, or no image in it.
+        SegformerPlusPlusError: the folder does not exist, or holds no image.
     """
     from ..inference import IMAGE_SUFFIXES
 
@@ -132,9 +126,3 @@ def find_samples(folder: Path) -> dict[str, Path]:
             f'--samples {folder} holds no image ({" ".join(IMAGE_SUFFIXES)})'
         )
     return found
-
-
-def _port(text: str) -> int:
-    if not (text.isdecimal() and 0 < int(text) <= MAX_PORT):
-        raise argparse.ArgumentTypeError(f'{text!r} is no port; give 1 to {MAX_PORT}')
-    return int(text)

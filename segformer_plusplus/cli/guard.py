@@ -17,6 +17,7 @@ from ..libraries import quietly
 TRACEBACK = '--traceback'
 TRACEBACK_VARIABLE = 'SEGFORMER_PLUSPLUS_TRACEBACK'
 USER_ERROR = SegformerPlusPlusError.exit_code
+INTERRUPTED = 130
 
 
 def add_traceback_argument(parser: argparse.ArgumentParser) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -14,51 +13,39 @@ from rich.table import Table
 from ..checkpoints import convert, describe, plain_state_dict, read_checkpoint, recognise
 from ..errors import CheckpointError
 from ..evaluation.timing import describe_environment
-from ..inference.configs import load_config, shipped_configs
-from ..inference.opening import build_model
+from ..inference.configs import shipped_configs
+from ..inference.opening import open_model
 from ..token_merging import TOKEN_MERGERS
 from ..token_merging.config import PRESETS
 from ..version import __version__
-from .guard import add_traceback_argument, main_guard
+from .options import command
 
 Rows = Iterator[tuple[str, str]]
 
 
-def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description='Versions and strategies; or the model of a config, or whose weights are in a '
-        'checkpoint.',
-    )
-    parser.add_argument('file', nargs='?', help='config, checkpoint, folder of Transformers or URL')
-    parser.add_argument(
-        '--configs', action='store_true', help='the configs that every command takes by these names'
-    )
-    add_traceback_argument(parser)
-    return parser
+@command
+def main(file: str | None = None, /, *, configs: bool = False) -> None:
+    """Show versions and strategies, or the model of a config, or whose weights a checkpoint holds.
 
-
-@main_guard
-def main(argv: Sequence[str], prog: str | None = None) -> int:
-    """Runs the command and returns its exit code."""
-    args = build_parser(prog).parse_args(argv)
-    if args.configs:
+    Args:
+        file: config, checkpoint, folder of Transformers or URL.
+        configs: list the configs that every command takes by these names.
+    """
+    if configs:
         Console().print('\n'.join(shipped_configs()), highlight=False, soft_wrap=True)
-        return 0
-    if args.file is None:
+        return
+    if file is None:
         title, rows = 'SegFormer++', _environment()
-    elif Path(urlparse(args.file).path).suffix == '.py':
-        title, rows = args.file, _config(args.file)
+    elif Path(urlparse(file).path).suffix == '.py':
+        title, rows = file, _config(file)
     else:
-        title, rows = args.file, _checkpoint(args.file)
+        title, rows = file, _checkpoint(file)
     table = Table(title=title, title_justify='left', show_header=False)
     table.add_column(style='bold')
     table.add_column(overflow='fold')
     for row in rows:
         table.add_row(*row)
     Console().print(table)
-    return 0
 
 
 def _environment() -> Rows:
@@ -74,10 +61,9 @@ def _environment() -> Rows:
 
 
 def _config(path: str) -> Rows:
-    cfg = load_config(path)
-    model = build_model(cfg.model, cfg.get('default_scope', 'mmengine'))
-    backbone: Any = getattr(model, 'backbone', model)
-    yield 'toolbox', str(cfg.get('default_scope'))
+    model = open_model(path, random_weights=True, device='cpu')
+    backbone = getattr(model, 'backbone', model)
+    yield 'toolbox', str(model.cfg.get('default_scope'))
     yield 'model', type(model).__name__
     yield 'backbone', type(backbone).__name__
     merging = getattr(backbone, 'token_merging', None)

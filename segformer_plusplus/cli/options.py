@@ -1,11 +1,13 @@
-"""How a function becomes a command, and the types of options that several commands have."""
+"""Makes commands of functions, and defines the types of options that several commands share."""
 
 from __future__ import annotations
 
 import argparse
 import functools
 import os
+import shlex
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter, Token
@@ -17,21 +19,23 @@ from .guard import TRACEBACK, add_traceback_argument, main_guard
 def command(
     function: Callable[..., int | None] | None = None, *, bare: Mapping[str, str] | None = None
 ) -> Any:
-    """Makes a command's ``main(argv, prog)`` of a function: its parameters are the options.
+    """Turns a function into a command's ``main(argv, prog)``: its parameters become options.
 
     The options have the names, types and defaults of the signature, and the help is the docstring:
-    ``max_drop: float | None = None`` is ``--max-drop FLOAT``, ``progress: bool = True`` is
+    ``max_drop: float | None = None`` is ``--max-drop FLOAT``, ``progress: On = True`` is
     ``--no-progress``, and a list takes several values.
 
     Args:
-        function: returns the exit code; None is 0.
-        bare: what options mean that may stand without a value, such as ``{'--resume': 'auto'}``.
+        function: returns the exit code; None is 0. The command has the name of its module.
+        bare: values of options that may stand without one, such as ``{'--resume': 'auto'}``.
     """
     if function is None:
         return functools.partial(command, bare=bare)
 
     def main(argv: Sequence[str], prog: str | None = None) -> int:
-        name = prog or f'segformer-plusplus {function.__name__.replace("_", "-")}'
+        module = function.__module__.rpartition('.')[2]
+        name = prog or f'segformer-plusplus {module.replace("_", "-")}'
+        _line.set(f'{name} {shlex.join(argv)}')
         arguments = [each for each in argv if each != TRACEBACK]
         return _call(function, _with_values(arguments, bare or {}), name)
 
@@ -39,12 +43,26 @@ def command(
     return main_guard(main)
 
 
+def command_line() -> str:
+    """Returns the line that called the command that runs, to be copied into a shell."""
+    return _line.get()
+
+
+_line: ContextVar[str] = ContextVar('line', default='')
+
+
 def _call(function: Callable[..., int | None], arguments: Sequence[str], name: str) -> int:
     app = App(
         name=name,
         version_flags=(),
         help_epilogue=f'{TRACEBACK} shows the whole traceback of an error.\n',
-        default_parameter=Parameter(negative_iterable=(), consume_multiple=True),
+        default_parameter=Parameter(
+            negative_iterable=(),
+            negative_bool=(),
+            consume_multiple=True,
+            show_default=_shown,
+            allow_repeating=True,  # the last one counts
+        ),
         result_action='return_value',
         suppress_keyboard_interrupt=False,
     )
@@ -53,12 +71,27 @@ def _call(function: Callable[..., int | None], arguments: Sequence[str], name: s
     try:
         result = app(arguments, exit_on_error=False, print_error=False, help_on_error=False)
     except CycloptsError as error:
+        cause = error.__cause__ or error.__context__
+        if isinstance(cause, SegformerPlusPlusError):  # of a dataclass of options, about several
+            raise cause from None
         raise SegformerPlusPlusError(f'{str(error).rstrip(".")}; see {name} --help') from error
     return result or 0
 
 
+def _shown(default: Any) -> str | None:
+    """Returns how the help says a default; what is off, or nothing, needs no words."""
+    if default is None or default is False or default in ((), []):
+        return None
+    several = isinstance(default, list | tuple)
+    return ' '.join(map(_shown_one, default if several else [default]))
+
+
+def _shown_one(value: Any) -> str:
+    return 'x'.join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
 def _with_values(arguments: Sequence[str], bare: Mapping[str, str]) -> list[str]:
-    """Gives options that stand without a value the one that they then mean."""
+    """Inserts the values of options that stand without one."""
     result = []
     for each, following in zip(arguments, [*arguments[1:], '--'], strict=False):
         result.append(each)
@@ -68,7 +101,7 @@ def _with_values(arguments: Sequence[str], bare: Mapping[str, str]) -> list[str]
 
 
 def each(parse: Callable[[str], Any]) -> Callable[[Any, Sequence[Token]], Any]:
-    """Returns a converter that parses one value, or every value of a list.
+    """Makes a converter of cyclopts that parses one value, or every value of a list.
 
     Args:
         parse: raises ``argparse.ArgumentTypeError`` for a value that it cannot read.
@@ -136,7 +169,7 @@ Shapes = Annotated[
     list[tuple[int, int]],
     Parameter(converter=each(parse_shape), n_tokens=-1, **_shown_as('HxW')),
 ]
-"""Several of them."""
+"""Several shapes."""
 
 Positive = Annotated[int, Parameter(converter=each(parse_positive), **_shown_as('N'))]
 """A whole number above 0."""
@@ -144,7 +177,7 @@ Positive = Annotated[int, Parameter(converter=each(parse_positive), **_shown_as(
 Positives = Annotated[
     list[int], Parameter(converter=each(parse_positive), n_tokens=-1, **_shown_as('N'))
 ]
-"""Several of them."""
+"""Several whole numbers above 0."""
 
 CfgOptions = Annotated[
     dict[str, Any] | None,
@@ -168,10 +201,10 @@ Launcher = Annotated[
 ]
 
 LocalRank = Annotated[int, Parameter(name=['--local-rank', '--local_rank'], show=False)]
-"""What torch.distributed.launch passes, by one spelling or the other."""
+"""Is passed by torch.distributed.launch, in one spelling or the other."""
 
-Flag = Annotated[bool, Parameter(negative_bool=(), show_default=False)]
-"""Off unless it is given; a plain ``bool = True`` is on unless ``--no-...`` is given."""
+On = Annotated[bool, Parameter(negative_bool='no-', show_default=False)]
+"""On unless ``--no-...`` is given; a plain ``bool = False`` is off unless it is given."""
 
 Flat = Parameter(name='*')
 """Marks a parameter whose fields are options by themselves."""

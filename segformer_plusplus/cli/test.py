@@ -13,7 +13,7 @@ from ..files import write_json
 from ..inference.configs import check_codec_sizes, check_data_roots, load_config
 from ..training.distributed import leaving_the_group
 from ..training.runner import StrictRunner
-from .options import CfgOptions, Flag, Launcher, LocalRank, command, set_local_rank
+from .options import CfgOptions, Launcher, LocalRank, command, set_local_rank
 
 
 @command
@@ -26,8 +26,8 @@ def main(
     out: str | None = None,
     metrics_json: str | None = None,
     token_merging: str | None = None,
-    tta: Flag = False,
-    show: Flag = False,
+    tta: bool = False,
+    show: bool = False,
     show_dir: str | None = None,
     wait_time: float = 2,
     launcher: Launcher = 'none',

@@ -8,7 +8,7 @@ from ..errors import SegformerPlusPlusError
 from ..inference.configs import check_codec_sizes, check_data_roots, find_config, load_config
 from ..training.distributed import leaving_the_group
 from ..training.runner import StrictRunner
-from .options import CfgOptions, Flag, Launcher, LocalRank, command, set_local_rank
+from .options import CfgOptions, Launcher, LocalRank, command, set_local_rank
 
 
 @command(bare={'--resume': 'auto'})
@@ -19,8 +19,8 @@ def main(
     work_dir: str | None = None,
     resume: str | None = None,
     load_from: str | None = None,
-    amp: Flag = False,
-    auto_scale_lr: Flag = False,
+    amp: bool = False,
+    auto_scale_lr: bool = False,
     launcher: Launcher = 'none',
     local_rank: LocalRank = 0,
     cfg_options: CfgOptions = None,

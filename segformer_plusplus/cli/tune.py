@@ -1,212 +1,109 @@
-"""tune CONFIG CHECKPOINT --max-drop D | --min-speedup S: the merging that suits a model."""
+"""segformer-plusplus tune CONFIG CHECKPOINT --max-drop D | --min-speedup S: merging that suits."""
 
 from __future__ import annotations
 
-import argparse
 import logging
 import shlex
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Annotated, Any
 
 from mmengine.logging import MMLogger
 from rich.console import Console
-from rich.table import Table
 
-from ..evaluation.fidelity import MEASURES
-from ..evaluation.tuning import Point, Rejection, TuneResult, tune
-from ..evaluation.tuning.run import MOST_IMAGES, ROUNDS, TRIALS
-from ..evaluation.tuning.space import SIDES
-from ..evaluation.tuning.writing import count_images, describe_drop, describe_winner
-from .benchmark import INTERRUPTED
-from .guard import interruptible, main_guard
-from .options import add_config_arguments, parse_positive
+from ..evaluation.tuning import Budget, Limits, Point, Rejection, TuneResult, tune
+from ..evaluation.tuning.writing import (
+    count_images,
+    describe_drop,
+    describe_setting,
+    describe_winner,
+    front_table,
+)
+from .guard import INTERRUPTED, interruptible
+from .options import CfgOptions, Device, Flat, command
 
 UNMET = 1
 
-SETTING_WIDTH = 44
-"""Characters of a setting in the table, which then fits into 80 columns."""
 
-
-def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description='Search strategies, ratios and strides for each stage, on your data and this '
-        'device: the fastest setting that loses no more than --max-drop, or the one that loses '
-        'least of those that reach --min-speedup. The presets are tried first. The winner is '
-        'checked on images that it was not searched on.',
-        epilog='A search that was interrupted goes on with the same command; more --trials or '
-        'another budget go on from what was found, too. Exit code: 0, a setting meets the budget; '
-        '1, none does (the nearest is named); 2, the call is wrong; 130, interrupted.',
-    )
-    parser.add_argument('config', metavar='CONFIG', help='config file')
-    parser.add_argument(
-        'checkpoint', metavar='CHECKPOINT', help='weights; of any library that the package reads'
-    )
-    budget = parser.add_mutually_exclusive_group(required=True)
-    budget.add_argument(
-        '--max-drop', type=float, metavar='D',
-        help='the most that may be lost: points of mIoU, or of PCK@0.05; without ground truth '
-        'percent of the pixels whose label changes, or pixels by which keypoints move',
-    )  # fmt: skip
-    budget.add_argument(
-        '--min-speedup', type=float, metavar='S', help='the least speed-up, such as 1.5'
-    )
-    parser.add_argument(
-        '--by', metavar='MEASURE', choices=list(MEASURES),
-        help=f'the measure that counts, of {", ".join(MEASURES)} (default: mIoU or PCK@0.05; '
-        'changed or shift without ground truth). On few images, changed and shift vary less',
-    )  # fmt: skip
-    parser.add_argument(
-        '--out', type=Path, metavar='DIR',
-        help="gets front.json, front.png, a config and the search itself (default: 'tuning' in "
-        "the config's work_dir)",
-    )  # fmt: skip
-    data = parser.add_argument_group('data')
-    data.add_argument(
-        '--images', type=parse_positive, metavar='N',
-        help='to search on, drawn from the test set; as many others are for the check (default: '
-        f'half of them, at most {MOST_IMAGES})',
-    )  # fmt: skip
-    data.add_argument(
-        '--folder', type=Path, metavar='DIR',
-        help="images without labels, in place of the config's test set",
-    )  # fmt: skip
-    search = parser.add_argument_group('search')
-    search.add_argument(
-        '--space', type=Path, metavar='FILE',
-        help="config with space = [dict(type='MyStrategy', ratio=[0.5, 0.7], sides=['kv'], "
-        'stages=[1, 2]), ...]; lists are choices (default: BipartiteSoftMatching2d, '
-        'LocalWindowMerging and NeighborMerging2d)',
-    )  # fmt: skip
-    search.add_argument(
-        '--trials', type=parse_positive, default=TRIALS, metavar='N',
-        help='in all, those of earlier calls included (default: %(default)s)',
-    )  # fmt: skip
-    search.add_argument(
-        '--timeout', type=float, metavar='MINUTES', help='begin no trial after so long'
-    )
-    search.add_argument(
-        '--rounds', type=parse_positive, default=ROUNDS, metavar='N',
-        help='in which a trial is timed, in turn with no merging; finalists get three times as '
-        'many (default: %(default)s)',
-    )  # fmt: skip
-    search.add_argument('--seed', type=int, default=0, help='(default: %(default)s)')
-    search.add_argument('--device', choices=['cpu', 'cuda'], help='(default: cuda if there is one)')
-    search.add_argument('--fresh', action='store_true', help='forget the search in --out')
-    add_config_arguments(parser)
-    return parser
-
-
-@main_guard
+@command
 @interruptible()
-def main(argv: Sequence[str], prog: str | None = None) -> int:
-    """Runs the command and returns its exit code."""
-    args = build_parser(prog).parse_args(argv)
+def main(
+    config: str,
+    checkpoint: str,
+    /,
+    *,
+    budget: Annotated[Budget | None, Flat] = None,
+    by: str | None = None,
+    out: str | None = None,
+    folder: str | None = None,
+    space: str | None = None,
+    limits: Annotated[Limits, Flat] = Limits(),
+    device: Device = None,
+    fresh: bool = False,
+    cfg_options: CfgOptions = None,
+) -> int:
+    """Search strategies, ratios and strides for each stage, on your data and this device.
+
+    It finds the fastest setting that loses no more than --max-drop, or the one that loses least of
+    those that reach --min-speedup. The presets are tried first. The winner is checked on images
+    that it was not searched on.
+
+    A search that was interrupted goes on with the same command; more --trials or another budget go
+    on from what was found, too. Exit code: 0, a setting meets the budget; 1, none does (the nearest
+    is named); 2, the call is wrong; 130, interrupted.
+
+    Args:
+        config: config file.
+        checkpoint: weights, of any library that the package reads.
+        by: the measure that counts, of mIoU, mIoU_fine, changed, PCK@0.1, PCK@0.05 and shift
+            (default: mIoU or PCK@0.05; changed or shift without ground truth). On few images,
+            changed and shift vary less.
+        out: folder for front.json, front.png, a config and the search itself (default: 'tuning' in
+            the config's work_dir).
+        folder: images without labels, in place of the config's test set.
+        space: config with space = [dict(type='MyStrategy', ratio=[0.5, 0.7], sides=['kv'],
+            stages=[1, 2]), ...]; lists are choices (default: BipartiteSoftMatching2d,
+            LocalWindowMerging and NeighborMerging2d).
+        fresh: forget the search in --out.
+    """
     MMLogger.get_current_instance().setLevel(logging.WARNING)  # init_weights lists parameters
     console = Console()
     try:
-        result = _tune(args)
+        result = tune(
+            config, checkpoint, out=out, folder=folder, by=by, space=space, device=device,
+            cfg_options=cfg_options, fresh=fresh, progress=True,
+            **asdict(budget or Budget()), **asdict(limits),
+        )  # fmt: skip
     except KeyboardInterrupt:
         console.print('interrupted; the same command goes on from here')
         return INTERRUPTED
-    print_result(console, result, args)
+    print_result(console, result, checkpoint, cfg_options)
     if result.interrupted:
         return INTERRUPTED
     return UNMET if result.winner is None else 0
 
 
-def _tune(args: argparse.Namespace) -> TuneResult:
-    return tune(
-        args.config,
-        args.checkpoint,
-        max_drop=args.max_drop,
-        min_speedup=args.min_speedup,
-        out=args.out,
-        images=args.images,
-        folder=args.folder,
-        by=args.by,
-        trials=args.trials,
-        timeout=args.timeout,
-        rounds=args.rounds,
-        seed=args.seed,
-        device=args.device,
-        cfg_options=args.cfg_options,
-        fresh=args.fresh,
-        progress=True,
-        space=args.space,
-    )
-
-
-def print_result(console: Console, result: TuneResult, args: argparse.Namespace) -> None:
-    """The front, the winner, and what to do next."""
-    console.print(front_table(result))
+def print_result(
+    console: Console, result: TuneResult, checkpoint: str, cfg_options: Mapping[str, Any] | None
+) -> None:
+    """Prints the front, the winner, and what to do next."""
+    table = front_table(result)
+    if table.rows:
+        console.print(table.to_rich())
+        console.print(table.caption, highlight=False, markup=False)
     lines = [*_describe_failures(result), *_describe_outcome(result)]
     lines += [f'{name}: {path}' for name, path in result.files.items()]
     if 'config' in result.files:
-        options = _spell(args.cfg_options)
-        command = ['segformer-plusplus', 'test', str(result.files['config']), args.checkpoint]
-        lines.append(f'try it: {shlex.join(command + options)}')
+        command = ['segformer-plusplus', 'test', str(result.files['config']), checkpoint]
+        given = [f'{key}={value}' for key, value in (cfg_options or {}).items()]
+        command += ['--cfg-options', *given] if given else []
+        lines.append(f'try it: {shlex.join(command)}')
     if 'earlier config' in result.files:
         lines.append('the earlier config is of an earlier search; this one has found none')
     for line in lines:
         # a path that is broken into two cannot be copied
         whole = line.startswith(('front: ', 'plot: ', 'config: ', 'earlier config: ', 'try it: '))
         console.print(line, highlight=False, markup=False, soft_wrap=whole)
-
-
-def front_table(result: TuneResult) -> Table:
-    """The settings that no other one beats; fits into 80 columns."""
-    measure = MEASURES[result.by]
-    value = f'{result.baseline[result.by]:.{measure.digits}f} without merging'
-    images = count_images(result, result.images)
-    table = Table(
-        title=f'{len(result.points)} settings measured on {images}; '
-        + (f'{measure.label} {value}' if measure.higher_is_better else 'against no merging'),
-        title_justify='left',
-        caption='No setting that was measured loses less and is faster than one of these. '
-        's: stride, r: ratio. *: the winner. All of each setting stands in front.json.',
-        caption_justify='left',
-    )
-    table.add_column('')
-    table.add_column('trial', justify='right')
-    head = 'drop' if measure.higher_is_better else f'{measure.label} {measure.unit}'
-    for name in (head, 'speed-up'):
-        table.add_column(name, justify='right')
-    table.add_column('setting')
-    for point in result.front:
-        mark = '*' if result.winner is not None and point.number == result.winner.number else ''
-        setting = describe_setting(point)
-        table.add_row(
-            mark,
-            str(point.number),
-            f'{point.drop + 0.0:.{measure.digits}f}',
-            f'{point.speed_up:.2f}',
-            setting if len(setting) <= SETTING_WIDTH else f'{setting[: SETTING_WIDTH - 3]}...',
-        )
-    return table
-
-
-def describe_setting(point: Point) -> str:
-    """A preset's name, or 'kv BSM2d s2 r0.6 weighed | - | q NM2d s2 | -', a stage each."""
-    if point.preset is not None:
-        return point.preset
-    stages: Any = point.token_merging
-    return ' | '.join(_describe_stage(stage) for stage in stages)
-
-
-def _describe_stage(stage: Mapping[str, Any]) -> str:
-    sides = [f'{side} {_short(stage[side])}' for side in SIDES if side in stage]
-    return ', '.join(sides) + (' weighed' if stage.get('weigh_keys') else '') or '-'
-
-
-def _short(strategy: Mapping[str, Any]) -> str:
-    """BipartiteSoftMatching2d -> BSM2d, its settings by their first letter."""
-    kept = [c for k, c in enumerate(strategy['type']) if c.isupper() or c.isdigit()]
-    tail = 'd' if strategy['type'].endswith('d') and kept and kept[-1].isdigit() else ''
-    settings = [f'{key[0]}{value}' for key, value in strategy.items() if key != 'type']
-    return ' '.join([''.join(kept) + tail, *settings])
 
 
 def _describe_failures(result: TuneResult) -> list[str]:
@@ -254,8 +151,3 @@ def _describe_stages(point: Point) -> list[str]:
         return [f'  {point.preset}']
     stages = describe_setting(point).split(' | ')
     return [f'  stage {number}: {stage}' for number, stage in enumerate(stages, 1)]
-
-
-def _spell(options: Mapping[str, Any] | None) -> list[str]:
-    given = [f'{key}={value}' for key, value in (options or {}).items()]
-    return ['--cfg-options', *given] if given else []

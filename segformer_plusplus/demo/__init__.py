@@ -1,4 +1,4 @@
-"""A page in the browser to try token merging: what it computes, and how it looks."""
+"""Offers a page in the browser to try token merging: what it computes, and how it looks."""
 
 from ..libraries import naming_what_is_missing
 

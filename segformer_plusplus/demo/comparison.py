@@ -1,13 +1,12 @@
-"""What the page computes of one image under a strategy; knows nothing of the page."""
+"""Computes what the page shows of one image under a strategy; knows nothing of the page."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Literal
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -38,31 +37,16 @@ MAX_PIXELS = 2048 * 1024
 ROUNDS = 3
 """Timed ones of each model, after one that is not."""
 
-Role = Literal['kv', 'q']
 
-
-@dataclass(frozen=True)
-class Ratios:
-    """Shares of the tokens that are merged away.
-
-    Attributes:
-        kv: of keys and values.
-        q: of queries.
-    """
+class Ratios(NamedTuple):
+    """Holds the shares of the keys and values, and of the queries, that are merged away."""
 
     kv: float
     q: float
 
 
-@dataclass(frozen=True)
-class ClassShare:
-    """One class in the prediction with merging.
-
-    Attributes:
-        name: of the class.
-        colour: RGB, 0..255.
-        share: of the pixels.
-    """
+class ClassShare(NamedTuple):
+    """Holds the name of a class, its colour (RGB, 0..255), and its share of the pixels."""
 
     name: str
     colour: tuple[int, int, int]
@@ -71,7 +55,7 @@ class ClassShare:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one image.
+    """Holds what became of one image.
 
     Attributes:
         preset: the strategy that was asked for.
@@ -113,17 +97,12 @@ class Comparer:
         the_backbone(segmenter.model)
         self.segmenter = segmenter
         self.max_pixels = max_pixels
+        self.device: torch.device = next(segmenter.model.parameters()).device
         # a strategy is a state of the model, and another request would disturb the times
         self._one_at_a_time = Lock()
 
-    @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        parameter: torch.nn.Parameter = next(self.segmenter.model.parameters())
-        return parameter.device
-
     def read(self, path: Path) -> np.ndarray:
-        """(H, W, 3) uint8 RGB.
+        """Reads an image as (H, W, 3) uint8 RGB.
 
         Raises:
             SegformerPlusPlusError: no image, damaged, or larger than allowed.
@@ -132,12 +111,11 @@ class Comparer:
         return np.ascontiguousarray(load_image(path)[..., ::-1])
 
     def __call__(self, image: np.ndarray, preset: str, ratios: Ratios | None = None) -> Result:
-        """Predict with and without merging, see what was merged, and time both in turn.
+        """Predicts with and without merging, sees what was merged, and times both in turn.
 
         Args:
             image: (H, W, 3) uint8 RGB.
-            preset: see :func:`make_strategy`.
-            ratios: see :func:`make_strategy`.
+            preset: see :func:`make_strategy`, as for the ratios.
 
         Raises:
             SegformerPlusPlusError: a strategy that is refused, an image that the model would pad,
@@ -190,22 +168,18 @@ class Comparer:
         )
 
 
-def preset_ratios(preset: str) -> Ratios | None:
-    """The ratios of a preset; None if it has none."""
-    return _of_matching(preset, lambda matching: matching.ratio)
-
-
-def ratio_limits(preset: str) -> Ratios | None:
-    """The largest ratios that the strategies of a preset take; None if it has none."""
-    return _of_matching(preset, lambda matching: highest_ratio(matching.stride))
+def preset_ratios(preset: str) -> tuple[Ratios, Ratios] | None:
+    """Returns the ratios of a preset and the largest that it takes; None if it has none."""
+    ratios, limits = {}, {}
+    for stage in build_token_merging(preset).stages:
+        for role, merger in (('kv', stage.kv), ('q', stage.q)):
+            if isinstance(merger, BipartiteSoftMatching2d):
+                ratios[role], limits[role] = merger.ratio, highest_ratio(merger.stride)
+    return (Ratios(**ratios), Ratios(**limits)) if len(ratios) == 2 else None
 
 
 def make_strategy(preset: str, ratios: Ratios | None = None) -> TokenMergingConfig:
-    """A preset, with other ratios in every stage that has them.
-
-    Args:
-        preset: its name.
-        ratios: None: the preset's.
+    """Makes the strategy of a preset, with other ratios in every stage that has them.
 
     Raises:
         TokenMergingError: an unknown preset, or a ratio that its strategy refuses.
@@ -224,11 +198,7 @@ def make_strategy(preset: str, ratios: Ratios | None = None) -> TokenMergingConf
 
 
 def check_size(path: Path, max_pixels: int) -> None:
-    """Refuse an image before it is decoded.
-
-    Raises:
-        SegformerPlusPlusError: no image, or one with too many pixels.
-    """
+    """Refuses what is no image, or one with too many pixels, before it is decoded."""
     advice = (
         f'at most {max_pixels:,} are taken; make it smaller, or start the page with a larger '
         '--max-pixels'
@@ -244,15 +214,3 @@ def check_size(path: Path, max_pixels: int) -> None:
         raise SegformerPlusPlusError(
             f'image {path} is {width}x{height}, {width * height:,} pixels: {advice}'
         )
-
-
-def _of_matching(preset: str, what: Callable[[BipartiteSoftMatching2d], float]) -> Ratios | None:
-    """Something of the first strategy for each role."""
-    found: dict[Role, float] = {}
-    for stage in build_token_merging(preset).stages:
-        roles: tuple[Role, ...] = ('kv', 'q')
-        for role in roles:
-            matching = getattr(stage, role)
-            if isinstance(matching, BipartiteSoftMatching2d):
-                found.setdefault(role, what(matching))
-    return Ratios(**found) if len(found) == len(Ratios.__annotations__) else None

@@ -1,4 +1,4 @@
-"""The page: its controls, what they call, and how what was computed is shown. Needs Gradio."""
+"""Builds the page: its controls, what they call, and how results are shown. Needs Gradio."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 
 from ..errors import SegformerPlusPlusError
 from ..token_merging.config import PRESETS
-from .comparison import ROUNDS, Comparer, Ratios, Result, preset_ratios, ratio_limits
+from .comparison import ROUNDS, Comparer, Ratios, Result, preset_ratios
 
 TITLE = 'SegFormer++: token merging'
 FIRST_PRESET = 'hq'
@@ -33,12 +33,14 @@ CSS = """
 .times td, .times th {padding: .3em 1em .3em 0; text-align: left}
 """
 
-_KV_LABEL = 'Keys and values merged away in stages 1 and 2'
-_Q_LABEL = 'Queries merged away in stages 3 and 4'
+_LABELS = (
+    'Keys and values merged away in stages 1 and 2',
+    'Queries merged away in stages 3 and 4',
+)
 
 
 def build_page(comparer: Comparer, model: str, samples: Mapping[str, Path]) -> gr.Blocks:
-    """The page, not yet served.
+    """Builds the page without serving it.
 
     Args:
         comparer: computes what is shown.
@@ -46,7 +48,12 @@ def build_page(comparer: Comparer, model: str, samples: Mapping[str, Path]) -> g
         samples: images to choose from, by the name that is shown.
     """
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(KEPT, KEPT)) as page:
-        gr.Markdown(f'# {TITLE}\n\n{_introduction(comparer, model)}')
+        gr.Markdown(
+            f'# {TITLE}\n\nModel: `{model}` on `{comparer.device}`. An image is taken at its own '
+            f'size, up to {comparer.max_pixels:,} pixels; larger ones are refused. Times: the '
+            f'median of {ROUNDS} runs after one to warm up, without merging and with it in turn, '
+            'from the normalised image to labels.'
+        )
         with gr.Row():
             with gr.Column(scale=2, min_width=280):
                 image = gr.Image(
@@ -64,7 +71,7 @@ def build_page(comparer: Comparer, model: str, samples: Mapping[str, Path]) -> g
                 preset = gr.Dropdown(
                     list(PRESETS), value=FIRST_PRESET, label='Strategy', filterable=False
                 )
-                kv, q = (gr.Slider(**_slider(FIRST_PRESET, role)) for role in ('kv', 'q'))
+                sliders = [gr.Slider(**settings) for settings in _sliders(FIRST_PRESET)]
                 button = gr.Button('Compare with no merging', variant='primary')
             with gr.Column(scale=5, min_width=280):
                 summary = gr.HTML(_status('Choose an image and press the button.'))
@@ -75,7 +82,10 @@ def build_page(comparer: Comparer, model: str, samples: Mapping[str, Path]) -> g
         quick: dict[str, Any] = dict(
             queue=False, show_progress='hidden', api_visibility='private', concurrency_limit=None
         )
-        preset.change(_sliders, preset, [kv, q], **quick)
+        preset.change(
+            lambda name: [gr.update(**settings) for settings in _sliders(name)],
+            preset, sliders, **quick,
+        )  # fmt: skip
         image.upload(lambda: None, None, sample, **quick)
         # not input, which comes twice for one choice
         sample.select(
@@ -85,7 +95,7 @@ def build_page(comparer: Comparer, model: str, samples: Mapping[str, Path]) -> g
         )  # fmt: skip
         button.click(
             for_people(lambda *values: compare(comparer, *values)),
-            [image, preset, kv, q],
+            [image, preset, *sliders],
             [summary, *masks, merge_map],
             # the payloads as they come: Gradio would decode a damaged image and fail without words
             preprocess=False,
@@ -94,15 +104,6 @@ def build_page(comparer: Comparer, model: str, samples: Mapping[str, Path]) -> g
             api_visibility='private',
         )
     return page.queue(max_size=WAITING)
-
-
-def _introduction(comparer: Comparer, model: str) -> str:
-    return (
-        f'Model: `{model}` on `{comparer.device}`. An image is taken at its own size, up to '
-        f'{comparer.max_pixels:,} pixels; larger ones are refused. Times: the median of {ROUNDS} '
-        'runs after one to warm up, without merging and with it in turn, from the normalised image '
-        'to labels.'
-    )
 
 
 def _picture(title: str) -> gr.Image:
@@ -115,24 +116,19 @@ def _picture(title: str) -> gr.Image:
         )  # fmt: skip
 
 
-def _slider(preset: str, role: str) -> dict[str, Any]:
-    """Label, range and value; hidden for a preset without ratios."""
-    label = _KV_LABEL if role == 'kv' else _Q_LABEL
-    values, limits = preset_ratios(preset), ratio_limits(preset)
-    if values is None or limits is None:
-        return dict(label=label, visible=False)
-    return dict(
-        label=label, minimum=0, maximum=getattr(limits, role), value=getattr(values, role),
-        step=RATIO_STEP, visible=True,
-    )  # fmt: skip
-
-
-def _sliders(preset: str) -> list[Any]:
-    return [gr.update(**_slider(preset, role)) for role in ('kv', 'q')]
+def _sliders(preset: str) -> list[dict[str, Any]]:
+    """Label, range and value of each slider; hidden for a preset without ratios."""
+    found = preset_ratios(preset)
+    if found is None:
+        return [dict(label=label, visible=False) for label in _LABELS]
+    return [
+        dict(label=label, minimum=0, maximum=limit, value=value, step=RATIO_STEP, visible=True)
+        for label, value, limit in zip(_LABELS, *found, strict=True)
+    ]
 
 
 def for_people(call: Callable[..., Any]) -> Callable[..., Any]:
-    """What the user can mend is shown on the page; the rest is a bug and goes to the log."""
+    """Wraps a call so that the page shows errors that users can mend; others go to the log."""
 
     @wraps(call)
     def guarded(*values: Any) -> Any:
@@ -147,7 +143,7 @@ def for_people(call: Callable[..., Any]) -> Callable[..., Any]:
 def compare(
     comparer: Comparer, upload: Mapping[str, Any] | None, preset: str, kv: Any, q: Any
 ) -> tuple[Any, ...]:
-    """Summary, mask with merging, mask without, merge map."""
+    """Returns the summary, the mask with merging, the mask without, and the merge map."""
     if not upload or not upload.get('path'):
         raise SegformerPlusPlusError('there is no image yet: upload one or choose a sample')
     path = Path(upload['path'])

@@ -22,11 +22,7 @@ POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; base-uri
 
 
 class OnlyFromHere:
-    """ASGI middleware that sends :data:`POLICY` with every answer.
-
-    Args:
-        app: whose answers they are.
-    """
+    """Sends :data:`POLICY` with every answer of an ASGI application."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -41,7 +37,7 @@ class OnlyFromHere:
 
 
 def is_local(host: str) -> bool:
-    """Whether only this machine reaches what listens on ``host``."""
+    """Says whether only this machine reaches what listens on ``host``."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -49,47 +45,36 @@ def is_local(host: str) -> bool:
 
 
 def serve(page: gr.Blocks, host: str, port: int | None, open_browser: bool) -> str:
-    """Serve the page from threads of its own.
+    """Serves the page from threads of its own and returns its address.
 
     Args:
         page: of :func:`~.page.build_page`.
         host: address to listen on.
-        port: None: the first free one from 7860.
+        port: None for the first free one from 7860.
         open_browser: also open it there.
-
-    Returns:
-        Its address.
 
     Raises:
         SegformerPlusPlusError: the address or the port cannot be used.
     """
-    settings: dict[str, Any] = dict(
-        share=False, run_history=False, enable_monitoring=False, mcp_server=False, ssr_mode=False,
-        pwa=False, num_workers=0, footer_links=[],
-    )  # fmt: skip
     try:
-        _, address, _ = page.launch(
-            server_name=host,
-            server_port=port,
-            inbrowser=open_browser,
-            prevent_thread_lock=True,
-            quiet=True,
-            css=CSS,
-            theme=gr.themes.Default(font=FONT, font_mono=FONT_MONO),
-            max_file_size=MAX_UPLOAD,
+        launched: Any = page.launch(
+            server_name=host, server_port=port, inbrowser=open_browser,
+            prevent_thread_lock=True, quiet=True, css=CSS,
+            theme=gr.themes.Default(font=FONT, font_mono=FONT_MONO), max_file_size=MAX_UPLOAD,
             app_kwargs=dict(middleware=[Middleware(OnlyFromHere)]),
-            **settings,
-        )
+            share=False, run_history=False, enable_monitoring=False, mcp_server=False,
+            ssr_mode=False, pwa=False, num_workers=0, footer_links=[],
+        )  # fmt: skip
     except OSError as error:
         where = f'{host}, any port from 7860' if port is None else f'{host}, port {port}'
         raise SegformerPlusPlusError(
             f'cannot listen on {where}: {error}; give another --port or --host'
         ) from error
-    return str(address)
+    return str(launched[1])
 
 
 def wait(page: gr.Blocks) -> None:
-    """Return when the page has been closed; Ctrl-C closes it."""
+    """Waits until the page has been closed; Ctrl-C closes it."""
     try:
         while page.is_running:
             time.sleep(0.1)

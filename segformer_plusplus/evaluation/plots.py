@@ -1,127 +1,223 @@
-"""What plots of results share: labels that do not overlap, and the plot of a benchmark."""
+"""The plots of results: what accuracy a speed-up costs, and the times of a benchmark."""
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
-from matplotlib.transforms import Bbox
 
 from ..errors import SegformerPlusPlusError
 from ..files import written_beside
-
-_RADII = (7, 16, 28, 42, 58)  # of candidates, in points of 1/72 inch
-_DIRECTIONS = 12
-_LEADER = 10  # from this radius on, a line leads to the point
-_MARKER = 5  # half a marker, in points
-_FONT_SIZE = 9
+from ..libraries import require
+from .results import MEASURES, ResultsTable, find_front
 
 Run = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class LabelledPoint:
-    """A point in the data's coordinates, and its name."""
+class Point(NamedTuple):
+    """A speed-up and what it costs.
+
+    Attributes:
+        x: the speed-up.
+        y: the value of a measure.
+        name: is written beside it; empty for none.
+        x_error: the standard error of the speed-up.
+        y_error: that of the value.
+    """
 
     x: float
     y: float
-    label: str
+    name: str = ''
+    x_error: float = 0.0
+    y_error: float = 0.0
 
 
-def label_points(axis: Axes, points: Sequence[LabelledPoint]) -> None:
-    """Write the names; call it when all else is drawn and the limits are set.
+@dataclass(frozen=True)
+class Series:
+    """Points that look alike.
 
-    Each takes the place near its point that covers least, those whose points are crowded first.
+    Attributes:
+        points: may be empty.
+        label: in the legend; empty for none.
+        marker: of matplotlib.
+        size: of the marker, in points squared.
+        colour: None gives each name a colour of its own, the same in all series.
+        filled: whether the markers are.
+        line: the style of a line through the points, such as '-' or ':'; empty for none.
+        steps: whether that line goes in steps.
+    """
+
+    points: Sequence[Point]
+    label: str = ''
+    marker: str = 'o'
+    size: float = 55
+    colour: str | None = None
+    filled: bool = True
+    line: str = ''
+    steps: bool = False
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One measure over the speed-up.
+
+    Attributes:
+        y_label: what the measure is.
+        series: drawn one over the other.
+        less_is_better: the axis then points down, and the best is at the top as ever.
+        orders: whether values go by their orders of magnitude, around 0.
+        y_limit: the worst value that is shown; None shows all.
+        x_label: what the speed-up is of.
+        limits: budgets, as dashed lines: 'x' or 'y' with the value.
+    """
+
+    y_label: str
+    series: Sequence[Series]
+    less_is_better: bool = False
+    orders: bool = False
+    y_limit: float | None = None
+    x_label: str = 'speed-up'
+    limits: Mapping[str, float] | None = None
+
+
+def draw_panels(path: str | Path, panels: Sequence[Panel], title: str = '') -> None:
+    """Draws panels below each other, with names beside the points.
 
     Args:
-        axis: of a figure whose layout may still change.
-        points: drawn already.
+        path: of the picture, written beside and renamed; its suffix says which kind.
+        panels: one or more.
+        title: above all.
+
+    Raises:
+        SegformerPlusPlusError: an unknown suffix.
+        MissingDependencyError: adjustText, which places the names, is not installed.
     """
-    figure = axis.get_figure(root=True)
-    assert figure is not None
-    figure.draw_without_rendering()  # a constrained layout moves the axis
-    places = [tuple(axis.transData.transform((point.x, point.y))) for point in points]
-    scale = figure.dpi / 72
-    markers = [_around(x, y, _MARKER * scale) for x, y in places]
-    taken: list[Bbox] = []
-    crowded = sorted(range(len(points)), key=lambda index: _nearest(places, index))
-    for index in crowded:
-        width, height = _size(axis, points[index].label)
-        others = [*taken, *markers]
-        candidates = [
-            (_cost(box, others, axis.bbox) + 1e-3 * radius, radius, offset, box)
-            for radius, offset, box in _candidates(places[index], (width, height), scale)
-        ]
-        _, radius, offset, box = min(candidates, key=lambda candidate: candidate[0])
-        taken.append(box)
-        axis.annotate(
-            points[index].label,
-            (points[index].x, points[index].y),
-            offset,
-            textcoords='offset points',
-            ha='center',
-            va='center',
-            fontsize=_FONT_SIZE,
-            arrowprops=dict(arrowstyle='-', color='0.6', lw=0.6) if radius >= _LEADER else None,
+    check_plot_path(path)
+    figure = Figure(figsize=(8, 4.4 * len(panels) + 0.4), layout='constrained')
+    figure.suptitle(title, fontsize=11)
+    axes = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
+    names = dict.fromkeys(p.name for panel in panels for s in panel.series for p in s.points)
+    colours = {name: f'C{index % 10}' for index, name in enumerate(names)}
+    for axis, panel in zip(axes, panels, strict=True):
+        _draw_panel(axis, panel, colours)
+    figure.draw_without_rendering()  # a constrained layout moves the axes
+    for axis, panel in zip(axes, panels, strict=True):
+        _write_names(axis, [point for each in panel.series for point in each.points])
+    _save(figure, path)
+
+
+def _draw_panel(axis: Axes, panel: Panel, colours: Mapping[str, str]) -> None:
+    for order, series in enumerate(panel.series):
+        _draw_series(axis, series, colours, order + 2)
+    for name, value in (panel.limits or {}).items():
+        draw = axis.axvline if name == 'x' else axis.axhline
+        draw(value, color='tab:green', linestyle='--', label='budget', zorder=1)
+    if panel.orders:
+        values = [point.y for each in panel.series for point in each.points if point.y > 0]
+        axis.set_yscale('symlog', linthresh=min(values, default=1.0))
+    axis.margins(0.2)
+    if panel.y_limit is not None:
+        shown = [p.y for each in panel.series for p in each.points if p.y <= panel.y_limit]
+        edge = 0.06 * (panel.y_limit - min(shown, default=0.0) or 1.0)
+        axis.set_ylim(min(shown, default=0.0) - edge, panel.y_limit + edge)
+    if panel.less_is_better:
+        axis.invert_yaxis()
+    axis.set_xlabel(panel.x_label)
+    axis.set_ylabel(panel.y_label + (' (less is better)' if panel.less_is_better else ''))
+    axis.grid(alpha=0.3)
+    if any(series.label for series in panel.series):
+        axis.legend(fontsize=8, loc='upper left', bbox_to_anchor=(1, 1), frameon=False)
+
+
+def _draw_series(axis: Axes, series: Series, colours: Mapping[str, str], order: int) -> None:
+    if not series.points:
+        return
+    x, y = [point.x for point in series.points], [point.y for point in series.points]
+    edges = [series.colour or colours[point.name] for point in series.points]
+    if series.line:
+        style = 'steps-pre' if series.steps else 'default'
+        axis.plot(x, y, series.line, color=series.colour or '0.7', drawstyle=style, zorder=1)
+    if any(point.x_error or point.y_error for point in series.points):
+        errors = [p.x_error for p in series.points], [p.y_error for p in series.points]
+        axis.errorbar(
+            x, y, xerr=errors[0], yerr=errors[1], fmt='none', ecolor=edges[0], zorder=order
         )
+    if series.marker == 'x':  # has no face
+        axis.scatter(x, y, s=series.size, marker='x', c=edges, label=series.label, zorder=order)
+        return
+    axis.scatter(
+        x, y, s=series.size, marker=series.marker, label=series.label or None, linewidths=1.6,
+        facecolors=edges if series.filled else 'white', edgecolors=edges, zorder=order,
+    )  # fmt: skip
 
 
-def _candidates(
-    place: tuple[float, float], size: tuple[float, float], scale: float
-) -> Iterator[tuple[float, tuple[float, float], Bbox]]:
-    """Radius, offset of the label's middle in points, and its box in pixels."""
-    width, height = size
-    for radius, step in itertools.product(_RADII, range(_DIRECTIONS)):
-        # from the upper right on; the middle lies so far away that the box clears the radius
-        angle = math.pi / 4 + 2 * math.pi * step / _DIRECTIONS
-        dx = math.cos(angle) * (radius * scale + width / 2)
-        dy = math.sin(angle) * (radius * scale + height / 2)
-        box = Bbox.from_bounds(place[0] + dx - width / 2, place[1] + dy - height / 2, width, height)
-        yield radius, (dx / scale, dy / scale), box
+def _write_names(axis: Axes, points: Sequence[Point]) -> None:
+    """Writes the names where they cover neither each other nor a point."""
+    inside = [p for p in points if axis.bbox.contains(*axis.transData.transform((p.x, p.y)))]
+    texts = [axis.text(p.x, p.y, p.name, fontsize=9, zorder=9) for p in inside if p.name]
+    if texts:
+        adjust_text: Any = require('adjustText', 'names in a plot').adjust_text
+        adjust_text(
+            texts, x=[p.x for p in inside], y=[p.y for p in inside], ax=axis,
+            expand=(1.2, 1.5), arrowprops=dict(arrowstyle='-', color='0.6', lw=0.6),
+        )  # fmt: skip
 
 
-def _cost(box: Bbox, others: Sequence[Bbox], within: Bbox) -> float:
-    """Pixels that are covered, or that lie outside."""
-    inside = _overlap(box, within)
-    return sum(_overlap(box, other) for other in others) + box.width * box.height - inside
+def _save(figure: Figure, path: str | Path) -> None:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_beside(path) as place:
+        figure.savefig(place, format=path.suffix.lstrip('.').lower(), dpi=120)
 
 
-def _overlap(one: Bbox, other: Bbox) -> float:
-    common = Bbox.intersection(one, other)
-    return 0.0 if common is None else float(common.width * common.height)
+def draw_table(path: str | Path, table: ResultsTable, title: str = '') -> None:
+    """Draws a panel for every measure of a table, over the speed-up.
 
+    Args:
+        path: of the picture, as for :func:`draw_panels`.
+        table: its rows without a time or without values are left out.
+        title: above all panels.
 
-def _around(x: float, y: float, radius: float) -> Bbox:
-    return Bbox.from_bounds(x - radius, y - radius, 2 * radius, 2 * radius)
-
-
-def _nearest(places: Sequence[tuple[float, float]], index: int) -> float:
-    return min(
-        (math.dist(places[index], other) for k, other in enumerate(places) if k != index),
-        default=math.inf,
-    )
-
-
-def _size(axis: Axes, text: str) -> tuple[float, float]:
-    """Width and height in pixels, with a little air."""
-    trial = axis.text(0, 0, text, fontsize=_FONT_SIZE)
-    box = trial.get_window_extent()
-    trial.remove()
-    return float(box.width) + 4, float(box.height) + 2
+    Raises:
+        SegformerPlusPlusError: an unknown suffix, or no row has both.
+    """
+    check_plot_path(path)
+    panels = []
+    for name, measure in MEASURES.items():
+        points = {
+            row.name: (row.speed_up, row.values[name])
+            for row in table.rows
+            if row.speed_up is not None and name in row.values
+        }
+        if not points:
+            continue
+        front = find_front(points, measure.higher_is_better)
+        on = [Point(*points[each], each) for each in front]
+        off = [Point(*points[each], each) for each in points if each not in front]
+        panels.append(
+            Panel(
+                f'{measure.label} in {measure.unit}',
+                [Series(off, filled=False), Series(on, line='-')],
+                less_is_better=not measure.higher_is_better,
+                orders=not measure.higher_is_better,
+            )
+        )
+    if not panels:
+        raise SegformerPlusPlusError(f'{path}: no preset was both timed and tested')
+    note = 'filled: no other one is faster and better'
+    draw_panels(path, panels, f'{title}\n{note}' if title else note)
 
 
 def check_plot_path(path: str | Path) -> None:
-    """Raise unless matplotlib can write this kind of file.
+    """Checks that matplotlib can write this kind of file.
 
     Raises:
         SegformerPlusPlusError: names the suffix, and those that can be written.
@@ -136,7 +232,7 @@ def check_plot_path(path: str | Path) -> None:
 
 
 def draw_benchmark(path: str | Path, runs: Sequence[Run], title: str = '') -> None:
-    """Draw runs, one panel for each combination of batch size and threads.
+    """Draws runs, one panel for each combination of batch size and threads.
 
     A panel of one shape has a bar for each model, stacked from its stages where they were measured
     (a stack of stages need not be as long as the whole, which is marked). A panel of several shapes
@@ -170,10 +266,7 @@ def draw_benchmark(path: str | Path, runs: Sequence[Run], title: str = '') -> No
             _draw_lines(axis, panel, colours)
         axis.set_title(_describe(panel), fontsize=10)
     figure.suptitle(title, fontsize=11)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with written_beside(path) as place:
-        figure.savefig(place, format=path.suffix.lstrip('.').lower(), dpi=120)
+    _save(figure, path)
 
 
 def _panels(runs: Sequence[Run]) -> list[list[Run]]:

@@ -1,10 +1,11 @@
-"""An exported file against the model in PyTorch, on fresh random images, in every runtime."""
+"""Compares an exported file with the model in PyTorch, on fresh random images, in every runtime."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,8 +15,8 @@ from torch import Tensor, nn
 
 from ..errors import SegformerPlusPlusError
 from .description import describe_merging
-from .formats import format_of, read_metadata
-from .formats.base import Runner
+from .formats import Runner, format_of, read_metadata
+from .graph import predict
 
 LARGEST_ERROR = 1e-3
 """Of logits and heatmaps: the largest difference over the largest value."""
@@ -32,12 +33,10 @@ TRIALS = 32
 
 @dataclass(frozen=True)
 class Check:
-    """One file in one runtime; the worst of all images that count.
+    """Holds how near a file comes to PyTorch in one runtime, at the worst input that counts.
 
     Attributes:
-        runtime: 'onnxruntime', 'openvino' or 'torch'.
-        shapes: of the inputs that were compared.
-        seed: that they were drawn with.
+        seed: that the inputs were drawn with.
         relative_error: of logits or heatmaps; None for labels.
         equal_labels: share of equal labels or largest logits; None for heatmaps.
         undecided: inputs that do not count, see :func:`check_export`.
@@ -54,7 +53,7 @@ class Check:
 def check_export(
     path: str | Path, model: nn.Module, rounds: int = 2, seed: int | None = None
 ) -> list[Check]:
-    """Compare a file with the model that it was made of, as PyTorch runs it.
+    """Compares a file of ``export_model`` with its model in PyTorch, in every installed runtime.
 
     The images are new every time: noise, and smooth ones. Of a dynamic batch or size several are
     taken. On every input the relative error has to stay below :data:`LARGEST_ERROR` and the share
@@ -66,13 +65,10 @@ def check_export(
     most half may be such.
 
     Args:
-        path: made by ``export_model``.
-        model: its model, with the same weights and strategies, on any device.
+        path: the file.
+        model: with the same weights and strategies, on any device.
         rounds: noise and smooth images so many times.
         seed: draws the same images again.
-
-    Returns:
-        One check for every runtime that is installed.
 
     Raises:
         SegformerPlusPlusError: the results differ, the file is of a model with other strategies, or
@@ -81,19 +77,24 @@ def check_export(
     """
     path = Path(path)
     metadata = read_metadata(path)
-    reference = _Reference(model, metadata)
-    _check_same_strategies(path, metadata, reference.model)
+    reference = _Reference(copy.deepcopy(model).cpu().eval(), metadata)
+    merging = describe_merging(reference.model.backbone.token_merging)
+    if merging != metadata['token_merging']:
+        raise SegformerPlusPlusError(
+            f'{path.name} was exported with token_merging {metadata["token_merging"]}, '
+            f'the model has {merging}'
+        )
     seed = torch.seed() if seed is None else seed
     inputs = list(_images(metadata, torch.Generator().manual_seed(seed), rounds))
+    shapes = tuple(dict.fromkeys(tuple(images.shape) for images in inputs))
     expected = [reference(images) for images in inputs]
     checks = []
     for runtime, run in format_of(path).runners(path).items():
-        found: list[Difference] = []
+        found = []
         for images, wanted in zip(inputs, expected, strict=True):
             difference = _compare(_run(run, runtime, path, images), wanted, metadata)
             if difference.small or not reference.is_undecided(images, wanted):
                 found.append(difference)
-        shapes = tuple(dict.fromkeys(tuple(images.shape) for images in inputs))
         undecided = len(inputs) - len(found)
         check = Check(runtime, shapes, seed, *_worst(found), undecided)
         if not all(each.small for each in found) or 2 * undecided > len(inputs):
@@ -103,31 +104,24 @@ def check_export(
 
 
 class Difference(NamedTuple):
-    """Between two outputs; None where the output has no such thing."""
+    """Holds how two outputs differ; None where the output has no such thing."""
 
     relative_error: float | None
     equal_labels: float | None
 
     @property
     def small(self) -> bool:
-        """Whether it keeps :data:`LARGEST_ERROR` and :data:`EQUAL_LABELS`; nan does not."""
-        error, equal = self
-        return (error is None or error <= LARGEST_ERROR) and (
-            equal is None or equal >= EQUAL_LABELS
-        )
+        """Says whether the difference keeps the limits; nan does not."""
+        error, equal = self.relative_error or 0.0, self.equal_labels
+        return error <= LARGEST_ERROR and (equal is None or equal >= EQUAL_LABELS)
 
 
+@dataclass
 class _Reference:
-    """The model in PyTorch on its own fast paths, fed with a file's inputs.
+    """The model in PyTorch on its own fast paths, fed with the inputs of a file."""
 
-    Args:
-        model: copied.
-        metadata: of the file.
-    """
-
-    def __init__(self, model: nn.Module, metadata: Mapping[str, Any]) -> None:
-        self.model: Any = copy.deepcopy(model).cpu().eval()
-        self.metadata = metadata
+    model: Any
+    metadata: Mapping[str, Any]
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
@@ -146,14 +140,7 @@ class _Reference:
         return False
 
     def _predict(self, images: Tensor) -> Tensor:
-        if self.metadata['output']['name'] == 'heatmaps':
-            return self.model.head(self.model.extract_feat(images))
-        head = self.model.decode_head
-        logits = head(self.model.extract_feat(images))
-        if self.metadata['output']['name'] == 'logits':
-            return logits
-        size, corners = images.shape[2:], head.align_corners
-        return F.interpolate(logits, size, mode='bilinear', align_corners=corners).argmax(dim=1)
+        return predict(self.model, images, self.metadata['output']['name'])
 
     def _normalise(self, images: Tensor) -> Tensor:
         """uint8 (B, H, W, 3) RGB through the model's own data_preprocessor, which takes BGR."""
@@ -173,7 +160,7 @@ def _run(run: Runner, runtime: str, path: Path, images: Tensor) -> Tensor:
         ) from error
 
 
-def _worst(found: Sequence[Difference]) -> Difference:
+def _worst(found: list[Difference]) -> Difference:
     errors = [each.relative_error for each in found if each.relative_error is not None]
     equal = [each.equal_labels for each in found if each.equal_labels is not None]
     # nan is the worst, whatever it is compared with
@@ -195,43 +182,26 @@ def _complaint(path: Path, check: Check, inputs: int) -> str:
     )
 
 
-def _check_same_strategies(path: Path, metadata: Mapping[str, Any], model: Any) -> None:
-    ours = describe_merging(model.backbone.token_merging)
-    if ours != metadata['token_merging']:
-        raise SegformerPlusPlusError(
-            f'{path.name} was exported with token_merging {metadata["token_merging"]}, '
-            f'the model has {ours}'
-        )
-
-
 def _images(
     metadata: Mapping[str, Any], generator: torch.Generator, rounds: int
 ) -> Iterator[Tensor]:
     """Random inputs of the file: in turn noise, and noise at a sixteenth of the size, enlarged."""
     batches = [1, 3] if metadata['dynamic']['batch'] else [metadata['batch_size']]
-    shapes = [tuple(metadata['shape'])]
+    shape, channels = tuple(metadata['shape']), metadata['input']['channels']
+    sizes = [(shape, batch) for batch in batches]
     if metadata['dynamic']['size']:
         step = metadata['size_step']
-        shapes += [(2 * step, 5 * step), (3 * step, 2 * step)]
-    channels = metadata['input']['channels']
-    for _ in range(rounds):
-        for number, shape in enumerate(shapes):
-            batch = batches[number % len(batches)] if len(shapes) > 1 else None
-            for count in [batch] if batch else batches:
-                noise = torch.randn(count, channels, *shape, generator=generator)
-                coarse = [max(1, side // 16) for side in shape]
-                small = torch.randn(count, channels, *coarse, generator=generator)
-                smooth = F.interpolate(small, shape, mode='bicubic')
-                for images in (noise, smooth):
-                    yield _as_input(images, metadata)
-
-
-def _as_input(images: Tensor, metadata: Mapping[str, Any]) -> Tensor:
-    if metadata['input']['type'] != 'uint8':
-        return images
-    return (
-        (images * 64 + 128).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
-    )
+        shapes = [shape, (2 * step, 5 * step), (3 * step, 2 * step)]
+        sizes = list(zip(shapes, cycle(batches), strict=False))
+    for shape, batch in sizes * rounds:
+        coarse = [max(1, side // 16) for side in shape]
+        small = torch.randn(batch, channels, *coarse, generator=generator)
+        noise = torch.randn(batch, channels, *shape, generator=generator)
+        for images in (noise, F.interpolate(small, shape, mode='bicubic')):
+            if metadata['input']['type'] == 'uint8':
+                images = (images * 64 + 128).round().clamp(0, 255).to(torch.uint8)
+                images = images.permute(0, 2, 3, 1).contiguous()
+            yield images
 
 
 def _compare(result: Tensor, expected: Tensor, metadata: Mapping[str, Any]) -> Difference:

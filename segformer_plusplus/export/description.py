@@ -1,9 +1,9 @@
-"""What is recorded in an exported file, for those who run it and for the check."""
+"""Describes an exported file, for those who run it and for the check."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import metadata
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from torch import Tensor
@@ -14,21 +14,14 @@ from ..version import __version__
 from .graph import INPUT
 from .options import ExportOptions, size_step
 
-_PACKAGES = ('torch', 'onnx', 'onnxscript', 'openvino')
-
 
 def describe_export(
     model: Any, options: ExportOptions, class_names: Sequence[str] | None
 ) -> dict[str, Any]:
-    """The metadata of a file, of what JSON can hold.
-
-    Args:
-        model: what is exported.
-        options: how.
-        class_names: of the classes, or of the keypoints of a pose estimator.
+    """Returns the metadata of a file, made of what JSON can hold.
 
     Raises:
-        SegformerPlusPlusError: their number is not that of the output's channels.
+        SegformerPlusPlusError: there are not as many class names as channels of the output.
     """
     head = model.head if options.output == 'heatmaps' else model.decode_head
     channels = int(head.out_channels)
@@ -36,7 +29,12 @@ def describe_export(
         raise SegformerPlusPlusError(
             f'{len(class_names)} class_names given, the model has {channels} channels'
         )
-    dynamic = {'batch': options.dynamic_batch, 'size': options.dynamic_size}
+    versions = {'segformer_plusplus': __version__}
+    for package in ('torch', 'onnx', 'onnxscript', 'openvino'):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
     return {
         'format': options.format,
         'opset': options.written_opset,
@@ -44,27 +42,27 @@ def describe_export(
         'output': {'name': options.output, 'channels': channels},
         'shape': list(options.shape),
         'batch_size': None if options.dynamic_batch else options.batch_size,
-        'dynamic': dynamic,
+        'dynamic': {'batch': options.dynamic_batch, 'size': options.dynamic_size},
         'size_step': size_step(model.backbone) if options.dynamic_size else None,
         'token_merging': describe_merging(model.backbone.token_merging),
         'class_names': None if class_names is None else list(class_names),
-        'versions': _versions(),
+        'versions': versions,
     }
 
 
 def describe_merging(merging: TokenMerging) -> dict[str, Any]:
-    """The strategies of every stage, and the preset that they are, if they are one."""
+    """Returns the strategies of every stage, and the preset that they are, if they are one."""
     stages = [
-        {
-            'q': _name(stage.q),
-            'kv': _name(stage.kv),
-            'weigh_keys': stage.weigh_keys,
-            'share': stage.share,
-        }
-        for stage in merging.stages
+        dict(
+            q=_repr(each.q),
+            kv=_repr(each.kv),
+            proportional_attention=each.proportional_attention,
+            share=each.share,
+        )
+        for each in merging.stages
     ]
-    shrink = None if merging.downsampling is None else repr(merging.downsampling)
-    return {'preset': _preset(merging), 'stages': stages, 'downsampling': shrink}
+    downsampling = _repr(merging.downsampling)
+    return {'preset': _preset(merging), 'stages': stages, 'downsampling': downsampling}
 
 
 def _preset(merging: TokenMerging) -> str | None:
@@ -76,8 +74,8 @@ def _preset(merging: TokenMerging) -> str | None:
     return None
 
 
-def _name(merger: Any) -> str | None:
-    return None if merger is None else repr(merger)
+def _repr(value: Any) -> str | None:
+    return None if value is None else repr(value)
 
 
 def _describe_input(model: Any, options: ExportOptions) -> dict[str, Any]:
@@ -103,15 +101,5 @@ def _describe_input(model: Any, options: ExportOptions) -> dict[str, Any]:
 
 
 def _numbers(values: Tensor) -> list[float]:
-    """Of a (C, 1, 1) tensor in float32, as they were written."""
+    """The numbers of a (C, 1, 1) tensor in float32, as they were written."""
     return [round(float(value), 4) for value in values.flatten()]
-
-
-def _versions() -> dict[str, str]:
-    installed = {'segformer_plusplus': __version__}
-    for package in _PACKAGES:
-        try:
-            installed[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return installed

@@ -1,4 +1,4 @@
-"""Exporting a model: trace, write beside, check, and only then take the asked name."""
+"""Exports a model: traces it, writes beside, checks, and only then takes the asked name."""
 
 from __future__ import annotations
 
@@ -24,13 +24,7 @@ from .options import ExportOptions, check_model, check_target, default_shape
 
 @dataclass(frozen=True)
 class Export:
-    """A file that was written and checked.
-
-    Attributes:
-        path: the file.
-        metadata: what is recorded in it.
-        checks: how near it is to PyTorch, one entry a runtime.
-    """
+    """Describes a file that was written, and how near it is to PyTorch in every runtime."""
 
     path: Path
     metadata: dict[str, Any]
@@ -52,22 +46,17 @@ def export_model(
     token_merging: str | Sequence[Mapping[str, Any]] | Mapping[str, Any] | None = None,
     class_names: Sequence[str] | None = None,
 ) -> Export:
-    """Write a model to a file that other runtimes run, and compare it with PyTorch.
+    """Writes a model to a file that other runtimes run, and compares it with PyTorch.
 
     The model is not changed. What lies under ``path`` is replaced only by a file that has passed
-    :func:`~.checking.check_export`.
+    :func:`~.checking.check_export`. See :class:`~.options.ExportOptions` for the options that are
+    not listed here.
 
     Args:
         model: a segmentor of mmseg or a pose estimator of mmpose with our backbone, in float32.
         path: ends in '.onnx', '.pt2' or '.xml' (OpenVINO, with a '.bin' beside it).
-        format: 'onnx', 'torch-export' or 'openvino'.
         shape: height and width of the images; by default those that the model's config names.
-        batch_size: see :class:`~.options.ExportOptions`, also for the next five.
-        dynamic_batch: any number of images.
-        dynamic_size: any height and width that the strategies' step divides.
         output: 'logits', 'labels' or 'heatmaps'; by default logits, of a pose estimator heatmaps.
-        with_preprocessing: uint8 images in RGB order come in.
-        opset: of ONNX.
         token_merging: other strategies than those of the model, see
             :class:`~segformer_plusplus.MixVisionTransformerPlusPlus`.
         class_names: recorded in the file.
@@ -100,7 +89,9 @@ def export_model(
         beside = Path(folder) / path.name
         find_format(format).write(trace(graph), beside, metadata)
         checks = check_export(beside, reference)
-        _move(beside, path)
+        # the file itself takes its place after what lies beside it
+        for each in sorted(beside.parent.iterdir(), key=lambda each: each == beside):
+            os.replace(each, path.parent / each.name)
     return Export(path, metadata, checks)
 
 
@@ -130,9 +121,3 @@ def _folder_beside(path: Path) -> tempfile.TemporaryDirectory[str]:
         raise SegformerPlusPlusError(
             f'cannot write to the folder {path.parent}: {error.strerror}'
         ) from error
-
-
-def _move(source: Path, target: Path) -> None:
-    """Put the file, and what lies beside it, in its place; the file itself last."""
-    for each in sorted(source.parent.iterdir(), key=lambda each: each == source):
-        os.replace(each, target.parent / each.name)

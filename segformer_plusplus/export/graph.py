@@ -1,4 +1,4 @@
-"""The module that is exported, from images to one output, and its trace."""
+"""The module that is exported, from images to one output, and how it is traced."""
 
 from __future__ import annotations
 
@@ -21,12 +21,25 @@ INPUT = 'images'
 _DYNAMIC_BATCH = 2  # a trace with one image would hold for one image only
 
 
-class ExportGraph(nn.Module):
-    """Images to logits, labels or heatmaps in plain operators, without loops over rows.
+def predict(model: Any, images: Tensor, output: str) -> Tensor:
+    """Runs a segmentor or pose estimator on normalised images (B, 3, H, W).
 
-    Args:
-        model: a segmentor or pose estimator in eval mode; a copy of it is kept.
-        options: what comes in and out.
+    ``output`` is 'logits', 'labels' (of the size of the images) or 'heatmaps'.
+    """
+    if output == 'heatmaps':
+        return model.head(model.extract_feat(images))
+    head = model.decode_head
+    logits = head(model.extract_feat(images))
+    if output == 'logits':
+        return logits
+    size, corners = images.shape[2:], head.align_corners
+    return F.interpolate(logits, size, mode='bilinear', align_corners=corners).argmax(dim=1)
+
+
+class ExportGraph(nn.Module):
+    """Maps images to one output by a copy of a model, in plain operators without loops over rows.
+
+    What comes in and out is said by :class:`~.options.ExportOptions`.
     """
 
     def __init__(self, model: Any, options: ExportOptions) -> None:
@@ -39,18 +52,9 @@ class ExportGraph(nn.Module):
         self.options = options
 
     def forward(self, images: Tensor) -> Tensor:
-        """See :class:`~.options.ExportOptions` for what goes in and comes out."""
         if self.options.with_preprocessing:
             images = self._preprocess(images)
-        if self.options.output == 'heatmaps':
-            return self.model.head(self.model.extract_feat(images))
-        head = self.model.decode_head
-        logits = head(self.model.extract_feat(images))
-        if self.options.output == 'logits':
-            return logits
-        size = images.shape[2:]
-        corners = head.align_corners
-        return F.interpolate(logits, size, mode='bilinear', align_corners=corners).argmax(dim=1)
+        return predict(self.model, images, self.options.output)
 
     def _preprocess(self, images: Tensor) -> Tensor:
         """(B, H, W, 3) uint8 in RGB order -> (B, 3, H, W), as the data_preprocessor makes it."""
@@ -63,14 +67,14 @@ class ExportGraph(nn.Module):
         return result
 
     def example(self, batch: int, size: tuple[int, int]) -> Tensor:
-        """Images of this many and this size, all black."""
+        """Returns images of this many and this size, all black."""
         if self.options.with_preprocessing:
             return torch.zeros(batch, *size, 3, dtype=torch.uint8)
         return torch.zeros(batch, self.model.backbone.layers[0][0].projection.in_channels, *size)
 
 
 def trace(graph: ExportGraph) -> ExportedProgram:
-    """Trace the graph with ``torch.export``.
+    """Traces the graph with ``torch.export``.
 
     Raises:
         SegformerPlusPlusError: it cannot be traced; names the strategy whose plan it is.
@@ -86,21 +90,26 @@ def trace(graph: ExportGraph) -> ExportedProgram:
         axes |= {first: step * Dim('h', min=2), first + 1: step * Dim('w', min=2)}
         size = 3 * step, 4 * step  # unlike each other, so that nothing is taken for equal
     try:
-        return _export(graph, (graph.example(batch, size),), {INPUT: axes} if axes else None)
+        return _export(graph, graph.example(batch, size), {INPUT: axes} if axes else None)
     except Exception as error:  # the tracer lets every exception of a strategy's code through
         _name_strategy(graph.model.backbone)
-        reason = ' '.join(str(error).split())[:300] or type(error).__name__
-        raise SegformerPlusPlusError(f'torch.export cannot trace the model: {reason}') from error
+        raise SegformerPlusPlusError(
+            f'torch.export cannot trace the model: {_reason(error)}'
+        ) from error
 
 
-def _export(module: nn.Module, inputs: tuple[Any, ...], axes: Any = None) -> ExportedProgram:
+def _export(module: nn.Module, example: Tensor, axes: Any = None) -> ExportedProgram:
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter('ignore')  # about the tracer itself
-        return torch.export.export(module.eval(), inputs, dynamic_shapes=axes, strict=False)
+        return torch.export.export(module.eval(), (example,), dynamic_shapes=axes, strict=False)
+
+
+def _reason(error: Exception) -> str:
+    return ' '.join(str(error).split())[:250] or type(error).__name__
 
 
 class _OneStrategy(nn.Module):
-    """A strategy by itself: merges and unmerges what it gets."""
+    """Merges and unmerges tokens by one strategy."""
 
     def __init__(self, merger: TokenMerger) -> None:
         super().__init__()
@@ -113,17 +122,16 @@ class _OneStrategy(nn.Module):
 
 
 def _name_strategy(backbone: Any) -> None:
-    """Raise for the first strategy that cannot be traced by itself; return if all can."""
+    """Raises for the first strategy that cannot be traced by itself; returns if all can."""
     for number, stage in enumerate(backbone.token_merging.stages, start=1):
         for side, merger in (('q', stage.q), ('kv', stage.kv)):
             if merger is None:
                 continue
             try:
-                _export(_OneStrategy(merger), (torch.randn(1, 64, 8),))
+                _export(_OneStrategy(merger), torch.randn(1, 64, 8))
             except Exception as error:
-                reason = ' '.join(str(error).split())[:200] or type(error).__name__
                 raise SegformerPlusPlusError(
                     f'the strategy {merger!r} (stage {number}, {side}) cannot be exported, since '
-                    f'torch.export cannot trace its plan: {reason}; a plan has to be made of '
-                    'tensor operations whose result sizes do not depend on what the tokens are'
+                    f'torch.export cannot trace its plan: {_reason(error)}; a plan has to be made '
+                    'of tensor operations whose result sizes do not depend on what the tokens are'
                 ) from error

@@ -24,7 +24,7 @@ OUTPUTS = ('logits', 'labels', 'heatmaps')
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """How a model becomes a graph.
+    """Says how a model becomes a graph.
 
     Attributes:
         format: 'onnx', 'torch-export' or 'openvino'.
@@ -53,18 +53,16 @@ class ExportOptions:
     opset: int | None = None
 
     def __post_init__(self) -> None:
-        kind = find_format(self.format)
-        for name, value in (
-            *zip(('height', 'width'), self.shape, strict=True),
-            ('batch_size', self.batch_size),
-        ):
+        height, width = self.shape
+        numbers = dict(height=height, width=width, batch_size=self.batch_size)
+        for name, value in numbers.items():
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise SegformerPlusPlusError(f'{name}={value!r} is no whole number above 0')
         if self.output not in OUTPUTS:
             raise SegformerPlusPlusError(
                 f'output={self.output!r} is unknown, use one of {list(OUTPUTS)}'
             )
-        if not kind.has_opset and self.opset is not None:
+        if not find_format(self.format).has_opset and self.opset is not None:
             raise SegformerPlusPlusError(
                 f'opset={self.opset}: the format {self.format!r} is not made of ONNX operators; '
                 'leave the opset out'
@@ -77,17 +75,11 @@ class ExportOptions:
     @property
     def written_opset(self) -> int | None:
         """The opset of the file, None where the format has none."""
-        if not find_format(self.format).has_opset:
-            return None
-        return DEFAULT_OPSET if self.opset is None else self.opset
+        return (self.opset or DEFAULT_OPSET) if find_format(self.format).has_opset else None
 
 
 def check_target(path: Path, format: str) -> None:
-    """Raise unless a file of this name and format may be written.
-
-    Raises:
-        SegformerPlusPlusError: the name does not end as the format's files do, or is a folder's.
-    """
+    """Raises a SegformerPlusPlusError unless a file of this name and format may be written."""
     suffix = find_format(format).suffix
     if path.suffix != suffix:
         raise SegformerPlusPlusError(
@@ -98,12 +90,7 @@ def check_target(path: Path, format: str) -> None:
 
 
 def check_model(model: Any, options: ExportOptions) -> None:
-    """Raise unless this model can be exported with these options.
-
-    Raises:
-        SegformerPlusPlusError: another kind of model, an output that it does not have, or a size
-            that does not fit.
-    """
+    """Raises a SegformerPlusPlusError unless this model can be exported with these options."""
     backbone = getattr(model, 'backbone', None)
     segments = hasattr(model, 'decode_head')
     if not isinstance(backbone, MixVisionTransformerPlusPlus) or not (
@@ -119,7 +106,13 @@ def check_model(model: Any, options: ExportOptions) -> None:
         raise SegformerPlusPlusError(
             f'output={options.output!r}: a {type(model).__name__} has {has}'
         )
-    _check_counts(backbone)
+    for stage in backbone.token_merging.stages:
+        for merger in (stage.q, stage.kv):
+            if isinstance(merger, LocalWindowMerging) and merger.threshold is not None:
+                raise SegformerPlusPlusError(
+                    f'{merger!r} leaves a number of tokens that depends on the image, which no '
+                    'graph holds; give it a ratio in place of the threshold'
+                )
     if options.output == 'labels':
         _check_labels(model)
     _check_size(model, options)
@@ -131,11 +124,7 @@ def check_model(model: Any, options: ExportOptions) -> None:
 
 
 def default_shape(model: Any) -> tuple[int, int]:
-    """Height and width of the images that the model is made for.
-
-    Raises:
-        SegformerPlusPlusError: it does not tell.
-    """
+    """Returns the height and width of the images that the model is made for, if it tells them."""
     shape = _codec_size(model)
     size = getattr(getattr(model, 'data_preprocessor', None), 'size', None)
     if shape is None and isinstance(size, Sequence) and len(size) == 2:
@@ -148,7 +137,7 @@ def default_shape(model: Any) -> tuple[int, int]:
 
 
 def size_step(backbone: MixVisionTransformerPlusPlus) -> int:
-    """Heights and widths that it divides give whole grids in every stage.
+    """Returns the number whose multiples, as heights and widths, give whole grids in every stage.
 
     On these no spatial reduction, cell or downsampling leaves a border, so that one graph is right
     for all of them.
@@ -162,13 +151,12 @@ def size_step(backbone: MixVisionTransformerPlusPlus) -> int:
         backbone.strides, backbone.sr_ratios, merging.stages, strict=True
     ):
         shrunk *= stride
-        cells = _cells(stage.q), _cells(stage.kv)
-        steps += [shrunk * cells[0], shrunk * reduction * cells[1]]
+        steps += [shrunk * _cell(stage.q), shrunk * reduction * _cell(stage.kv)]
     return math.lcm(*steps)
 
 
-def _cells(merger: Any) -> int:
-    """The side in tokens that the cells of a strategy divide."""
+def _cell(merger: Any) -> int:
+    """The number of tokens that the sides of a strategy's cells divide."""
     if merger is None:
         return 1
     if type(merger) is NeighborMerging2d:
@@ -178,16 +166,6 @@ def _cells(merger: Any) -> int:
         'graph holds as a constant; export one file for each size, or merge with '
         "NeighborMerging2d ('2x2'), 'downsampling' or nothing"
     )
-
-
-def _check_counts(backbone: MixVisionTransformerPlusPlus) -> None:
-    for stage in backbone.token_merging.stages:
-        for merger in (stage.q, stage.kv):
-            if isinstance(merger, LocalWindowMerging) and merger.threshold is not None:
-                raise SegformerPlusPlusError(
-                    f'{merger!r} leaves a number of tokens that depends on the image, which no '
-                    'graph holds; give it a ratio in place of the threshold'
-                )
 
 
 def _check_labels(model: Any) -> None:

@@ -1,39 +1,23 @@
-"""Trained models on images, folders and videos: labels or keypoints, pictures and files of them."""
+"""Runs trained models on images, folders and videos, and shows what they merge."""
 
 from ..compat import lazily
 
-__getattr__ = lazily(
-    __name__,
-    {
-        'IMAGE_SUFFIXES': 'sources',
-        'VIDEO_SUFFIXES': 'sources',
-        'MergeMap': 'merge_maps',
-        'MergeMaps': 'merge_maps',
-        'Picture': 'sources',
-        'PlanRecord': 'merge_maps',
-        'PoseEstimator': 'pose',
-        'Prediction': 'predictor',
-        'Segmenter': 'segmenter',
-        'draw': 'drawing',
-        'find_pictures': 'sources',
-        'merge_map': 'merge_maps',
-        'record_plans': 'merge_maps',
-    },
-    needs=('mmengine', 'mmcv'),
-)
+_MODULES = {
+    'IMAGE_SUFFIXES': 'sources',
+    'VIDEO_SUFFIXES': 'sources',
+    'MergeMap': 'merge_maps',
+    'MergeMaps': 'merge_maps',
+    'Picture': 'sources',
+    'PlanRecord': 'merge_maps',
+    'PoseEstimator': 'pose',
+    'Prediction': 'predictor',
+    'Segmenter': 'segmenter',
+    'draw': 'drawing',
+    'find_pictures': 'sources',
+    'merge_map': 'merge_maps',
+    'open_model': 'opening',
+    'record_plans': 'merge_maps',
+}
 
-__all__ = [
-    'IMAGE_SUFFIXES',
-    'VIDEO_SUFFIXES',
-    'MergeMap',
-    'MergeMaps',
-    'Picture',
-    'PlanRecord',
-    'PoseEstimator',
-    'Prediction',
-    'Segmenter',
-    'draw',
-    'find_pictures',
-    'merge_map',
-    'record_plans',
-]
+__getattr__ = lazily(__name__, _MODULES, needs=('mmengine', 'mmcv'))
+__all__ = list(_MODULES)

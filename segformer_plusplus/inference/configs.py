@@ -1,7 +1,8 @@
-"""Reading a config, and checking early that the data that it names is there."""
+"""Reads configs, and checks early that the data they name exists."""
 
 from __future__ import annotations
 
+import copy
 import difflib
 import inspect
 import os
@@ -16,7 +17,7 @@ from mmengine.runner import Runner
 from ..errors import SegformerPlusPlusError, describe_error
 from ..libraries import require
 
-# Keys that the Runner reads from the config beside its own arguments.
+# mmengine's Runner reads these keys of the config beside its own arguments
 _RUNNER_KEYS = {
     'activation_checkpointing',
     'compile',
@@ -28,32 +29,36 @@ _RUNNER_KEYS = {
 }
 
 SWITCHES = ('amp', 'accumulate', 'gradient_checkpointing')
-"""Top-level keys that a training carries out itself, see configs/_base_/runtime."""
+"""Top-level keys of our own training, see configs/_base_/runtime."""
 
 
 def load_config(
-    path: str | os.PathLike[str],
+    config: str | os.PathLike[str] | Config,
     cfg_options: Mapping[str, Any] | None = None,
     work_dir: str | None = None,
 ) -> Config:
-    """Reads a config and applies the command line's settings.
+    """Reads a config file, or copies a config, and applies settings.
 
     Args:
-        path: the config file, or a package's, see :func:`find_config`.
-        cfg_options: dotted keys and their new values. The first part of a key must be one that
-            the config has or that mmengine's Runner knows.
-        work_dir: by default the config's ``work_dir``, else ``work_dirs/<name of the config>``.
+        config: a path, or the name of a shipped config, see :func:`find_config`.
+        cfg_options: dotted keys and their new values. The config or mmengine's Runner must know
+            the first part of each key.
+        work_dir: defaults to the config's ``work_dir``, else ``work_dirs/<name of the config>``.
 
     Raises:
         SegformerPlusPlusError: the file is missing or no config, or an option does not fit.
         MissingDependencyError: the toolbox of its ``default_scope`` is not installed.
     """
-    path = find_config(path)
-    try:
-        cfg = Config.fromfile(str(path))
-    except Exception as error:  # a config is a program: it can fail in any way
-        reason = describe_error(error) or f'{type(error).__name__}: {error}'
-        raise SegformerPlusPlusError(f'cannot read config {path}: {reason}') from error
+    if isinstance(config, Config):
+        cfg = copy.deepcopy(config)
+    elif isinstance(config, str | os.PathLike):
+        cfg = _read(find_config(config))
+    else:
+        raise SegformerPlusPlusError(
+            f'config_or_model is a {type(config).__name__}; give the path of a config, a Config or '
+            'a model'
+        )
+    path = Path(cfg.filename or 'config')
     if cfg_options:
         _check_option_names(cfg, cfg_options)
         try:
@@ -66,16 +71,23 @@ def load_config(
     return cfg
 
 
+def _read(path: Path) -> Config:
+    try:
+        return Config.fromfile(str(path))
+    except Exception as error:  # a config is a program: it can fail in any way
+        reason = describe_error(error) or f'{type(error).__name__}: {error}'
+        raise SegformerPlusPlusError(f'cannot read config {path}: {reason}') from error
+
+
 def find_config(name: str | os.PathLike[str]) -> Path:
-    """The file of a config.
+    """Finds the file of a config.
 
     Args:
-        name: a path; or PACKAGE::PATH, as in ``_base_``: a path in the folder of configs that a
-            package brings, such as
+        name: a path; or PACKAGE::PATH, as in ``_base_``, for a config that a package ships:
             'segformer_plusplus::cityscapes/segformer_mit-b5_hq_1xb4-160k_cityscapes-1024x1024.py'.
 
     Raises:
-        SegformerPlusPlusError: there is no such file.
+        SegformerPlusPlusError: the file does not exist.
     """
     package, is_shipped, inside = str(name).partition('::')
     path = (configs_of(package) if is_shipped else Path()) / (inside or name)
@@ -92,10 +104,10 @@ def find_config(name: str | os.PathLike[str]) -> Path:
 
 
 def configs_of(package: str) -> Path:
-    """The folder of the configs that a package brings: its ``.mim/configs``, or that of a checkout.
+    """Finds the folder of configs of a package: its ``.mim/configs``, or ``configs`` of a checkout.
 
     Raises:
-        SegformerPlusPlusError: it is not installed, or brings none.
+        SegformerPlusPlusError: the package is not installed, or ships no configs.
     """
     spec = find_spec(package) if package.isidentifier() else None
     if spec is None or spec.origin is None:
@@ -108,7 +120,7 @@ def configs_of(package: str) -> Path:
 
 
 def shipped_configs(package: str = 'segformer_plusplus') -> list[str]:
-    """What :func:`find_config` knows of a package, without the bases."""
+    """Lists the names of a package's configs, as :func:`find_config` takes them, without bases."""
     folder = configs_of(package)
     inside = (path.relative_to(folder).as_posix() for path in folder.glob('*/*.py'))
     return [f'{package}::{path}' for path in sorted(inside) if not path.startswith('_base_')]
@@ -126,12 +138,12 @@ def _check_option_names(cfg: Config, cfg_options: Mapping[str, Any]) -> None:
 
 
 def check_data_roots(cfg: Config, splits: Sequence[str], labels: bool = True) -> None:
-    """Checks that the data of these splits is there, before anything is built.
+    """Checks that the data of these splits exists, before anything is built.
 
     Args:
-        cfg: an mmseg or mmpose config.
-        splits: out of 'train', 'val' and 'test'; one without a data loader is passed over.
-        labels: whether segmentation's labels have to be there.
+        cfg: a config of mmseg or mmpose.
+        splits: some of 'train', 'val' and 'test'; a split without a data loader is skipped.
+        labels: whether the label maps of segmentation must exist, too.
 
     Raises:
         SegformerPlusPlusError: names the key, the path, and how to change it.
@@ -144,9 +156,9 @@ def check_data_roots(cfg: Config, splits: Sequence[str], labels: bool = True) ->
 
 
 def check_codec_sizes(cfg: Config) -> None:
-    """Checks that an mmpose config means one size of its input throughout.
+    """Checks that pipelines and codecs of an mmpose config have the same input size.
 
-    A codec for another size than the cut-out person moves every keypoint without a word.
+    A codec for another size would silently move every keypoint.
 
     Raises:
         SegformerPlusPlusError: names the keys and the sizes that differ.
@@ -167,7 +179,7 @@ def check_codec_sizes(cfg: Config) -> None:
 
 
 def _input_sizes(pipeline: Sequence[Any]) -> Iterator[tuple[str, Sequence[int]]]:
-    """What a pose pipeline cuts out to, and what its codecs take it for."""
+    """Yields the sizes that a pose pipeline crops to and encodes keypoints for."""
     for step in _flatten(pipeline):
         kind, encoders = str(step.get('type')), step.get('encoder') or []
         for part in (step, *(encoders if isinstance(encoders, list | tuple) else [encoders])):
@@ -176,7 +188,7 @@ def _input_sizes(pipeline: Sequence[Any]) -> Iterator[tuple[str, Sequence[int]]]
 
 
 def _datasets(dataset: Any, key: str) -> Iterator[tuple[str, ConfigDict]]:
-    """Every innermost dataset of wrappers such as RepeatDataset and ConcatDataset, with its key."""
+    """Yields the innermost datasets in wrappers such as RepeatDataset, each with its key."""
     if not isinstance(dataset, dict):
         return
     if 'dataset' in dataset:
@@ -209,7 +221,7 @@ def _reads_labels(dataset: ConfigDict) -> bool:
 
 
 def _flatten(steps: Any) -> Iterator[Mapping[str, Any]]:
-    """The steps of a pipeline, those inside TestTimeAug's nested lists included."""
+    """Yields the steps of a pipeline, including those in TestTimeAug's nested lists."""
     for step in steps:
         if isinstance(step, list | tuple):
             yield from _flatten(step)
@@ -219,7 +231,7 @@ def _flatten(steps: Any) -> Iterator[Mapping[str, Any]]:
 
 
 def _check_path(key: str, path: str) -> None:
-    """``path`` must exist, and hold something if it is a folder; remote addresses pass."""
+    """Checks that a path exists and is no empty folder; remote addresses are not checked."""
     if '://' in path or not path:
         return
     place = Path(path)

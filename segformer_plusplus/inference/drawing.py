@@ -1,4 +1,4 @@
-"""One picture of a merge map: image, groups of every stage, predictions, and what changed."""
+"""Draws a merge map: image, groups of every stage, predictions, and what changed."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
 from ..files import written_beside
-from .merge_maps import MergeMap, MergeMaps
-
-_ROLES = {'q': 'queries', 'kv': 'keys and values'}
+from .labels import distinct_colours
+from .merge_maps import ROLES, MergeMap, MergeMaps
 
 _IGNORED = (0, 0, 0)
 _DIFFERENT = (255, 40, 40)
@@ -28,14 +26,14 @@ def draw(
     palette: Sequence[Sequence[int]] | None = None,
     title: str = '',
 ) -> Image.Image:
-    """Draw a merge map.
+    """Draws a merge map.
 
     Args:
-        maps: of one image.
-        path: of a PNG to write, beside and renamed; None writes nothing.
-        block: which one of every stage, from 1; -1 is the last.
+        maps: what was merged in one image.
+        path: a PNG file to write completely or not at all; None writes nothing.
+        block: number of the block of every stage, from 1; -1 is the last.
         palette: RGB of the labels, 0..255; None takes distinct colours.
-        title: above all panels.
+        title: text above all panels.
 
     Returns:
         The picture; a notebook shows it.
@@ -48,7 +46,8 @@ def draw(
         for each in maps.of_stage(stage, block):
             panels[_describe(each)] = draw_groups(maps.image, each.groups)
     if maps.labels is not None and maps.labels_unmerged is not None and maps.changed is not None:
-        colours = palette or _distinct(int(max(maps.labels.max(), maps.labels_unmerged.max())) + 1)
+        largest = max(maps.labels.max(), maps.labels_unmerged.max())
+        colours = palette or distinct_colours(int(largest) + 1).tolist()
         share = f'{maps.share_changed:.2%} of the pixels change their label'
         panels[share] = highlight(maps.image, maps.changed)
         panels['prediction with merging'] = colorize(maps.labels, colours)
@@ -61,11 +60,11 @@ def draw(
 
 
 def draw_groups(image: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Every merged group in the mean colour of its pixels, with a border around it.
+    """Paints every merged group in the mean colour of its pixels, with a border around it.
 
     Args:
         image: (H, W, 3) uint8.
-        groups: (h, w) integers, each for H / h by W / w pixels.
+        groups: (h, w) integers; each covers H / h by W / w pixels.
 
     Returns:
         (H, W, 3) uint8.
@@ -83,7 +82,7 @@ def draw_groups(image: np.ndarray, groups: np.ndarray) -> np.ndarray:
 
 
 def mean_colours(image: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 and (H, W) ids -> (H, W, 3) uint8, each pixel the mean of its group's."""
+    """Gives every pixel (H, W, 3) uint8 the mean colour of the pixels with its id (H, W)."""
     _, index = np.unique(ids, return_inverse=True)
     index = index.reshape(-1)
     sizes = np.bincount(index)
@@ -98,14 +97,9 @@ def _describe(each: MergeMap) -> str:
     if each.num_merged == each.num_tokens:
         return f'{where}: {height}x{width} tokens, nothing merged'
     return (
-        f'{where}, {_ROLES[each.role]}: {each.share_merged:.0%} merged, '
+        f'{where}, {ROLES[each.role]}: {each.share_merged:.0%} merged, '
         f'{each.num_tokens} to {each.num_merged} tokens'
     )
-
-
-def _distinct(count: int) -> list[tuple[int, ...]]:
-    colours = colormaps['tab20'].resampled(20)
-    return [tuple(int(255 * c) for c in colours(label % 20)[:3]) for label in range(count)]
 
 
 def _arrange(panels: dict[str, np.ndarray], title: str) -> Image.Image:
@@ -113,7 +107,8 @@ def _arrange(panels: dict[str, np.ndarray], title: str) -> Image.Image:
     columns = 2 if width > 1.3 * height else 3
     rows = -(-len(panels) // columns)
     side = 16 / columns
-    figure = Figure(figsize=(16, 0.5 + rows * (side * height / width + 0.35)), layout='constrained')
+    size = 16, 0.5 + rows * (side * height / width + 0.35)
+    figure = Figure(figsize=size, dpi=120, layout='constrained')
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes:
         axis.set_axis_off()
@@ -123,20 +118,19 @@ def _arrange(panels: dict[str, np.ndarray], title: str) -> Image.Image:
     if title:
         figure.suptitle(title, fontsize=13)
     canvas = FigureCanvasAgg(figure)
-    figure.set_dpi(120)
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
 
 
 def colorize(labels: np.ndarray, palette: Sequence[Sequence[int]]) -> np.ndarray:
-    """(H, W) labels -> (H, W, 3) uint8 RGB; labels beyond the palette are black."""
+    """Paints labels (H, W) as (H, W, 3) uint8 RGB; labels beyond the palette are black."""
     table = np.full((256, 3), _IGNORED, dtype=np.uint8)
     table[: len(palette)] = palette
     return table[labels.astype(np.uint8)]
 
 
 def highlight(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 and (H, W) bool -> the image darkened, with the mask in red."""
+    """Darkens an image (H, W, 3) uint8 and paints a mask (H, W) bool in red."""
     result = (image * 0.35).astype(np.uint8)
     result[mask] = _DIFFERENT
     return result

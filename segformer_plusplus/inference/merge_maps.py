@@ -1,4 +1,4 @@
-"""Which tokens of an image were merged, and what that changed in the prediction."""
+"""Finds which tokens of an image are merged, and what that changes in the prediction."""
 
 from __future__ import annotations
 
@@ -19,25 +19,26 @@ from ..token_merging.base import Grid
 from .labels import resize_and_argmax
 
 Role = Literal['q', 'kv']
+ROLES: dict[Role, str] = {'q': 'queries', 'kv': 'keys and values'}
 
 COLUMNS = 256
-"""Merged tokens whose places are looked up at a time, of plans that do not copy them."""
+"""Merged tokens that are traced at a time in plans that do not copy them."""
 
 _MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # ImageNet's
 
 
 @dataclass(frozen=True)
 class PlanRecord:
-    """One plan of one attention.
+    """Holds the plan of one attention.
 
     Attributes:
-        stage: from 1.
-        block: in its stage, from 1.
+        stage: counted from 1.
+        block: counted from 1 in its stage.
         role: whether queries ('q') or keys and values ('kv') were merged.
         grid: (H, W) of the tokens before merging.
         batch: images in the batch.
         device: where the plan works.
-        plan: what was decided; of type ``IdentityPlan`` where there is no strategy.
+        plan: an ``IdentityPlan`` where there is no strategy.
     """
 
     stage: int
@@ -49,12 +50,12 @@ class PlanRecord:
     plan: MergePlan
 
     def groups(self) -> Tensor:
-        """Of every token the merged one it goes into: (B, H, W) integers in [0, M)."""
+        """Returns the number in [0, M) of the merged token of every token, (B, H, W) int64."""
         return group_ids(self.plan, self.batch, self.device).unflatten(1, self.grid)
 
 
 class _Observer(TokenMerger):
-    """A strategy, or none, whose plans are noted for each of the blocks that use them."""
+    """Records the plans of a strategy, or of none, for each of the blocks that use them."""
 
     def __init__(
         self,
@@ -80,17 +81,16 @@ class _Observer(TokenMerger):
 
 @contextmanager
 def record_plans(model: nn.Module) -> Iterator[list[PlanRecord]]:
-    """Note every plan that the attentions of a model make, in the order in which they make them.
+    """Records every plan that the attentions of a model make, in their order.
 
-    A plan that blocks share (``share``) is noted at once for each of them. The strategies are
-    exchanged for observing ones meanwhile, which changes no number. Not for a model that another
-    thread runs at the same time.
+    A plan that blocks share (``share``) is recorded for each of them at once. Meanwhile the
+    strategies are wrapped, which changes no number; no other thread may run the model.
 
     Args:
         model: has one backbone of this package, or one that ``apply_token_merging`` was called on.
 
     Raises:
-        SegformerPlusPlusError: there is no such backbone, or more than one.
+        SegformerPlusPlusError: the model has no such backbone, or more than one.
     """
     attentions = the_backbone(model).attentions()
     kept = [[attention.merging for attention in stage] for stage in attentions]
@@ -99,7 +99,7 @@ def record_plans(model: nn.Module) -> Iterator[list[PlanRecord]]:
         for i, stage in enumerate(attentions, 1):
             for j, attention in enumerate(stage, 1):
                 merging = attention.merging
-                # the first of the blocks that share a plan makes it, the others never ask for one
+                # the first of the blocks that share a plan makes it
                 blocks = range(j, min(j + merging.share, len(stage) + 1))
                 attention.merging = replace(
                     merging,
@@ -115,7 +115,7 @@ def record_plans(model: nn.Module) -> Iterator[list[PlanRecord]]:
 
 @contextmanager
 def without_merging(model: nn.Module) -> Iterator[None]:
-    """Nothing is merged meanwhile, and the image keeps its size."""
+    """Switches off merging and downsampling meanwhile."""
     backbone = the_backbone(model)
     before = backbone.merging()
     backbone.set_merging(type(before)(tuple(StageMerging() for _ in before.stages)))
@@ -126,10 +126,10 @@ def without_merging(model: nn.Module) -> Iterator[None]:
 
 
 def the_backbone(model: nn.Module) -> PatchableBackbone:
-    """The only backbone of a model.
+    """Returns the only backbone of a model.
 
     Raises:
-        SegformerPlusPlusError: there is none, or more than one.
+        SegformerPlusPlusError: the model has no backbone, or more than one.
     """
     found = find_backbones(model)
     if len(found) > 1:
@@ -141,10 +141,10 @@ def the_backbone(model: nn.Module) -> PatchableBackbone:
 
 
 def group_ids(plan: MergePlan, batch: int, device: torch.device) -> Tensor:
-    """Of every token the merged one that it goes into, whatever kind of plan it is.
+    """Returns the number of the merged token of every token, for any kind of plan.
 
-    A plan copies merged tokens back to the places they stand for, their numbers too. One that
-    mixes them instead is asked for the share of every merged token; the largest one counts.
+    Most plans unmerge by copying merged tokens to all their places, so that numbers are copied,
+    too. Of a plan that mixes merged tokens, the one with the largest share counts.
 
     Args:
         plan: for ``batch`` images.
@@ -154,13 +154,13 @@ def group_ids(plan: MergePlan, batch: int, device: torch.device) -> Tensor:
     Returns:
         (B, N) int64 in [0, M).
     """
-    # double precision holds every number, and any mean of them that is none
+    # in double precision, every number and every mean is exact enough to tell them apart
     numbers = torch.arange(plan.num_merged, dtype=torch.float64, device=device)
     ids = plan.unmerge(numbers.expand(batch, -1)[..., None])[..., 0]
     marks = torch.remainder(numbers * 0.6180339887498949, 1.0)
     again = plan.unmerge(marks.expand(batch, -1)[..., None])[..., 0]
     rounded = ids.round().long().clamp(0, plan.num_merged - 1)
-    # a mean of numbers may be a number, too; then its mark is not that number's mark
+    # a mean of numbers may be a number, too, but the mean of their marks is not its mark
     if torch.equal(ids, rounded.double()) and torch.equal(again, marks[rounded]):
         return rounded
     best = torch.full_like(ids, -torch.inf)
@@ -175,10 +175,10 @@ def group_ids(plan: MergePlan, batch: int, device: torch.device) -> Tensor:
 
 
 def to_inputs(model: nn.Module, image: np.ndarray) -> Tensor:
-    """(H, W, 3) uint8 RGB -> (1, 3, H, W), normalised, on the model's device.
+    """Normalises an image (H, W, 3) uint8 RGB to (1, 3, H, W) on the model's device.
 
-    By the ``data_preprocessor`` of OpenMMLab's models, which gets BGR as from mmcv's loader; with
-    the mean and deviation of ImageNet where there is none that makes a batch.
+    Uses the ``data_preprocessor`` of OpenMMLab's models, which takes BGR as from mmcv's loader, or
+    the mean and deviation of ImageNet if none makes a batch.
     """
     first = next(model.parameters())
     pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)
@@ -199,9 +199,9 @@ def to_inputs(model: nn.Module, image: np.ndarray) -> Tensor:
 
 
 def predict_labels(model: nn.Module, inputs: Tensor) -> Tensor | None:
-    """(1, 3, H, W), normalised -> labels (H, W); None if the model does not segment.
+    """Predicts labels (H, W) of normalised images (1, 3, H, W); None for other models.
 
-    The whole image at once, also where a segmentor of mmseg would slide a window over it.
+    Takes the whole image at once, also where a segmentor of mmseg would slide a window over it.
     """
     module: Any = model
     if hasattr(module, 'extract_feat'):
@@ -221,14 +221,14 @@ def predict_labels(model: nn.Module, inputs: Tensor) -> Tensor | None:
 
 @dataclass(frozen=True)
 class MergeMap:
-    """What one attention merged.
+    """Holds what one attention merged.
 
     Attributes:
-        stage: from 1.
-        block: in its stage, from 1.
+        stage: counted from 1.
+        block: counted from 1 in its stage.
         role: queries ('q') or keys and values ('kv').
-        groups: (h, w) integers over the grid of tokens; equal ones were merged into one.
-        num_merged: how many tokens were left.
+        groups: (h, w) integers over the grid of tokens; tokens with equal ones were merged.
+        num_merged: number of tokens after merging.
     """
 
     stage: int
@@ -239,24 +239,24 @@ class MergeMap:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens before merging."""
+        """Counts the tokens before merging."""
         return self.groups.size
 
     @property
     def share_merged(self) -> float:
-        """The share of the tokens that was merged away, in [0, 1)."""
+        """Returns the share of the tokens that was merged away, in [0, 1)."""
         return 1 - self.num_merged / self.num_tokens
 
 
 @dataclass(frozen=True)
 class MergeMaps:
-    """What a model merged in one image.
+    """Holds what a model merged in one image.
 
     Attributes:
         image: (H, W, 3) uint8, RGB.
-        maps: of every attention, queries before keys and values.
-        labels: (H, W), the prediction; None of a model that does not segment.
-        labels_unmerged: that without merging.
+        maps: one for queries and one for keys and values of every attention.
+        labels: predicted labels (H, W); None for a model that does not segment.
+        labels_unmerged: labels without merging.
     """
 
     image: np.ndarray
@@ -265,12 +265,12 @@ class MergeMaps:
     labels_unmerged: np.ndarray | None
 
     def of_stage(self, stage: int, block: int = -1) -> list[MergeMap]:
-        """The maps of one block of a stage: the last one, or that number from 1.
+        """Returns the maps of one block of a stage: the block of that number, or the last (-1).
 
-        Where something was merged only the roles that were; otherwise that of the queries.
+        Leaves out queries, or keys and values, that were not merged; keeps one map at least.
 
         Raises:
-            SegformerPlusPlusError: there is no such block.
+            SegformerPlusPlusError: the stage has no such block.
         """
         inside = [each for each in self.maps if each.stage == stage]
         blocks = max((each.block for each in inside), default=0)
@@ -284,37 +284,35 @@ class MergeMaps:
 
     @property
     def num_stages(self) -> int:
-        """How many stages the backbone has."""
+        """Counts the stages of the backbone."""
         return max(each.stage for each in self.maps)
 
     @property
     def changed(self) -> np.ndarray | None:
-        """(H, W) bool: where merging changes the label."""
+        """Tells for every pixel (H, W) whether merging changes its label."""
         if self.labels is None or self.labels_unmerged is None:
             return None
         return self.labels != self.labels_unmerged
 
     @property
     def share_changed(self) -> float | None:
-        """The share of the pixels whose label merging changes, in [0, 1]."""
+        """Returns the share of the pixels whose label merging changes, in [0, 1]."""
         return None if self.changed is None else float(self.changed.mean())
 
 
 def merge_map(model: nn.Module, image: np.ndarray, inputs: Tensor | None = None) -> MergeMaps:
-    """Run a model on an image and note what each of its attentions merges.
+    """Runs a model on an image with and without merging, and records what is merged.
 
-    It runs twice in evaluation mode, with its strategies and without merging, and is left as it
-    was.
+    The model runs in evaluation mode and is left as it was.
 
     Args:
         model: a segmentor, or another model whose backbone is of this package or was given a
             strategy by ``apply_token_merging``.
         image: (H, W, 3) uint8, RGB.
-        inputs: (1, 3, H, W), the image as the model takes it. None: normalised by the model's
-            ``data_preprocessor`` (OpenMMLab), or by the mean and deviation of ImageNet.
+        inputs: the image as the model takes it, (1, 3, H, W); None calls :func:`to_inputs`.
 
     Raises:
-        SegformerPlusPlusError: not such an image, or nothing was applied to the model.
+        SegformerPlusPlusError: not such an image, or no strategy was applied to the model.
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise SegformerPlusPlusError(
@@ -332,19 +330,15 @@ def merge_map(model: nn.Module, image: np.ndarray, inputs: Tensor | None = None)
         with torch.inference_mode():
             with record_plans(model) as records:
                 labels = predict_labels(model, inputs)
-            maps = tuple(_to_map(record) for record in records)
+            maps = tuple(
+                MergeMap(r.stage, r.block, r.role, r.groups()[0].cpu().numpy(), r.plan.num_merged)
+                for r in records
+            )
             with without_merging(model):
                 plain = None if labels is None else predict_labels(model, inputs)
     finally:
         for module in training:
             module.training = True
-    return MergeMaps(image, maps, _to_numpy(labels), _to_numpy(plain))
-
-
-def _to_map(record: PlanRecord) -> MergeMap:
-    groups = record.groups()[0].cpu().numpy()
-    return MergeMap(record.stage, record.block, record.role, groups, record.plan.num_merged)
-
-
-def _to_numpy(labels: Tensor | None) -> np.ndarray | None:
-    return None if labels is None else labels.cpu().numpy()
+    if labels is None or plain is None:
+        return MergeMaps(image, maps, None, None)
+    return MergeMaps(image, maps, labels.cpu().numpy(), plain.cpu().numpy())

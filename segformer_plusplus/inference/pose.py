@@ -1,4 +1,4 @@
-"""Keypoints of people by a top-down pose estimator, and skeletons painted with them."""
+"""Predicts keypoints of people with a top-down pose estimator, and paints skeletons."""
 
 from __future__ import annotations
 
@@ -12,44 +12,41 @@ from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import init_default_scope
 from mmpose.datasets.datasets.utils import parse_pose_metainfo
-from mmpose.registry import DATASETS
 from mmpose.structures import PoseDataSample, merge_data_samples
 from mmpose.visualization import PoseLocalVisualizer
 from torch import nn
 
 from ..errors import SegformerPlusPlusError, memory_errors
-from .opening import dataset_meta, prepare_model, test_dataset
+from .opening import open_model, test_dataset
 from .predictor import Predictor
 from .sources import Picture
 
-Boxes = Mapping[str, Any]
-
-_READS = 'LoadImage'
 _ADVICE = 'try a smaller batch_size (--batch-size)'
-
-_RELATIVE = 300  # of the image's longer side: the width of a limb
+_LIMB_WIDTH = 1 / 300  # of the longer side of the image
 
 
 class PoseEstimator(Predictor[PoseDataSample]):
-    """A top-down pose estimator, with its test pipeline, skeleton and names.
+    """Runs a top-down pose estimator with the test pipeline of its config.
 
         estimator = PoseEstimator('configs/...py', 'weights.pth', token_merging='hq')
         sample = estimator('jump.jpg')  # sample.pred_instances.keypoints: (people, K, 2)
 
     Args:
-        config_or_model: config file or config of mmpose, or a model of mmpose that is built and
-            has its ``cfg``.
-        checkpoint: its weights; loaded strictly.
-        token_merging: a preset or strategy in place of the config's.
-        device: None: CUDA if there is one.
-        batch_size: people in a forward pass.
-        boxes: of people by the name of the picture (see :class:`~.sources.Picture`): (N, 4) left,
-            top, right, bottom in pixels. Without boxes a picture is taken for one person.
+        config_or_model: config file or config of mmpose, or a model of mmpose that is already
+            built and has its ``cfg``.
+        checkpoint: weights of the model; loaded strictly.
+        token_merging: a preset or strategy that replaces the config's.
+        device: None takes CUDA if there is one.
+        batch_size: number of people in a forward pass.
+        boxes: people by the name of the picture (see :class:`~.sources.Picture`): (N, 4) left,
+            top, right, bottom in pixels. A picture without boxes is taken for one person.
         cfg_options: dotted keys of the config and their new values.
 
+    Attributes:
+        meta: mmpose's parsed meta data: names, colours, flip pairs.
+
     Raises:
-        SegformerPlusPlusError: see :func:`~.opening.prepare_model`; no test pipeline; boxes that
-            are none.
+        SegformerPlusPlusError: see :func:`~.opening.open_model`; no test pipeline; invalid boxes.
         CheckpointError: the checkpoint does not fit.
     """
 
@@ -61,53 +58,70 @@ class PoseEstimator(Predictor[PoseDataSample]):
         token_merging: Any = None,
         device: str | torch.device | None = None,
         batch_size: int = 8,
-        boxes: Boxes | None = None,
+        boxes: Mapping[str, Any] | None = None,
         cfg_options: Mapping[str, Any] | None = None,
     ) -> None:
         self.boxes = {name: check_boxes(name, each) for name, each in (boxes or {}).items()}
-        model, config, meta = prepare_model(
-            config_or_model, checkpoint, 'mmpose', token_merging, device, cfg_options
+        model = open_model(
+            config_or_model,
+            checkpoint,
+            scope='mmpose',
+            token_merging=token_merging,
+            device=device,
+            cfg_options=cfg_options,
         )
         super().__init__(model, batch_size)
-        steps = list(test_dataset(config).get('pipeline') or [])
+        steps = list(test_dataset(getattr(model, 'cfg', None)).get('pipeline') or [])
         if not hasattr(model, 'head') or not steps:
             raise SegformerPlusPlusError(
                 f'a {type(model).__name__} is no top-down estimator with a test pipeline: it needs '
                 'a head, and test_dataloader.dataset.pipeline in its cfg'
             )
         init_default_scope('mmpose')
-        self.meta = _skeleton(getattr(model, 'dataset_meta', None), config, meta)
-        self._pipeline = Compose([step for step in steps if not _reads(step)])
+        if not model.dataset_meta:
+            raise SegformerPlusPlusError(
+                'neither the checkpoint nor the config names the keypoints: give the config a '
+                'test_dataloader.dataset of a data set with METAINFO'
+            )
+        if 'num_keypoints' not in model.dataset_meta:
+            model.dataset_meta = parse_pose_metainfo(model.dataset_meta)
+        self.meta: dict[str, Any] = model.dataset_meta
+        self._pipeline = Compose([step for step in steps if 'LoadImage' not in str(step['type'])])
 
     @property
     def keypoint_names(self) -> list[str]:
-        """By their index."""
+        """Lists the names of the keypoints by their index."""
         return [self.meta['keypoint_id2name'][k] for k in range(self.meta['num_keypoints'])]
 
     def _samples(self, images: Sequence[tuple[Picture, Any]]) -> list[PoseDataSample]:
         people: list[dict[str, Any]] = []
-        amounts = []
+        ends = [0]
         for picture, image in images:
-            boxes = self._boxes_of(picture, image)
-            amounts.append(len(boxes))
-            people += [self.prepare(picture.name, image, box) for box in boxes]
+            boxes = self.boxes.get(picture.name)
+            for box in whole_image(image) if boxes is None else boxes:
+                people.append(self.prepare(picture.name, image, box))
+            ends.append(len(people))
         samples: list[PoseDataSample] = []
         for start in range(0, len(people), self.batch_size):
             data = pseudo_collate(people[start : start + self.batch_size])
             with torch.inference_mode(), memory_errors('prediction', _ADVICE):
                 samples += [sample.cpu() for sample in self.model.test_step(data)]
-        starts = np.cumsum([0, *amounts[:-1]])
         return [
-            merge_data_samples(samples[start : start + amount])
-            for start, amount in zip(starts, amounts, strict=True)
+            merge_data_samples(samples[start:end])
+            for start, end in zip(ends[:-1], ends[1:], strict=True)
         ]
 
-    def _boxes_of(self, picture: Picture, image: np.ndarray) -> np.ndarray:
-        boxes = self.boxes.get(picture.name)
-        return whole_image(image) if boxes is None else boxes
-
     def prepare(self, name: str, image: np.ndarray, box: np.ndarray) -> dict[str, Any]:
-        """(H, W, 3) uint8 BGR and a box (4,) -> 'inputs' and 'data_samples' of the person."""
+        """Runs the test pipeline for one person.
+
+        Args:
+            name: of the picture.
+            image: (H, W, 3) uint8 BGR.
+            box: (4,) left, top, right, bottom in pixels.
+
+        Returns:
+            The 'inputs' and 'data_samples' of the person.
+        """
         size = image.shape[:2]
         prepared: dict[str, Any] = self._pipeline(
             dict(
@@ -124,16 +138,16 @@ class PoseEstimator(Predictor[PoseDataSample]):
 
 
 def whole_image(image: np.ndarray) -> np.ndarray:
-    """(1, 4) float32: the box of a picture that is taken for one person."""
+    """Returns the box (1, 4) float32 of a picture that is taken for one person."""
     height, width = image.shape[:2]
     return np.array([[0, 0, width, height]], dtype=np.float32)
 
 
 def check_boxes(name: str, boxes: Any) -> np.ndarray:
-    """(N, 4) float32 of one picture.
+    """Checks the boxes of one picture and returns them as (N, 4) float32.
 
     Raises:
-        SegformerPlusPlusError: no numbers, another shape, none, or one without an area.
+        SegformerPlusPlusError: no numbers, another shape, no box, or a box without an area.
     """
     try:
         array = np.asarray(boxes, dtype=np.float32)
@@ -154,31 +168,12 @@ def check_boxes(name: str, boxes: Any) -> np.ndarray:
     return array
 
 
-def _reads(step: Mapping[str, Any]) -> bool:
-    return _READS in str(step['type'])
-
-
-def _skeleton(
-    own: Mapping[str, Any] | None, config: Config | None, meta: Mapping[str, Any]
-) -> dict[str, Any]:
-    """mmpose's parsed meta data: names, colours, flip pairs."""
-    found = dict(own or dataset_meta(config, meta, DATASETS))
-    if 'num_keypoints' not in found and found:
-        found = parse_pose_metainfo(found)
-    if not found:
-        raise SegformerPlusPlusError(
-            'neither the checkpoint nor the config names the keypoints: give the config a '
-            'test_dataloader.dataset of a data set with METAINFO'
-        )
-    return found
-
-
 class SkeletonPainter:
-    """Draws the people of a data sample.
+    """Paints boxes and skeletons of people.
 
     Args:
         meta: mmpose's parsed meta data.
-        min_score: keypoints below it, and their limbs, are left out.
+        min_score: keypoints with a lower score, and their limbs, are left out.
     """
 
     def __init__(self, meta: Mapping[str, Any], min_score: float) -> None:
@@ -187,8 +182,8 @@ class SkeletonPainter:
         self._painter.set_dataset_meta(dict(meta))
 
     def __call__(self, image: np.ndarray, sample: PoseDataSample) -> np.ndarray:
-        """(H, W, 3) uint8 BGR -> the same with boxes and skeletons."""
-        self._painter.line_width = max(1, round(max(image.shape[:2]) / _RELATIVE))
+        """Returns a painted copy of an image (H, W, 3) uint8 BGR."""
+        self._painter.line_width = max(1, round(max(image.shape[:2]) * _LIMB_WIDTH))
         self._painter.radius = 2 * self._painter.line_width
         painted: np.ndarray = self._painter.add_datasample(
             'prediction',

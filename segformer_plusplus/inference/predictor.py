@@ -1,11 +1,11 @@
-"""What predictors of labels and of keypoints share: one picture or many, in batches."""
+"""Holds what predictors of labels and of keypoints share: pictures go through in batches."""
 
 from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -20,13 +20,13 @@ Sample = TypeVar('Sample')
 
 @dataclass(frozen=True)
 class Prediction(Generic[Sample]):
-    """What became of one picture.
+    """Holds what became of one picture.
 
     Attributes:
-        picture: it.
+        picture: where it is from.
         image: (H, W, 3) uint8 BGR; None if it could not be read.
-        sample: the toolbox's data sample; None if it could not be read.
-        error: why not.
+        sample: the toolbox's data sample; None if the image could not be read.
+        error: says why the image could not be read.
     """
 
     picture: Picture
@@ -36,14 +36,14 @@ class Prediction(Generic[Sample]):
 
 
 class Predictor(ABC, Generic[Sample]):
-    """A model with all that it takes from an image to data samples.
+    """Runs a model on pictures; subclasses turn images into data samples.
 
     Args:
         model: in eval mode.
         batch_size: images, or people, in one forward pass.
 
     Attributes:
-        any_size: read also images with more pixels than Pillow takes for an attack.
+        any_size: whether to read images with more pixels than Pillow takes for an attack.
 
     Raises:
         SegformerPlusPlusError: the batch size is no whole number above 0.
@@ -59,7 +59,7 @@ class Predictor(ABC, Generic[Sample]):
         self._progress = False
 
     def __call__(self, inputs: Source | Sequence[Source], progress: bool = False) -> Any:
-        """Predict one image, or several.
+        """Predicts one image, or several.
 
         Args:
             inputs: what :func:`~.sources.find_pictures` takes.
@@ -69,7 +69,7 @@ class Predictor(ABC, Generic[Sample]):
             A data sample for one image; a list of them for a list, a folder or a video.
 
         Raises:
-            SegformerPlusPlusError: one of them cannot be read; see :meth:`stream` for going on.
+            SegformerPlusPlusError: an image cannot be read; :meth:`stream` goes on instead.
         """
         samples = []
         for prediction in self.stream(inputs, progress):
@@ -81,9 +81,9 @@ class Predictor(ABC, Generic[Sample]):
     def stream(
         self, inputs: Source | Sequence[Source], progress: bool = False
     ) -> Iterator[Prediction[Sample]]:
-        """Predict one after the other, and go on after one that cannot be read.
+        """Yields predictions in order, also for images that cannot be read.
 
-        No more than one batch is held in memory.
+        Holds no more than one batch in memory.
 
         Args:
             inputs: what :func:`~.sources.find_pictures` takes.
@@ -93,22 +93,19 @@ class Predictor(ABC, Generic[Sample]):
         pictures = find_pictures(inputs, any_size=self.any_size)
         total = count_pictures(inputs) if progress else None
         with tqdm(total=total, unit='image', disable=not progress) as bar:
-            for batch in _batched(pictures, self.batch_size):
+            while batch := list(itertools.islice(pictures, self.batch_size)):
                 yield from self._predict(batch)
                 bar.update(len(batch))
 
-    def _predict(self, pictures: Sequence[Picture]) -> list[Prediction[Sample]]:
-        loaded = [_load(picture) for picture in pictures]
-        readable = [each for each in loaded if each.image is not None]
-        samples = iter(self._samples([(each.picture, each.image) for each in readable]))
-        return [
-            each if each.image is None else Prediction(each.picture, each.image, next(samples))
-            for each in loaded
-        ]
+    def _predict(self, batch: Sequence[Picture]) -> list[Prediction[Sample]]:
+        loaded = [_load(picture) for picture in batch]
+        images = [(each.picture, each.image) for each in loaded if each.error is None]
+        samples = iter(self._samples(images))
+        return [each if each.error else replace(each, sample=next(samples)) for each in loaded]
 
     @abstractmethod
     def _samples(self, images: Sequence[tuple[Picture, Any]]) -> list[Sample]:
-        """The data samples of images (H, W, 3), on the CPU."""
+        """Predicts data samples of images (H, W, 3) uint8 BGR, and moves them to the CPU."""
 
 
 def _load(picture: Picture) -> Prediction[Any]:
@@ -116,9 +113,3 @@ def _load(picture: Picture) -> Prediction[Any]:
         return Prediction(picture, picture.load())
     except SegformerPlusPlusError as error:
         return Prediction(picture, error=error)
-
-
-def _batched(items: Iterable[Picture], size: int) -> Iterator[list[Picture]]:
-    iterator = iter(items)
-    while batch := list(itertools.islice(iterator, size)):
-        yield batch

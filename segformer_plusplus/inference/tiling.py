@@ -1,9 +1,9 @@
-"""Labels of an image that is too large for one forward pass: tiles, joined along their middles."""
+"""Predicts images too large for one forward pass in tiles, joined along their middles."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,12 +18,12 @@ Predict = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
 
 @dataclass(frozen=True)
 class Tiles:
-    """How an image is cut.
+    """Says how an image is cut.
 
     Attributes:
-        height: of a tile.
-        width: of it.
-        overlap: of neighbours, in pixels.
+        height: height of a tile.
+        width: width of a tile.
+        overlap: overlap of neighbours, in pixels.
     """
 
     height: int
@@ -32,7 +32,7 @@ class Tiles:
 
     @classmethod
     def of(cls, tile: int | tuple[int, int], overlap: int | None = None) -> Tiles:
-        """Checked; by default the overlap is 128 pixels, or a quarter of a smaller tile's side.
+        """Checks sides and overlap; by default it is 128 pixels, or a quarter of a smaller side.
 
         Raises:
             SegformerPlusPlusError: sides or overlap that are no whole numbers, or an overlap as
@@ -61,18 +61,17 @@ def predict_tiles(
     dtype: Any,
     progress: bool = False,
 ) -> np.ndarray:
-    """Predict an image in tiles.
+    """Predicts an image in tiles.
 
-    All tiles have one size (that of the image where it is smaller): the last of a row or column is
-    moved inwards. Every pixel gets the label of the tile in whose inner part it lies, which begins
-    in the middle of the overlap with the tile before.
+    All tiles have one size (the image's where it is smaller): the last of a row or column moves
+    inwards. A pixel in an overlap gets its label from the tile on its side of the middle.
 
     Args:
         image: (H, W, 3).
-        tiles: how it is cut.
-        predict: tiles (h, w, 3), no more than ``batch_size`` of one size -> labels (h, w) each.
-        batch_size: of one call.
-        dtype: of the result, see :func:`~.labels.label_dtype`.
+        tiles: how to cut the image.
+        predict: turns a list of tiles (h, w, 3) of one size into labels (h, w) each.
+        batch_size: number of tiles in one call.
+        dtype: type of the labels, see :func:`~.labels.label_dtype`.
         progress: show a bar.
 
     Returns:
@@ -80,14 +79,12 @@ def predict_tiles(
     """
     height, width = image.shape[:2]
     labels = np.empty((height, width), dtype=dtype)
-    rows, columns = (
-        _spans(height, tiles.height, tiles.overlap),
-        _spans(width, tiles.width, tiles.overlap),
-    )
-    places = itertools.product(rows, columns)
-    total = len(rows) * len(columns)
-    with tqdm(total=total, unit='tile', leave=False, disable=not progress) as bar:
-        while batch := list(itertools.islice(places, batch_size)):
+    rows = _spans(height, tiles.height, tiles.overlap)
+    columns = _spans(width, tiles.width, tiles.overlap)
+    places = list(itertools.product(rows, columns))
+    with tqdm(total=len(places), unit='tile', leave=False, disable=not progress) as bar:
+        for start in range(0, len(places), batch_size):
+            batch = places[start : start + batch_size]
             parts = [image[row.outer, column.outer] for row, column in batch]
             for (row, column), part in zip(batch, predict(parts), strict=True):
                 labels[row.inner, column.inner] = part[row.crop, column.crop]
@@ -97,30 +94,19 @@ def predict_tiles(
 
 @dataclass(frozen=True)
 class _Span:
-    """Of one axis: what a tile covers, what it decides, and where that is in the tile."""
+    """Says for one axis what a tile covers, what it decides, and where that is in the tile."""
 
     outer: slice
     inner: slice
-
-    @property
-    def crop(self) -> slice:
-        return slice(self.inner.start - self.outer.start, self.inner.stop - self.outer.start)
+    crop: slice
 
 
 def _spans(length: int, side: int, overlap: int) -> list[_Span]:
-    starts = list(_starts(length, min(side, length), overlap))
-    ends = [start + min(side, length) for start in starts]
-    seams = [(end + start + 1) // 2 for end, start in zip(ends[:-1], starts[1:], strict=True)]
+    side = min(side, length)
+    starts = [*range(0, length - side, side - overlap or 1), length - side]
+    seams = [(start + side + after + 1) // 2 for start, after in itertools.pairwise(starts)]
     bounds = itertools.pairwise([0, *seams, length])
     return [
-        _Span(slice(start, end), slice(*bound))
-        for start, end, bound in zip(starts, ends, bounds, strict=True)
+        _Span(slice(start, start + side), slice(low, high), slice(low - start, high - start))
+        for start, (low, high) in zip(starts, bounds, strict=True)
     ]
-
-
-def _starts(length: int, side: int, overlap: int) -> Iterator[int]:
-    start = 0
-    while start + side < length:
-        yield start
-        start += side - overlap
-    yield length - side

@@ -1,10 +1,9 @@
-"""A video of painted frames, which has its name only when it is whole."""
+"""Writes a video of painted frames, completely or not at all."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from types import TracebackType
 
 import cv2
 import mmcv
@@ -13,19 +12,18 @@ import numpy as np
 from ..errors import SegformerPlusPlusError
 
 _CODEC = 'mp4v'
-_FPS = 25.0  # of a video that does not say
+_FPS = 25.0  # for a video that does not tell
 
 
 class VideoFile:
-    """An MP4 file with the frame rate of another video.
+    """Writes an MP4 file with the frame rate of another video.
 
     Args:
-        path: ends in .mp4.
+        path: ends in .mp4; an older file is replaced at the end.
         like: the other video.
 
     Raises:
-        SegformerPlusPlusError: OpenCV cannot write it, or, at the end, it has not all frames; an
-            older file stays.
+        SegformerPlusPlusError: OpenCV cannot write the file, or some frames are missing at the end.
     """
 
     def __init__(self, path: Path, like: Path) -> None:
@@ -38,12 +36,7 @@ class VideoFile:
     def __enter__(self) -> VideoFile:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if self._writer is not None:
                 self._writer.release()
@@ -54,7 +47,7 @@ class VideoFile:
             self._beside.unlink(missing_ok=True)
 
     def add(self, frame: np.ndarray) -> None:
-        """A frame (H, W, 3) uint8 BGR, of the size of the first."""
+        """Appends a frame (H, W, 3) uint8 BGR, which has the size of the first one."""
         if self._writer is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             size = frame.shape[1], frame.shape[0]
@@ -69,7 +62,7 @@ class VideoFile:
         self._frames += 1
 
     def _check(self) -> None:
-        """OpenCV says nothing when the disk is full: what was written is counted."""
+        # OpenCV says nothing when the disk is full
         found = len(mmcv.VideoReader(str(self._beside)))
         if found != self._frames:
             raise SegformerPlusPlusError(

@@ -1,9 +1,8 @@
-"""Predictions as files: label maps, pictures of them, keypoints. Written beside and renamed."""
+"""Writes predictions: label maps, pictures and keypoints, each file completely or not at all."""
 
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,43 +11,50 @@ import numpy as np
 from PIL import Image
 
 from ..errors import SegformerPlusPlusError
-from ..files import replace
+from ..files import replace, write_json
 
 if TYPE_CHECKING:
     from mmpose.structures import PoseDataSample
 
-_ROWS = 1024  # that are blended at once
+_ROWS = 1024  # that are blended at a time
 
 
 def save_mask(path: Path, labels: np.ndarray) -> None:
-    """Labels (H, W) as a PNG of 8 bits, or of 16 where there are labels above 255.
+    """Writes labels (H, W) as a PNG of 8 bits, or of 16 bits if there are labels above 255.
 
     Raises:
-        OSError: the folder is full or cannot be written; an older file stays as it was.
+        OSError: the disk is full or the folder cannot be written; an older file stays as it was.
     """
     kind = np.uint8 if labels.max(initial=0) <= 255 else np.uint16
-    _save(path, Image.fromarray(labels.astype(kind)), 'PNG')
+    _save_png(path, labels.astype(kind))
 
 
 def save_picture(path: Path, image: np.ndarray) -> None:
-    """An image (H, W, 3) uint8 BGR, in the format of its suffix.
+    """Writes an image (H, W, 3) uint8 BGR as a PNG.
 
     Raises:
         OSError: as for :func:`save_mask`.
     """
-    _save(path, Image.fromarray(np.ascontiguousarray(image[..., ::-1])), _format(path))
+    _save_png(path, np.ascontiguousarray(image[..., ::-1]))
+
+
+def _save_png(path: Path, pixels: np.ndarray) -> None:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, format='PNG')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace(path, stream.getvalue())
 
 
 def overlay(
     image: np.ndarray, labels: np.ndarray, palette: np.ndarray, opacity: float = 0.5
 ) -> np.ndarray:
-    """Blend the colours of labels (H, W) into an image (H, W, 3) uint8 BGR.
+    """Blends the colours of labels (H, W) into a copy of an image (H, W, 3) uint8 BGR.
 
     Args:
-        image: not changed.
-        labels: those beyond the palette leave the image as it is.
+        image: is not changed.
+        labels: labels beyond the palette leave the image as it is.
         palette: (K, 3) uint8 RGB.
-        opacity: 0: the image, 1: the colours.
+        opacity: from 0, the image, to 1, the colours.
 
     Raises:
         SegformerPlusPlusError: the opacity is not in [0, 1].
@@ -66,9 +72,9 @@ def overlay(
 
 
 def keypoints_record(name: str, sample: PoseDataSample) -> dict[str, Any]:
-    """Plain values of one picture, to be written as JSON: all people with all keypoints.
+    """Returns the people of one picture as plain values for JSON.
 
-    Keypoints are [x, y, score] in pixels of the picture, boxes left, top, right, bottom.
+    Keypoints are [x, y, score] in pixels of the picture, boxes [left, top, right, bottom].
     """
     people = sample.pred_instances
     return {
@@ -89,25 +95,9 @@ def keypoints_record(name: str, sample: PoseDataSample) -> dict[str, Any]:
 
 
 def save_keypoints(path: Path, records: Sequence[Any], keypoint_names: Iterable[str]) -> None:
-    """Records of :func:`keypoints_record` as one JSON file.
+    """Writes the records of :func:`keypoints_record` as one JSON file.
 
     Raises:
         OSError: as for :func:`save_mask`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = {'keypoint_names': list(keypoint_names), 'images': list(records)}
-    replace(path, (json.dumps(content, indent=1, allow_nan=False) + '\n').encode())
-
-
-def _save(path: Path, image: Image.Image, kind: str) -> None:
-    stream = io.BytesIO()
-    image.save(stream, format=kind)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace(path, stream.getvalue())
-
-
-def _format(path: Path) -> str:
-    kinds = Image.registered_extensions()
-    if path.suffix.lower() not in kinds:
-        raise SegformerPlusPlusError(f'{path}: no image format has this suffix; use .png or .jpg')
-    return kinds[path.suffix.lower()]
+    write_json(path, {'keypoint_names': list(keypoint_names), 'images': list(records)})

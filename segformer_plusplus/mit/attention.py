@@ -104,9 +104,10 @@ class MergedAttention:
 
     def _weights_of_keys(self, plan: MergePlan, dtype: torch.dtype) -> Tensor | None:
         # a mask, even one of zeros, keeps PyTorch from its fastest attention
-        if isinstance(plan, IdentityPlan) or not (self.merging.weigh_keys or plan.padded):
+        proportional = self.merging.proportional_attention
+        if isinstance(plan, IdentityPlan) or not (proportional or plan.padded):
             return None
-        sizes = plan.sizes() if self.merging.weigh_keys else plan.sizes().clamp(max=1)
+        sizes = plan.sizes() if proportional else plan.sizes().clamp(max=1)
         # the logarithm of 0 hides padding; of large groups it wants more than half precision
         return sizes.to(torch.promote_types(dtype, torch.float32)).log()
 

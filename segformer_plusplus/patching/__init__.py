@@ -1,4 +1,4 @@
-"""Token merging on a live model of mmseg, Transformers, SMP or this package, and off again."""
+"""Switches token merging on and off on a live model of mmseg, Transformers, SMP or this package."""
 
 from .backbones import PatchableBackbone, apply_token_merging, find_backbones, remove_token_merging
 

@@ -1,9 +1,8 @@
-"""Token merging on a model that is already built: which backbones are known, on and off."""
+"""Finds the SegFormer backbones of a built model and switches token merging on and off."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -12,16 +11,14 @@ from torch import nn
 
 from ..errors import SegformerPlusPlusError
 from ..mit.attention import MergedAttention
-from ..token_merging import TokenMerging, TokenMergingConfig, build_token_merging
+from ..token_merging import InputDownsampling, TokenMerging, TokenMergingConfig, build_token_merging
 
+_MIT = 'MixVisionTransformer'
 _ADAPTERS = {
     ('segformer_plusplus.mit.backbone', 'MixVisionTransformerPlusPlus'): 'backbones.OwnBackbone',
-    ('mmseg.models.backbones.mit', 'MixVisionTransformer'): 'mmseg.Backbone',
+    ('mmseg.models.backbones.mit', _MIT): 'mmseg.Backbone',
     ('transformers.models.segformer.modeling_segformer', 'SegformerModel'): 'transformers.Backbone',
-    (
-        'segmentation_models_pytorch.encoders.mix_transformer',
-        'MixVisionTransformer',
-    ): 'smp.Backbone',
+    ('segmentation_models_pytorch.encoders.mix_transformer', _MIT): 'smp.Backbone',
 }
 """Module and class of a backbone, and the class here that adapts it.
 
@@ -32,7 +29,7 @@ _BEFORE = 'token_merging_before'
 
 
 def apply_token_merging(model: nn.Module, token_merging: TokenMergingConfig) -> None:
-    """Let the backbone of a model merge tokens, in place.
+    """Lets the backbone of a model merge tokens, in place.
 
     The parameters stay the same tensors under the same names, so that checkpoints, optimizers and
     DDP see no difference. Applied again, the last strategy holds. With 'none' nothing is merged
@@ -59,7 +56,7 @@ def apply_token_merging(model: nn.Module, token_merging: TokenMergingConfig) -> 
 
 
 def remove_token_merging(model: nn.Module) -> None:
-    """Take back what :func:`apply_token_merging` did: outputs are bit for bit those of before.
+    """Takes back what :func:`apply_token_merging` did: outputs are bit for bit those of before.
 
     A model on which it was not called stays as it is. A backbone of this package gets the strategy
     back that it had before.
@@ -72,7 +69,7 @@ def remove_token_merging(model: nn.Module) -> None:
 
 
 class PatchableBackbone(ABC):
-    """A backbone inside a model, seen in one way whatever library it is from.
+    """Shows a backbone inside a model in one way, whatever library it is from.
 
     Args:
         module: the backbone.
@@ -80,7 +77,10 @@ class PatchableBackbone(ABC):
 
     Attributes:
         blocks: those of each stage.
+        attention_name: what a block calls its attention.
     """
+
+    attention_name = 'attn'
 
     def __init__(self, module: Any, name: str) -> None:
         self.module = module
@@ -89,38 +89,34 @@ class PatchableBackbone(ABC):
 
     @abstractmethod
     def _find_blocks(self) -> list[list[nn.Module]]:
-        """The blocks of each stage."""
-
-    @abstractmethod
-    def attention(self, block: nn.Module) -> Any:
-        """The attention of a block."""
+        """Returns the blocks of each stage."""
 
     @abstractmethod
     def check(self, merging: TokenMerging) -> None:
-        """Raise unless :meth:`apply` will succeed."""
+        """Raises unless :meth:`apply` will succeed."""
 
     @abstractmethod
     def apply(self, merging: TokenMerging) -> None:
-        """Merge like this from now on."""
+        """Lets the backbone merge like this from now on."""
 
     @abstractmethod
     def remove(self) -> None:
-        """Undo :meth:`apply`."""
+        """Undoes :meth:`apply`."""
 
     @abstractmethod
     def merging(self) -> TokenMerging:
-        """The strategies that are set now.
-
-        Raises:
-            SegformerPlusPlusError: nothing was applied to this backbone.
-        """
+        """Returns the strategies that are set now, or raises as :meth:`attentions`."""
 
     @abstractmethod
     def set_merging(self, merging: TokenMerging) -> None:
-        """Exchange the strategies of a backbone that :meth:`apply` was called on."""
+        """Exchanges the strategies of a backbone that :meth:`apply` was called on."""
+
+    def attention(self, block: nn.Module) -> Any:
+        """Returns the attention of a block."""
+        return getattr(block, self.attention_name)
 
     def attentions(self) -> list[list[MergedAttention]]:
-        """Those of each stage, in order.
+        """Returns the attentions of each stage in order.
 
         Raises:
             SegformerPlusPlusError: nothing was applied to this backbone.
@@ -135,16 +131,13 @@ class PatchableBackbone(ABC):
 
 
 class OwnBackbone(PatchableBackbone):
-    """``MixVisionTransformerPlusPlus``."""
+    """Adapts ``MixVisionTransformerPlusPlus``."""
 
     def _find_blocks(self) -> list[list[nn.Module]]:
         return [list(blocks) for _, blocks, _ in self.module.layers]
 
-    def attention(self, block: Any) -> Any:
-        return block.attn
-
     def check(self, merging: TokenMerging) -> None:
-        """Nothing can go wrong: the strategies are built for as many stages."""
+        """Accepts everything: the strategies are built for as many stages."""
 
     def apply(self, merging: TokenMerging) -> None:
         vars(self.module).setdefault(_BEFORE, self.module.token_merging)
@@ -163,32 +156,32 @@ class OwnBackbone(PatchableBackbone):
 
 
 class HostBackbone(PatchableBackbone):
-    """A backbone of another library, whose modules are given classes that merge.
+    """Adapts a backbone of another library by giving its modules classes that merge.
 
     Such a class derives from the library's own and adds no parameter, so that a module keeps its
     place, its names and its hooks, and copies and pickles like any other.
 
     Attributes:
         library: name of the distribution, for messages.
+        tested: the library and the versions whose SegFormer is known, for messages.
         swaps: the library's class -> that which takes its place.
         entry_swap: the same for the module that :meth:`entry` returns.
+        ffn_name: what a block calls its Mix-FFN.
     """
 
     library: str
+    tested: str
     swaps: dict[type[nn.Module], type[nn.Module]]
     entry_swap: tuple[type[nn.Module], type[nn.Module]]
-
-    @abstractmethod
-    def ffn(self, block: nn.Module) -> Any:
-        """The Mix-FFN of a block."""
+    ffn_name: str
 
     @abstractmethod
     def entry(self) -> nn.Module:
-        """The module that sees the image first, and makes it smaller where that is asked for."""
+        """Returns the module that sees the image first, and makes it smaller if asked to."""
 
     @abstractmethod
-    def check_block(self, block: Any) -> None:
-        """Raise unless the parts of a block are as the classes that take their place expect."""
+    def check_block(self, attention: Any, ffn: Any) -> None:
+        """Raises unless the parts of a block are as the classes that take their place expect."""
 
     def check(self, merging: TokenMerging) -> None:
         if any(stage.share > 1 for stage in merging.stages):
@@ -196,17 +189,17 @@ class HostBackbone(PatchableBackbone):
                 f'share: the blocks of {self.library} do not hand plans on; use a share of 1, or '
                 'MixVisionTransformerPlusPlus with the converted weights'
             )
-        for module in self._parts():
-            self._check_class(module, self.swaps)
-        for stage in self.blocks:
-            for block in stage:
-                self.check_block(block)
+        parts = self._parts()
+        for attention, ffn in parts:
+            self._check_class(attention, self.swaps)
+            self._check_class(ffn, self.swaps)
+        for attention, ffn in parts:
+            self.check_block(attention, ffn)
         if merging.downsampling is not None:
             self._check_class(self.entry(), dict([self.entry_swap]))
 
     def apply(self, merging: TokenMerging) -> None:
-        for module in self._parts():
-            module.__class__ = self.swaps.get(type(module), type(module))
+        self._swap(self.swaps)
         self.set_merging(merging)
 
     def merging(self) -> TokenMerging:
@@ -217,31 +210,36 @@ class HostBackbone(PatchableBackbone):
         for stage, strategies in zip(self.blocks, merging.stages, strict=True):
             for block in stage:
                 self.attention(block).merging = strategies
-        self._remove_entry()
-        if merging.downsampling is not None:
-            entry: Any = self.entry()
-            entry.__class__ = self.entry_swap[1]
-            entry.downsampling = merging.downsampling
+        self._set_downsampling(merging.downsampling)
 
     def remove(self) -> None:
-        back = {ours: theirs for theirs, ours in self.swaps.items()}
-        for module in self._parts():
-            module.__class__ = back.get(type(module), type(module))
-            vars(module).pop('merging', None)
-        self._remove_entry()
+        self._swap({ours: theirs for theirs, ours in self.swaps.items()})
+        for attention, _ in self._parts():
+            vars(attention).pop('merging', None)
+        self._set_downsampling(None)
 
-    def _remove_entry(self) -> None:
+    def _set_downsampling(self, downsampling: InputDownsampling | None) -> None:
         theirs, ours = self.entry_swap
         entry: Any = self.entry()
-        if type(entry) is ours:
+        if downsampling is not None:
+            entry.__class__ = ours
+            entry.downsampling = downsampling
+        elif type(entry) is ours:
             entry.__class__ = theirs
             del entry.downsampling
 
-    def _parts(self) -> Iterator[nn.Module]:
-        for stage in self.blocks:
-            for block in stage:
-                yield self.attention(block)
-                yield self.ffn(block)
+    def _parts(self) -> list[tuple[Any, Any]]:
+        """Attention and Mix-FFN of every block."""
+        return [
+            (self.require(block, self.attention_name), self.require(block, self.ffn_name))
+            for stage in self.blocks
+            for block in stage
+        ]
+
+    def _swap(self, swaps: dict[type[nn.Module], type[nn.Module]]) -> None:
+        for parts in self._parts():
+            for module in parts:
+                module.__class__ = swaps.get(type(module), type(module))
 
     def _check_class(
         self, module: nn.Module, swaps: dict[type[nn.Module], type[nn.Module]]
@@ -255,43 +253,42 @@ class HostBackbone(PatchableBackbone):
             raise self.unknown(module, 'has a forward of its own, put there by something else')
 
     def require(self, module: Any, *names: str) -> Any:
-        """The last of the attributes ``names``, all of which the module must have.
-
-        Raises:
-            SegformerPlusPlusError: one is missing.
-        """
+        """Returns the last of the attributes ``names``; raises if the module lacks one of them."""
         missing = [name for name in names if not hasattr(module, name)]
         if missing:
             raise self.unknown(module, f'has no {" and no ".join(missing)}')
         return getattr(module, names[-1])
 
     def check_depthwise(self, conv: Any) -> None:
-        """Raise unless this is the 3x3 depthwise convolution of a Mix-FFN."""
+        """Raises unless this is the 3x3 depthwise convolution of a Mix-FFN."""
         names = ('kernel_size', 'stride', 'padding', 'dilation', 'groups')
         self.require(conv, 'in_channels', *names)
         found = tuple(getattr(conv, name) for name in names)
         if found != ((3, 3), (1, 1), (1, 1), (1, 1), conv.in_channels):
             raise self.unknown(conv, f'has {dict(zip(names, found, strict=True))}')
 
+    def check_scale(self, attention: Any, name: str, channels: int) -> None:
+        """Raises unless the scores are scaled as usual for heads of so many channels."""
+        scale = self.require(attention, name)
+        if scale != channels**-0.5:
+            raise self.unknown(attention, f'scales by {scale}, not {channels**-0.5}')
+
     def unknown(self, module: nn.Module, what: str) -> SegformerPlusPlusError:
-        """The error that a module is not as it is known here."""
-        return SegformerPlusPlusError(
-            f'{self._where(module)} {what}; token merging knows the SegFormer of {self.tested}, '
-            f'installed is {_installed(self.library)}'
-        )
-
-    @property
-    @abstractmethod
-    def tested(self) -> str:
-        """The library and the versions whose SegFormer is known, for messages."""
-
-    def _where(self, module: nn.Module) -> str:
+        """Returns the error that a module is not as it is known here."""
         inside = next((name for name, each in self.module.named_modules() if each is module), '')
-        return '.'.join(filter(None, [self.name, inside])) or type(module).__name__
+        where = '.'.join(filter(None, [self.name, inside])) or type(module).__name__
+        try:
+            installed = f'{self.library} {version(self.library)}'
+        except PackageNotFoundError:
+            installed = f'another one than {self.library}'
+        return SegformerPlusPlusError(
+            f'{where} {what}; token merging knows the SegFormer of {self.tested}, '
+            f'installed is {installed}'
+        )
 
 
 def find_backbones(model: nn.Module) -> list[PatchableBackbone]:
-    """All SegFormer backbones of a model, whether wrapped or not.
+    """Finds all SegFormer backbones of a model, whether wrapped or not.
 
     Raises:
         SegformerPlusPlusError: there is none, or one of a version that is not known.
@@ -302,11 +299,10 @@ def find_backbones(model: nn.Module) -> list[PatchableBackbone]:
         )
     found = []
     for name, module in model.named_modules():
-        for base in type(module).__mro__:
-            adapter = _ADAPTERS.get((base.__module__, base.__qualname__))
-            if adapter is not None:
-                found.append(_load(adapter)(module, name))
-                break
+        bases = ((base.__module__, base.__qualname__) for base in type(module).__mro__)
+        adapter = next((_ADAPTERS[base] for base in bases if base in _ADAPTERS), None)
+        if adapter is not None:
+            found.append(_load(adapter)(module, name))
     if not found:
         known = ', '.join(f'{kind} ({module})' for module, kind in _ADAPTERS)
         raise SegformerPlusPlusError(
@@ -324,10 +320,3 @@ def _load(adapter: str) -> type[PatchableBackbone]:
             f'the SegFormer of the installed library is not the one that token merging knows '
             f'({error})'
         ) from error
-
-
-def _installed(distribution: str) -> str:
-    try:
-        return f'{distribution} {version(distribution)}'
-    except PackageNotFoundError:
-        return f'another one than {distribution}'

@@ -10,10 +10,9 @@ from torch import Tensor, nn
 
 from ..mit.attention import PackedAttention
 from ..mit.ffn import SequentialFFN
-from ..token_merging import InputDownsampling
 from ..token_merging.base import Grid
 from .backbones import HostBackbone
-from .plain import HostFFN
+from .plain import DownsamplingEntry, HostFFN
 
 
 class MergedEfficientMultiheadAttention(PackedAttention, EfficientMultiheadAttention):
@@ -27,32 +26,30 @@ class MergedEfficientMultiheadAttention(PackedAttention, EfficientMultiheadAtten
 class FastMixFFN(HostFFN, SequentialFFN, MixFFN):
     """mmseg's Mix-FFN without copies."""
 
-    def forward(self, x: Tensor, hw_shape: Grid, identity: Tensor | None = None) -> Tensor:
-        if not self.runs_on_weights():
-            return super().forward(x, hw_shape, identity)
-        out = self.dropout_layer(self.run_on_weights(x, hw_shape))
-        return (x if identity is None else identity) + out
+    def forward(  # type: ignore[override]
+        self, x: Tensor, hw_shape: Grid, identity: Tensor | None = None
+    ) -> Tensor:
+        out = self.run_on_weights(x, hw_shape)
+        if out is None:
+            return MixFFN.forward(self, x, hw_shape, identity)
+        return (x if identity is None else identity) + self.dropout_layer(out)
 
 
-class DownsamplingPatchEmbed(PatchEmbed):
+class DownsamplingPatchEmbed(DownsamplingEntry, PatchEmbed):
     """mmseg's first patch embedding, of an image made smaller."""
-
-    downsampling: InputDownsampling
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Grid]:
-        return super().forward(self.downsampling(x))
 
 
 class Backbone(HostBackbone):
-    """``mmseg.models.backbones.MixVisionTransformer``."""
+    """Adapts ``mmseg.models.backbones.MixVisionTransformer``."""
 
     library = 'onedl-mmsegmentation'
+    tested = 'mmsegmentation 1.2 to 1.4'
     swaps = {
         EfficientMultiheadAttention: MergedEfficientMultiheadAttention,
         MixFFN: FastMixFFN,
     }
     entry_swap = (PatchEmbed, DownsamplingPatchEmbed)
-    tested = 'mmsegmentation 1.2 to 1.4'
+    attention_name, ffn_name = 'attn', 'ffn'
 
     def _find_blocks(self) -> list[list[nn.Module]]:
         stages = list(self.require(self.module, 'layers'))
@@ -60,21 +57,14 @@ class Backbone(HostBackbone):
             raise self.unknown(self.module.layers, 'does not hold embedding, blocks and norm')
         return [list(blocks) for _, blocks, _ in stages]
 
-    def attention(self, block: Any) -> Any:
-        return self.require(block, 'attn')
-
-    def ffn(self, block: Any) -> Any:
-        return self.require(block, 'ffn')
-
     def entry(self) -> nn.Module:
         return self.module.layers[0][0]
 
-    def check_block(self, block: Any) -> None:
-        layers = self.require(self.ffn(block), 'dropout_layer', 'layers')
+    def check_block(self, attention: Any, ffn: Any) -> None:
+        layers = self.require(ffn, 'dropout_layer', 'layers')
         if len(layers) != 6 or layers[3] is not layers[5]:
             raise self.unknown(layers, 'is not the six layers of a Mix-FFN')
         self.check_depthwise(layers[1])
-        attention = self.attention(block)
         needed = ['sr', 'norm'] if self.require(attention, 'sr_ratio') > 1 else []
         packed = self.require(
             attention, 'num_heads', 'batch_first', 'proj_drop', 'dropout_layer', *needed, 'attn'

@@ -1,12 +1,16 @@
-"""Layers of other libraries, run on their bare weights as long as nothing has replaced them."""
+"""Parts of other libraries, run on their bare weights as long as nothing has replaced them."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from torch import Tensor, nn
 
 from ..mit import cpu
+from ..mit.attention import MergedAttention
 from ..mit.ffn import ChannelsLastFFN
-from ..token_merging.base import Grid
+from ..token_merging import InputDownsampling
+from ..token_merging.base import Grid, image_to_tokens, tokens_to_image
 
 _PLAIN = (
     'torch.nn.modules.linear.Linear',
@@ -16,7 +20,7 @@ _PLAIN = (
 
 
 def is_plain(*layers: nn.Module) -> bool:
-    """Whether the layers compute what their weights say, and nothing watches them.
+    """Says whether the layers compute what their weights say, and nothing watches them.
 
     Not so an adapter (LoRA), a quantised or a parametrised layer, or one with hooks.
     """
@@ -28,34 +32,79 @@ def is_plain(*layers: nn.Module) -> bool:
     )
 
 
-def project(layer: nn.Module, tokens: Tensor) -> Tensor:
+class HostAttention(MergedAttention):
+    """Mixin for an attention of another library whose projections are linear layers."""
+
+    def projections(self) -> tuple[nn.Module, list[nn.Module], nn.Module]:
+        """Returns the layers of the query, of key and value (in one or in two), and of the output.
+
+        Each is (B, N, C) -> (B, N, C), the one for key and value (B, N, C) -> (B, N, 2 * C).
+        """
+        raise NotImplementedError
+
+    def reduction(self) -> tuple[nn.Module, nn.Module] | None:
+        """Returns the strided convolution for key and value and its norm, None where none is."""
+        raise NotImplementedError
+
+    def reduce(self, tokens: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
+        layers = self.reduction()
+        if layers is None:
+            return tokens, grid
+        conv, norm = layers
+        image = conv(tokens_to_image(tokens, grid))
+        return norm(image_to_tokens(image)), (image.shape[2], image.shape[3])
+
+    def project_query(self, tokens: Tensor) -> Tensor:
+        return _project(self.projections()[0], tokens)
+
+    def project_key_value(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        layers = self.projections()[1]
+        projected = [_project(layer, tokens) for layer in layers]
+        key, value = projected if len(layers) == 2 else projected[0].chunk(2, dim=-1)
+        return key, value
+
+    def project_out(self, tokens: Tensor) -> Tensor:
+        return _project(self.projections()[2], tokens)
+
+    def outer_projections(self) -> tuple[cpu.Projection, cpu.Projection] | None:
+        before, _, after = self.projections()
+        if isinstance(before, nn.Linear) and isinstance(after, nn.Linear):
+            if is_plain(before, after):
+                return (before.weight, before.bias), (after.weight, after.bias)
+        return None
+
+
+def _project(layer: nn.Module, tokens: Tensor) -> Tensor:
     """(B, N, C) -> (B, N, C'), through oneDNN if the layer is plain, else as the layer does it."""
     if isinstance(layer, nn.Linear) and is_plain(layer):
         return cpu.linear(tokens, layer.weight, layer.bias)
     return layer(tokens)
 
 
-def outer_projections(
-    before: nn.Module, after: nn.Module
-) -> tuple[cpu.Projection, cpu.Projection] | None:
-    """The weights of two linear layers; None if one of them is not plain."""
-    if isinstance(before, nn.Linear) and isinstance(after, nn.Linear) and is_plain(before, after):
-        return (before.weight, before.bias), (after.weight, after.bias)
-    return None
+class DownsamplingEntry(nn.Module):
+    """Mixin for the module that sees the image first: it gets the image made smaller."""
+
+    downsampling: InputDownsampling
+
+    def forward(self, image: Tensor) -> Any:
+        return super().forward(self.downsampling(image))
 
 
 class HostFFN(ChannelsLastFFN):
-    """Mixin for the Mix-FFN of another library."""
+    """Mixin for the Mix-FFN of another library, whose class stands behind this one."""
 
     training: bool
 
-    def runs_on_weights(self) -> bool:
-        """Whether :meth:`run_on_weights` computes what the layers would."""
-        parts = self.parts()
-        return is_plain(parts.expand, parts.conv, parts.reduce)
+    def forward(self, tokens: Tensor, height: int, width: int) -> Tensor:
+        out = self.run_on_weights(tokens, (height, width))
+        layer: Any = super()
+        return layer.forward(tokens, height, width) if out is None else out
 
-    def run_on_weights(self, tokens: Tensor, grid: Grid) -> Tensor:
-        """(B, N, C) -> (B, N, C), without the residual."""
+    def run_on_weights(self, tokens: Tensor, grid: Grid) -> Tensor | None:
+        """(B, N, C) -> (B, N, C) without the residual, None unless all layers are plain."""
+        parts = self.parts()
+        if not is_plain(parts.expand, parts.conv, parts.reduce):
+            return None
         if not self.training and cpu.works_in_rows(tokens):
             return self.run_in_rows(tokens, grid)
         return self.run(tokens, grid)

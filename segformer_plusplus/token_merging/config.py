@@ -7,6 +7,7 @@ Source of 'hq', 'fast', '2x2' and 'downsampling': Segformer++ (Kienzle et al., M
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
@@ -33,6 +34,9 @@ _TOME_MODES: dict[str, tuple[str, dict[str, str]]] = {
 }
 _TOME_KEYS = ('mode', 'r', 'sx', 'sy', 's')
 
+_RENAMED = {'weigh_keys': 'proportional_attention'}
+"""Old keys of a stage, which work with a warning in 0.2."""
+
 DOWNSAMPLING_MODES = ('nearest', 'bilinear', 'bicubic', 'area')
 
 
@@ -40,7 +44,7 @@ def _bipartite(ratio: float, stride: int) -> StageConfig:
     return dict(type='BipartiteSoftMatching2d', ratio=ratio, stride=stride)
 
 
-_WEIGHTED = dict(kv=_bipartite(0.9, 4), weigh_keys=True)
+_WEIGHTED = dict(kv=_bipartite(0.9, 4), proportional_attention=True)
 
 PRESETS: dict[str, dict[str, Any]] = {
     'none': dict(stages=_NO_MERGING),
@@ -164,16 +168,16 @@ class StageMerging:
     Attributes:
         q: merges queries; None merges none.
         kv: merges keys and values; None merges none.
-        weigh_keys: a merged key counts as often as the tokens that it stands for: the logarithm of
-            their number is added to its scores. Where these tokens are equal, the attention is that
-            without merging (proportional attention, ToMe, Bolya et al., ICLR 2023).
+        proportional_attention: whether a merged key counts as often as the tokens that it stands
+            for: the logarithm of their number is added to its scores. Where these tokens are equal,
+            the attention is that without merging (ToMe, Bolya et al., ICLR 2023).
         share: that many consecutive blocks use the plans of the first of them. Saves the matching
             where that is dear, as on a GPU with small batches.
     """
 
     q: TokenMerger | None = None
     kv: TokenMerger | None = None
-    weigh_keys: bool = False
+    proportional_attention: bool = False
     share: int = 1
 
 
@@ -198,7 +202,7 @@ def build_token_merging(
 
     Args:
         token_merging: the name of a preset (see ``PRESETS``), or one dict per stage such as
-            ``dict(kv=dict(type='BipartiteSoftMatching2d', ratio=0.6, stride=2), weigh_keys=True)``
+            ``dict(kv=dict(type='NeighborMerging2d', stride=2), proportional_attention=True)``
             (see :class:`StageMerging`), or
             ``dict(stages=[...], downsampling=dict(factor=2, mode='bilinear'))``. None is the
             preset 'none'. What was built before is taken as it is.
@@ -286,6 +290,26 @@ def build_token_merger(
         raise TokenMergingError(f'{where}: {error}') from error
 
 
+def with_new_names(settings: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Returns the settings of a stage with the new names of those that were renamed.
+
+    Args:
+        settings: from a config or a recorded result, which may have old names, for one version.
+        where: starts the messages.
+
+    Raises:
+        TokenMergingError: a setting is given under both names.
+    """
+    result = dict(settings)
+    for old, new in _RENAMED.items():
+        if old in result:
+            if new in result:
+                raise TokenMergingError(f'{where}: {old} is {new} now; give only the latter')
+            warnings.warn(f'{where}: {old} is {new} now', FutureWarning, stacklevel=2)
+            result[new] = result.pop(old)
+    return result
+
+
 def _check_stages(stages: Sequence[Any], num_stages: int, name: str) -> None:
     if len(stages) != num_stages:
         raise TokenMergingError(
@@ -298,6 +322,7 @@ def _build_stage(stage: Mapping[str, Any] | None, where: str) -> StageMerging:
         return StageMerging()
     if not isinstance(stage, Mapping):
         raise TokenMergingError(f"{where}: {stage!r} is not a dict with 'q' and 'kv'")
+    stage = with_new_names(stage, where)
     allowed = [field.name for field in fields(StageMerging)]
     unknown = [key for key in stage if key not in allowed]
     if unknown:
@@ -312,14 +337,16 @@ def _build_stage(stage: Mapping[str, Any] | None, where: str) -> StageMerging:
 
 def _read_options(stage: Mapping[str, Any], sides: list[str], where: str) -> dict[str, Any]:
     """What a stage says beside its strategies for ``sides``; what is None is left out."""
-    options = {k: stage[k] for k in ('weigh_keys', 'share') if stage.get(k) is not None}
-    weigh_keys, share = options.get('weigh_keys', False), options.get('share', 1)
-    if not isinstance(weigh_keys, bool):
-        raise TokenMergingError(f'{where}: weigh_keys={weigh_keys!r} is not True or False')
+    options = {k: stage[k] for k in ('proportional_attention', 'share') if stage.get(k) is not None}
+    proportional, share = options.get('proportional_attention', False), options.get('share', 1)
+    if not isinstance(proportional, bool):
+        raise TokenMergingError(
+            f'{where}: proportional_attention={proportional!r} is not True or False'
+        )
     if isinstance(share, bool) or not isinstance(share, int) or share < 1:
         raise TokenMergingError(f'{where}: share={share!r} is not a number of blocks, 1 or more')
-    if weigh_keys and 'kv' not in sides:
-        raise TokenMergingError(f'{where}: weigh_keys=True, but no kv that merges keys')
+    if proportional and 'kv' not in sides:
+        raise TokenMergingError(f'{where}: proportional_attention=True, but no kv that merges keys')
     if share > 1 and not sides:
         raise TokenMergingError(f'{where}: share={share}, but neither q nor kv makes a plan')
     return options

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,10 +18,8 @@ from tqdm import tqdm
 
 from ..errors import DivergedError, SegformerPlusPlusError
 from ..loading.images import skipping_steps
+from .distributed import unwrap
 from .randomness import seed_step
-
-if TYPE_CHECKING:
-    from ..inference.merge_maps import MergeMaps
 
 _OURS = dict(
     step_seed='StepSeedHook',
@@ -32,7 +30,7 @@ _OURS = dict(
 
 
 def with_our_hooks(given: dict[str, Any] | None) -> dict[str, Any]:
-    """A config's ``default_hooks`` with ours, of which ``stop_on_nan=None`` leaves one out.
+    """Adds our hooks to a config's ``default_hooks``, of which a None leaves one out.
 
     mmengine's ``CheckpointHook`` becomes :class:`DurableCheckpointHook`; a hook of another kind
     under ``checkpoint`` stays.
@@ -66,20 +64,19 @@ class StopOnNaN(Hook):
         data_batch: Any = None,
         outputs: dict[str, Any] | None = None,
     ) -> None:
-        """Look at every loss of the iteration."""
-        every = {k: _number(v) for k, v in (outputs or {}).items() if 'loss' in k}
-        losses = {k: v for k, v in every.items() if v is not None}
+        """Looks at every loss of the iteration."""
+        named = {name: value for name, value in (outputs or {}).items() if 'loss' in name}
+        losses = {name: torch.as_tensor(value).item() for name, value in named.items()}
         broken = {name: value for name, value in losses.items() if not math.isfinite(value)}
         if not broken:
             return
-        iteration = runner.iter + 1
-        rank = get_rank()
+        iteration, rank = runner.iter + 1, get_rank()
         name = f'nan_batch_iter_{iteration}{f"_rank_{rank}" if rank else ""}.json'
         path = Path(runner.work_dir) / name
         content = dict(
             iteration=iteration,
-            losses={key: str(value) for key, value in losses.items()},
-            images=image_paths(data_batch),
+            losses={name: str(value) for name, value in losses.items()},
+            images=_image_paths(data_batch),
         )
         path.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
         raise DivergedError(
@@ -89,7 +86,7 @@ class StopOnNaN(Hook):
         )
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Refuse to save weights that nobody could go on from."""
+        """Refuses to save weights that nobody could go on from."""
         for name, tensor in checkpoint.get('state_dict', {}).items():
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                 raise DivergedError(
@@ -99,22 +96,16 @@ class StopOnNaN(Hook):
                 )
 
 
-def image_paths(batch: Any) -> list[str]:
-    """The files that a batch of mmseg or mmpose was made of."""
+def _image_paths(batch: Any) -> list[str]:
+    """Lists the files that a batch of mmseg or mmpose was made of."""
     samples = batch.get('data_samples') if isinstance(batch, dict) else None
     paths = [getattr(sample, 'metainfo', {}).get('img_path') for sample in samples or []]
     return [str(path) for path in paths if path is not None]
 
 
-def _number(value: Any) -> float | None:
-    if torch.is_tensor(value):
-        return float(value.detach()) if value.numel() == 1 else None
-    return float(value) if isinstance(value, int | float) else None
-
-
 @HOOKS.register_module(force=True)
 class ProgressBarHook(Hook):
-    """One progress bar over the whole training, with the loss and the time that is left."""
+    """Shows one progress bar over the whole training, with the loss and the time that is left."""
 
     priority = 'VERY_LOW'
 
@@ -122,7 +113,7 @@ class ProgressBarHook(Hook):
         self._bar: tqdm | None = None
 
     def before_train(self, runner: Runner) -> None:
-        """Open the bar, where a resumed run stands."""
+        """Opens the bar, where a resumed run stands."""
         if runner.rank == 0:
             self._bar = tqdm(
                 total=runner.max_iters, initial=runner.iter, desc='Training', unit='it'
@@ -135,7 +126,7 @@ class ProgressBarHook(Hook):
         data_batch: Any = None,
         outputs: dict[str, Any] | None = None,
     ) -> None:
-        """Move the bar on by one."""
+        """Moves the bar on by one."""
         if self._bar is None:
             return
         if outputs and 'loss' in outputs:
@@ -144,7 +135,7 @@ class ProgressBarHook(Hook):
         self._bar.update()
 
     def after_train(self, runner: Runner) -> None:
-        """Close the bar."""
+        """Closes the bar."""
         if self._bar is not None:
             self._bar.close()
 
@@ -161,7 +152,7 @@ class StepSeedHook(Hook):
     priority = 'VERY_HIGH'
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Seed for the step that follows."""
+        """Seeds the step that follows."""
         seed_step(runner.seed, runner.iter)
 
 
@@ -175,11 +166,11 @@ class SkippedSamplesHook(Hook):
         self._before = 0
 
     def before_train(self, runner: Runner) -> None:
-        """Count from here."""
+        """Starts to count."""
         self._before = 0
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Log the count of all processes, if it has grown."""
+        """Logs the count of all processes, if it has grown."""
         steps = list(skipping_steps(runner.train_dataloader.dataset))
         if not steps:
             return
@@ -197,14 +188,14 @@ class SkippedSamplesHook(Hook):
 class MergeMapHook(Hook):
     """Draws merge maps of the first images of a validation for the visualizer's backends.
 
-    Also notes for every stage the tokens that are left and the share merged away, and the share of
-    the pixels whose label merging changes, as scalars ``merge_map_0/...``. Every image costs two
-    more runs of the model.
+    It also logs scalars ``merge_map_0/...``: the tokens left in every stage, the share merged away,
+    and the share of the pixels whose label merging changes. Every image costs two more runs of the
+    model.
 
     Args:
         interval: every how many validations.
         images: how many of the first images.
-        block: which one of every stage, from 1; -1 is the last.
+        block: which block of every stage, from 1; -1 is the last.
 
     Raises:
         SegformerPlusPlusError: a number that is not positive.
@@ -225,14 +216,13 @@ class MergeMapHook(Hook):
         self._drawn = 0
 
     def before_run(self, runner: Runner) -> None:
-        """Raise at once if the model is none whose merging can be shown."""
+        """Raises at once if the model's backbone does not merge tokens."""
         from ..inference.merge_maps import the_backbone
-        from .distributed import unwrap
 
         the_backbone(unwrap(runner.model)).attentions()
 
     def before_val_epoch(self, runner: Runner) -> None:
-        """Count the validation."""
+        """Counts the validation."""
         self._validations += 1
         self._drawn = 0
 
@@ -243,41 +233,27 @@ class MergeMapHook(Hook):
         data_batch: Any = None,
         outputs: Sequence[Any] | None = None,
     ) -> None:
-        """Draw what is still missing of this validation."""
+        """Draws the images that are still missing in this validation."""
         if runner.rank != 0 or (self._validations - 1) % self.interval:
             return
-        # only now: this package is imported for its hooks by those who never draw
+        # only now: this module is imported for its hooks by those who never draw
         from ..inference.drawing import draw
         from ..inference.merge_maps import merge_map
-        from .distributed import unwrap
 
-        model = unwrap(runner.model)
+        palette = (getattr(runner.visualizer, 'dataset_meta', None) or {}).get('palette')
         for pixels in data_batch['inputs'][: self.images - self._drawn]:
             image = np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy()[..., ::-1])
-            maps = merge_map(model, image)
-            palette = (getattr(runner.visualizer, 'dataset_meta', None) or {}).get('palette')
+            maps = merge_map(unwrap(runner.model), image)
             picture = draw(maps, block=self.block, palette=palette)
             # no slash: the local backend makes no folders, and does not say that it wrote nothing
             name = f'merge_map_{self._drawn}'
+            scalars: dict[str, float] = {}
+            for stage in range(1, maps.num_stages + 1):
+                for each in maps.of_stage(stage, self.block):
+                    scalars[f'{name}/stage{stage}_{each.role}_tokens'] = each.num_merged
+                    scalars[f'{name}/stage{stage}_{each.role}_share_merged'] = each.share_merged
+            if maps.share_changed is not None:
+                scalars[f'{name}/share_changed'] = maps.share_changed
             runner.visualizer.add_image(name, np.asarray(picture), step=runner.iter)
-            runner.visualizer.add_scalars(scalars(maps, name, self.block), step=runner.iter)
+            runner.visualizer.add_scalars(scalars, step=runner.iter)
             self._drawn += 1
-
-
-def scalars(maps: MergeMaps, name: str, block: int = -1) -> dict[str, float]:
-    """Tokens left, share merged and share changed by what they are called in a log.
-
-    Args:
-        maps: of one image.
-        name: put before each.
-        block: as in :meth:`MergeMaps.of_stage`.
-    """
-    found: dict[str, float] = {}
-    for stage in range(1, maps.num_stages + 1):
-        for each in maps.of_stage(stage, block):
-            where = f'{name}/stage{stage}_{each.role}'
-            found[f'{where}_tokens'] = each.num_merged
-            found[f'{where}_share_merged'] = each.share_merged
-    if maps.share_changed is not None:
-        found[f'{name}/share_changed'] = maps.share_changed
-    return found

@@ -1,4 +1,4 @@
-"""SIGTERM ends a training after the iteration, with a checkpoint; its workers last as long."""
+"""Ends a training on SIGTERM after the iteration, with a checkpoint; its workers last as long."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from types import FrameType
 from typing import Any
 
 import torch
-from mmengine.dist import all_reduce, get_rank, is_distributed
+from mmengine.dist import all_reduce, is_distributed, is_main_process
 from mmengine.hooks import EMAHook, Hook
 from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
-from torch.utils.data import DataLoader
 
 from .saving import write_last_checkpoint
 
@@ -38,8 +37,7 @@ class PreemptionHook(Hook):
 
     In a validation a single process saves and stops after the running batch; that validation is
     not repeated. Of several processes the first one saves there if it was told, but all of them
-    finish the validation, since the others wait for its results. With FSDP, where saving takes all
-    processes, they save after it.
+    finish the validation, since the others wait for its results.
 
     Args:
         interval: with several processes, how often they ask each other, in iterations. One number
@@ -56,17 +54,17 @@ class PreemptionHook(Hook):
         self._pid = os.getpid()
 
     def before_train(self, runner: Runner) -> None:
-        """Start to listen, where signals can be listened to: in the main thread."""
+        """Starts to listen, where signals can be listened to: in the main thread."""
         if threading.current_thread() is threading.main_thread():
             self._pid = os.getpid()
             self._before = signal.signal(signal.SIGTERM, self._receive)
 
     def after_train(self, runner: Runner) -> None:
-        """Stop listening."""
+        """Stops listening."""
         self.restore()
 
     def restore(self) -> None:
-        """Give SIGTERM back to who had it before."""
+        """Gives SIGTERM back to the handler that had it before."""
         if self._before is not None:
             signal.signal(signal.SIGTERM, self._before)
             self._before = None
@@ -78,12 +76,11 @@ class PreemptionHook(Hook):
         data_batch: Any = None,
         outputs: dict[str, Any] | None = None,
     ) -> None:
-        """Leave if any process was told to, unless gradients are still being accumulated."""
+        """Leaves if any process was told to, unless gradients are still being accumulated."""
         wrapper = runner.optim_wrapper
         between = not isinstance(wrapper, OptimWrapper) or wrapper.should_update()
         if between and self._any_told(runner.iter + 1):
-            path = self._save(runner, runner.iter + 1)
-            self._exit(runner, runner.iter + 1, path)
+            self._save(runner, runner.iter + 1, leave=True)
 
     def after_val_iter(
         self,
@@ -92,13 +89,10 @@ class PreemptionHook(Hook):
         data_batch: Any = None,
         outputs: Any = None,
     ) -> None:
-        """Save in the middle of a validation, too, and leave if nobody waits for this process."""
-        if self._since is None or self._saved == runner.iter or getattr(runner, 'sharded', False):
-            return
-        with _trained_weights(runner):
-            path = self._save(runner, runner.iter)
-        if not is_distributed():
-            self._exit(runner, runner.iter, path)
+        """Saves in the middle of a validation too, and leaves if nobody waits for this process."""
+        if self._since is not None and self._saved != runner.iter:
+            with _trained_weights(runner):
+                self._save(runner, runner.iter, leave=not is_distributed())
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._pid:  # a worker that inherited this before it has its own
@@ -118,24 +112,24 @@ class PreemptionHook(Hook):
         all_reduce(votes, op='max')
         return bool(votes)
 
-    def _save(self, runner: Runner, iteration: int) -> str:
-        """Save what CheckpointHook has not just saved; returns its path."""
+    def _save(self, runner: Runner, iteration: int, leave: bool) -> None:
+        """Saves what CheckpointHook has not just saved, and exits if it may leave."""
         self._saved = iteration
         if runner.message_hub.get_info('last_ckpt_iter') == iteration:
-            return str(runner.message_hub.get_info('last_ckpt'))
-        path = os.path.join(runner.work_dir, f'iter_{iteration}.pth')
-        meta = dict(epoch=runner.epoch, iter=iteration)
-        runner.save_checkpoint(runner.work_dir, os.path.basename(path), meta=meta, by_epoch=False)
-        if get_rank() == 0:
-            write_last_checkpoint(runner.work_dir, path)
-        return path
-
-    def _exit(self, runner: Runner, iteration: int, path: str) -> None:
-        runner.logger.warning(
-            f'stopped by SIGTERM after iteration {iteration}: {path} is saved; --resume goes on '
-            'from there'
-        )
-        raise SystemExit(EXIT_CODE)
+            path = str(runner.message_hub.get_info('last_ckpt'))
+        else:
+            name = f'iter_{iteration}.pth'
+            path = os.path.join(runner.work_dir, name)
+            meta = dict(epoch=runner.epoch, iter=iteration)
+            runner.save_checkpoint(runner.work_dir, name, meta=meta, by_epoch=False)
+            if is_main_process():
+                write_last_checkpoint(runner.work_dir, path)
+        if leave:
+            runner.logger.warning(
+                f'stopped by SIGTERM after iteration {iteration}: {path} is saved; --resume goes '
+                'on from there'
+            )
+            raise SystemExit(EXIT_CODE)
 
 
 @contextlib.contextmanager
@@ -151,37 +145,25 @@ def _trained_weights(runner: Runner) -> Iterator[None]:
             hook.before_val_epoch(runner)
 
 
-def outlive_sigterm(loader: DataLoader) -> None:
-    """Let the workers of a data loader survive a SIGTERM that does not come from their parent."""
-    if not isinstance(loader.worker_init_fn, _WorkerInit):
-        loader.worker_init_fn = _WorkerInit(loader.worker_init_fn)
-
-
-class _WorkerInit:
-    """Calls what the worker was told to do first, in addition."""
-
-    def __init__(self, init: Callable[[int], None] | None) -> None:
-        self._init = init
-
-    def __call__(self, worker_id: int) -> None:
-        _survive_sigterm()
-        if self._init is not None:
-            self._init(worker_id)
-
-
-def _survive_sigterm(seconds: float = 60) -> None:
-    """Let this worker work on for a while when others than its parent end it.
+def start_worker(init: Callable[[int], None] | None, worker_id: int) -> None:
+    """Starts a data loader's worker that lives on for a minute when others than its parent end it.
 
     Schedulers send SIGTERM to every process of a job, but the training process still needs its
-    workers to finish the iteration. What the parent sends ends the worker at once, without a word,
-    as PyTorch has it.
+    workers to finish the iteration. A SIGTERM of the parent ends the worker at once, without a
+    word, as PyTorch has it.
+
+    Args:
+        init: the data loader's own ``worker_init_fn``.
+        worker_id: the argument of ``init``.
     """
-    # who has sent a signal is told to those only who wait for it
+    # only who waits for a signal learns which process has sent it
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=_wait, args=(os.getppid(), seconds), daemon=True).start()
+    threading.Thread(target=_exit_on_sigterm, args=(os.getppid(), 60), daemon=True).start()
+    if init is not None:
+        init(worker_id)
 
 
-def _wait(parent: int, seconds: float) -> None:
+def _exit_on_sigterm(parent: int, seconds: float) -> None:
     info: signal.struct_siginfo | None = signal.sigwaitinfo({signal.SIGTERM})
     end = time.monotonic() + seconds
     while info is not None and info.si_pid != parent:

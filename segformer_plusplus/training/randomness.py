@@ -1,4 +1,4 @@
-"""Randomness that depends on where a run stands, not on what happened before.
+"""Makes randomness depend on where a run stands, not on what happened before.
 
 A run that was interrupted can then go on exactly as if it had not been: every training step and
 every sample draws from its own seed, and there is no state of a generator that would have to be
@@ -7,7 +7,7 @@ saved, neither of this process nor of the workers that load data ahead of it.
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import random
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -16,14 +16,16 @@ import numpy as np
 import torch
 from mmengine.dataset import InfiniteSampler
 from mmengine.dist import get_dist_info
-from torch.utils.data import BatchSampler, DataLoader, Sampler, get_worker_info
+from torch.utils.data import BatchSampler, DataLoader, Sampler
 
 _STEP, _SAMPLE = 0, 1
 
 
 def seed_step(seed: int, iteration: int) -> None:
-    """Seed Python, NumPy and PyTorch (every device) for one training step."""
-    _seed(_derive(seed, _STEP, iteration))
+    """Seeds Python, NumPy and PyTorch (every device) for one training step."""
+    derived = _derive(seed, _STEP, iteration)
+    _seed_cpu(derived)
+    torch.manual_seed(derived)
 
 
 class Position(int):
@@ -43,8 +45,8 @@ class Position(int):
 class Positions(Sampler):
     """A sampler whose indices know their place in the run.
 
-    The place is that among the samples of all processes, so that a sample gets the same
-    augmentation however many processes share the work.
+    Places are counted over all processes, so that a sample gets the same augmentation however many
+    processes share the work.
 
     Args:
         sampler: InfiniteSampler, DefaultSampler, or another that deals its indices out to the
@@ -56,8 +58,6 @@ class Positions(Sampler):
         self.sampler = sampler
         self._seed = seed
         self._rank, self._world_size = get_dist_info()
-        # one that never ends goes on where it was when it is asked for another iterator
-        self._endless = isinstance(sampler, InfiniteSampler)
         self._done = 0
         self._pass_over = 0
         if hasattr(sampler, 'skip'):
@@ -65,7 +65,7 @@ class Positions(Sampler):
 
     @property
     def seed(self) -> int:
-        """What the order and every sample's augmentation follow from."""
+        """The seed of the order and of every sample's augmentation."""
         own = getattr(self.sampler, 'seed', None)
         return self._seed if own is None else int(own)
 
@@ -76,13 +76,13 @@ class Positions(Sampler):
             self.sampler.seed = seed
 
     def pass_over(self, samples: int) -> None:
-        """Leave out the first samples of the next round through a sampler that ends."""
+        """Leaves out the first samples of the next round through a sampler that ends."""
         self._pass_over = samples
 
     def __iter__(self) -> Iterator[Position]:
         epoch = int(getattr(self.sampler, 'epoch', 0))
         left_out, self._pass_over = self._pass_over, 0
-        if not self._endless:
+        if not isinstance(self.sampler, InfiniteSampler):  # which goes on where it was
             self._done = 0
         for index in self.sampler:
             number = self._done
@@ -95,29 +95,13 @@ class Positions(Sampler):
         return len(self.sampler)
 
     def _skip(self, samples: int) -> None:
-        """In place of the sampler's own ``skip``, which mmengine calls to resume."""
+        """Stands in for the sampler's own ``skip``, which mmengine calls to resume."""
         type(self.sampler).skip(self.sampler, samples)
         self._done = samples
 
 
-class _SeededFetch:
-    """Stands in for ``[dataset[i] for i in indices]``, each sample under its own seed."""
-
-    def __init__(self, dataset: Any) -> None:
-        self._dataset = dataset
-
-    def __call__(self, indices: Sequence[int]) -> list[Any]:
-        with _kept_generators():
-            return [self._sample(index) for index in indices]
-
-    def _sample(self, index: int) -> Any:
-        if isinstance(index, Position):
-            _seed(index.seed, cpu_only=True)
-        return self._dataset[int(index)]
-
-
 def make_repeatable(loader: DataLoader, seed: int) -> Positions | None:
-    """Give every sample of a data loader its own seed.
+    """Gives every sample of a data loader its own seed.
 
     Returns:
         Its sampler now; None if the loader takes its batches in a way of its own (a batch sampler
@@ -131,41 +115,39 @@ def make_repeatable(loader: DataLoader, seed: int) -> Positions | None:
         return None
     positions = Positions(batches.sampler, seed)
     batches.sampler = positions
-    # what PyTorch's data loader asks for a whole batch, if it is there
-    dataset.__getitems__ = _SeededFetch(dataset)  # type: ignore[attr-defined]
+    # PyTorch's data loader asks this for a whole batch, if it is there
+    dataset.__getitems__ = functools.partial(_fetch, dataset)  # type: ignore[attr-defined]
     return positions
 
 
 def positions_of(loader: Any) -> Positions | None:
-    """What :func:`make_repeatable` put into a data loader."""
+    """Returns the sampler that :func:`make_repeatable` put into a data loader, if it did."""
     sampler = getattr(getattr(loader, 'batch_sampler', None), 'sampler', None)
     return sampler if isinstance(sampler, Positions) else None
 
 
-@contextlib.contextmanager
-def _kept_generators() -> Iterator[None]:
-    """Leaves the generators of the training process as they were; those of a worker are its own."""
-    if get_worker_info() is not None:
-        yield
-        return
+def _fetch(dataset: Any, indices: Sequence[int]) -> list[Any]:
+    """Loads the samples of a batch, each under its own seed, and leaves the generators as found."""
     python, numpy, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    samples = []
     try:
-        yield
+        for index in indices:
+            if isinstance(index, Position):
+                _seed_cpu(index.seed)
+            samples.append(dataset[int(index)])
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
         torch.set_rng_state(torch_state)
+    return samples
 
 
 def _derive(*parts: int) -> int:
-    """One seed of 64 bits out of several numbers, none of which may be negative."""
+    """Makes one seed of 64 bits out of several numbers, none of which may be negative."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0])
 
 
-def _seed(seed: int, cpu_only: bool = False) -> None:
+def _seed_cpu(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed & 0xFFFFFFFF)
-    if cpu_only:
-        torch.default_generator.manual_seed(seed)
-    else:
-        torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
+import functools
 import os
 from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.dist import get_rank, is_distributed
+from mmengine.dist import is_distributed, master_only
 from mmengine.fileio import LocalBackend, get_file_backend
-from mmengine.model import is_model_wrapper
+from mmengine.model import is_model_wrapper, revert_sync_batchnorm
 from mmengine.registry import RUNNERS
 from mmengine.runner import EpochBasedTrainLoop, Runner, load_state_dict
 from torch import nn
@@ -19,22 +20,14 @@ from torch.utils.data import DataLoader
 from ..checkpoints import extract_state_dict, load_state_dict_strictly, read_checkpoint
 from ..errors import CheckpointError, SegformerPlusPlusError
 from ..loading.images import refuse_skipping
-from .advice import advised
-from .distributed import (
-    gathered,
-    init_gloo,
-    is_sharded,
-    prepare_wrapping,
-    shard_optimizer,
-    unwrap,
-    whole,
-)
+from .advice import advice
+from .distributed import init_gloo, unwrap
 from .hooks import with_our_hooks
-from .preemption import PreemptionHook, outlive_sigterm
+from .preemption import PreemptionHook, start_worker
 from .randomness import make_repeatable, positions_of
-from .resuming import find_resumable_together
+from .resuming import find_resumable
 from .saving import beside, saving
-from .switches import apply_switches, compile_backbone, uncompiled
+from .switches import apply_switches, compile_backbone
 
 
 @RUNNERS.register_module(force=True)
@@ -53,8 +46,7 @@ class StrictRunner(Runner):
       memory runs out or a data loader's worker dies.
     - The switches ``amp``, ``accumulate`` and ``gradient_checkpointing`` of the config are carried
       out by :meth:`from_cfg`, see configs/_base_/runtime.
-    - It runs distributed on CPUs too (gloo), with ``SyncBN`` as ``BN``; a model wrapped in
-      ``MMFullyShardedDataParallel`` saves and loads the checkpoints of an unwrapped one.
+    - It runs distributed on CPUs too (gloo), with ``SyncBN`` as ``BN``. It does not shard a model.
     """
 
     _loaded_meta: dict[str, Any]
@@ -62,44 +54,52 @@ class StrictRunner(Runner):
 
     @classmethod
     def from_cfg(cls, cfg: Config) -> StrictRunner:
-        """Build from a config, with its switches carried out."""
+        """Builds the Runner from a config, with its switches carried out.
+
+        Raises:
+            SegformerPlusPlusError: a switch does not fit, or several processes should use FSDP.
+        """
         cfg = copy.deepcopy(cfg) if isinstance(cfg, Config) else Config(copy.deepcopy(cfg))
+        wrapper = (cfg.get('model_wrapper_cfg') or {}).get('type')
+        if cfg.get('launcher', 'none') != 'none' and 'FullySharded' in str(wrapper):
+            raise SegformerPlusPlusError(
+                f'model_wrapper_cfg.type={wrapper}: this Runner does not shard a model; leave '
+                "model_wrapper_cfg out for DistributedDataParallel, or train with mmengine's "
+                "FlexibleRunner and strategy=dict(type='FSDPStrategy')"
+            )
         apply_switches(cfg)
         return super().from_cfg(cfg)
-
-    @property
-    def sharded(self) -> bool:
-        """Whether the model is wrapped in FSDP."""
-        return is_sharded(self.model)
 
     # --- environment -----------------------------------------------------------------------------
 
     def setup_env(self, env_cfg: dict[str, Any]) -> None:
-        """As in the parent, but processes without a GPU talk through gloo."""
+        """Sets up the environment; processes without a GPU talk through gloo."""
         if self.distributed and not is_distributed() and not torch.cuda.is_available():
             init_gloo(self._launcher, env_cfg.get('dist_cfg', {}).get('timeout'))
         super().setup_env(env_cfg)
 
     def register_default_hooks(self, hooks: dict[str, Any] | None = None) -> None:
-        """mmengine's and ours, each of which a None in the config leaves out."""
+        """Registers mmengine's hooks and ours; a None in the config leaves one out."""
         super().register_default_hooks(with_our_hooks(hooks))
 
     def wrap_model(self, model_wrapper_cfg: dict[str, Any] | None, model: nn.Module) -> nn.Module:
-        """As in the parent, but on the CPU too, and FSDP gets weights that are initialised."""
-        if self.distributed and not is_model_wrapper(model):
-            model_wrapper_cfg, model = prepare_wrapping(model_wrapper_cfg, model, self.cfg)
+        """Wraps the model as the parent does, but on the CPU too."""
+        if self.distributed and not is_model_wrapper(model) and not torch.cuda.is_available():
+            self.logger.info('SyncBN needs a GPU: each process goes by its own statistics')
+            model = revert_sync_batchnorm(model)
+            if model_wrapper_cfg is None:  # mmengine's own settings
+                unused = self.cfg.get('find_unused_parameters', False)
+                model_wrapper_cfg = dict(broadcast_buffers=False, find_unused_parameters=unused)
+            on_cpu = dict(type='MMDistributedDataParallel', device_ids=None)
+            model_wrapper_cfg = {**on_cpu, **model_wrapper_cfg}
         return super().wrap_model(model_wrapper_cfg, model)
 
     def _maybe_compile(self, target: str) -> None:
-        """Compile the backbone, in place of the parent's training step."""
+        """Compiles the backbone in place of the parent's training step."""
         compile_backbone(unwrap(self.model), self.cfg.get('compile'))
 
-    def _init_model_weights(self) -> None:
-        if not self.sharded:  # which were initialised before they were cut up
-            super()._init_model_weights()
-
     def scale_lr(self, optim_wrapper: Any, auto_scale_lr: dict[str, Any] | None = None) -> None:
-        """As in the parent; the gradients that are accumulated count as one batch.
+        """Scales the learning rate; images whose gradients are accumulated count as one batch.
 
         Raises:
             SegformerPlusPlusError: the batch size that the learning rate is meant for is missing.
@@ -118,7 +118,7 @@ class StrictRunner(Runner):
     # --- loops -----------------------------------------------------------------------------------
 
     def train(self) -> nn.Module:
-        """Train; SIGTERM is what it was before, whatever happens."""
+        """Trains the model; whatever happens, SIGTERM does afterwards what it did before."""
         try:
             return super().train()
         finally:
@@ -130,13 +130,13 @@ class StrictRunner(Runner):
     def build_dataloader(
         dataloader: Any, seed: int | None = None, diff_rank_seed: bool = False
     ) -> DataLoader:
-        """The parent's, whose workers outlive a SIGTERM that the training outlives."""
+        """Builds a data loader whose workers outlive a SIGTERM that the training outlives."""
         loader = Runner.build_dataloader(dataloader, seed=seed, diff_rank_seed=diff_rank_seed)
-        outlive_sigterm(loader)
+        loader.worker_init_fn = functools.partial(start_worker, loader.worker_init_fn)
         return loader
 
     def build_train_loop(self, loop: Any) -> Any:
-        """The parent's, with samples that are repeatable and errors that say what to do."""
+        """Builds a loop whose samples are repeatable and whose errors say what to do."""
         if isinstance(loop, dict) and isinstance(self._train_dataloader, dict):
             # what the loop would do; but some loops start their workers at once
             apart = self._randomness_cfg.get('diff_rank_seed', False)
@@ -150,15 +150,15 @@ class StrictRunner(Runner):
                 'augmentations exactly'
             )
         built = super().build_train_loop(loop)
-        built.run = advised('train', built.run)
+        built.run = advice('train')(built.run)
         return built
 
     def build_val_loop(self, loop: Any) -> Any:
-        """The parent's, with errors that say what to do."""
+        """Builds a loop that scores every image, uncompiled, and whose errors say what to do."""
         return _evaluating(super().build_val_loop(loop), 'val')
 
     def build_test_loop(self, loop: Any) -> Any:
-        """The parent's, with errors that say what to do."""
+        """Builds a loop that scores every image, uncompiled, and whose errors say what to do."""
         return _evaluating(super().build_test_loop(loop), 'test')
 
     # --- checkpoints -----------------------------------------------------------------------------
@@ -184,30 +184,17 @@ class StrictRunner(Runner):
         checkpoint['state_dict'] = extract_state_dict(checkpoint, filename)
         # As in the parent: hooks may still change the checkpoint (EMAHook swaps its weights in).
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
-        weights = checkpoint['state_dict']
-        strict = strict and self.cfg.get('strict_load', True)
-        if self.sharded:
-            with whole(self.model):
-                self._load_weights(self.model, weights, filename, strict)
-            if self._resume and 'optimizer' in checkpoint:
-                state = checkpoint['optimizer']
-                sharded = shard_optimizer(self.model, self.optim_wrapper.optimizer, state)
-                checkpoint['optimizer'] = {**state, **sharded}
+        model, weights = unwrap(self.model), checkpoint['state_dict']
+        if strict and self.cfg.get('strict_load', True):
+            load_state_dict_strictly(model, weights, filename)
         else:
-            self._load_weights(unwrap(self.model), weights, filename, strict)
+            load_state_dict(model, weights, strict=False, logger=self.logger)
         self._loaded_meta = dict(checkpoint.get('meta') or {})
         self._has_loaded = True
         self.logger.info(f'Load checkpoint from {filename}')
         return checkpoint
 
-    def _load_weights(
-        self, model: nn.Module, weights: dict[str, Any], filename: str, strict: bool
-    ) -> None:
-        if strict:
-            load_state_dict_strictly(model, weights, filename)
-        else:
-            load_state_dict(model, weights, strict=False, logger=self.logger)
-
+    @master_only
     def save_checkpoint(
         self,
         out_dir: str,
@@ -219,50 +206,33 @@ class StrictRunner(Runner):
         by_epoch: bool = True,
         backend_args: dict[str, Any] | None = None,
     ) -> None:
-        """As in the parent, but a file on a disk is there whole or not at all.
+        """Saves a checkpoint as the parent does, but a file on a disk is whole or not there.
 
         Raises:
             CheckpointError: it cannot be written; what was there before is untouched.
         """
-        settings: dict[str, Any] = dict(
-            file_client_args=file_client_args,
-            save_optimizer=save_optimizer,
-            save_param_scheduler=save_param_scheduler,
-            meta=self._with_sampler(meta),
-            by_epoch=by_epoch,
-            backend_args=backend_args,
-        )
-        if self.sharded:
-            with gathered(self.model, self.optim_wrapper):
-                self._save(out_dir, filename, settings)
-        else:
-            self._save(out_dir, filename, settings)
-
-    def _save(self, out_dir: str, filename: str, settings: dict[str, Any]) -> None:
-        if get_rank() != 0:
-            return
-        backend = get_file_backend(out_dir, backend_args=settings['backend_args'])
-        if settings['file_client_args'] is not None or not isinstance(backend, LocalBackend):
-            super().save_checkpoint(out_dir, filename, **settings)
+        meta, positions = dict(meta or {}), positions_of(self.train_dataloader)
+        if positions is not None:
+            meta['sampler_seed'] = positions.seed
+        what = (file_client_args, save_optimizer, save_param_scheduler, meta, by_epoch)
+        backend = get_file_backend(out_dir, backend_args=backend_args)
+        if file_client_args is not None or not isinstance(backend, LocalBackend):
+            super().save_checkpoint(out_dir, filename, *what, backend_args)
             return
         with saving(os.path.join(out_dir, filename)):
-            super().save_checkpoint(out_dir, beside(filename).name, **settings)
-
-    def _with_sampler(self, meta: dict[str, Any] | None) -> dict[str, Any]:
-        positions = positions_of(self.train_dataloader)
-        return {**(meta or {}), **({'sampler_seed': positions.seed} if positions else {})}
+            super().save_checkpoint(out_dir, beside(filename).name, *what, backend_args)
 
     # --- resuming --------------------------------------------------------------------------------
 
     def resume_latest(self) -> None:
-        """Have the training go on from the latest whole checkpoint of the work dir, if any.
+        """Makes the training go on from the latest whole checkpoint of the work dir, if any.
 
         All processes have to call this.
 
         Raises:
             CheckpointError: there are checkpoints, but none that can be used.
         """
-        path = find_resumable_together(self.work_dir)
+        path = find_resumable(self.work_dir)
         if path is None:
             self.logger.warning(f'nothing to resume in {self.work_dir}: training starts anew')
             self._resume = False
@@ -270,13 +240,17 @@ class StrictRunner(Runner):
             self._resume, self._load_from = True, path
 
     def load_or_resume(self) -> None:
-        """As in the parent, but ``resume=True`` alone takes the latest checkpoint that is whole."""
+        """Loads as the parent does; ``resume=True`` alone takes the latest whole checkpoint."""
         if not self._has_loaded and self._resume and self._load_from is None:
             self.resume_latest()
         super().load_or_resume()
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
-        """Continues from a checkpoint that a Runner wrote; see mmengine's ``Runner.resume``."""
+        """Continues from a checkpoint, with the samples in its order; see mmengine's ``resume``.
+
+        Raises:
+            CheckpointError: the file holds no training state, or does not fit the model.
+        """
         try:
             super().resume(filename, *args, **kwargs)
         except KeyError as error:
@@ -286,10 +260,6 @@ class StrictRunner(Runner):
                     f'({error.args[0]!r} is missing); use it with load_from (--load-from)'
                 ) from error
             raise
-        self._resume_order()
-
-    def _resume_order(self) -> None:
-        """The samples in the order of the run before, from where it was in its epoch."""
         loop: Any = self.train_loop
         positions = positions_of(loop.dataloader)
         if positions is None:
@@ -303,5 +273,12 @@ class StrictRunner(Runner):
 
 def _evaluating(loop: Any, phase: str) -> Any:
     refuse_skipping(getattr(loop.dataloader, 'dataset', None), f'{phase}_dataloader')
-    loop.run = advised(phase, uncompiled(loop.run))
+    run = loop.run
+
+    def guarded() -> Any:
+        # images that are scored come in many sizes, each of which would be compiled
+        with advice(phase), torch.compiler.set_stance('force_eager'):
+            return run()
+
+    loop.run = guarded
     return loop

@@ -1,10 +1,10 @@
-"""Checkpoints that are there whole or not at all, whatever happens while they are written."""
+"""Writes checkpoints that are there whole or not at all, whatever happens meanwhile."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,30 +23,24 @@ LAST_CHECKPOINT = 'last_checkpoint'
 
 
 def beside(path: str | os.PathLike[str]) -> Path:
-    """Where a file is written first: the same name every time, so that none are left behind."""
+    """Names where a file is written first: always the same, so that few are left behind."""
     path = Path(path)
     return path.with_name(f'.{path.name}{UNFINISHED}')
 
 
-def put_in_place(path: str | os.PathLike[str]) -> None:
-    """Move what was written to :func:`beside` to its own name, once the disk has it."""
-    path = Path(path)
-    with beside(path).open('rb+') as file:
-        os.fsync(file.fileno())
-    os.replace(beside(path), path)
-    _sync_folder(path.parent)
-
-
 @contextlib.contextmanager
 def saving(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yields where to write to; the file takes its own name when all went well.
+    """Yields where to write to; the file takes its own name once the disk has all of it.
 
     Raises:
         CheckpointError: it could not be written; what was there before is as it was.
     """
+    path = Path(path)
     try:
         yield beside(path)
-        put_in_place(path)
+        with beside(path).open('rb+') as file:
+            os.fsync(file.fileno())
+        os.replace(beside(path), path)
     except OSError as error:
         with contextlib.suppress(OSError):
             beside(path).unlink(missing_ok=True)
@@ -55,22 +49,18 @@ def saving(path: str | os.PathLike[str]) -> Iterator[Path]:
             f'cannot save {path}: {reason}; the checkpoints before it are whole: make room and '
             'go on with --resume'
         ) from error
+    with contextlib.suppress(OSError):  # some file systems cannot, and need not
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # makes the new name last
+        finally:
+            os.close(folder)
 
 
 def write_last_checkpoint(folder: str | os.PathLike[str], checkpoint: str) -> None:
-    """Say which checkpoint is the latest, after that is in its place."""
+    """Writes down which checkpoint is the latest, once that one is in its place."""
     with saving(Path(folder) / LAST_CHECKPOINT) as place:
         place.write_text(checkpoint)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a new name last; some file systems cannot, and need not."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 @HOOKS.register_module(force=True)
@@ -85,14 +75,18 @@ class DurableCheckpointHook(CheckpointHook):
     file_backend: Any
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict[str, Any]) -> None:
-        outdated = self._count(runner, step) if self.max_keep_ckpts > 0 else None
-        name = self.filename_tmpl.format(step)
-        self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
+        outdated = []
+        if self.max_keep_ckpts > 0 and step not in list(self.keep_ckpt_ids)[-1:]:
+            if len(self.keep_ckpt_ids) == self.max_keep_ckpts:
+                outdated.append(self._path(self.keep_ckpt_ids.popleft()))
+            self.keep_ckpt_ids.append(step)
+            runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
+        self.last_ckpt = self._path(step)
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
         runner.message_hub.update_info('last_ckpt_iter', meta['iter'])
         runner.save_checkpoint(
             self.out_dir,
-            name,
+            self.filename_tmpl.format(step),
             self.file_client_args,
             save_optimizer=self.save_optimizer,
             save_param_scheduler=self.save_param_scheduler,
@@ -103,20 +97,7 @@ class DurableCheckpointHook(CheckpointHook):
         )
         if is_main_process():
             write_last_checkpoint(runner.work_dir, str(self.last_ckpt))
-            if outdated is not None:
-                _remove(self.file_backend, outdated)
-
-    def _count(self, runner: Runner, step: int) -> str | None:
-        """Enters a checkpoint into those to keep; returns the one that goes for it."""
-        if self.keep_ckpt_ids and self.keep_ckpt_ids[-1] == step:
-            return None
-        outdated = None
-        if len(self.keep_ckpt_ids) == self.max_keep_ckpts:
-            name = self.filename_tmpl.format(self.keep_ckpt_ids.popleft())
-            outdated = self.file_backend.join_path(self.out_dir, name)
-        self.keep_ckpt_ids.append(step)
-        runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
-        return outdated
+            self._remove(outdated)
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, Any]) -> None:
         backend = self.file_backend
@@ -125,13 +106,19 @@ class DurableCheckpointHook(CheckpointHook):
             super()._save_best_checkpoint(runner, metrics)
         finally:
             self.file_backend = backend
-        if is_main_process():
-            for path in later.paths - self._best():
-                _remove(backend, path)
-
-    def _best(self) -> set[str]:
         several = getattr(self, 'best_ckpt_path_dict', {})
-        return {str(path) for path in (*several.values(), getattr(self, 'best_ckpt_path', None))}
+        best = {*several.values(), getattr(self, 'best_ckpt_path', None)}
+        if is_main_process():
+            self._remove(path for path in later.paths if path not in best)
+
+    def _path(self, step: int) -> str:
+        path: str = self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(step))
+        return path
+
+    def _remove(self, paths: Iterable[str]) -> None:
+        for path in paths:
+            if self.file_backend.isfile(path):
+                self.file_backend.remove(path)
 
 
 class _RemovesLater:
@@ -139,19 +126,10 @@ class _RemovesLater:
 
     def __init__(self, backend: Any) -> None:
         self._backend = backend
-        self.paths: set[str] = set()
+        self.paths: list[str] = []
 
     def remove(self, path: str) -> None:
-        self.paths.add(path)
-
-    rmtree = remove
+        self.paths.append(path)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backend, name)
-
-
-def _remove(backend: Any, path: str) -> None:
-    if backend.isfile(path):
-        backend.remove(path)
-    elif backend.isdir(path):
-        backend.rmtree(path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -56,26 +58,48 @@ def difference(actual, expected):
     return float((actual - expected).abs().max() / expected.abs().max())
 
 
-def transformers_config(**changes):
+def same(one, other):
+    """The same keys, types and bits."""
+    assert set(one) == set(other)
+    for key, value in one.items():
+        assert value.dtype == other[key].dtype and torch.equal(value, other[key]), key
+
+
+def from_transformers_library(kind='SegformerForSemanticSegmentation', seed=0, **changes):
+    """A model of Transformers itself."""
     transformers = pytest.importorskip('transformers')
     settings = dict(
         hidden_sizes=WIDTHS, num_attention_heads=list(HEADS), depths=DEPTHS,
         decoder_hidden_size=DECODER, num_labels=CLASSES,
     )  # fmt: skip
-    return transformers.SegformerConfig(**{**settings, **changes})
+    config = transformers.SegformerConfig(**{**settings, **changes})
+    return randomise(getattr(transformers, kind)(config), seed)
 
 
-def from_transformers_library(kind='SegformerForSemanticSegmentation', seed=0, **changes):
-    """A model of Transformers itself."""
-    config = transformers_config(**changes)
-    return randomise(getattr(pytest.importorskip('transformers'), kind)(config), seed)
+RENAMED = [
+    (r'^segformer\.stages\.(\d)\.patch_embeddings\.proj', r'backbone.patch_embed<\1>.proj'),
+    (r'^segformer\.stages\.(\d)\.patch_embeddings\.layer_norm', r'backbone.patch_embed<\1>.norm'),
+    (r'^segformer\.stages\.(\d)\.layer_norm', r'backbone.norm<\1>'),
+    (r'^segformer\.stages\.(\d)\.blocks', r'backbone.block<\1>'),
+    (r'\.layernorm_before\.', '.norm1.'),
+    (r'\.layernorm_after\.', '.norm2.'),
+    (r'\.attention\.sequence_reduction\.sequence_reduction\.', '.attn.sr.'),
+    (r'\.attention\.sequence_reduction\.layer_norm\.', '.attn.norm.'),
+    (r'\.attention\.o_proj\.', '.attn.proj.'),
+    (r'\.attention\.([qkv])_proj\.', r'.attn.\1.'),
+    (r'^decode_head\.linear_projections\.(\d)\.', r'decode_head.linear_c<\1>.'),
+    (r'^decode_head\.linear_fuse\.', 'decode_head.linear_fuse.conv.'),
+    (r'^decode_head\.batch_norm\.', 'decode_head.linear_fuse.bn.'),
+    (r'^decode_head\.classifier\.', 'decode_head.linear_pred.'),
+]
+"""Names of Transformers 5 and of NVlabs, written by hand; <i> is counted from 1."""
 
 
 def nvlabs_reference(seed=0):
     """The published architecture with NVlabs' keys: (state dict, model that computes its logits).
 
     The model is that of Transformers, with the eps of the original: 1e-6 in the norms of blocks and
-    stages, 1e-5 in the others. Its keys are renamed here by hand, piece by piece.
+    stages, 1e-5 in the others.
     """
     model = from_transformers_library(seed=seed)
     for name, module in model.named_modules():
@@ -83,40 +107,14 @@ def nvlabs_reference(seed=0):
             name.endswith('.layer_norm') and name.count('.') == 3
         ):
             module.eps = 1e-6
-    theirs = model.state_dict()
     state = {}
-    for i, depth in enumerate(DEPTHS):
-        stage, n = f'segformer.stages.{i}', i + 1
-        for leaf in ('weight', 'bias'):
-            embed = f'{stage}.patch_embeddings'
-            state[f'backbone.patch_embed{n}.proj.{leaf}'] = theirs[f'{embed}.proj.{leaf}']
-            state[f'backbone.patch_embed{n}.norm.{leaf}'] = theirs[f'{embed}.layer_norm.{leaf}']
-            state[f'backbone.norm{n}.{leaf}'] = theirs[f'{stage}.layer_norm.{leaf}']
-            for j in range(depth):
-                ours, block = f'backbone.block{n}.{j}', f'{stage}.blocks.{j}'
-                attention, mlp = f'{block}.attention', f'{block}.mlp'
-                state[f'{ours}.norm1.{leaf}'] = theirs[f'{block}.layernorm_before.{leaf}']
-                state[f'{ours}.norm2.{leaf}'] = theirs[f'{block}.layernorm_after.{leaf}']
-                state[f'{ours}.attn.q.{leaf}'] = theirs[f'{attention}.q_proj.{leaf}']
-                state[f'{ours}.attn.kv.{leaf}'] = torch.cat(
-                    [theirs[f'{attention}.k_proj.{leaf}'], theirs[f'{attention}.v_proj.{leaf}']]
-                )
-                state[f'{ours}.attn.proj.{leaf}'] = theirs[f'{attention}.o_proj.{leaf}']
-                if i < 3:
-                    reduction = f'{attention}.sequence_reduction'
-                    sr = theirs[f'{reduction}.sequence_reduction.{leaf}']
-                    state[f'{ours}.attn.sr.{leaf}'] = sr
-                    state[f'{ours}.attn.norm.{leaf}'] = theirs[f'{reduction}.layer_norm.{leaf}']
-                state[f'{ours}.mlp.fc1.{leaf}'] = theirs[f'{mlp}.fc1.{leaf}']
-                state[f'{ours}.mlp.dwconv.dwconv.{leaf}'] = theirs[f'{mlp}.dwconv.dwconv.{leaf}']
-                state[f'{ours}.mlp.fc2.{leaf}'] = theirs[f'{mlp}.fc2.{leaf}']
-            linear = theirs[f'decode_head.linear_projections.{i}.proj.{leaf}']
-            state[f'decode_head.linear_c{n}.proj.{leaf}'] = linear
-    state['decode_head.linear_fuse.conv.weight'] = theirs['decode_head.linear_fuse.weight']
-    for leaf in ('weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked'):
-        state[f'decode_head.linear_fuse.bn.{leaf}'] = theirs[f'decode_head.batch_norm.{leaf}']
-    for leaf in ('weight', 'bias'):
-        state[f'decode_head.linear_pred.{leaf}'] = theirs[f'decode_head.classifier.{leaf}']
+    for key, value in model.state_dict().items():
+        for old, new in RENAMED:
+            key = re.sub(old, new, key)
+        state[re.sub(r'<(\d)>', lambda found: str(int(found[1]) + 1), key)] = value
+    for key in [key for key in state if '.attn.k.' in key]:
+        both = [state.pop(key), state.pop(key.replace('.k.', '.v.'))]
+        state[key.replace('.k.', '.kv.')] = torch.cat(both)
     # every head of theirs inherits it, this one never calls it
     state['decode_head.conv_seg.weight'] = torch.ones(CLASSES, 16, 1, 1)
     state['decode_head.conv_seg.bias'] = torch.ones(CLASSES)

@@ -1,9 +1,7 @@
 """Files and folders of weights: what is read, and what is refused by name."""
 
 import json
-import pickle
 import sys
-import zipfile
 
 import pytest
 import torch
@@ -12,14 +10,13 @@ from segformer_plusplus import CheckpointError, MissingDependencyError
 from segformer_plusplus.checkpoints import (
     load_checkpoint_strictly,
     read_checkpoint,
-    to_nvlabs,
     to_transformers,
     write_checkpoint,
     write_transformers_folder,
 )
 from segformer_plusplus.training.runner import StrictRunner
 
-from .models import Segmentor, from_transformers_library, images, randomise
+from .models import Segmentor, difference, from_transformers_library, images, randomise, same
 
 safetensors = pytest.importorskip('safetensors.torch')
 
@@ -50,12 +47,11 @@ def change_index(folder, change):
     index.write_text(json.dumps(content))
 
 
-@pytest.mark.parametrize('name', ['', 'model.safetensors.index.json'])
-def test_sharded(folder, state, name):
+def test_sharded(folder, state):
     ours = Segmentor()
-    load_checkpoint_strictly(ours, folder / name)
-    for key, value in ours.state_dict().items():
-        assert torch.equal(value, state[key])
+    for source in (folder, folder / 'model.safetensors.index.json'):
+        load_checkpoint_strictly(randomise(ours, seed=1), source)
+        same(ours.state_dict(), state)
 
 
 @pytest.mark.parametrize(
@@ -85,17 +81,15 @@ def test_an_index_that_points_elsewhere(folder, place):
         (lambda c: c['weight_map'].popitem(), '1 keys are in one of them only'),
         (lambda c: c['weight_map'].update(x='model-00001.safetensors'), 'only: x'),
         (lambda c: c['weight_map'].update(x='gone.safetensors'), 'gone.safetensors does not exist'),
+        (None, 'index.json cannot be read as JSON'),
     ],
 )
 def test_an_index_that_does_not_fit(folder, change, words):
-    change_index(folder, change)
+    if change is None:
+        (folder / 'model.safetensors.index.json').write_text('{')
+    else:
+        change_index(folder, change)
     with pytest.raises(CheckpointError, match=words):
-        read_checkpoint(folder)
-
-
-def test_an_index_that_is_no_json(folder):
-    (folder / 'model.safetensors.index.json').write_text('{')
-    with pytest.raises(CheckpointError, match='index.json cannot be read as JSON'):
         read_checkpoint(folder)
 
 
@@ -109,46 +103,8 @@ def test_a_folder_without_weights(tmp_path):
         read_checkpoint(tmp_path)
 
 
-@pytest.mark.parametrize(
-    'content',
-    [
-        b'',
-        b'1234567',
-        b'\xff' * 64,
-        (10**9).to_bytes(8, 'little') + b'{}',
-        (2).to_bytes(8, 'little') + b'[]',
-        (20).to_bytes(8, 'little') + b'{"a": {"dtype": "F3"',
-        (0).to_bytes(8, 'little'),
-    ],
-)
-def test_a_damaged_header(tmp_path, content):
-    path = tmp_path / 'a.safetensors'
-    path.write_bytes(content)
-    with pytest.raises(CheckpointError, match='a.safetensors cannot be read.*damaged'):
-        read_checkpoint(path)
-
-
-@pytest.mark.parametrize('name', ['a.safetensors', 'a.pth', 'a.bin'])
-def test_cut_short_anywhere(tmp_path, state, name):
-    path = tmp_path / name
-    write_checkpoint(path, to_nvlabs(state))
-    whole = path.read_bytes()
-    for share in (0, 0.001, 0.05, 0.5, 0.99):
-        path.write_bytes(whole[: int(len(whole) * share)])
-        with pytest.raises(CheckpointError, match='cannot be read') as error:
-            read_checkpoint(path)
-        assert '\n' not in str(error.value)
-
-
-def test_what_is_no_checkpoint(tmp_path):
+def test_a_pointer_of_git_lfs(tmp_path):
     path = tmp_path / 'a.pth'
-    with zipfile.ZipFile(path, 'w') as archive:
-        archive.writestr('hello.txt', 'hello')
-    with pytest.raises(CheckpointError, match='cannot be read'):
-        read_checkpoint(path)
-    path.write_text('no pickle at all')
-    with pytest.raises(CheckpointError, match='cannot be read'):
-        read_checkpoint(path)
     path.write_text('version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n')
     with pytest.raises(CheckpointError, match='git lfs pull'):
         read_checkpoint(path)
@@ -184,12 +140,6 @@ def test_code_is_run_only_when_asked_for(tmp_path, kind):
     assert trace.exists()
 
 
-def test_code_that_fails_is_a_checkpoint_error(tmp_path):
-    (tmp_path / 'a.pth').write_bytes(pickle.dumps(Payload('/nowhere/at/all')))
-    with pytest.raises(CheckpointError, match='cannot be read'):
-        read_checkpoint(tmp_path / 'a.pth', unsafe=True)
-
-
 def test_without_safetensors(tmp_path, state, monkeypatch):
     monkeypatch.setitem(sys.modules, 'safetensors', None)
     monkeypatch.setitem(sys.modules, 'safetensors.torch', None)
@@ -205,8 +155,7 @@ def test_written_weights_are_read_bit_by_bit(tmp_path, state, name):
     state = to_transformers(state, file_names=True)
     write_checkpoint(tmp_path / 'new' / name, state)
     read = read_checkpoint(tmp_path / 'new' / name)
-    assert set(read) == set(state)
-    assert all(torch.equal(read[key], value) for key, value in state.items())
+    same(read, state)
     assert [path.name for path in (tmp_path / 'new').iterdir()] == [name]
 
 
@@ -247,8 +196,7 @@ def test_a_folder_that_transformers_reads(tmp_path):
     )
     assert not any(info[key] for key in ('missing_keys', 'unexpected_keys', 'mismatched_keys'))
     with torch.inference_mode():
-        actual, expected = model(images()).logits, ours(images())
-    assert float((actual - expected).abs().max() / expected.abs().max()) < 1e-5
+        assert difference(model(images()).logits, ours(images())) < 1e-5
     (tmp_path / 'pytorch_model.bin').touch()
     with pytest.raises(CheckpointError, match='already holds other weights, pytorch_model.bin'):
         write_transformers_folder(tmp_path, files)
@@ -260,5 +208,4 @@ def test_the_runner_takes_them(tmp_path):
     runner = StrictRunner(ours, work_dir=str(tmp_path / 'work'), cfg=dict(strict_load=True))
     runner.load_checkpoint(str(tmp_path))
     load_checkpoint_strictly(expected, tmp_path)
-    for key, value in ours.state_dict().items():
-        assert torch.equal(value, expected.state_dict()[key])
+    same(ours.state_dict(), expected.state_dict())

@@ -66,19 +66,33 @@ def test_without_gradio(monkeypatch, capsys):
 
 @pytest.mark.parametrize('arguments', [['--port', '0'], ['--port', '70000'], ['--max-pixels', '0']])
 def test_numbers_that_cannot_be(arguments, capsys):
-    with pytest.raises(SystemExit) as end:
-        main(arguments)
-    assert end.value.code == 2 and arguments[1] in capsys.readouterr().err
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith('error: ') and arguments[0] in error
 
 
 @pytest.mark.parametrize('host', ['127.0.0.1', '0.0.0.0'])
-def test_it_serves_until_ctrl_c(segmentation, tmp_path, host):
+def test_the_network_may_reach_it_after_a_warning(segmentation, monkeypatch, capfd, host):
+    pytest.importorskip('gradio')
+    served = []
+    monkeypatch.setattr('segformer_plusplus.demo.serving.wait', lambda page: None)
+    monkeypatch.setattr(
+        'segformer_plusplus.demo.serving.serve',
+        lambda page, *settings: served.append(settings) or 'http://here',
+    )
+    assert main([*map(str, segmentation), '--host', host, '--port', '7', '--open']) == 0
+    out, error = capfd.readouterr()
+    assert served == [(host, 7, True)] and out.endswith('http://here (Ctrl-C ends it)\n')
+    assert ('it asks for no password' in out + error) == (host == '0.0.0.0')
+
+
+def test_it_serves_until_ctrl_c(segmentation, tmp_path):
     httpx = pytest.importorskip('httpx')
     pytest.importorskip('gradio')
     pixels = np.random.default_rng().integers(0, 256, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / 'sample.png')
     command = [sys.executable, '-u', '-c', START, 'demo', *map(str, segmentation)]
-    command += ['--samples', str(tmp_path), '--host', host, '--max-pixels', '4321']
+    command += ['--samples', str(tmp_path), '--max-pixels', '4321']
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     with subprocess.Popen(command, **pipes) as process:
         assert process.stdout is not None
@@ -96,4 +110,3 @@ def test_it_serves_until_ctrl_c(segmentation, tmp_path, host):
     assert "default-src 'self'" in answer.headers['content-security-policy']
     assert 'up to 4,321 pixels' in answer.text and 'sample.png' in answer.text
     assert process.returncode == 0 and 'Traceback' not in rest, rest
-    assert ('it asks for no password' in said) == (host == '0.0.0.0')

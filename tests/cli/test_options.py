@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -10,11 +11,12 @@ import pytest
 from segformer_plusplus.cli.options import (
     CfgOptions,
     Device,
-    Flag,
     Flat,
     LocalRank,
+    On,
     Positive,
     Shapes,
+    add_config_arguments,
     command,
 )
 
@@ -41,8 +43,8 @@ def run(argv):
         *others: str,
         shape: Shapes = [(8, 8)],  # noqa: B006
         resume: str | None = None,
-        progress: bool = True,
-        fresh: Flag = False,
+        progress: On = True,
+        fresh: bool = False,
         device: Device = None,
         local_rank: LocalRank = 0,
         cfg_options: CfgOptions = None,
@@ -80,6 +82,7 @@ def run(argv):
         ('--cfg-options a.b=1 c=[x,2]', 'cfg_options', {'a.b': 1, 'c': ['x', 2]}),
         ('--cfg-options a=1 --fresh --cfg-options d=-1e-3', 'cfg_options', {'a': 1, 'd': -1e-3}),
         ('--rounds 9', 'amounts', Amounts(9)),
+        ('--rounds 2 --rounds 9', 'amounts', Amounts(9)),
         ('--traceback', 'fresh', False),
     ],
 )
@@ -106,13 +109,24 @@ def test_a_wrong_call_is_one_line(words, message, capsys):
     printed = capsys.readouterr()
     assert code == 2 and not got and not printed.out
     assert printed.err.startswith('error: ') and printed.err.count('\n') == 1
-    assert message in printed.err and printed.err.endswith('see segformer-plusplus sample --help\n')
+    assert message in printed.err
+    assert printed.err.endswith('; see segformer-plusplus test-options --help\n')
 
 
 def test_the_help_is_the_docstring(capsys):
     assert run(['--help']) == (0, {})
     printed = capsys.readouterr().out
-    assert printed.startswith('Usage: segformer-plusplus sample [OPTIONS] CONFIG')
+    assert printed.startswith('Usage: segformer-plusplus test-options [OPTIONS] CONFIG')
     for text in ('Does nothing.', 'of a model.', 'forget the old one.', 'that are timed.'):
         assert text in printed
     assert 'local' not in printed and '--no-progress' in printed
+
+
+def test_the_same_settings_by_argparse(capsys):
+    parser = argparse.ArgumentParser()
+    add_config_arguments(parser)
+    with pytest.raises(SystemExit) as stop:
+        parser.parse_args(['--cfg-options', 'foo'])
+    assert stop.value.code == 2
+    assert "'foo' is not KEY=VALUE" in capsys.readouterr().err
+    assert parser.parse_args(['--cfg-options', 'a.b=1']).cfg_options == {'a.b': 1}

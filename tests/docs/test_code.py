@@ -120,7 +120,7 @@ def test_own_strategy():
 
 def test_fidelity(here, scenes, capsys):  # noqa: F811
     names = run('fidelity.md', dict(zip(('config', 'checkpoint'), scenes, strict=True)))
-    assert [row.strategy for row in names['rows']] == ['none', 'weighted', 'mine']
+    assert [row.name for row in names['rows']] == ['none', 'weighted', 'mine']
     assert len(capsys.readouterr().out.splitlines()) == 3
 
 

@@ -2,9 +2,11 @@
 
 from importlib.util import find_spec
 
+import numpy as np
+import pytest
 import torch
 
-from segformer_plusplus.export.formats.openvino_file import openvino_core
+from segformer_plusplus.export.formats import openvino_core
 from segformer_plusplus.inference.opening import build_model
 
 WIDTHS = [8, 16, 40, 64]
@@ -70,6 +72,12 @@ def build_pose(**settings):
     return randomise(build_model(pose_config(**settings), scope='mmpose'))
 
 
+def plain_onnx(path, images):
+    onnxruntime = pytest.importorskip('onnxruntime')
+    (result,) = onnxruntime.InferenceSession(str(path)).run(None, {'images': images.numpy()})
+    return result
+
+
 def plain_openvino(path, images):
     """As a user does it, but for the runtime, of which a process must have one only."""
     compiled = openvino_core().compile_model(path, 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'})
@@ -79,3 +87,12 @@ def plain_openvino(path, images):
 def plain_torch(path, images):
     with torch.no_grad():
         return torch.export.load(path).module()(images).numpy()
+
+
+def check_close(result, model, images):
+    """A file's result against the model in PyTorch."""
+    head = model.decode_head if hasattr(model, 'decode_head') else model.head
+    with torch.inference_mode():
+        expected = head(model.extract_feat(images)).numpy()
+    assert result.shape == expected.shape
+    assert np.abs(result - expected).max() <= 1e-4 * np.abs(expected).max()

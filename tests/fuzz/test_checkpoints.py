@@ -152,51 +152,35 @@ def test_the_files_that_are_damaged_are_good(tmp_path):
         assert load_or_refuse(tmp_path / name)
 
 
-@cases(2)
-@given(kind=st.sampled_from(KINDS), share=st.floats(0, 1, exclude_max=True))
-def test_cut_short(tmp_path, kind, share):
-    data = files()[kind]
-    path = tmp_path / kind
-    path.write_bytes(data[: int(len(data) * share)])
-    assert read_or_refuse(path) is None
-    assert not load_or_refuse(path)
-
-
-@cases(2)
-@given(
-    kind=st.sampled_from(KINDS),
-    head=st.booleans(),
-    flips=st.lists(st.tuples(st.integers(0, 2**31), st.integers(0, 7)), min_size=1, max_size=8),
-)
-def test_flipped_bits(tmp_path, kind, head, flips):
-    """Also in a weight, where nothing can notice: then it is loaded."""
+@st.composite
+def damaged(draw: Any) -> tuple[str, bytes, bool]:
+    """A kind of file, its damaged bytes, and whether anybody could notice."""
+    kind = draw(st.sampled_from(KINDS))
     data = bytearray(files()[kind])
-    within = min(len(data), HEADS[kind]) if head else len(data)
-    for place, bit in flips:
-        data[place % within] ^= 1 << bit
+    how = draw(st.sampled_from(['cut', 'flip', 'flip in the head', 'replace']))
+    if how == 'cut':
+        return kind, bytes(data[: int(len(data) * draw(st.floats(0, 1, exclude_max=True)))]), True
+    if how == 'replace':
+        start = int(len(data) * draw(st.floats(0, 1)))
+        old = data[start : start + draw(st.integers(1, 4000))]
+        new = st.sampled_from([b'', bytes(old * 2), bytes(len(old))]) | st.binary(max_size=60)
+        data[start : start + len(old)] = draw(new)
+        return kind, bytes(data), False
+    within = len(data) if how == 'flip' else min(len(data), HEADS[kind])
+    for _ in range(draw(st.integers(1, 8))):
+        data[draw(st.integers(0, within - 1))] ^= 1 << draw(st.integers(0, 7))
+    return kind, bytes(data), False
+
+
+@cases(5)
+@given(damaged())
+def test_a_damaged_file(tmp_path, damage):
+    """Bits may also flip in a weight, where nothing can notice: then it is loaded."""
+    kind, data, noticed = damage
     path = tmp_path / kind
     path.write_bytes(data)
-    read_or_refuse(path)
-    load_or_refuse(path)
-
-
-@cases(1)
-@given(
-    kind=st.sampled_from(KINDS),
-    start=st.floats(0, 1),
-    length=st.integers(1, 4000),
-    change=st.one_of(st.binary(max_size=60), st.sampled_from(['delete', 'double', 'zero'])),
-)
-def test_a_part_that_is_replaced(tmp_path, kind, start, length, change):
-    data = files()[kind]
-    at = int(len(data) * start)
-    old = data[at : at + length]
-    new = {'delete': b'', 'double': old + old, 'zero': bytes(len(old))}.get(change, change) \
-        if isinstance(change, str) else change  # fmt: skip
-    path = tmp_path / kind
-    path.write_bytes(data[:at] + new + data[at + length :])
-    read_or_refuse(path)
-    load_or_refuse(path)
+    content, loaded = read_or_refuse(path), load_or_refuse(path)
+    assert not noticed or (content is None and not loaded)
 
 
 @cases(1)
@@ -218,13 +202,12 @@ def zipped(entries: dict[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def tarred(entries: dict[str, bytes]) -> bytes:
+def tarred() -> bytes:
+    """What torch takes for one of its first files."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode='w') as archive:
-        for name, data in entries.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
+        for name in ('storages', 'tensors', 'pickle'):
+            archive.addfile(tarfile.TarInfo(name))
     return buffer.getvalue()
 
 
@@ -234,46 +217,21 @@ def scripted() -> bytes:
     return buffer.getvalue()
 
 
-def array(value: Any) -> bytes:
+def array_of_objects() -> bytes:
     buffer = io.BytesIO()
-    np.save(buffer, value, allow_pickle=True)
+    np.save(buffer, np.array([{}]), allow_pickle=True)
     return buffer.getvalue()
-
-
-entry_names = st.sampled_from(
-    ['a/data.pkl', 'data.pkl', 'a/version', 'a/data/0', 'a/byteorder', 'a/constants.pkl', '../x',
-     'storages', 'tensors', 'pickle', 'a/.data/serialization_id', 'x']
-)  # fmt: skip
-
-
-@cases(2)
-@given(
-    name=st.sampled_from(KINDS),
-    entries=st.dictionaries(
-        entry_names,
-        st.one_of(
-            st.binary(max_size=20),
-            st.sampled_from([b'3\n', b'little', pickle.dumps({'a': 1}, 2), pickle.dumps(7, 2)]),
-        ),
-        max_size=5,
-    ),
-    pack=st.sampled_from([zipped, tarred]),
-)
-def test_other_archives(tmp_path, name, entries, pack):
-    path = tmp_path / name
-    path.write_bytes(pack(entries))
-    content = read_or_refuse(path)
-    assert content is None or isinstance(content, dict)
-    assert not load_or_refuse(path)
 
 
 OTHER = {
     'torchscript': scripted,
-    'npy': lambda: array(np.arange(3)),
-    'npy with objects': lambda: array(np.array([{}])),
+    'tar': tarred,
+    'zip': lambda: zipped({'a.txt': b'a'}),
+    'zip of a number': lambda: zipped({'a/data.pkl': pickle.dumps(7, 2), 'a/version': b'3\n'}),
+    'zip with a storage': lambda: zipped({'data.pkl': pickle.dumps({'a': 1}, 2), '../x': b'x'}),
+    'npy with objects': array_of_objects,
     'png': lambda: b'\x89PNG\r\n\x1a\n',
     'html': lambda: b'<html>404</html>',
-    'json': lambda: json.dumps({'a': 1}).encode(),
     'empty': lambda: b'',
     'list': lambda: saved([1]),
     'module': lambda: saved(model()),
@@ -389,13 +347,6 @@ def swap_pickle(data: bytes, change: Any) -> bytes:
     return zipped(entries)
 
 
-def test_a_refused_method_names_the_file(tmp_path):
-    program = b'\x80\x02}' + text('x') + GETATTR + b'(' + BUFFER + text('__init__') + b'tRs.'
-    (tmp_path / 'hub.pth').write_bytes(zipped({'a/data.pkl': program, 'a/version': b'3\n'}))
-    with pytest.raises(CheckpointError, match='hub.pth'):
-        read_checkpoint(tmp_path / 'hub.pth')
-
-
 methods = st.sampled_from(
     ['__init__', '__class__', '__globals__', '_statistics_methods', 'update', 'mean', 'data',
      '__subclasses__', 'register_statistics', 'x', 'statistics', '']
@@ -408,6 +359,7 @@ owners = st.sampled_from(
 
 @cases(2)
 @example(name='data', owner=BUFFER, call=False)  # a property
+@example(name='__init__', owner=BUFFER, call=False)  # a private method
 @given(name=st.one_of(methods, st.text(max_size=8)), owner=owners, call=st.booleans())
 def test_the_admitted_getattr_gives_methods_of_history_buffers_alone(tmp_path, name, owner, call):
     """Whatever it gives away must be a plain method of that class, found by a public name."""
@@ -456,28 +408,3 @@ def test_any_index_of_shards(tmp_path, content):
         except CheckpointError as error:
             assert '\n' not in str(error)
     assert not (tmp_path / 'victim').exists()
-
-
-@cases(1)
-@given(
-    st.dictionaries(
-        st.text(max_size=4) | st.sampled_from(['x', '__metadata__']),
-        st.fixed_dictionaries(
-            {},
-            optional=dict(
-                dtype=st.sampled_from(['F32', 'F64', 'I64', 'F99', '']),
-                shape=st.lists(st.integers(-1, 2**64), max_size=3),
-                data_offsets=st.lists(st.integers(-1, 2**64), max_size=3),
-            ),
-        ),
-        max_size=3,
-    ),
-    st.integers(-2, 2),
-    st.binary(max_size=16),
-)
-def test_any_header_of_safetensors(tmp_path, header, off, data):
-    text_of_it = json.dumps(header).encode()
-    path = tmp_path / 'x.safetensors'
-    path.write_bytes(struct.pack('<Q', max(0, len(text_of_it) + off)) + text_of_it + data)
-    content = read_or_refuse(path)
-    assert content is None or isinstance(content, dict)

@@ -245,11 +245,14 @@ any_strategy = st.one_of(configs, own, configs.map(lambda c: CLASSES[c['type']])
 stage_configs = st.fixed_dictionaries(
     {},
     optional=dict(
-        q=any_strategy, kv=any_strategy, weigh_keys=st.booleans(), share=st.integers(1, 3)
+        q=any_strategy,
+        kv=any_strategy,
+        proportional_attention=st.booleans(),
+        share=st.integers(1, 3),
     ),
 ).filter(
     lambda stage: (
-        (stage.get('kv') or not stage.get('weigh_keys'))
+        (stage.get('kv') or not stage.get('proportional_attention'))
         and (stage.get('kv') or stage.get('q') or stage.get('share', 1) == 1)
     )
 )

@@ -12,7 +12,6 @@ pytest.importorskip('mmseg')
 import segformer_plusplus  # noqa: F401  (must precede mmseg)
 
 # isort: split
-from mmengine.config import Config
 from mmseg.apis import inference_model
 from PIL import Image
 
@@ -22,10 +21,9 @@ from segformer_plusplus.inference import Segmenter
 from .test_sources import random_image, write_video
 
 
-def mmseg_labels(segmenter, config, image):
-    """Of mmseg's API, with the same model."""
-    model = copy.deepcopy(segmenter.model)
-    model.cfg = Config.fromfile(str(config))
+def mmseg_labels(model, image):
+    """Of mmseg's API."""
+    model = copy.deepcopy(model)
     model.cfg.test_pipeline = model.cfg.test_dataloader.dataset.pipeline
     model.cfg.test_pipeline.pop(2)  # mmseg takes away only its own LoadAnnotations
     return inference_model(model, image).pred_sem_seg.data[0].numpy()
@@ -41,12 +39,12 @@ def segmenter(segmentation):
 
 
 @pytest.mark.parametrize('size', [(64, 96), (50, 70), (200, 90)])
-def test_the_labels_of_mmseg(segmentation, segmenter, size):
+def test_the_labels_of_mmseg(segmenter, size):
     image = random_image(*size)
     sample = segmenter(image)
     assert sample.pred_sem_seg.data.shape == (1, *size)
     assert 'seg_logits' not in sample
-    expected = mmseg_labels(segmenter, segmentation[0], image)
+    expected = mmseg_labels(segmenter.model, image)
     assert (labels_of(sample) == expected).mean() > 0.999  # resized in another order
     np.testing.assert_array_equal(segmenter.labels(image), labels_of(sample))
 
@@ -71,13 +69,28 @@ def test_files_folders_videos_and_pil(segmenter, tmp_path):
     assert len(segmenter(tmp_path)) == 3
 
 
-def test_names_and_colours(segmentation, segmenter):
-    assert segmenter.classes == ['road', 'car', 'sky', 'tree', 'house']
-    assert segmenter.palette.tolist()[1] == [0, 0, 142]
-    model = copy.deepcopy(segmenter.model)
-    bare = Segmenter(model)
+@pytest.fixture
+def bare(segmenter):
+    """A model that somebody built: no config, no names."""
+    del segmenter.model.cfg, segmenter.model.dataset_meta
+    return Segmenter(segmenter.model)
+
+
+def test_names_and_colours(segmenter):
+    again = Segmenter(segmenter.model)
+    for each in (segmenter, again):
+        assert each.classes == ['road', 'car', 'sky', 'tree', 'house']
+        assert each.palette.tolist()[1] == [0, 0, 142]
+
+
+def test_a_model_without_a_config(segmentation, bare):
     assert bare.classes == [f'class {n}' for n in range(5)]
-    assert len({tuple(colour) for colour in bare.palette.tolist()}) == 5
+    voc = [[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0], [0, 0, 128]]
+    assert bare.palette.tolist() == voc
+    image = random_image(64, 96)  # which the pipeline would not resize
+    segmenter = Segmenter(*segmentation, device='cpu')
+    np.testing.assert_array_equal(labels_of(bare(image)), labels_of(segmenter(image)))
+    assert bare.prepare('x', random_image(50, 70))['inputs'].shape == (3, 50, 70)
 
 
 def test_names_in_the_checkpoint_come_first(segmentation, tmp_path):
@@ -89,12 +102,6 @@ def test_names_in_the_checkpoint_come_first(segmentation, tmp_path):
     torch.save(content, tmp_path / 'named.pth')
     named = Segmenter(config, tmp_path / 'named.pth', device='cpu')
     assert named.classes == list('abcde') and named.palette[3].tolist() == [3, 3, 3]
-
-
-def test_a_model_that_is_built(segmenter):
-    image = random_image(64, 96)
-    bare = Segmenter(copy.deepcopy(segmenter.model))  # no cfg: no resizing
-    np.testing.assert_array_equal(labels_of(bare(image)), labels_of(segmenter(image)))
 
 
 def test_logits_on_request(segmentation):
@@ -110,12 +117,11 @@ def test_a_tile_as_large_as_the_image_is_the_image(segmentation, segmenter):
     np.testing.assert_array_equal(labels_of(tiled(image)), labels_of(segmenter(image)))
 
 
-def test_tiles_are_predicted_at_the_images_own_size(segmentation, segmenter):
+def test_tiles_are_predicted_at_the_images_own_size(segmentation, bare):
     image = random_image(64, 300)
     tiled = Segmenter(*segmentation, device='cpu', tile=(64, 96), overlap=32, batch_size=2)
     labels = labels_of(tiled(image))
     assert labels.shape == (64, 300)
-    bare = Segmenter(segmenter.model)
     # left of the first seam stands the first tile alone
     np.testing.assert_array_equal(labels[:, :80], labels_of(bare(image[:, :96].copy()))[:, :80])
 

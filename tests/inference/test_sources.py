@@ -123,7 +123,7 @@ def test_an_image_above_pillows_limit(tmp_path, monkeypatch):
 )
 def test_arrays_that_are_no_images(array):
     (picture,) = find_pictures(array)
-    with pytest.raises(SegformerPlusPlusError, match='array 0 is'):
+    with pytest.raises(SegformerPlusPlusError, match='array-0 is'):
         picture.load()
 
 

@@ -152,6 +152,9 @@ CASES = {
 HOSTS = ['mmseg', 'SegformerForSemanticSegmentation', 'smp.Segformer']
 """One model of each library."""
 
+every_case = pytest.mark.parametrize('case', CASES.values(), ids=CASES)
+every_host = pytest.mark.parametrize('case', [CASES[name] for name in HOSTS], ids=HOSTS)
+
 
 def same_eps(model):
     """No weight, but part of the numbers: the libraries differ in it."""

@@ -7,20 +7,26 @@ from checkpoints.models import difference
 from segformer_plusplus import apply_token_merging
 from segformer_plusplus.token_merging import PRESETS
 
-from .models import BOTH, CASES, HOSTS, mmseg_segmentor, ours_with_weights_of, same_eps
+from .models import (
+    BOTH,
+    CASES,
+    every_case,
+    every_host,
+    mmseg_segmentor,
+    ours_with_weights_of,
+    same_eps,
+)
 
 STRATEGIES = [*PRESETS, BOTH]
 by_strategy = pytest.mark.parametrize(
     'strategy', STRATEGIES, ids=lambda s: s if isinstance(s, str) else 'both'
 )
-every_case = pytest.mark.parametrize('case', CASES.values(), ids=CASES)
 
 
 @every_case
-@pytest.mark.parametrize('size', [(64, 64), (96, 160)], ids=str)
-@pytest.mark.parametrize('batch', [1, 2])
-def test_none_changes_nothing(case, size, batch):
-    model, image = case.build(batch), torch.randn(batch, 3, *size)
+@pytest.mark.parametrize('shape', [(1, 3, 64, 64), (2, 3, 96, 160)], ids=str)
+def test_none_changes_nothing(case, shape):
+    model, image = case.build(), torch.randn(shape)
     kept = image.clone()
     with torch.inference_mode():
         expected = case.output(model, image)
@@ -50,10 +56,9 @@ def test_none_in_training_has_the_same_outputs_and_gradients(case):
         assert (after[name] - before[name]).abs().max() < 1e-10 * scale, name
 
 
-@pytest.mark.parametrize('name', [*CASES])
+@every_case
 @by_strategy
-def test_merging_equals_our_backbone(name, strategy):
-    case = CASES[name]
+def test_merging_equals_our_backbone(case, strategy):
     model = same_eps(case.build()).double()
     reference = ours_with_weights_of(case.backbone(model), strategy).double()
     image = torch.randn(2, 3, 160, 96, dtype=torch.float64)
@@ -64,25 +69,15 @@ def test_merging_equals_our_backbone(name, strategy):
             expected = reference(image)
         for a, e in zip(actual, expected, strict=True):
             assert difference(a, e) < 1e-9
-
-
-@pytest.mark.parametrize('name', HOSTS)
-@pytest.mark.parametrize('strategy', ['hq', 'fast', '2x2'])
-def test_merging_in_float32_equals_our_backbone(name, strategy):
-    case = CASES[name]
-    model = same_eps(case.build())
-    reference = ours_with_weights_of(case.backbone(model), strategy)
-    image = torch.randn(1, 3, 128, 128)
-    apply_token_merging(model, strategy)
     with torch.inference_mode():
-        # the first stage alone: further on, a match may tip over by rounding
-        actual, expected = case.features(case.backbone(model), image)[0], reference(image)[0]
+        # in single precision the first stage alone: further on, a match may tip over by rounding
+        image, part = torch.randn(1, 3, 128, 128), case.backbone(model.float())
+        actual, expected = case.features(part, image)[0], reference.float()(image)[0]
     assert difference(actual, expected) < 1e-5
 
 
-@pytest.mark.parametrize('name', HOSTS)
-def test_gradients_under_merging_equal_our_backbone(name):
-    case = CASES[name]
+@every_host
+def test_gradients_under_merging_equal_our_backbone(case):
     model = same_eps(case.build()).double()
     apply_token_merging(model, BOTH)
     reference = ours_with_weights_of(case.backbone(model), BOTH).double()
@@ -93,17 +88,6 @@ def test_gradients_under_merging_equal_our_backbone(name):
         sum(feature.square().mean() for feature in run(inputs)).backward()
         gradients.append(inputs.grad)
     assert difference(*gradients) < 1e-9
-
-
-@pytest.mark.parametrize('name', HOSTS)
-def test_merging_changes_the_output(name):
-    case = CASES[name]
-    model, image = case.build(), torch.randn(1, 3, 128, 128)
-    with torch.inference_mode():
-        before = case.output(model, image)
-        for strategy in ('hq', 'fast', '2x2'):
-            apply_token_merging(model, strategy)
-            assert difference(case.output(model, image), before) > 1e-3
 
 
 @pytest.mark.parametrize('name', ['mmseg', 'SegformerModel', 'smp.Unet', 'smp.Segformer'])
@@ -119,10 +103,9 @@ def test_downsampling_halves_the_output(name):
         assert difference(case.output(model, image), before) < 1e-5
 
 
-@pytest.mark.parametrize('name', HOSTS)
+@every_host
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-def test_half_precision(name, dtype):
-    case = CASES[name]
+def test_half_precision(case, dtype):
     model, image = case.build(), torch.randn(1, 3, 64, 64)
     apply_token_merging(model, BOTH)
     with torch.inference_mode(), torch.autocast('cpu', dtype):

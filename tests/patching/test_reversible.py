@@ -12,10 +12,8 @@ from torch.nn.parallel import DistributedDataParallel
 from segformer_plusplus import apply_token_merging, remove_token_merging
 from segformer_plusplus.patching import find_backbones
 
-from .models import BOTH, CASES, HOSTS, own_segmentor
+from .models import BOTH, every_case, every_host, own_segmentor
 
-every_case = pytest.mark.parametrize('case', CASES.values(), ids=CASES)
-every_host = pytest.mark.parametrize('case', [CASES[name] for name in HOSTS], ids=HOSTS)
 IMAGE = torch.randn(1, 3, 64, 96)
 
 
@@ -142,20 +140,16 @@ def test_ddp(case, tmp_path):
             if other.grad is not None:
                 torch.testing.assert_close(one.grad, other.grad)
         remove_token_merging(wrapped)
-        assert 'merging' not in vars(find_backbones(model)[0].attention(_first_block(model)))
+        (backbone,) = find_backbones(model)
+        assert 'merging' not in vars(backbone.attention(backbone.blocks[0][0]))
     finally:
         dist.destroy_process_group()
-
-
-def _first_block(model):
-    return find_backbones(model)[0].blocks[0][0]
 
 
 @every_host
 @pytest.mark.parametrize('strategy', ['none', 'hq'])
 def test_compiled(case, strategy):
-    model = case.build().double()
-    image = IMAGE.double()
+    model, image = case.build().double(), IMAGE.double()
     apply_token_merging(model, strategy)
     compiled = torch.compile(case.backbone(model), backend='aot_eager')
     with torch.no_grad():

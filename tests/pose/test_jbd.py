@@ -12,7 +12,7 @@ from mmpose.datasets.datasets.utils import parse_pose_metainfo
 from mmpose.registry import DATASETS
 
 from segformer_plusplus.pose import JumpBroadcastDataset
-from segformer_plusplus.pose.keypoints import COCO, JBD
+from segformer_plusplus.pose.keypoints import COCO
 
 NAMES = (
     'head neck rsho relb rwri rhan lsho lelb lwri lhan '
@@ -33,6 +33,7 @@ def meta():
 
 
 def test_keypoints(meta):
+    assert DATASETS.get('JumpBroadcastDataset') is JumpBroadcastDataset
     assert [meta['keypoint_id2name'][i] for i in range(20)] == NAMES
     assert meta['num_keypoints'] == 20
     assert meta['upper_body_ids'] == list(range(10))
@@ -71,10 +72,6 @@ def test_colours_can_be_seen_and_tell_left_from_right(meta):
     assert links[(NAMES.index('head'), NAMES.index('neck'))] == of['neck']
 
 
-def test_registered():
-    assert DATASETS.get('JumpBroadcastDataset') is JumpBroadcastDataset
-
-
 def test_coco_keypoints_are_mmposes():
     meta = parse_pose_metainfo(DATASETS.get('CocoDataset').METAINFO)
     assert tuple(meta['keypoint_id2name'][i] for i in range(17)) == COCO.names
@@ -82,9 +79,3 @@ def test_coco_keypoints_are_mmposes():
     links = {frozenset((COCO.names[a], COCO.names[b])) for a, b in meta['skeleton_links']}
     assert links == set(map(frozenset, COCO.limbs))
     assert {COCO.names[i] for i in meta['upper_body_ids']} == COCO.upper
-
-
-def test_mirrors_of_both_sets_are_pairs():
-    for keypoints in (JBD, COCO):
-        for name in keypoints.names:
-            assert keypoints.mirror(keypoints.mirror(name)) == name

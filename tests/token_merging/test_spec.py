@@ -45,20 +45,29 @@ def test_presets_merge_what_the_paper_says():
     assert (shrink.factor, shrink.mode) == (2, 'nearest')
 
 
-def test_our_presets_weigh_merged_keys():
+def test_our_presets_use_proportional_attention():
     for name, merges_queries in (('weighted', False), ('weighted-fast', True)):
         for stage in build_token_merging(name).stages:
             assert isinstance(stage.kv, BipartiteSoftMatching2d)
             assert (stage.kv.ratio, stage.kv.stride) == (0.9, (4, 4))
-            assert stage.weigh_keys and stage.share == 1
+            assert stage.proportional_attention and stage.share == 1
             assert isinstance(stage.q, NeighborMerging2d) == merges_queries
 
 
 def test_options_of_a_stage():
-    stage = dict(kv='NeighborMerging2d', weigh_keys=True, share=3)
-    built = build_token_merging([stage, dict(stage, weigh_keys=None, share=None), {}, {}]).stages
-    assert (built[0].weigh_keys, built[0].share) == (True, 3)
-    assert (built[1].weigh_keys, built[1].share) == (False, 1)
+    stage = dict(kv='NeighborMerging2d', proportional_attention=True, share=3)
+    unset = dict(stage, proportional_attention=None, share=None)
+    built = build_token_merging([stage, unset, {}, {}]).stages
+    assert (built[0].proportional_attention, built[0].share) == (True, 3)
+    assert (built[1].proportional_attention, built[1].share) == (False, 1)
+
+
+def test_the_old_name_of_proportional_attention_works():
+    kv = dict(kv='NeighborMerging2d')
+    new = build_token_merging([dict(kv, proportional_attention=True), kv], 2)
+    with pytest.warns(FutureWarning, match='stage 1: weigh_keys is proportional_attention now'):
+        old = build_token_merging([dict(kv, weigh_keys=True), kv], 2)
+    assert repr(old) == repr(new)
 
 
 def test_every_preset_but_none_does_something():
@@ -135,12 +144,22 @@ def test_original_spelling_mistakes(tome_cfg, words):
             [dict(kv=dict(type='BipartiteSoftMatching2d', ratio=0.9))] * 4,
             ['stage 1, kv', '0.9', '0.75'],
         ),
-        ([dict(q='NeighborMerging2d', weigh_keys=True)] * 4, ['stage 1', 'weigh_keys', 'no kv']),
-        ([dict(kv='NeighborMerging2d', weigh_keys=1)] * 4, ['weigh_keys=1', 'True or False']),
+        (
+            [dict(q='NeighborMerging2d', proportional_attention=True)] * 4,
+            ['stage 1', 'proportional_attention', 'no kv'],
+        ),
+        (
+            [dict(kv='NeighborMerging2d', proportional_attention=1)] * 4,
+            ['proportional_attention=1', 'True or False'],
+        ),
+        (
+            [dict(kv='NeighborMerging2d', proportional_attention=True, weigh_keys=True)] * 4,
+            ['stage 1', 'weigh_keys is proportional_attention now', 'only'],
+        ),
         ([dict(kv='NeighborMerging2d', share=0)] * 4, ['share=0', '1 or more']),
         ([dict(kv='NeighborMerging2d', share=2.0)] * 4, ['share=2.0', '1 or more']),
         ([{}, dict(share=2), {}, {}], ['stage 2', 'share=2', 'neither q nor kv']),
-        ([dict(share_plans=2)] * 4, ["'share_plans'", "'share'", "'weigh_keys'"]),
+        ([dict(share_plans=2)] * 4, ["'share_plans'", "'share'", "'proportional_attention'"]),
         (dict(downsampling=dict(factor=2, mode='nearest')), ['stages']),
         (dict(stages=[{}] * 4, downsampling=2), ['factor', 'mode']),
         (dict(stages=[{}] * 4, downsampling=dict(factor=1, mode='nearest')), ['factor=1']),

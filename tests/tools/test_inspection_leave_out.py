@@ -1,6 +1,7 @@
 """Leaving images out by a list: through the Runner's data loaders of both toolboxes."""
 
 import json
+import shutil
 
 import pytest
 
@@ -17,8 +18,6 @@ from mmengine.runner import Runner
 from segformer_plusplus.errors import SegformerPlusPlusError
 from segformer_plusplus.loading.leave_out import read_list, relative, write_list
 from tools.dataset_checks.inspection import inspect_data, write_fix_lists
-from tools.dataset_generators.jumper_layouts import write_jbd
-from tools.dataset_generators.layouts import write_cityscapes
 
 IMAGE = 'leftImg8bit/train/ashford/ashford_000000_000019_leftImg8bit.png'
 PERSON = 'images/train/triple_jump_01/triple_jump_01_(00012).jpg'
@@ -40,42 +39,39 @@ STEPS = {
 
 
 @pytest.fixture
-def scenes(tmp_path):
-    write_cityscapes(tmp_path / 'data', train=4, val=1, size=(64, 128), progress=False)
+def scenes(drawn, tmp_path):
+    shutil.copytree(drawn('cityscapes'), tmp_path / 'data')
     prefix = dict(img_path='leftImg8bit/train', seg_map_path='gtFine/train')
-    return dict(
-        type='CityscapesDataset',
-        data_root=str(tmp_path / 'data'),
-        data_prefix=prefix,
-        pipeline=STEPS['mmseg'],
-    )
+    root = str(tmp_path / 'data')
+    dataset = dict(type='CityscapesDataset', data_root=root, data_prefix=prefix)
+    return dict(dataset, pipeline=STEPS['mmseg'])
 
 
 @pytest.fixture
-def jumpers(tmp_path):
+def jumpers(drawn, tmp_path):
     pytest.importorskip('xtcocotools')  # mmpose is left out where nothing compiles it
-    write_jbd(tmp_path / 'data', train=4, val=1, size=(180, 240), progress=False)
-    return dict(
-        type='JumpBroadcastDataset',
-        data_root=str(tmp_path / 'data'),
-        ann_file='annotations/train_jump.json',
-        data_prefix=dict(img='images/train/'),
-        pipeline=STEPS['mmpose'],
-    )
+    shutil.copytree(drawn('jbd'), tmp_path / 'data')
+    files = dict(ann_file='annotations/train_jump.json', data_prefix=dict(img='images/train/'))
+    dataset = dict(type='JumpBroadcastDataset', data_root=str(tmp_path / 'data'), **files)
+    return dict(dataset, pipeline=STEPS['mmpose'])
 
 
 def without(dataset, path):
     return dict(type='LeaveOut', leave_out=str(path), dataset=dataset)
 
 
+def config(scope, dataset):
+    return Config(dict(default_scope=scope, train_dataloader=dict(dataset=dataset)))
+
+
+def inspect(cfg):
+    return inspect_data(cfg, progress=False)
+
+
 def images(scope, dataset):
     """What a Runner's loader hands out in one pass."""
-    loader = dict(
-        batch_size=1,
-        num_workers=0,
-        sampler=dict(type='DefaultSampler', shuffle=False),
-        dataset=dataset,
-    )
+    sampler = dict(type='DefaultSampler', shuffle=False)
+    loader = dict(batch_size=1, num_workers=0, sampler=sampler, dataset=dataset)
     with DefaultScope.overwrite_default_scope(scope):
         batches = list(Runner.build_dataloader(loader))
     return [sample.img_path for batch in batches for sample in batch['data_samples']]
@@ -91,8 +87,8 @@ def test_from_a_damaged_image_to_training_without_it(scenes, tmp_path):
     damaged.write_bytes(damaged.read_bytes()[:-200])
     with pytest.raises(SegformerPlusPlusError, match='cannot be read'):
         images('mmseg', scenes)
-    cfg = Config(dict(default_scope='mmseg', train_dataloader=dict(dataset=scenes)))
-    (path,) = write_fix_lists(inspect_data(cfg, progress=False), tmp_path / 'lists' / 'fix.txt')
+    cfg = config('mmseg', scenes)
+    (path,) = write_fix_lists(inspect(cfg), tmp_path / 'lists' / 'fix.txt')
     assert path == tmp_path / 'lists' / 'fix.train.txt'
     lines = path.read_text().splitlines()
     assert lines[-1] == IMAGE and all(line.startswith('# ') for line in lines[:-1])
@@ -105,7 +101,7 @@ def test_from_a_damaged_image_to_training_without_it(scenes, tmp_path):
     assert images('mmseg', repeated) == left * 2
 
     cfg.train_dataloader.dataset = dataset
-    report = inspect_data(cfg, progress=False)
+    report = inspect(cfg)
     assert report.findings == []
     assert (report.counts['train'].images, report.counts['train'].left_out) == (3, [IMAGE])
     # a list that is written again still has what it had
@@ -117,16 +113,16 @@ def test_a_missing_frame_with_mmpose(jumpers, tmp_path):
     (tmp_path / 'data' / PERSON).unlink()
     with pytest.raises(SegformerPlusPlusError, match='cannot be read'):
         images('mmpose', jumpers)
-    cfg = Config(dict(default_scope='mmpose', train_dataloader=dict(dataset=jumpers)))
-    (path,) = write_fix_lists(inspect_data(cfg, progress=False), tmp_path / 'fix.txt')
+    cfg = config('mmpose', jumpers)
+    (path,) = write_fix_lists(inspect(cfg), tmp_path / 'fix.txt')
     dataset = without(jumpers, path)
     left = images('mmpose', dataset)
-    assert len(left) == 3 and not any(image.endswith(PERSON) for image in left)
+    assert len(left) == 7 and not any(image.endswith(PERSON) for image in left)
     built = build('mmpose', dataset)
-    assert type(built).__name__ == 'JumpBroadcastDataset' and len(built) == 3
+    assert type(built).__name__ == 'JumpBroadcastDataset' and len(built) == 7
     assert built.metainfo['num_keypoints'] == 20
     cfg.train_dataloader.dataset = dataset
-    assert inspect_data(cfg, progress=False).findings == []
+    assert inspect(cfg).findings == []
 
 
 def test_whom_mmpose_drops_itself_may_be_listed(jumpers, tmp_path):
@@ -134,24 +130,22 @@ def test_whom_mmpose_drops_itself_may_be_listed(jumpers, tmp_path):
     content = json.loads(file.read_text())
     content['annotations'][0]['bbox'] = [10, 10, 0, 50]
     file.write_text(json.dumps(content))
-    cfg = Config(dict(default_scope='mmpose', train_dataloader=dict(dataset=jumpers)))
-    report = inspect_data(cfg, progress=False)
+    cfg = config('mmpose', jumpers)
+    report = inspect(cfg)
     assert [one.check for one in report.problems] == ['box_empty']
     (path,) = write_fix_lists(report, tmp_path / 'fix.txt')
     cfg.train_dataloader.dataset = without(jumpers, path)
-    assert len(images('mmpose', cfg.train_dataloader.dataset)) == 3
-    assert inspect_data(cfg, progress=False).findings == []
+    assert len(images('mmpose', cfg.train_dataloader.dataset)) == 7
+    assert inspect(cfg).findings == []
 
 
 def test_coco_s_metric_does_not_count_who_was_left_out(jumpers, tmp_path):
     path = tmp_path / 'fix.txt'
-    key = 'jump_broadcast_ann_file'
-    path.write_text('')
-    build('mmpose', without({**jumpers, 'test_mode': True}, path))
-    assert MessageHub.get_current_instance().get_info(key) is not None
-    path.write_text(PERSON)
-    build('mmpose', without({**jumpers, 'test_mode': True}, path))
-    assert MessageHub.get_current_instance().get_info(key) is None
+    for text, counted in (('', True), (PERSON, False)):
+        path.write_text(text)
+        build('mmpose', without({**jumpers, 'test_mode': True}, path))
+        info = MessageHub.get_current_instance().get_info('jump_broadcast_ann_file')
+        assert (info is not None) == counted
 
 
 def test_paths_as_people_write_them(scenes, tmp_path):
@@ -173,9 +167,9 @@ def test_a_list_that_does_not_fit(scenes, tmp_path):
     message = r'lists a/nothing.png, which is no image of the dataset, and 1 more: write paths'
     with pytest.raises(SegformerPlusPlusError, match=message):
         build('mmseg', without(scenes, path))
-    cfg = Config(dict(default_scope='mmseg', train_dataloader=dict(dataset=without(scenes, path))))
+    cfg = config('mmseg', without(scenes, path))
     with pytest.raises(SegformerPlusPlusError, match=message):
-        inspect_data(cfg, progress=False)
+        inspect(cfg)
     everything = (tmp_path / 'data/leftImg8bit/train').rglob('*.png')
     path.write_text('\n'.join(map(str, everything)))
     with pytest.raises(SegformerPlusPlusError, match='leaves no image of the dataset'):

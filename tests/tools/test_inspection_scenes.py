@@ -1,5 +1,6 @@
 """The check of segmentation data: one damage at a time, and the exact finding."""
 
+import re
 import shutil
 
 import pytest
@@ -13,13 +14,13 @@ from PIL import Image
 from segformer_plusplus.errors import SegformerPlusPlusError
 from tools.dataset_checks import inspection
 from tools.dataset_checks.inspection import inspect_data
-from tools.dataset_generators.layouts import write_ade20k, write_cityscapes
 
 STEM = 'ashford/ashford_000000_000019'
-IMAGE = f'leftImg8bit/train/{STEM}_leftImg8bit.png'
+FOLDER, SUFFIX = 'leftImg8bit/train', '_leftImg8bit.png'
+IMAGE = f'{FOLDER}/{STEM}{SUFFIX}'
 LABEL = f'gtFine/train/{STEM}_gtFine_labelTrainIds.png'
-SECOND = 'leftImg8bit/train/birkstadt/birkstadt_000000_000019_leftImg8bit.png'
-VAL = 'leftImg8bit/val/elmburg/elmburg_000000_000019_leftImg8bit.png'
+SECOND = f'{FOLDER}/birkstadt/birkstadt_000000_000019{SUFFIX}'
+VAL = f'leftImg8bit/val/elmburg/elmburg_000000_000019{SUFFIX}'
 STEPS = [
     dict(type='CheckedLoadImageFromFile'),
     dict(type='CheckedLoadAnnotations', num_classes=19),
@@ -27,17 +28,10 @@ STEPS = [
 ]
 
 
-@pytest.fixture(scope='module')
-def scenes(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('scenes') / 'data'
-    write_cityscapes(folder, train=4, val=2, size=(64, 128), progress=False)
-    return folder
-
-
 @pytest.fixture
-def data(scenes, tmp_path):
+def data(drawn, tmp_path):
     """A copy to damage."""
-    return shutil.copytree(scenes, tmp_path / 'data')
+    return shutil.copytree(drawn('cityscapes'), tmp_path / 'data')
 
 
 def cityscapes(data, split='train', **more):
@@ -64,171 +58,160 @@ def both(data):
     return config(cityscapes(data), cityscapes(data, 'val'))
 
 
-def save(path, pixels):
-    Image.fromarray(pixels).save(path)
+def edit(path, change):
+    """Changes the pixels in place, or returns others."""
+    pixels = np.array(Image.open(path))
+    changed = change(pixels)
+    Image.fromarray(pixels if changed is None else changed).save(path)
 
 
-def read(path):
-    return np.array(Image.open(path))
-
-
-def test_clean_data(scenes):
-    report = inspect(both(scenes))
-    assert report.findings == [] and report.remarks == []
-    counts = report.counts
-    assert [(name, one.images, one.checked, one.labels) for name, one in counts.items()] == [
-        ('train', 4, 4, 4),
-        ('val', 2, 2, 2),
-    ]
-    assert report.to_leave_out('train') == []
+def fill(value, *shape):
+    return lambda path: edit(path, lambda pixels: np.full((64, 128, *shape), value, np.uint8))
 
 
 def truncate(path):
     path.write_bytes(path.read_bytes()[:-200])
 
 
+def turn(path):
+    image = Image.open(path)
+    exif = image.getexif()
+    exif[0x0112] = 6
+    image.save(path, exif=exif)
+
+
+def outside(pixels):
+    pixels[0, :5], pixels[1, :2] = 19, 77
+
+
+def test_clean_data(drawn):
+    report = inspect(both(drawn('cityscapes')))
+    assert report.findings == [] and report.remarks == []
+    counts = report.counts.items()
+    assert [(name, one.images, one.checked, one.labels) for name, one in counts] == [
+        ('train', 4, 4, 4),
+        ('val', 2, 2, 2),
+    ]
+    assert report.to_leave_out('train') == []
+
+
+UNREADABLE = [
+    (lambda path: path.write_bytes(b''), 'the file is empty'),
+    (lambda path: path.write_bytes(b'text'), 'it is no image'),
+    (truncate, '.*truncated.*'),
+]
+
+
 @pytest.mark.parametrize(
-    ('damage', 'check', 'detail'),
+    ('name', 'damage', 'check', 'detail'),
     [
-        (lambda path: path.write_bytes(b''), 'unreadable', 'the file is empty'),
-        (lambda path: path.write_bytes(b'text'), 'unreadable', 'it is no image'),
-        (truncate, 'unreadable', 'truncated'),
+        *((IMAGE, damage, 'image_unreadable', detail) for damage, detail in UNREADABLE),
+        *((LABEL, damage, 'label_unreadable', detail) for damage, detail in UNREADABLE),
+        (LABEL, lambda path: path.unlink(), 'label_missing', ''),
+        (
+            *(LABEL, lambda path: path.rename(str(path).replace('TrainIds', 'Ids'))),
+            *(
+                'label_missing',
+                'tools/dataset_converters/cityscapes.py makes it from _labelIds.png',
+            ),
+        ),
+        (
+            *(LABEL, lambda path: edit(path, lambda pixels: pixels[:, :100])),
+            *('label_size', 'image 128 x 64, label 100 x 64'),
+        ),
+        # an image has the size that training sees
+        (IMAGE, turn, 'label_size', 'image 64 x 128, label 128 x 64'),
+        (
+            *(LABEL, lambda path: edit(path, outside)),
+            *('label_values', '19, 77 in 7 pixel(s), allowed are 0..18 and 255 (ignored)'),
+        ),
+        (LABEL, fill(255), 'label_empty', 'only 255'),
+        (LABEL, fill(0, 3), 'label_format', "its pixels are of kind 'RGB'"),
     ],
 )
-@pytest.mark.parametrize(('kind', 'name'), [('image', IMAGE), ('label', LABEL)])
-def test_unreadable_files(data, kind, name, damage, check, detail):
+def test_one_damage(data, name, damage, check, detail):
     damage(data / name)
     report = inspect(both(data))
-    ((found_check, source, path, found_detail),) = found(report)
-    assert (found_check, source, path) == (f'{kind}_{check}', 'train', name)
-    assert detail in found_detail
+    path = IMAGE if check.startswith('image') else LABEL
+    assert [one[:3] for one in found(report)] == [(check, 'train', path)]
+    assert re.fullmatch(
+        detail if damage is truncate else re.escape(detail), report.findings[0].detail
+    )
     assert report.to_leave_out('train') == [IMAGE] and report.to_leave_out('val') == []
-
-
-def test_a_missing_label(data):
-    (data / LABEL).unlink()
-    assert found(inspect(both(data))) == [('label_missing', 'train', LABEL, '')]
-
-
-def test_a_label_that_was_not_converted(data):
-    (data / LABEL).rename(data / LABEL.replace('TrainIds', 'Ids'))
-    hint = 'tools/dataset_converters/cityscapes.py makes it from _labelIds.png'
-    assert found(inspect(both(data))) == [('label_missing', 'train', LABEL, hint)]
 
 
 def test_an_image_that_only_a_list_names(data):
     (data / 'list.txt').write_text(f'{STEM}\nashford/gone\n{STEM}\n')
-    report = inspect(config(cityscapes(data, ann_file='list.txt', data_root=str(data))))
+    report = inspect(config(cityscapes(data, ann_file='list.txt')))
+    gone = f'{FOLDER}/ashford/gone{SUFFIX}'
     assert found(report)[:3] == [
         ('listed_twice', 'train', IMAGE, ''),
-        ('image_missing', 'train', 'leftImg8bit/train/ashford/gone_leftImg8bit.png', ''),
+        ('image_missing', 'train', gone, ''),
         ('label_missing', 'train', 'gtFine/train/ashford/gone_gtFine_labelTrainIds.png', ''),
     ]
     assert {one.check for one in report.findings[3:]} == {'image_unused', 'label_unused'}
     # leaving out the path would take both of its lines away
-    assert report.to_leave_out('train') == [
-        'leftImg8bit/train/ashford/gone_leftImg8bit.png',
-    ]
-
-
-def test_sizes_that_differ(data):
-    save(data / LABEL, read(data / LABEL)[:, :100])
-    expected = ('label_size', 'train', LABEL, 'image 128 x 64, label 100 x 64')
-    assert found(inspect(both(data))) == [expected]
-
-
-def test_a_turned_image_has_the_size_that_training_sees(data):
-    image = Image.open(data / IMAGE)
-    exif = image.getexif()
-    exif[0x0112] = 6
-    image.save(data / IMAGE, exif=exif)
-    expected = ('label_size', 'train', LABEL, 'image 64 x 128, label 128 x 64')
-    assert found(inspect(both(data))) == [expected]
-
-
-def test_labels_outside_the_classes(data):
-    labels = read(data / LABEL)
-    labels[0, :5], labels[1, :2] = 19, 77
-    save(data / LABEL, labels)
-    detail = '19, 77 in 7 pixel(s), allowed are 0..18 and 255 (ignored)'
-    assert found(inspect(both(data))) == [('label_values', 'train', LABEL, detail)]
-
-
-def test_an_empty_annotation(data):
-    save(data / LABEL, np.full((64, 128), 255, np.uint8))
-    assert found(inspect(both(data))) == [('label_empty', 'train', LABEL, 'only 255')]
+    assert report.to_leave_out('train') == [gone]
 
 
 def test_the_ignored_label_is_the_dataset_s(data):
-    labels = read(data / LABEL)
-    labels[0, :5] = 255
-    save(data / LABEL, labels)
+    def ignore_30(pixels):
+        pixels[pixels == 255] = 30
+
     for path in (data / 'gtFine/train').rglob('*.png'):
-        labels = read(path)
-        labels[labels == 255] = 30
-        save(path, labels)
-    assert inspect(config(cityscapes(data, ignore_index=30))).findings == []
-    save(data / LABEL, np.full((64, 128), 255, np.uint8))
+        edit(path, ignore_30)
+    cfg = config(cityscapes(data, ignore_index=30))
+    assert inspect(cfg).findings == []
+    fill(255)(data / LABEL)
     detail = '255 in 8192 pixel(s), allowed are 0..18 and 30 (ignored)'
-    report = inspect(config(cityscapes(data, ignore_index=30)))
-    assert found(report) == [('label_values', 'train', LABEL, detail)]
-
-
-def test_a_label_in_colour(data):
-    save(data / LABEL, np.zeros((64, 128, 3), np.uint8))
-    detail = "its pixels are of kind 'RGB'"
-    assert found(inspect(both(data))) == [('label_format', 'train', LABEL, detail)]
+    assert found(inspect(cfg)) == [('label_values', 'train', LABEL, detail)]
 
 
 def test_picked_classes_leave_the_others_out(data):
-    picked = dict(metainfo=dict(classes=('bicycle',)))
-    save(data / LABEL, np.full((64, 128), 17, np.uint8))
-    report = inspect(config(cityscapes(data, **picked)))
-    assert ('label_empty', 'train', LABEL, 'only 17') in found(report)
-    save(data / LABEL, np.full((64, 128), 18, np.uint8))
-    assert LABEL not in [one.path for one in inspect(config(cityscapes(data, **picked))).findings]
+    cfg = config(cityscapes(data, metainfo=dict(classes=('bicycle',))))
+    fill(17)(data / LABEL)
+    assert ('label_empty', 'train', LABEL, 'only 17') in found(inspect(cfg))
+    fill(18)(data / LABEL)
+    assert LABEL not in [one.path for one in inspect(cfg).findings]
 
 
-def test_ade20k_counts_from_one(tmp_path):
-    write_ade20k(tmp_path, train=2, val=0, size=(64, 128), progress=False)
+def test_ade20k_counts_from_one(drawn, tmp_path):
+    data = shutil.copytree(drawn('ade20k'), tmp_path / 'data')
     dataset = dict(
         type='ADE20KDataset',
-        data_root=str(tmp_path),
+        data_root=str(data),
         data_prefix=dict(img_path='images/training', seg_map_path='annotations/training'),
         pipeline=[dict(type='CheckedLoadAnnotations', num_classes=150)],
     )
     assert inspect(config(dataset)).findings == []
     path = 'annotations/training/ADE_train_00000001.png'
-    save(tmp_path / path, np.full((64, 128), 151, np.uint8))
-    detail = '151 in 8192 pixel(s), allowed are 1..150 and 0, 255 (ignored)'
-    assert found(inspect(config(dataset))) == [('label_values', 'train', path, detail)]
-    save(tmp_path / path, np.zeros((64, 128), np.uint8))
-    assert found(inspect(config(dataset))) == [('label_empty', 'train', path, 'only 0')]
+    for value, check, detail in (
+        (151, 'label_values', '151 in 8192 pixel(s), allowed are 1..150 and 0, 255 (ignored)'),
+        (0, 'label_empty', 'only 0'),
+    ):
+        fill(value)(data / path)
+        assert found(inspect(config(dataset))) == [(check, 'train', path, detail)]
 
 
-def test_an_image_of_val_in_train(data):
-    shutil.copy(data / VAL, data / IMAGE)
+@pytest.mark.parametrize(
+    ('source', 'target', 'check', 'other'),
+    [(VAL, IMAGE, 'duplicate_between', 'val'), (IMAGE, SECOND, 'duplicate_within', 'train')],
+)
+def test_equal_images(data, source, target, check, other):
+    shutil.copy(data / source, data / target)
     report = inspect(both(data))
-    detail = f'same content as val: {VAL}'
-    assert found(report) == [('duplicate_between', 'train', IMAGE, detail)]
+    assert found(report) == [(check, 'train', target, f'same content as {other}: {source}')]
     # validation stays as it is
-    assert report.to_leave_out('train') == [IMAGE] and report.to_leave_out('val') == []
+    assert report.to_leave_out('train') == [target] and report.to_leave_out('val') == []
     without = inspect(both(data), hashes=False)
     assert without.findings == []
     assert without.remarks == ['images were not compared by content (--no-hash)']
 
 
-def test_an_image_twice_in_train(data):
-    shutil.copy(data / IMAGE, data / SECOND)
-    report = inspect(both(data))
-    detail = f'same content as train: {IMAGE}'
-    assert found(report) == [('duplicate_within', 'train', SECOND, detail)]
-    assert report.to_leave_out('train') == [SECOND]
-
-
 @pytest.mark.parametrize('hashes', [True, False])
-def test_validation_on_the_training_data(data, hashes):
-    report = inspect(config(cityscapes(data), cityscapes(data)), hashes=hashes)
+def test_validation_on_the_training_data(drawn, hashes):
+    train = cityscapes(drawn('cityscapes'))
+    report = inspect(config(train, train), hashes=hashes)
     assert [one.check for one in report.findings] == ['duplicate_between'] * 4
     assert found(report)[0][2:] == (IMAGE, f'same content as val: {IMAGE}')
 
@@ -240,23 +223,20 @@ def test_unreadable_images_are_no_duplicates(data):
 
 
 def test_one_name_in_both_splits_is_a_note(data):
-    for folder, kind in (('leftImg8bit', 'leftImg8bit'), ('gtFine', 'gtFine_labelTrainIds')):
-        old, new = data / folder / 'val/elmburg', data / folder / 'val/elmburg'
-        (old / f'elmburg_000000_000019_{kind}.png').rename(
-            new / f'ashford_000000_000019_{kind}.png'
-        )
+    for kind in ('leftImg8bit', 'gtFine_labelTrainIds'):
+        path = data / f'{kind.split("_")[0]}/val/elmburg/elmburg_000000_000019_{kind}.png'
+        path.rename(str(path).replace('elmburg_', 'ashford_'))
     report = inspect(both(data))
-    other = 'leftImg8bit/val/elmburg/ashford_000000_000019_leftImg8bit.png'
+    other = VAL.replace('elmburg_', 'ashford_')
     assert found(report) == [('same_name', 'train', IMAGE, f'same name as val: {other}')]
     assert report.problems == [] and report.to_leave_out('train') == []
 
 
 def test_files_that_nothing_uses_are_notes(data):
-    shutil.copy(data / IMAGE, data / 'leftImg8bit/train/ashford/stray.jpg')
-    (data / IMAGE).unlink()
+    (data / IMAGE).rename(data / f'{FOLDER}/ashford/stray.JPG')
     report = inspect(both(data))
     assert found(report) == [
-        ('image_unused', 'train', 'leftImg8bit/train/ashford/stray.jpg', ''),
+        ('image_unused', 'train', f'{FOLDER}/ashford/stray.JPG', ''),
         ('label_unused', 'train', LABEL, ''),
     ]
     assert report.problems == []
@@ -271,13 +251,13 @@ def test_labels_that_no_pipeline_reads_are_not_missed(data):
 
 def test_wrapped_datasets(data):
     truncate(data / IMAGE)
-    inner = cityscapes(data)
-    repeated = dict(type='RepeatDataset', times=3, dataset=inner)
+    repeated = dict(type='RepeatDataset', times=3, dataset=cityscapes(data))
     assert [one[:3] for one in found(inspect(config(repeated)))] == [
         ('image_unreadable', 'train', IMAGE)
     ]
-    joined = dict(type='ConcatDataset', datasets=[repeated, cityscapes(data, 'val')])
-    report = inspect(config(joined))
+    report = inspect(
+        config(dict(type='ConcatDataset', datasets=[repeated, cityscapes(data, 'val')]))
+    )
     assert [one[:3] for one in found(report)] == [('image_unreadable', 'train.0', IMAGE)]
     assert {name: one.key for name, one in report.counts.items()} == {
         'train.0': 'train_dataloader.dataset.datasets.0.dataset',
@@ -288,8 +268,8 @@ def test_wrapped_datasets(data):
     assert inspect(config(twice)).findings == []
 
 
-def test_test_is_checked_once_where_it_is_val(scenes):
-    val = cityscapes(scenes, 'val')
+def test_test_is_checked_once_where_it_is_val(drawn):
+    val = cityscapes(drawn('cityscapes'), 'val')
     report = inspect(config(None, val, {**val, 'test_mode': True}))
     assert list(report.counts) == ['val']
     assert report.remarks == ['test: the same data as val, checked once']
@@ -301,7 +281,7 @@ def test_splits_and_limit(data):
     truncate(data / VAL)
     assert inspect(both(data), splits=['train']).findings == []
     assert len(inspect(both(data), splits=['val']).findings) == 1
-    truncate(data / 'leftImg8bit/val/fernwick/fernwick_000000_000019_leftImg8bit.png')
+    truncate(data / VAL.replace('elmburg', 'fernwick'))
     limited = inspect(both(data), limit=1)
     assert [one[:3] for one in found(limited)] == [('image_unreadable', 'val', VAL)]
     assert limited.counts['train'].checked == 1
@@ -317,15 +297,22 @@ def test_processes_change_nothing(data, monkeypatch):
     assert len(alone.findings) == 2
 
 
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(splits=['test']), r'no test_dataloader; it has train, val$'),
+        (dict(limit=0), 'limit=0 is not allowed'),
+        (dict(jobs=0), 'jobs=0 is not allowed'),
+    ],
+)
+def test_wrong_options(drawn, options, message):
+    with pytest.raises(SegformerPlusPlusError, match=message):
+        inspect(both(drawn('cityscapes')), **options)
+
+
 def test_what_cannot_be_checked(data, tmp_path):
-    with pytest.raises(SegformerPlusPlusError, match=r'no test_dataloader; it has train, val$'):
-        inspect(both(data), splits=['test'])
     with pytest.raises(SegformerPlusPlusError, match='no data loader'):
         inspect(config(None))
-    with pytest.raises(SegformerPlusPlusError, match=r'limit=0 is not allowed'):
-        inspect(both(data), limit=0)
-    with pytest.raises(SegformerPlusPlusError, match=r'jobs=0 is not allowed'):
-        inspect(both(data), jobs=0)
     missing = (
         r'data not found: \S+/nowhere \(train_dataloader.dataset.data_root\); expected are images '
         r'\S+/leftImg8bit/train/\*\*/\*_leftImg8bit.png, labels '

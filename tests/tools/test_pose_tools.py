@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from mmpose.apis import inference_topdown, init_model
 
-from tools.dataset_generators.jumper_layouts import write_coco, write_jbd
+from tools.dataset_generators.layouts import write_coco, write_jbd
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = {

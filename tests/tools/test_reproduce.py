@@ -28,7 +28,7 @@ from mmengine.registry import DefaultScope
 from mmengine.visualization import Visualizer
 
 from segformer_plusplus.cli.demo import find_model
-from tools.dataset_generators.jumper_layouts import write_jbd
+from tools.dataset_generators.layouts import write_jbd
 from tools.paper_tables.steps import Step, find_reason
 from tools.paper_tables.tables import PAPER, TABLES, DrawnImages
 

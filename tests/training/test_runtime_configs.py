@@ -53,14 +53,14 @@ def switched(name: str, data: Path, work: Path, **changes) -> Config:
 
 
 def test_every_switch_has_its_file():
-    expected = ['accumulate', 'amp_bf16', 'amp_fp16', 'auto_scale_lr', 'compile', 'ddp', 'fsdp',
+    expected = ['accumulate', 'amp_bf16', 'amp_fp16', 'auto_scale_lr', 'compile', 'ddp',
                 'gradient_checkpointing']  # fmt: skip
     assert FILES == [f'{name}.py' for name in expected]
 
 
 @pytest.mark.parametrize('base', [SEGMENTATION, POSE])
 def test_all_of_them_stand_beside_any_config(base, tmp_path):
-    together = [name for name in FILES if name not in ('amp_fp16.py', 'ddp.py')]
+    together = [name for name in FILES if name != 'amp_fp16.py']
     bases = [str(ROOT / 'configs' / base), *(str(RUNTIME / name) for name in together)]
     (tmp_path / 'mine.py').write_text(f'_base_ = {bases!r}\naccumulate = 2\n')
     cfg = Config.fromfile(tmp_path / 'mine.py')
@@ -69,7 +69,7 @@ def test_all_of_them_stand_beside_any_config(base, tmp_path):
     assert cfg.optim_wrapper.accumulative_counts == 2
     assert cfg.optim_wrapper.optimizer.type == 'AdamW'
     assert cfg.model.backbone.with_cp is True
-    assert cfg.model_wrapper_cfg.type == 'MMFullyShardedDataParallel'
+    assert cfg.model_wrapper_cfg.type == 'MMDistributedDataParallel'
     assert cfg.compile.backend == 'inductor' and cfg.auto_scale_lr.enable
     for name in FILES:
         said = (RUNTIME / name).read_text()
@@ -105,12 +105,11 @@ def test_float16_on_a_gpu_is_mmengines_wrapper(data, tmp_path, monkeypatch):
     cfg = switched('amp_fp16.py', data, tmp_path)
     apply_switches(cfg)
     wrapper = cfg.optim_wrapper
-    assert (wrapper.type, wrapper.dtype, wrapper.use_fsdp) == ('AmpOptimWrapper', 'float16', False)
+    assert (wrapper.type, wrapper.dtype) == ('AmpOptimWrapper', 'float16')
     assert wrapper.loss_scale == 'dynamic'
     cfg.optim_wrapper.loss_scale = 512.0
-    cfg.model_wrapper_cfg = Config.fromfile(RUNTIME / 'fsdp.py').model_wrapper_cfg
     apply_switches(cfg)
-    assert cfg.optim_wrapper.use_fsdp is True and cfg.optim_wrapper.loss_scale == 512.0
+    assert cfg.optim_wrapper.loss_scale == 512.0
 
 
 def test_accumulated_gradients_are_those_of_a_larger_batch(data, tmp_path):

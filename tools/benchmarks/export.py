@@ -26,7 +26,7 @@ from segformer_plusplus.evaluation.timing import Timing, describe_environment, m
 from segformer_plusplus.export import FORMATS, export_model
 from segformer_plusplus.files import write_json, write_text
 from segformer_plusplus.inference.configs import load_config
-from segformer_plusplus.inference.opening import build_model
+from segformer_plusplus.inference.opening import open_model
 
 EAGER, COMPILED = 'PyTorch', 'torch.compile'
 EXPORTED = {'onnxruntime': 'ONNX Runtime', 'openvino': 'OpenVINO'}
@@ -76,7 +76,7 @@ def build_calls(
     return calls, [vars(check) for check in exported.checks]
 
 
-def run_shape(model_config: Any, scope: str, shape: tuple[int, int], args: Any) -> dict[str, Any]:
+def run_shape(cfg: Any, shape: tuple[int, int], args: Any) -> dict[str, Any]:
     """Everything at one size."""
     torch.manual_seed(0)
     torch._dynamo.reset()  # what was compiled for another shape would ask for dynamic ones
@@ -85,7 +85,7 @@ def run_shape(model_config: Any, scope: str, shape: tuple[int, int], args: Any) 
     checks = {}
     with tempfile.TemporaryDirectory() as folder:
         for preset in args.token_merging:
-            model = build_model(model_config, scope)
+            model = open_model(cfg, random_weights=True, device='cpu')
             compiles = args.compile is None or preset in args.compile
             more, checks[preset] = build_calls(model, preset, images, Path(folder), compiles)
             calls |= more
@@ -141,7 +141,7 @@ def main(argv: Sequence[str]) -> int:
     cfg.model.test_cfg = dict(mode='whole')  # one graph takes the whole image
     runs: list[dict[str, Any]] = []
     for shape in args.shape:
-        runs.append(run_shape(cfg.model, cfg.default_scope, shape, args))
+        runs.append(run_shape(cfg, shape, args))
         # after every shape, so that an interruption loses one only
         content = dict(arguments=vars(args), environment=describe_environment(), runs=runs)
         write_json(args.json, content)

@@ -1,2 +1,1 @@
-"""What `tools/check_dataset.py` finds before a training: missing and unreadable files, wrong
-labels, sizes and keypoints, duplicates. It reads data sets as the configs name them."""
+"""Finds what is wrong with the data of a config before a training: `tools/check_dataset.py`."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from segformer_plusplus.loading.leave_out import CocoFile
@@ -14,64 +13,57 @@ Found = tuple[str, str | None, str]
 """A check, the image's path (None: no image of the file), and a detail."""
 
 
-@dataclass(frozen=True)
-class People:
-    """Checks the people of an annotation file.
+def check_people(
+    coco: CocoFile,
+    keypoints: int,
+    sizes: Mapping[str, tuple[int, int]],
+    wanted: Callable[[str], bool],
+) -> Iterator[Found]:
+    """Yields all that is wrong with an annotation file, in its order.
 
-    Attributes:
+    Args:
         coco: The file.
         keypoints: Number of keypoints of a person.
         sizes: Width and height of the decoded images, by path.
         wanted: Whether an image, by path, is to be checked.
     """
-
-    coco: CocoFile
-    keypoints: int
-    sizes: Mapping[str, tuple[int, int]]
-    wanted: Callable[[str], bool]
-
-    def check(self) -> Iterator[Found]:
-        """All that is wrong, in the order of the file."""
-        images: dict[Any, dict[str, Any]] = {}
-        files: Counter[str] = Counter()
-        for image in self.coco.images:
-            missing = [key for key in ('id', 'file_name', 'width', 'height') if key not in image]
-            if missing:
-                yield 'annotation', None, f'image {image.get("id")} has no {missing[0]}'
-                continue
-            path = self.coco.path(image)
-            if image['id'] in images:
-                yield 'annotation', path, f'its image id {image["id"]} stands twice'
-            images[image['id']] = image
-            files[path] += 1
-            if files[path] == 2:
-                yield 'listed_twice', path, f'a second time as image {image["id"]}'
-            annotated, size = (image['width'], image['height']), self.sizes.get(path)
-            if size is not None and annotated != size and self.wanted(path):
-                yield 'annotated_size', path, f'{_pair(size)}, annotated as {_pair(annotated)}'
-        yield from self._check_people(images)
-
-    def _check_people(self, images: Mapping[Any, Mapping[str, Any]]) -> Iterator[Found]:
-        seen: set[Any] = set()
-        for person in self.coco.annotations:
-            image = images.get(person.get('image_id'))
-            name = f'annotation {person.get("id")}'
-            if image is None:
-                yield 'annotation', None, f'{name}: no image has id {person.get("image_id")}'
-                continue
-            path = self.coco.path(image)
-            if not self.wanted(path):
-                continue
-            if 'id' not in person or person['id'] in seen:
-                yield 'annotation', path, f'{name}: its id stands twice or not at all'
-            seen.add(person.get('id'))
-            size = self.sizes.get(path, (image['width'], image['height']))
-            for check, detail in _check_person(person, size, self.keypoints):
-                yield check, path, f'{name}: {detail}'
+    images: dict[Any, dict[str, Any]] = {}
+    files: Counter[str] = Counter()
+    for image in coco.images:
+        missing = [key for key in ('id', 'file_name', 'width', 'height') if key not in image]
+        if missing:
+            yield 'annotation', None, f'image {image.get("id")} has no {missing[0]}'
+            continue
+        path = coco.path(image)
+        if image['id'] in images:
+            yield 'annotation', path, f'its image id {image["id"]} stands twice'
+        images[image['id']] = image
+        files[path] += 1
+        if files[path] == 2:
+            yield 'listed_twice', path, f'a second time as image {image["id"]}'
+        annotated, size = (image['width'], image['height']), sizes.get(path)
+        if size is not None and annotated != size and wanted(path):
+            yield 'annotated_size', path, f'{_pair(size)}, annotated as {_pair(annotated)}'
+    seen: set[Any] = set()
+    for person in coco.annotations:
+        name = f'annotation {person.get("id")}'
+        of_image = images.get(person.get('image_id'))
+        if of_image is None:
+            yield 'annotation', None, f'{name}: no image has id {person.get("image_id")}'
+            continue
+        path = coco.path(of_image)
+        if not wanted(path):
+            continue
+        if 'id' not in person or person['id'] in seen:
+            yield 'annotation', path, f'{name}: its id stands twice or not at all'
+        seen.add(person.get('id'))
+        size = sizes.get(path, (of_image['width'], of_image['height']))
+        for check, detail in _check_person(person, size, keypoints):
+            yield check, path, f'{name}: {detail}'
 
 
 def count_people(coco: CocoFile, paths: Collection[str]) -> int:
-    """Number of people with keypoints on these images."""
+    """Counts the people with keypoints on these images."""
     names = {image.get('id'): coco.path(image) for image in coco.images if 'file_name' in image}
     return sum(
         names.get(person.get('image_id')) in paths and _left_out(person) is None
@@ -80,11 +72,12 @@ def count_people(coco: CocoFile, paths: Collection[str]) -> int:
 
 
 def _left_out(person: Mapping[str, Any]) -> str | None:
-    """Why mmpose leaves out a person as the file means it to; None if it does not."""
+    """Says why mmpose leaves out a person as the file means it to; None if it does not."""
     if person.get('iscrowd'):
         return 'a crowd'
-    if 'keypoints' not in person or 'bbox' not in person:
-        return 'no keypoints' if 'keypoints' not in person else 'no box'
+    for key, name in (('keypoints', 'keypoints'), ('bbox', 'box')):
+        if key not in person:
+            return f'no {name}'
     values = person['keypoints']
     if isinstance(values, list) and not any(values[2::3]):
         if person.get('num_keypoints', int(any(values))) == 0:
@@ -138,10 +131,8 @@ def _check_points(
         yield 'keypoint_count', f'num_keypoints is {declared}, but {visible} are annotated'
     for number, (x, y, seen) in enumerate(points):
         if seen and not (0 <= x < size[0] and 0 <= y < size[1]):
-            yield (
-                'keypoint_outside',
-                f'keypoint {number} at x={x:g}, y={y:g}; the image has {_pair(size)}',
-            )
+            where = f'keypoint {number} at x={x:g}, y={y:g}'
+            yield 'keypoint_outside', f'{where}; the image has {_pair(size)}'
             return
 
 

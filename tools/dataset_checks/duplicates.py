@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from tools.dataset_checks.findings import Finding
@@ -12,7 +12,7 @@ from tools.dataset_checks.findings import Finding
 
 @dataclass(frozen=True)
 class Copy:
-    """One image that could be decoded.
+    """Holds one image that could be decoded.
 
     Attributes:
         split: 'train', 'val' or 'test'.
@@ -30,50 +30,40 @@ class Copy:
 
 
 def find_duplicates(copies: Sequence[Copy]) -> Iterator[Finding]:
-    """Names equal images; of two, the later one of a split, the one of the earlier split.
+    """Names equal images, and different ones of two splits that have the same file name.
 
-    So leaving out what is named keeps one of each, and validation and test as they are. The same
-    file in two datasets of one split (``ConcatDataset``) is taken for weighting, not for a
-    mistake.
+    Of two equal images it names the later one of a split, and the one of the earlier split: so
+    leaving out what is named keeps one of each, and validation and test as they are. The same file
+    in two datasets of one split (``ConcatDataset``) is taken for weighting, not for a mistake.
 
     Args:
         copies: In the order of the splits and of their files.
     """
-    for group in _groups(copies, [one.content for one in copies]):
-        first: dict[str, Copy] = {}
-        for one in group:
-            first.setdefault(one.split, one)
-        for one in group:
-            start = first[one.split]
-            if one.path != start.path:
-                yield _finding('duplicate_within', one, start, 'same content as')
-            for later in _later(one, first):
-                yield _finding('duplicate_between', one, later, 'same content as')
+    for one, other in _pairs(copies, lambda copy: copy.content):
+        if one.split != other.split:
+            yield _finding('duplicate_between', one, other, 'same content as')
+        elif one.path != other.path:
+            yield _finding('duplicate_within', one, other, 'same content as')
+    for one, other in _pairs(copies, lambda copy: os.path.basename(copy.path)):
+        if one.split != other.split and one.content != other.content:
+            yield _finding('same_name', one, other, 'same name as')
 
 
-def find_same_names(copies: Sequence[Copy]) -> Iterator[Finding]:
-    """Names files of two splits that are called the same and differ: perhaps only in coding."""
-    for group in _groups(copies, [os.path.basename(one.path) for one in copies]):
-        first: dict[str, Copy] = {}
-        for one in group:
-            first.setdefault(one.split, one)
-        for one in group:
-            for later in _later(one, first):
-                if one.content != later.content:
-                    yield _finding('same_name', one, later, 'same name as')
-
-
-def _groups(copies: Sequence[Copy], keys: Iterable[bytes | str]) -> Iterator[list[Copy]]:
+def _pairs(
+    copies: Sequence[Copy], key: Callable[[Copy], bytes | str]
+) -> Iterator[tuple[Copy, Copy]]:
+    """Yields each image with the first of the same key in its split and in each later split."""
     groups: dict[bytes | str, list[Copy]] = defaultdict(list)
-    for key, one in zip(keys, copies, strict=True):
-        groups[key].append(one)
-    return (group for group in groups.values() if len(group) > 1)
-
-
-def _later(one: Copy, first: dict[str, Copy]) -> list[Copy]:
-    """The first copy in each split behind that of ``one``; ``first`` is in their order."""
-    splits = list(first)
-    return [first[split] for split in splits[splits.index(one.split) + 1 :]]
+    for one in copies:
+        groups[key(one)].append(one)
+    for group in groups.values():
+        first: dict[str, Copy] = {}
+        for one in group:
+            first.setdefault(one.split, one)
+        splits = list(first)
+        for one in group:
+            for split in splits[splits.index(one.split) :]:
+                yield one, first[split]
 
 
 def _finding(check: str, one: Copy, other: Copy, words: str) -> Finding:

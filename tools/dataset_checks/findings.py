@@ -1,4 +1,4 @@
-"""What a check of a dataset can find, and the report of it."""
+"""Lists what a check of a dataset can find, and reports what it found."""
 
 from __future__ import annotations
 
@@ -9,17 +9,21 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Check:
-    """One kind of finding.
+    """Describes a kind of finding.
 
     Attributes:
-        title: In words.
+        title: What the tables call it.
         fixable: Whether leaving out the image mends it.
-        note: Worth knowing, but not a problem.
+        note: Whether it is worth knowing, but no problem.
     """
 
     title: str
     fixable: bool = True
     note: bool = False
+
+
+def _note(title: str) -> Check:
+    return Check(title, fixable=False, note=True)
 
 
 CHECKS: dict[str, Check] = {
@@ -42,20 +46,18 @@ CHECKS: dict[str, Check] = {
     'box_outside': Check('box outside the image'),
     'duplicate_within': Check('duplicate in a split'),
     'duplicate_between': Check('duplicate between splits'),
-    'same_name': Check('same file name in two splits', fixable=False, note=True),
-    'box_clipped': Check('box reaches over the border, is clipped', fixable=False, note=True),
-    'not_annotated': Check(
-        'person without keypoints or in a crowd, left out', fixable=False, note=True
-    ),
-    'image_unused': Check('image that no annotation uses', fixable=False, note=True),
-    'label_unused': Check('label that no image uses', fixable=False, note=True),
+    'same_name': _note('same file name in two splits'),
+    'box_clipped': _note('box reaches over the border, is clipped'),
+    'not_annotated': _note('person without keypoints or in a crowd, left out'),
+    'image_unused': _note('image that no annotation uses'),
+    'label_unused': _note('label that no image uses'),
 }
 """Every kind of finding, in the order of the report."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was found.
+    """Holds one thing that was found.
 
     Attributes:
         check: A key of `CHECKS`.
@@ -77,15 +79,15 @@ class Finding:
 
 @dataclass
 class Counts:
-    """How much there is of one source.
+    """Counts what there is in one source.
 
     Attributes:
-        key: Of its dataset in the config.
+        key: Place of its dataset in the config.
         root: The data root, as the config has it.
-        images: That the dataset lists, less those of a leave-out list.
-        checked: Of these, opened.
+        images: Images that the dataset lists, less those of a leave-out list.
+        checked: Images that were opened.
         labels: Label maps of the checked images.
-        people: Annotated with keypoints, on images that were checked.
+        people: People with keypoints on the checked images.
         left_out: Images that a ``LeaveOut`` of the config takes out, relative to the data root.
     """
 
@@ -100,12 +102,12 @@ class Counts:
 
 @dataclass
 class Report:
-    """What a check of a dataset found.
+    """Holds what a check of a dataset found.
 
     Attributes:
         config: The config file.
-        counts: For each source.
-        findings: In the order of `CHECKS`, then of the sources, then of the files.
+        counts: How much there is in each source.
+        findings: All findings, in the order of `CHECKS`, of the sources, and of the files.
         remarks: What was not checked, and why.
     """
 
@@ -120,7 +122,7 @@ class Report:
         return [one for one in self.findings if not CHECKS[one.check].note]
 
     def totals(self) -> dict[str, int]:
-        """How often each check found something; checks without a finding are not in it."""
+        """Counts the findings of each check that found something."""
         amounts = Counter(one.check for one in self.findings)
         return {check: amounts[check] for check in CHECKS if amounts[check]}
 
@@ -129,31 +131,23 @@ class Report:
         return [one for one in self.findings if one.check == check]
 
     def to_leave_out(self, source: str) -> list[str]:
-        """The images of a source whose absence mends it, those that are left out already included.
-
-        Sorted, and relative to its data root.
-        """
-        found = {
+        """Lists the images of a source whose absence mends it, and those left out already."""
+        images = {
             one.image
-            for one in self.problems
+            for one in self.findings
             if one.source == source and one.image is not None and CHECKS[one.check].fixable
         }
-        return sorted(found.union(self.counts[source].left_out))
+        return sorted(images.union(self.counts[source].left_out))
 
     def sort(self) -> None:
-        """Brings the findings into their order, whatever order they came in."""
-        checks, sources = list(CHECKS), list(self.counts)
+        """Brings the findings into their order."""
+        order = {name: place for place, name in enumerate((*CHECKS, *self.counts))}
         self.findings.sort(
-            key=lambda one: (
-                checks.index(one.check),
-                sources.index(one.source),
-                one.path,
-                one.detail,
-            )
+            key=lambda one: (order[one.check], order[one.source], one.path, one.detail)
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """The report for JSON; every finding is in it."""
+        """Returns the report for JSON, with every finding."""
         return {
             'config': self.config,
             'problems': len(self.problems),

@@ -1,4 +1,4 @@
-"""Opens one image and its label map, and says what is wrong with them: the work of a process."""
+"""Opens one image and its label map and says what is wrong with them: the work of a process."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from tools.dataset_files import reason
+
 _ORIENTATION, _LYING = 0x0112, range(5, 9)
 """The EXIF tag that turns an image, and its values that swap width and height."""
 
 
 @dataclass(frozen=True)
 class LabelRule:
-    """Which numbers a label file may hold.
+    """Says which numbers a label file may hold.
 
     Attributes:
         classes: Number of classes, after the two changes below.
@@ -31,7 +33,7 @@ class LabelRule:
     renamed: tuple[tuple[int, int], ...] = ()
 
     def table(self) -> np.ndarray:
-        """What training makes of each of the 256 numbers, (256,) int."""
+        """Returns what training makes of each of the 256 numbers, (256,) int."""
         table: np.ndarray = np.arange(256)
         if self.reduce_zero:
             table = np.where((table == 0) | (table == 255), 255, table - 1)
@@ -43,36 +45,32 @@ class LabelRule:
 
 @dataclass(frozen=True)
 class FileJob:
-    """One image to open.
+    """Holds one image to open.
 
     Attributes:
-        index: Of the job, for the order of the results.
-        image: Its file.
+        image: The image file.
         label: The file of its label map, if it has one.
-        rule: For the label map.
+        rule: What the label map may hold.
         digest: Whether the image's SHA-256 is wanted.
     """
 
-    index: int
     image: str
-    label: str | None = None
-    rule: LabelRule | None = None
-    digest: bool = True
+    label: str | None
+    rule: LabelRule
+    digest: bool
 
 
 @dataclass
 class FileResult:
-    """What became of a job.
+    """Holds what became of a job.
 
     Attributes:
-        index: Of the job.
         size: Width and height of the image in pixels as training sees it (EXIF); None if it
             cannot be decoded.
         digest: SHA-256 of the image's file, where it was wanted.
         found: Pairs of a check and a detail; a check that starts with 'label' is about the label.
     """
 
-    index: int
     size: tuple[int, int] | None = None
     digest: bytes | None = None
     found: list[tuple[str, str]] = field(default_factory=list)
@@ -80,13 +78,13 @@ class FileResult:
 
 def open_files(job: FileJob) -> FileResult:
     """Decodes the files of a job completely. Never fails: what goes wrong is in the result."""
-    result = FileResult(job.index)
+    result = FileResult()
     image = _decode(job.image, 'image', result, job.digest)
     if image is not None:
         width, height = image.size
         turned = image.getexif().get(_ORIENTATION) in _LYING
         result.size = (height, width) if turned else (width, height)
-    if job.label is not None and job.rule is not None:
+    if job.label is not None:
         label = _decode(job.label, 'label', result, digest=False)
         if label is not None:
             _check_label(label, job.rule, result)
@@ -96,22 +94,16 @@ def open_files(job: FileJob) -> FileResult:
 def _decode(path: str, kind: str, result: FileResult, digest: bool) -> Image.Image | None:
     try:
         data = Path(path).read_bytes()
+        image = Image.open(BytesIO(data))
+        image.load()
     except FileNotFoundError:
         result.found.append((f'{kind}_missing', _hint(path)))
         return None
-    except OSError as error:
-        result.found.append((f'{kind}_unreadable', error.strerror or type(error).__name__))
-        return None
-    try:
-        image = Image.open(BytesIO(data))
-        image.load()
-    except Image.UnidentifiedImageError:
-        reason = 'it is no image' if data else 'the file is empty'
-        result.found.append((f'{kind}_unreadable', reason))
-        return None
     except Exception as error:  # a decoder meets damaged data with all kinds of errors
-        reason = ' '.join(str(error).split()) or type(error).__name__
-        result.found.append((f'{kind}_unreadable', reason))
+        why = getattr(error, 'strerror', None) or reason(error)
+        if isinstance(error, Image.UnidentifiedImageError):
+            why = 'it is no image' if data else 'the file is empty'
+        result.found.append((f'{kind}_unreadable', why))
         return None
     if digest:
         result.digest = hashlib.sha256(data).digest()
@@ -119,7 +111,7 @@ def _decode(path: str, kind: str, result: FileResult, digest: bool) -> Image.Ima
 
 
 def _hint(path: str) -> str:
-    """What a missing Cityscapes label most often is: downloaded, but not converted."""
+    """Says what most often is wrong with a missing Cityscapes label: it was not converted."""
     source = path.replace('_labelTrainIds.png', '_labelIds.png')
     if source != path and Path(source).exists():
         return 'tools/dataset_converters/cityscapes.py makes it from _labelIds.png'
@@ -128,9 +120,8 @@ def _hint(path: str) -> str:
 
 def _check_label(label: Image.Image, rule: LabelRule, result: FileResult) -> None:
     if result.size is not None and label.size != result.size:
-        result.found.append(
-            ('label_size', f'image {_size(result.size)}, label {_size(label.size)}')
-        )
+        sizes = 'image {} x {}, label {} x {}'.format(*result.size, *label.size)
+        result.found.append(('label_size', sizes))
     if label.mode not in ('1', 'L', 'P'):
         result.found.append(('label_format', f'its pixels are of kind {label.mode!r}'))
         return
@@ -139,25 +130,15 @@ def _check_label(label: Image.Image, rule: LabelRule, result: FileResult) -> Non
     valid, ignored = table < rule.classes, table == rule.ignore
     outside = np.flatnonzero((amounts > 0) & ~valid & ~ignored)
     if len(outside):
-        pixels = int(amounts[outside].sum())
-        result.found.append(
-            (
-                'label_values',
-                f'{_numbers(outside)} in {pixels} pixel(s), allowed are '
-                f'{_numbers(np.flatnonzero(valid))} and {_numbers(np.flatnonzero(ignored))} '
-                f'(ignored)',
-            )
-        )
+        allowed, passed = (_numbers(np.flatnonzero(values)) for values in (valid, ignored))
+        detail = f'{_numbers(outside)} in {amounts[outside].sum()} pixel(s), allowed are '
+        result.found.append(('label_values', detail + f'{allowed} and {passed} (ignored)'))
     elif not amounts[valid].any():
         result.found.append(('label_empty', f'only {_numbers(np.flatnonzero(amounts))}'))
 
 
-def _size(size: tuple[int, int]) -> str:
-    return f'{size[0]} x {size[1]}'
-
-
 def _numbers(values: np.ndarray) -> str:
-    """Sorted whole numbers as people write them: '0..18, 255'."""
+    """Writes sorted whole numbers as people do: '0..18, 255'."""
     runs: list[list[int]] = []
     for value in values.tolist():
         if runs and runs[-1][1] == value - 1:

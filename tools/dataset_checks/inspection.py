@@ -13,17 +13,16 @@ from rich.progress import track
 
 from segformer_plusplus.errors import SegformerPlusPlusError
 from segformer_plusplus.loading.leave_out import absolute, write_list
-from tools.dataset_checks.coco import People, count_people
-from tools.dataset_checks.duplicates import Copy, find_duplicates, find_same_names
+from tools.dataset_checks.coco import check_people, count_people
+from tools.dataset_checks.duplicates import Copy, find_duplicates
 from tools.dataset_checks.findings import Counts, Finding, Report
 from tools.dataset_checks.images import FileJob, FileResult, open_files
-from tools.dataset_checks.sources import Source, read_sources, shown
+from tools.dataset_checks.sources import Source, read_sources
 from tools.dataset_files import check_whole, run
 
-IMAGES_PER_PROCESS = 50
-"""Fewer are read sooner than another process starts."""
+IMAGES_PER_PROCESS = 50  # fewer are read sooner than another process starts
 
-_IMAGES = {'.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp'}
+_IMAGES = '.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp'
 
 
 def inspect_data(
@@ -58,23 +57,32 @@ def inspect_data(
     sources, remarks = read_sources(cfg, splits)
     report = Report(str(cfg.filename or ''), remarks=remarks)
     chosen = [(source, path) for source in sources for path in list(source.labels)[:limit]]
-    results = _open(chosen, jobs, hashes, progress)
     copies = []
     sizes: dict[str, dict[str, tuple[int, int]]] = {source.name: {} for source in sources}
-    for (source, path), result in zip(chosen, results, strict=True):
-        report.findings += _of_files(source, path, result)
+    for (source, path), result in zip(chosen, _open(chosen, jobs, hashes, progress), strict=True):
+        image = source.shown(path)
+        for check, detail in result.found:
+            about = source.labels[path] if check.startswith('label') else path
+            report.findings.append(source.finding(check, about or path, detail, image))
         if result.size is not None:
             sizes[source.name][path] = result.size
             content = result.digest or os.path.realpath(path)
-            name = shown(source, path)
-            copies.append(Copy(source.split, source.name, absolute(path), name, content))
+            copies.append(Copy(source.split, source.name, absolute(path), image, content))
     for source in sources:
         checked = [path for owner, path in chosen if owner is source]
-        report.counts[source.name] = _count(source, checked)
+        report.counts[source.name] = Counts(
+            key=source.key,
+            root=source.root,
+            images=len(source.labels),
+            checked=len(checked),
+            labels=sum(source.labels[path] is not None for path in checked),
+            people=count_people(source.coco, set(checked)) if source.coco else 0,
+            left_out=sorted(map(source.shown, source.left_out)),
+        )
         report.findings += _of_list(source, checked, sizes[source.name])
         if source.coco is None and source.label_folder is None:
             report.remarks.append(f'{source.name}: no annotations that are read here, images only')
-    report.findings += [*find_duplicates(copies), *find_same_names(copies)]
+    report.findings += find_duplicates(copies)
     if not hashes:
         report.remarks.append('images were not compared by content (--no-hash)')
     if limit is not None:
@@ -111,89 +119,61 @@ def write_fix_lists(report: Report, path: str | os.PathLike[str]) -> list[Path]:
 def _open(
     chosen: Sequence[tuple[Source, str]], jobs: int, hashes: bool, progress: bool
 ) -> list[FileResult]:
-    """The results for all images, in their order."""
+    """Opens all images; returns the results in their order."""
     rules = {source.name: source.rule for source, _ in chosen}
     work = [
-        FileJob(index, path, source.labels[path], rules[source.name], hashes)
-        for index, (source, path) in enumerate(chosen)
+        FileJob(path, source.labels[path], rules[source.name], hashes) for source, path in chosen
     ]
-    results: dict[int, FileResult] = {}
+    done = run(open_files, work, min(jobs, len(work) // IMAGES_PER_PROCESS))
+    console = Console(stderr=True)
     try:
-        for result in track(
-            run(open_files, work, min(jobs, len(work) // IMAGES_PER_PROCESS)),
-            'Checking images',
-            len(work),
-            console=Console(stderr=True),
-            disable=not progress,
-        ):
-            results[result.index] = result
+        return list(
+            track(done, 'Checking images', len(work), console=console, disable=not progress)
+        )
     except BrokenProcessPool as error:
         raise SegformerPlusPlusError(
             'a process died while it opened images, of too little memory or of a broken file; '
             'try --jobs 1'
         ) from error
-    return [results[index] for index in range(len(work))]
-
-
-def _of_files(source: Source, path: str, result: FileResult) -> Iterator[Finding]:
-    image, label = shown(source, path), source.labels[path]
-    for check, detail in result.found:
-        about_label = check.startswith('label') and label is not None
-        file = shown(source, label) if about_label and label is not None else image
-        yield Finding(check, source.name, file, detail, image)
 
 
 def _of_list(
     source: Source, checked: Sequence[str], sizes: dict[str, tuple[int, int]]
 ) -> Iterator[Finding]:
-    """What is wrong with a dataset's list, its annotation file, and its folders."""
+    """Yields what is wrong with a dataset's list, its annotation file, and its folders."""
     inside = set(checked)
     for path in dict.fromkeys(source.twice):
         if path in inside:
-            yield Finding('listed_twice', source.name, shown(source, path))
+            yield source.finding('listed_twice', path)
     if source.load_error:
-        file = shown(source, source.dataset.ann_file)
-        yield Finding('load', source.name, file, source.load_error)
+        yield source.finding('load', source.dataset.ann_file, source.load_error)
     if source.coco is not None:
         limited = len(checked) < len(source.labels)
 
         def wanted(path: str) -> bool:
-            if path in inside:
-                return True
             # what the dataset has dropped itself, perhaps by mistake
-            unlisted = absolute(path) not in source.left_out and path not in source.labels
-            return unlisted and source.whole and not limited
+            dropped = path not in source.labels and absolute(path) not in source.left_out
+            return path in inside or (dropped and source.whole and not limited)
 
         keypoints = source.dataset.metainfo['num_keypoints']
-        for check, image, detail in People(source.coco, keypoints, sizes, wanted).check():
-            name = shown(source, image or source.dataset.ann_file)
-            yield Finding(check, source.name, name, detail, name if image else None)
+        for check, image, detail in check_people(source.coco, keypoints, sizes, wanted):
+            path = image or source.dataset.ann_file
+            yield source.finding(check, path, detail, source.shown(path) if image else None)
     if source.whole:
         yield from _unused(source)
 
 
 def _unused(source: Source) -> Iterator[Finding]:
-    """Files in the dataset's folders that it does not list."""
+    """Yields the files in the dataset's folders that it does not list."""
     known = source.used | source.left_out
+    label_suffix = getattr(source.dataset, 'seg_map_suffix', '').lower()
     for check, folder, suffixes in (
         ('image_unused', source.image_folder, _IMAGES),
-        ('label_unused', source.label_folder, {getattr(source.dataset, 'seg_map_suffix', '')}),
+        ('label_unused', source.label_folder, label_suffix),
     ):
         for place, _, names in os.walk(folder) if folder else ():
             for name in sorted(names):
                 path = os.path.join(place, name)
-                fits = any(name.lower().endswith(suffix.lower()) for suffix in suffixes)
-                if fits and not name.startswith('.') and absolute(path) not in known:
-                    yield Finding(check, source.name, shown(source, path))
-
-
-def _count(source: Source, checked: Sequence[str]) -> Counts:
-    return Counts(
-        key=source.key,
-        root=source.root,
-        images=len(source.labels),
-        checked=len(checked),
-        labels=sum(source.labels[path] is not None for path in checked),
-        people=count_people(source.coco, set(checked)) if source.coco else 0,
-        left_out=sorted(shown(source, path) for path in source.left_out),
-    )
+                fits = name.lower().endswith(suffixes) and not name.startswith('.')
+                if fits and absolute(path) not in known:
+                    yield source.finding(check, path)

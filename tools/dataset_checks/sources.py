@@ -1,4 +1,4 @@
-"""What a config's data loaders read: their datasets, built but for the pipelines' work."""
+"""Builds the datasets that a config's data loaders read, without running their pipelines."""
 
 from __future__ import annotations
 
@@ -20,14 +20,16 @@ from segformer_plusplus.loading.leave_out import (
     read_list,
     relative,
 )
+from tools.dataset_checks.findings import Finding
 from tools.dataset_checks.images import LabelRule
+from tools.dataset_files import reason
 
 SPLITS = 'train', 'val', 'test'
 
 
 @dataclass
 class Source:
-    """One dataset of a split.
+    """Holds one dataset of a split.
 
     Attributes:
         split: 'train', 'val' or 'test'.
@@ -88,8 +90,16 @@ class Source:
             renamed=tuple((info.get('label_map') or {}).items()),
         )
 
+    def shown(self, path: str) -> str:
+        """Names a file as a report does: relative to the data root."""
+        return relative(path, self.root)
+
+    def finding(self, check: str, path: str, detail: str = '', image: str | None = None) -> Finding:
+        """Returns what was found about a file; `image` as in `Finding`."""
+        return Finding(check, self.name, self.shown(path), detail, image)
+
     def layout(self) -> str:
-        """Where its files are expected, in words."""
+        """Says where its files are expected."""
         dataset, suffix = self.dataset, getattr(self.dataset, 'img_suffix', '')
         text = f'images {os.path.join(self.image_folder or ".", "**", "*" + suffix)}'
         if self.label_folder:
@@ -129,9 +139,8 @@ def read_sources(cfg: Config, splits: Sequence[str] | None) -> tuple[list[Source
     sources = []
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
         for split in wanted:
-            leaves = list(
-                _leaves(cfg[f'{split}_dataloader'].dataset, f'{split}_dataloader.dataset')
-            )
+            key = f'{split}_dataloader.dataset'
+            leaves = list(_leaves(cfg[f'{split}_dataloader'].dataset, key))
             for number, (key, dataset, lists) in enumerate(leaves):
                 name = split if len(leaves) == 1 else f'{split}.{number}'
                 sources.append(_read(Source(split, name, key, _build(key, dataset)), lists))
@@ -141,7 +150,7 @@ def read_sources(cfg: Config, splits: Sequence[str] | None) -> tuple[list[Source
 def _leaves(
     dataset: Any, key: str, lists: tuple[str, ...] = ()
 ) -> Iterator[tuple[str, dict[str, Any], tuple[str, ...]]]:
-    """The innermost datasets of wrappers, with their keys and lists of what to leave out."""
+    """Yields the innermost datasets of wrappers, their keys and lists of what to leave out."""
     if not isinstance(dataset, Mapping):
         raise SegformerPlusPlusError(f'{key} is not the config of a dataset')
     if dataset.get('type') == 'LeaveOut':
@@ -156,7 +165,7 @@ def _leaves(
 
 
 def _data(cfg: Config, split: str) -> Any:
-    """What decides which files a split reads."""
+    """Returns what decides which files a split reads."""
     passed = {'pipeline', 'test_mode', 'lazy_init', 'serialize_data'}
     return [
         ({name: value for name, value in dataset.items() if name not in passed}, lists)
@@ -181,10 +190,10 @@ def _read(source: Source, lists: Sequence[str]) -> Source:
         source.dataset.full_init()
         entries = source.dataset.data_list
     except Exception as error:  # whatever an annotation file makes the toolbox do
-        reason = ' '.join(str(error).split()) or type(error).__name__
         if source.coco is None:
-            raise SegformerPlusPlusError(f'{source.key} cannot be loaded: {reason}') from error
-        source.load_error = f'{type(error).__name__}: {reason}'
+            message = f'{source.key} cannot be loaded: {reason(error)}'
+            raise SegformerPlusPlusError(message) from error
+        source.load_error = f'{type(error).__name__}: {reason(error)}'
         images = (one for one in source.coco.images if 'file_name' in one)
         entries = [{'img_path': source.coco.path(one)} for one in images]
     if not entries:
@@ -209,7 +218,7 @@ def _read(source: Source, lists: Sequence[str]) -> Source:
 
 
 def _check_places(source: Source) -> None:
-    """The root, the folders and the annotation files must be there before anything is listed."""
+    """Checks that the root, the folders and the annotation files are there."""
     dataset, key = source.dataset, source.key
     places = {f'{key}.data_root': dataset.data_root}
     for name, path in dataset.data_prefix.items():
@@ -227,8 +236,3 @@ def _check_places(source: Source) -> None:
                 f'data not found: {place} ({name}); expected are {source.layout()}; see '
                 f'docs/data.md, or change it with --cfg-options {key}.data_root=...'
             )
-
-
-def shown(source: Source, path: str) -> str:
-    """How a report names a file of a source."""
-    return relative(path, source.root)

@@ -1,4 +1,4 @@
-"""The report of a check of a dataset as tables for people."""
+"""Prints the report of a check of a dataset as tables."""
 
 from __future__ import annotations
 
@@ -11,17 +11,11 @@ from tools.dataset_checks.findings import CHECKS, Report
 OFFENDERS = 3
 
 
-def print_summary(report: Report, console: Console, offenders: int = OFFENDERS) -> None:
-    """Prints how much was checked, and what was found with the first offenders.
-
-    Args:
-        report: The result of `inspect_data`.
-        console: Where to print.
-        offenders: How many to name of each check.
-    """
+def print_summary(report: Report, console: Console) -> None:
+    """Prints how much was checked, and what was found with the first offenders."""
     console.print(_counts(report))
     if report.findings:
-        console.print(_findings(report, offenders))
+        console.print(_findings(report))
     for remark in report.remarks:
         console.print(remark, markup=False, highlight=False, soft_wrap=True)
     problems = len(report.problems)
@@ -33,34 +27,34 @@ def print_summary(report: Report, console: Console, offenders: int = OFFENDERS) 
 
 def _counts(report: Report) -> Table:
     table = Table(title='Checked', title_justify='left')
+    counts = report.counts.values()
     columns = {
-        'images': [counts.images for counts in report.counts.values()],
-        'opened': [counts.checked for counts in report.counts.values()],
-        'labels': [counts.labels for counts in report.counts.values()],
-        'people': [counts.people for counts in report.counts.values()],
-        'left out': [len(counts.left_out) for counts in report.counts.values()],
+        'images': [one.images for one in counts],
+        'opened': [one.checked for one in counts],
+        'labels': [one.labels for one in counts],
+        'people': [one.people for one in counts],
+        'left out': [len(one.left_out) for one in counts],
     }
     used = {name: values for name, values in columns.items() if name == 'images' or any(values)}
     table.add_column('data')
     for name in used:
         table.add_column(name, justify='right')
     table.add_column('root', overflow='fold')
-    for row, (source, counts) in enumerate(report.counts.items()):
-        amounts = [str(values[row]) for values in used.values()]
-        table.add_row(source, *amounts, Text(counts.root))
+    for row, (source, one) in enumerate(report.counts.items()):
+        table.add_row(source, *(str(values[row]) for values in used.values()), Text(one.root))
     return table
 
 
-def _findings(report: Report, offenders: int) -> Table:
+def _findings(report: Report) -> Table:
     table = Table(title='Found', title_justify='left', show_lines=True)
     table.add_column('check', ratio=2)
     table.add_column('count', justify='right')
     table.add_column('first offenders', overflow='fold', ratio=5)
     for check, amount in report.totals().items():
         title = CHECKS[check].title
-        first = [str(one) for one in report.of(check)[:offenders]]
-        if amount > offenders:
-            first.append(f'and {amount - offenders} more')
+        first = [str(one) for one in report.of(check)[:OFFENDERS]]
+        if amount > OFFENDERS:
+            first.append(f'and {amount - OFFENDERS} more')
         table.add_row(
             Text(f'note: {title}' if CHECKS[check].note else title),
             str(amount),

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from io import BytesIO
+from functools import partial
 from pathlib import Path
 
 # what lies beside this file is found from the root of the checkout
@@ -19,34 +18,19 @@ from rich.progress import track
 
 from segformer_plusplus.cli.guard import add_traceback_argument, main_guard
 from segformer_plusplus.errors import SegformerPlusPlusError
-from segformer_plusplus.files import replace
+from segformer_plusplus.files import written_beside
 from segformer_plusplus.libraries import require
-from tools.dataset_files import check_whole, run
+from tools.dataset_files import check_whole, reason, run
 
 SOURCE, TARGET = '_gtFine_labelIds.png', '_gtFine_labelTrainIds.png'
 IGNORED, UNKNOWN = 255, -1
 
 
-@dataclass(frozen=True)
-class Job:
-    """One label map to convert.
-
-    Attributes:
-        source: The file with ids.
-        target: The file to write.
-        table: The train id of each of the 256 ids, `UNKNOWN` where there is none.
-    """
-
-    source: Path
-    target: Path
-    table: tuple[int, ...]
-
-
 def train_ids() -> tuple[int, ...]:
-    """The train id of each of the 256 ids by the label table of `cityscapesscripts`.
+    """Returns the train id of each of the 256 ids, `UNKNOWN` for an id that Cityscapes lacks.
 
     Raises:
-        MissingDependencyError: It is not installed.
+        MissingDependencyError: `cityscapesscripts`, which has the table, is not installed.
     """
     labels = require('cityscapesscripts.helpers.labels', 'the table of labels').labels
     table = [UNKNOWN] * 256
@@ -56,48 +40,35 @@ def train_ids() -> tuple[int, ...]:
     return tuple(table)
 
 
-def find_labels(root: Path) -> list[Path]:
-    """All files with ids below a Cityscapes folder, sorted.
-
-    Raises:
-        SegformerPlusPlusError: There is none.
-    """
-    found = sorted(root.glob(f'gtFine/**/*{SOURCE}'))
-    if not found:
-        raise SegformerPlusPlusError(
-            f'no labels in {root}: expected are {root}/gtFine/<split>/<city>/*{SOURCE}, from '
-            f'gtFine_trainvaltest.zip; see docs/data.md'
-        )
-    return found
+def converted(source: Path) -> Path:
+    """Returns the file of train ids beside a file of ids."""
+    return source.with_name(source.name.replace(SOURCE, TARGET))
 
 
-def convert(job: Job) -> Path:
-    """Converts one label map; the file is there whole or not at all.
+def convert(source: Path, table: Sequence[int]) -> None:
+    """Converts one label map; the result is there whole or not at all.
 
     Raises:
         SegformerPlusPlusError: It cannot be read, or holds an id that the table does not have.
     """
     try:
-        with Image.open(job.source) as image:
+        with Image.open(source) as image:
             ids, mode = np.asarray(image), image.mode
     except Exception as error:  # a decoder meets damaged data with all kinds of errors
-        reason = ' '.join(str(error).split()) or type(error).__name__
-        raise SegformerPlusPlusError(f'{job.source} cannot be read: {reason}') from error
+        raise SegformerPlusPlusError(f'{source} cannot be read: {reason(error)}') from error
     if mode not in ('L', 'P'):
         raise SegformerPlusPlusError(
-            f'{job.source} has pixels of kind {mode!r}, expected one channel of 8 bits'
+            f'{source} has pixels of kind {mode!r}, expected one channel of 8 bits'
         )
-    converted = np.asarray(job.table)[ids]
-    unknown = np.unique(ids[converted == UNKNOWN])
-    if len(unknown):
+    trained = np.asarray(table)[ids]
+    unknown = ids[trained == UNKNOWN]
+    if unknown.size:
         raise SegformerPlusPlusError(
-            f'{job.source} has the id {unknown[0]}, which is none of Cityscapes; download the '
-            f'file anew'
+            f'{source} has the id {unknown.min()}, which is none of Cityscapes; download the file '
+            f'anew'
         )
-    buffer = BytesIO()
-    Image.fromarray(converted.astype(np.uint8)).save(buffer, 'PNG')
-    replace(job.target, buffer.getvalue())
-    return job.target
+    with written_beside(converted(source)) as place:
+        Image.fromarray(trained.astype(np.uint8)).save(place)
 
 
 @main_guard
@@ -114,17 +85,21 @@ def main(argv: Sequence[str]) -> int:
     add_traceback_argument(parser)
     args = parser.parse_args(argv)
     check_whole('jobs', args.jobs, 1)
-    sources = find_labels(Path(args.root))
-    targets = {path: path.with_name(path.name.replace(SOURCE, TARGET)) for path in sources}
-    missing = [path for path in sources if args.overwrite or not targets[path].exists()]
-    table = train_ids() if missing else ()
-    work = [Job(path, targets[path], table) for path in missing]
-    done = run(convert, work, min(args.jobs, len(work)))
-    for _ in track(
-        done, 'Converting labels', len(work), console=Console(stderr=True), disable=not work
-    ):
+    root = Path(args.root)
+    sources = sorted(root.glob(f'gtFine/**/*{SOURCE}'))
+    if not sources:
+        raise SegformerPlusPlusError(
+            f'no labels in {root}: expected are {root}/gtFine/<split>/<city>/*{SOURCE}, from '
+            f'gtFine_trainvaltest.zip; see docs/data.md'
+        )
+    missing = [path for path in sources if args.overwrite or not converted(path).exists()]
+    work = partial(convert, table=train_ids() if missing else ())
+    done = run(work, missing, min(args.jobs, len(missing)))
+    bar = Console(stderr=True)
+    for _ in track(done, 'Converting labels', len(missing), console=bar, disable=not missing):
         pass
-    print(f'Converted {len(work)} label map(s), {len(sources) - len(work)} were there already')
+    there = len(sources) - len(missing)
+    print(f'Converted {len(missing)} label map(s), {there} were there already')
     return 0
 
 

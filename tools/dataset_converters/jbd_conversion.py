@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import itertools
+import contextlib
+import json
 import os
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from PIL import Image, ImageOps
 from rich.progress import track
 
 from segformer_plusplus.errors import SegformerPlusPlusError
+from segformer_plusplus.files import written_beside
 from segformer_plusplus.pose.keypoints import JBD
-from tools.dataset_converters.jbd_frames import decode_frame, write_frame, write_json
 from tools.dataset_converters.jbd_tables import (
     Box,
     Frame,
@@ -23,45 +25,24 @@ from tools.dataset_converters.jbd_tables import (
     read_boxes,
     read_frames,
 )
+from tools.dataset_files import reason
 
 SPLITS = 'train', 'val'
-FRAMES_AS = 'link', 'copy'
-MISSING_BOX = 'skip', 'from-keypoints'
-OUTSIDE = 'error', 'drop'
 
 _MARGIN = 0.1
 _ANNOTATED = 2
 
+Sides = tuple[float, float, float, float]
+
 
 @dataclass(frozen=True)
-class SplitReport:
-    """What became of one split's csv file.
+class Sample:
+    """Holds a frame to convert, with its (width, height) and its box as x, y, width, height."""
 
-    Attributes:
-        rows: in the csv file, one for each frame.
-        frames: converted; the other rows were skipped.
-        keypoints: annotated in the converted frames.
-        skipped_without_box: frames that `bbox.csv` does not name.
-        skipped_without_keypoints: frames with a box and no annotated keypoint.
-        boxes_from_keypoints: frames that `bbox.csv` does not name, converted with the box of their
-            keypoints.
-        skipped_with_too_few_keypoints: frames that `bbox.csv` does not name, and whose keypoints
-            span no box: fewer than two of them, or all at the same place.
-        keypoints_outside: their frame and so taken as not annotated, those of skipped frames
-            included.
-        boxes_of_no_frame: boxes in `bbox.csv` of frames in neither csv file; the same number in
-            the reports of both splits.
-    """
-
-    rows: int
-    frames: int
-    keypoints: int
-    skipped_without_box: int
-    skipped_without_keypoints: int
-    boxes_from_keypoints: int
-    skipped_with_too_few_keypoints: int
-    keypoints_outside: int
-    boxes_of_no_frame: int
+    frame: Frame
+    size: tuple[int, int]
+    points: tuple[Point | None, ...]
+    box: Sides
 
 
 def convert_jbd(
@@ -69,134 +50,104 @@ def convert_jbd(
     out_dir: str | os.PathLike[str],
     *,
     frames_dir: str | os.PathLike[str] | None = None,
-    frames_as: str = 'link',
-    missing_box: str = 'skip',
-    outside: str = 'error',
+    copy: bool = False,
+    boxes_from_keypoints: bool = False,
+    drop_outside: bool = False,
     progress: bool = True,
-) -> dict[str, SplitReport]:
+) -> dict[str, Counter[str]]:
     """Writes `annotations/{train,val}_jump.json` and `images/{train,val}/<event>/<frame>.jpg`.
 
     Both splits are checked and all frames decoded before anything is written; the two json files
     are written last. The same call again changes no file that is right, and replaces others whole.
 
     Args:
-        raw_dir: Holds `train.csv`, `val.csv` and `bbox.csv`; only read.
-        out_dir: The folder to fill; made if it is missing.
-        frames_dir: Holds the events' folders; by default `raw_dir`.
-        frames_as: 'link' makes symbolic links to the raw frames, 'copy' copies them.
-        missing_box: A frame that `bbox.csv` does not name is left out ('skip'), or gets the box of
-            its keypoints, grown by a tenth of its larger side on every side and clipped to the
-            frame ('from-keypoints').
-        outside: A keypoint outside its frame is an error ('error') or not annotated ('drop').
+        raw_dir: Folder of `train.csv`, `val.csv` and `bbox.csv`; only read.
+        out_dir: Folder to fill; made if it is missing.
+        frames_dir: Folder of the events' folders; by default `raw_dir`.
+        copy: Whether to copy the raw frames instead of linking them.
+        boxes_from_keypoints: Whether a frame that `bbox.csv` does not name gets the box of its
+            keypoints, grown by a tenth of its larger side on every side and clipped to the frame;
+            otherwise it is left out.
+        drop_outside: Whether a keypoint outside its frame is not annotated; otherwise it is an
+            error.
         progress: Whether to show progress bars.
 
     Returns:
-        A report for each of `SPLITS`.
+        For each of `SPLITS` the counts that `tools/dataset_converters/jbd.py` prints.
 
     Raises:
-        SegformerPlusPlusError: For an argument that is not allowed, a folder, file or frame that
-            is missing or cannot be read, a row that is wrong (named as file:line), a split without
-            frames, an `out_dir` that would mix with the raw data, or a file that cannot be written.
+        SegformerPlusPlusError: For a folder, file or frame that is missing or cannot be read, a row
+            that is wrong (named as file:line), a split without frames, an `out_dir` that would mix
+            with the raw data, or a file that cannot be written.
     """
-    _check_choice('frames_as', frames_as, FRAMES_AS)
-    _check_choice('missing_box', missing_box, MISSING_BOX)
-    _check_choice('outside', outside, OUTSIDE)
     raw, out = Path(raw_dir), Path(out_dir)
     # Links hold this path, so it has to be the same however the folder was named.
     source = _real(Path(frames_dir or raw))
     _check_folders(raw, source, out)
     tables = {split: read_frames(raw / f'{split}.csv') for split in SPLITS}
     boxes = read_boxes(raw / 'bbox.csv')
-    frames = list(itertools.chain(*tables.values()))
-    check_unique(
-        frames, 'a frame stands once in one of train.csv and val.csv: remove one of the two'
-    )
+    frames = [frame for table in tables.values() for frame in table]
+    rule = 'a frame stands once in one of train.csv and val.csv: remove one of the two'
+    check_unique(frames, rule)
     _check_overwriting(source, out, tables)
 
-    strays = len(boxes.keys() - {frame.name for frame in frames})
-    checker = _Checker(source, boxes, strays, missing_box, outside)
-    checked = {
-        split: checker.check(table, f'Checking {split}', progress)
-        for split, table in tables.items()
-    }
-    for split, (samples, _) in checked.items():
-        for sample in track(samples, f'Writing {split}', disable=not progress):
-            file = sample.frame.file
-            write_frame(source / file, out / 'images' / split / file, frames_as)
-    first_id = 1
-    for split, (samples, _) in checked.items():
-        write_json(out / 'annotations' / f'{split}_jump.json', _coco(samples, first_id))
-        first_id += len(samples)
-    return {split: report for split, (_, report) in checked.items()}
-
-
-@dataclass(frozen=True)
-class _Sample:
-    """A frame to convert, with its (width, height) and its box as x, y, width, height."""
-
-    frame: Frame
-    size: tuple[int, int]
-    points: tuple[Point | None, ...]
-    box: tuple[float, float, float, float]
-
-
-@dataclass(frozen=True)
-class _Checker:
-    source: Path
-    boxes: dict[str, Box]
-    strays: int
-    missing_box: str
-    outside: str
-
-    def check(
-        self, frames: Sequence[Frame], title: str, progress: bool
-    ) -> tuple[list[_Sample], SplitReport]:
-        """Checks all frames of a split against their files and boxes; there is at least one."""
-        counts: Counter[str] = Counter()
-        samples = []
-        for frame in track(frames, title, disable=not progress):
-            sample = self._sample(frame, counts)
-            if sample:
-                samples.append(sample)
+    checked: dict[str, list[Sample]] = {}
+    counts: dict[str, Counter[str]] = {}
+    for split, table in tables.items():
+        check = _Check(source, boxes, boxes_from_keypoints, drop_outside)
+        rows = track(table, f'Checking {split}', disable=not progress)
+        samples = [sample for sample in map(check.sample, rows) if sample]
         if not samples:
             raise SegformerPlusPlusError(
-                f'{frames[0].place.path}: no frames left of {len(frames)}, since none has '
+                f'{table[0].place.path}: no frames left of {len(table)}, since none has '
                 f'a box and keypoints; check the image_id of bbox.csv'
-                + (', or use --missing-box from-keypoints' if self.missing_box == 'skip' else '')
+                + ('' if boxes_from_keypoints else ', or use --missing-box from-keypoints')
             )
-        report = SplitReport(
-            rows=len(frames),
-            frames=len(samples),
-            keypoints=sum(_count(sample.points) for sample in samples),
-            skipped_without_box=counts['skipped_without_box'],
-            skipped_without_keypoints=counts['skipped_without_keypoints'],
-            boxes_from_keypoints=counts['boxes_from_keypoints'],
-            skipped_with_too_few_keypoints=counts['skipped_with_too_few_keypoints'],
-            keypoints_outside=counts['keypoints_outside'],
-            boxes_of_no_frame=self.strays,
-        )
-        return samples, report
+        checked[split], counts[split] = samples, check.counts
+        check.counts['rows'], check.counts['frames'] = len(table), len(samples)
+        check.counts['keypoints'] = sum(_count(sample.points) for sample in samples)
+        strays = boxes.keys() - {frame.name for frame in frames}
+        check.counts['boxes_of_no_frame'] = len(strays)
 
-    def _sample(self, frame: Frame, counts: Counter[str]) -> _Sample | None:
-        size = decode_frame(self.source / frame.file, frame.place)
+    for split, samples in checked.items():
+        for sample in track(samples, f'Writing {split}', disable=not progress):
+            file = sample.frame.file
+            write_frame(source / file, out / 'images' / split / file, copy)
+    first_id = 1
+    for split, samples in checked.items():
+        _write_json(out / 'annotations' / f'{split}_jump.json', _coco(samples, first_id))
+        first_id += len(samples)
+    return counts
+
+
+@dataclass(frozen=True)
+class _Check:
+    """Checks the frames of a split against their files and boxes, and counts what it meets."""
+
+    source: Path
+    boxes: Mapping[str, Box]
+    boxes_from_keypoints: bool
+    drop_outside: bool
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def sample(self, frame: Frame) -> Sample | None:
+        """Returns what becomes of a row; None if it is skipped."""
+        size = decode_frame(self.source / frame.file, frame)
         points = self._points_inside(frame, size)
-        counts['keypoints_outside'] += _count(frame.points) - _count(points)
+        self.counts['keypoints_outside'] += _count(frame.points) - _count(points)
         given = self.boxes.get(frame.name)
         if given:
             _check_overlap(given, size)
-            if not any(points):
-                counts['skipped_without_keypoints'] += 1
-                return None
-            return _Sample(frame, size, points, (given.x, given.y, given.width, given.height))
-        if self.missing_box == 'skip':
-            counts['skipped_without_box'] += 1
-            return None
-        box = _box_around([point for point in points if point], size)
-        if box is None:
-            counts['skipped_with_too_few_keypoints'] += 1
-            return None
-        counts['boxes_from_keypoints'] += 1
-        return _Sample(frame, size, points, box)
+            box = given.sides if any(points) else None
+            skipped = 'skipped_without_keypoints'
+        elif self.boxes_from_keypoints:
+            box = _box_around([point for point in points if point], size)
+            self.counts['boxes_from_keypoints'] += box is not None
+            skipped = 'skipped_with_too_few_keypoints'
+        else:
+            box, skipped = None, 'skipped_without_box'
+        self.counts[skipped] += box is None
+        return Sample(frame, size, points, box) if box else None
 
     def _points_inside(self, frame: Frame, size: tuple[int, int]) -> tuple[Point | None, ...]:
         width, height = size
@@ -204,7 +155,7 @@ class _Checker:
         for name, point in zip(JBD.names, frame.points, strict=True):
             if point is None or (0 <= point[0] < width and 0 <= point[1] < height):
                 points.append(point)
-            elif self.outside == 'drop':
+            elif self.drop_outside:
                 points.append(None)
             else:
                 raise frame.place.error(
@@ -215,28 +166,46 @@ class _Checker:
         return tuple(points)
 
 
+def decode_frame(path: Path, frame: Frame) -> tuple[int, int]:
+    """Decodes a frame completely; returns its width and height as training loads it (EXIF).
+
+    Raises:
+        SegformerPlusPlusError: The file is missing, is no image, or ends too early.
+    """
+    try:
+        with Image.open(path) as image:
+            return ImageOps.exif_transpose(image).size
+    except FileNotFoundError:
+        raise frame.place.error(
+            f'frame {path} is missing, add it, remove the row, or name the folder of the events '
+            f'with --frames'
+        ) from None
+    except Image.UnidentifiedImageError:
+        raise frame.place.error(f'frame {path} is no image, replace it or remove the row') from None
+    except Exception as error:  # a decoder meets damaged data with all kinds of errors
+        why = getattr(error, 'strerror', None) or reason(error)
+        raise frame.place.error(
+            f'frame {path} cannot be decoded ({why}), replace it or remove the row'
+        ) from error
+
+
 def _count(points: Sequence[Point | None]) -> int:
     return sum(point is not None for point in points)
 
 
 def _check_overlap(box: Box, size: tuple[int, int]) -> None:
+    (x, y, width, height), (columns, rows) = box.sides, size
     # mmpose clips boxes to the centres of the outermost pixels, and drops empty ones unsaid
-    overlaps = (
-        min(start + side, limit - 1) > max(start, 0)
-        for start, side, limit in zip((box.x, box.y), (box.width, box.height), size, strict=True)
-    )
-    if not all(overlaps):
-        width, height = size
+    across = min(x + width, columns - 1) > max(x, 0)
+    if not (across and min(y + height, rows - 1) > max(y, 0)):
         raise box.place.error(
-            f'the box x={box.x}, y={box.y}, width={box.width}, height={box.height} lies outside '
-            f'its frame of {width} x {height}, allowed is a box that overlaps it'
+            f'the box x={x}, y={y}, width={width}, height={height} lies outside '
+            f'its frame of {columns} x {rows}, allowed is a box that overlaps it'
         )
 
 
-def _box_around(
-    points: Sequence[Point], size: tuple[int, int]
-) -> tuple[float, float, float, float] | None:
-    """The points' box grown by `_MARGIN` and clipped to the frame, None if they span none."""
+def _box_around(points: Sequence[Point], size: tuple[int, int]) -> Sides | None:
+    """Returns the box of points grown by `_MARGIN` and clipped; None if they span none."""
     if not points:
         return None
     spans = [(min(values), max(values)) for values in zip(*points, strict=True)]
@@ -248,41 +217,85 @@ def _box_around(
     return (left, top, right - left, bottom - top) if left < right and top < bottom else None
 
 
-def _coco(samples: Sequence[_Sample], first_id: int) -> dict[str, Any]:
-    numbered = list(enumerate(samples, first_id))
-    return {
-        'images': [_coco_image(sample, number) for number, sample in numbered],
-        'annotations': [_coco_annotation(sample, number) for number, sample in numbered],
-        'categories': [JBD.category()],
-    }
-
-
-def _coco_image(sample: _Sample, number: int) -> dict[str, Any]:
-    width, height = sample.size
-    return {'id': number, 'file_name': sample.frame.file, 'width': width, 'height': height}
-
-
-def _coco_annotation(sample: _Sample, number: int) -> dict[str, Any]:
-    keypoints: list[float] = []
-    for point in sample.points:
-        keypoints += (*point, _ANNOTATED) if point else (0, 0, 0)
-    return {
-        'id': number,
-        'image_id': number,
-        'category_id': 1,
-        'keypoints': keypoints,
-        'num_keypoints': _count(sample.points),
-        'bbox': list(sample.box),
-        'area': sample.box[2] * sample.box[3],
-        'iscrowd': 0,
-    }
-
-
-def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise SegformerPlusPlusError(
-            f'{name}={value!r} is not allowed: {" or ".join(map(repr, allowed))}'
+def _coco(samples: Sequence[Sample], first_id: int) -> dict[str, Any]:
+    images, annotations = [], []
+    for number, sample in enumerate(samples, first_id):
+        width, height = sample.size
+        file = sample.frame.file
+        images.append({'id': number, 'file_name': file, 'width': width, 'height': height})
+        points = [(*point, _ANNOTATED) if point else (0, 0, 0) for point in sample.points]
+        annotations.append(
+            {
+                'id': number,
+                'image_id': number,
+                'category_id': 1,
+                'keypoints': [value for point in points for value in point],
+                'num_keypoints': _count(sample.points),
+                'bbox': list(sample.box),
+                'area': sample.box[2] * sample.box[3],
+                'iscrowd': 0,
+            }
         )
+    return {'images': images, 'annotations': annotations, 'categories': [JBD.category()]}
+
+
+def write_frame(source: Path, target: Path, copy: bool) -> None:
+    """Makes `target` a link to `source`, or a copy, unless it is one.
+
+    A file or link at the place is replaced, never written to.
+
+    Raises:
+        SegformerPlusPlusError: The file cannot be written, or the file system refuses links.
+    """
+    with _naming(target):
+        if _is_written(source, target, copy):
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with written_beside(target) as place:
+            if copy:
+                place.write_bytes(source.read_bytes())
+            else:
+                _link(source, place, target)
+
+
+def _is_written(source: Path, target: Path, copy: bool) -> bool:
+    if target.is_symlink():
+        return not copy and os.readlink(target) == str(source)
+    if not target.exists():
+        return False
+    # The raw frame may be a link to this very file: replacing it would lose the frame.
+    return target.samefile(source) or (copy and target.read_bytes() == source.read_bytes())
+
+
+def _link(source: Path, place: Path, target: Path) -> None:
+    try:
+        place.symlink_to(source)
+    except OSError as error:
+        raise SegformerPlusPlusError(
+            f'{target}: cannot be made a link ({error.strerror}), use --frames-as copy where the '
+            f'file system has no links'
+        ) from error
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes a json file whole, unless it holds the same bytes."""
+    data = (json.dumps(content, allow_nan=False) + '\n').encode()
+    with _naming(path):
+        if not path.exists() or path.read_bytes() != data:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with written_beside(path) as place:
+                place.write_bytes(data)
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Turns what goes wrong while a file is written into one line that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise SegformerPlusPlusError(
+            f'{path}: cannot be written ({error.strerror}), remove what is in the way or make room'
+        ) from error
 
 
 def _real(path: Path) -> Path:
@@ -300,12 +313,11 @@ def _check_folders(raw: Path, source: Path, out: Path) -> None:
         raise SegformerPlusPlusError(f'{existing}: is not a folder, name another one with --out')
 
 
-def _check_overwriting(source: Path, out: Path, tables: dict[str, list[Frame]]) -> None:
-    """Checks that nothing is written into an event's raw folder, through links neither."""
-    events = {split: {frame.event for frame in table} for split, table in tables.items()}
-    raw_folders = {_real(source / event) for event in set().union(*events.values())}
-    filled = [out / 'annotations']
-    filled += [out / 'images' / split / event for split in SPLITS for event in events[split]]
+def _check_overwriting(source: Path, out: Path, tables: Mapping[str, list[Frame]]) -> None:
+    """Checks that nothing is written into an event's raw folder, nor through links."""
+    places = {(split, frame.event) for split, table in tables.items() for frame in table}
+    raw_folders = {_real(source / event) for _, event in places}
+    filled = [out / 'annotations', *(out / 'images' / split / event for split, event in places)]
     for folder in filled:
         real = _real(folder)
         if not raw_folders.isdisjoint((real, *real.parents)):

@@ -27,7 +27,7 @@ _SEPARATORS = ';', ',', '\t', '|'
 
 @dataclass(frozen=True)
 class Place:
-    """A line of a file; the first line is 1."""
+    """Names a line of a file; the first line is 1."""
 
     path: Path
     line: int
@@ -36,18 +36,18 @@ class Place:
         return f'{self.path}:{self.line}'
 
     def error(self, what: str) -> SegformerPlusPlusError:
-        """The error to raise for what is wrong here."""
+        """Returns the error to raise for what is wrong on this line."""
         return SegformerPlusPlusError(f'{self}: {what}')
 
 
 @dataclass(frozen=True)
 class Frame:
-    """A row of `train.csv` or `val.csv`.
+    """Holds a row of `train.csv` or `val.csv`.
 
     Attributes:
-        place: of the row.
-        event: also the name of the frame's folder.
-        name: of the frame's file without suffix, and its `image_id` in `bbox.csv`.
+        place: Line of the row.
+        event: Name of the competition and of the frame's folder.
+        name: The frame's file without suffix, and its `image_id` in `bbox.csv`.
         points: x and y in pixels in the order of `JBD.names`, None where not annotated.
     """
 
@@ -64,14 +64,11 @@ class Frame:
 
 @dataclass(frozen=True)
 class Box:
-    """A row of `bbox.csv`, in pixels; neither side is zero."""
+    """Holds a row of `bbox.csv`: x, y, width and height in pixels; no side is zero."""
 
     place: Place
     name: str
-    x: float
-    y: float
-    width: float
-    height: float
+    sides: tuple[float, float, float, float]
 
 
 def read_frames(path: Path) -> list[Frame]:
@@ -85,7 +82,7 @@ def read_frames(path: Path) -> list[Frame]:
 
 
 def read_boxes(path: Path) -> dict[str, Box]:
-    """Reads `bbox.csv`; the keys are the names of the frames.
+    """Reads `bbox.csv`, by the names of the frames.
 
     Raises:
         SegformerPlusPlusError: As for `read_frames`; or a frame has two boxes.
@@ -96,11 +93,7 @@ def read_boxes(path: Path) -> dict[str, Box]:
 
 
 def check_unique(rows: Iterable[Frame | Box], rule: str) -> None:
-    """Checks that no two rows are of the same frame.
-
-    Raises:
-        SegformerPlusPlusError: Names both lines, and the rule that is broken.
-    """
+    """Raises `SegformerPlusPlusError` with both lines and the rule if two rows name one frame."""
     seen: dict[str, Place] = {}
     for row in rows:
         if row.name in seen:
@@ -142,9 +135,7 @@ def _point(row: _Row, name: str) -> Point | None:
     visibility = row.number(f'{name}_s')
     if visibility < 0:
         raise row.error(f'{name}_s', 'only 0 (not annotated) or more')
-    if visibility == 0:
-        return None
-    return row.number(f'{name}_x'), row.number(f'{name}_y')
+    return (row.number(f'{name}_x'), row.number(f'{name}_y')) if visibility else None
 
 
 def _box(row: _Row) -> Box:
@@ -155,11 +146,11 @@ def _box(row: _Row) -> Box:
     for column, side in (('width', width), ('height', height)):
         if not 0 < side <= _LARGEST:
             raise row.error(column, f'only a number above 0, up to {_LARGEST}')
-    return Box(row.place, name, x, y, width, height)
+    return Box(row.place, name, (x, y, width, height))
 
 
 def _rows(path: Path, separator: str, columns: tuple[str, ...], skipped: int) -> Iterator[_Row]:
-    """The rows below the header, which is the first line after the `skipped` ones."""
+    """Yields the rows below the header, which is the first line after the `skipped` ones."""
     records = _records(path, separator, skipped)
     place, header = next(records, (Place(path, skipped + 1), []))
     _check_header(place, header, separator, columns)
@@ -172,8 +163,7 @@ def _rows(path: Path, separator: str, columns: tuple[str, ...], skipped: int) ->
                 f'{len(cells)} fields, expected {len(header)} as in the header, '
                 f'separated by {separator!r}'
             )
-        named = dict(zip(header, cells, strict=True))
-        yield _Row(place, {column: named[column] for column in columns})
+        yield _Row(place, dict(zip(header, cells, strict=True)))
         empty = False
     if empty:
         raise place.error('no rows below the header, expected one for each frame')
@@ -198,13 +188,12 @@ def _check_header(
 
 
 def _few(names: Iterable[str]) -> str:
-    named = list(names)
-    rest = len(named) - _MOST_NAMED
-    return ', '.join(named[:_MOST_NAMED]) + (f' and {rest} more' if rest > 0 else '')
+    first, rest = list(names)[:_MOST_NAMED], list(names)[_MOST_NAMED:]
+    return ', '.join(first) + (f' and {len(rest)} more' if rest else '')
 
 
 def _records(path: Path, separator: str, skipped: int) -> Iterator[tuple[Place, list[str]]]:
-    """The stripped cells of every line after the `skipped` ones."""
+    """Yields the stripped cells of every line after the `skipped` ones."""
     lines = io.StringIO(_text(path), newline='')
     for _ in range(skipped):
         lines.readline()

@@ -1,3 +1,5 @@
-"""Street scenes and jumpers, drawn: data to try everything on without a download.
-`synthetic_scenes.py` and `synthetic_jumpers.py` write them in the layouts of Cityscapes, ADE20K,
-Jump-Broadcast and COCO; the other files draw."""
+"""Draws street scenes and jumpers: data to try everything on without a download.
+
+`synthetic_scenes.py` and `synthetic_jumpers.py` are the tools. `layouts.py` names the files,
+`writing.py` fills the folder, the other files draw.
+"""

@@ -1,4 +1,4 @@
-"""What stands behind and before the jumpers: streets, stadiums, plain walls; poles and boards."""
+"""Draws what stands behind and before the jumpers: streets, stadiums, walls; poles and boards."""
 
 from __future__ import annotations
 
@@ -7,28 +7,24 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from tools.dataset_generators.scene_canvas import Colour, vary
+from tools.dataset_generators.drawing import Colour, Colours, pick, vary
 from tools.dataset_generators.scenes import draw_scene
 
-STREETS = 12
-"""Street scenes to cut from. They take long to draw, so every process draws each of them once."""
+Box = tuple[float, float, float, float]
+"""x, y, width and height in pixels."""
 
+STREETS = 12  # to cut from; they take long to draw, so every process draws each of them once
 _STREET_SEED, _STREET_SIZE = 20231, (512, 1024)
 
-_GROUNDS: tuple[Colour, ...] = ((150, 78, 62), (96, 128, 74), (188, 168, 128), (74, 104, 138))
-_WALLS: tuple[Colour, ...] = ((150, 158, 166), (116, 128, 120), (172, 160, 142), (104, 112, 132))
-_BOARDS: tuple[Colour, ...] = ((40, 70, 120), (210, 210, 206), (120, 40, 44), (60, 100, 74))
+_GROUNDS: Colours = ((150, 78, 62), (96, 128, 74), (188, 168, 128), (74, 104, 138))
+_WALLS: Colours = ((150, 158, 166), (116, 128, 120), (172, 160, 142), (104, 112, 132))
+_BOARDS: Colours = ((40, 70, 120), (210, 210, 206), (120, 40, 44), (60, 100, 74))
 
 
 def draw_backdrop(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
-    """A background of (height, width) pixels: (H, W, 3) uint8, RGB."""
+    """Draws a background of (height, width) pixels: (H, W, 3) uint8, RGB."""
     kind = rng.uniform()
-    if kind < 0.35:
-        image = _street(rng, size)
-    elif kind < 0.8:
-        image = _stadium(rng, size)
-    else:
-        image = _wall(rng, size)
+    image = (_street if kind < 0.35 else _stadium if kind < 0.8 else _wall)(rng, size)
     # The camera's focus is on the athlete.
     return cv2.GaussianBlur(image, (0, 0), size[0] * rng.uniform(0.0008, 0.003) + 0.2)
 
@@ -41,7 +37,7 @@ def _drawn_street(index: int) -> np.ndarray:
 
 
 def _street(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
-    """A part of a street scene, mirrored or not, somewhat pale."""
+    """Cuts a part of a street scene, mirrored or not, and makes it somewhat pale."""
     street = _drawn_street(int(rng.integers(STREETS)))
     part = rng.uniform(0.55, 0.9) * min(_STREET_SIZE[0] / size[0], _STREET_SIZE[1] / size[1])
     height, width = (max(1, round(n * part)) for n in size)
@@ -55,13 +51,13 @@ def _street(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
 
 
 def _noise(rng: np.random.Generator, size: tuple[int, int], cells: tuple[int, int]) -> np.ndarray:
-    """Smooth noise: (H, W) float32 of mean 0, with (rows, columns) of independent values."""
+    """Returns smooth noise, (H, W) float32, from (rows, columns) of independent values."""
     coarse = rng.standard_normal(cells, np.float32)
     return cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_LINEAR)
 
 
 def _blotched(rng: np.random.Generator, image: np.ndarray, strength: float) -> np.ndarray:
-    """The image with large and small patches of other brightness."""
+    """Adds large and small patches of other brightness."""
     size = image.shape[:2]
     noise = _noise(rng, size, (6, 9)) + 0.7 * _noise(rng, size, (60, 100))
     offset = (strength * noise).astype(np.int16)
@@ -69,22 +65,22 @@ def _blotched(rng: np.random.Generator, image: np.ndarray, strength: float) -> n
 
 
 def _graded(size: tuple[int, int], top: Colour, bottom: Colour) -> np.ndarray:
-    """An image that goes from one colour to the other."""
+    """Returns an image that goes from one colour to the other."""
     ends = np.array([[top], [bottom]], np.float32)
     return cv2.resize(ends, size[::-1], interpolation=cv2.INTER_LINEAR).astype(np.uint8)
 
 
 def _wall(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
-    top, bottom = (vary(rng, _WALLS[int(rng.integers(len(_WALLS)))], 24) for _ in range(2))
+    top, bottom = pick(rng, _WALLS, 24), pick(rng, _WALLS, 24)
     return _blotched(rng, _graded(size, top, bottom), rng.uniform(3, 12))
 
 
 def _stadium(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
-    """Spectators, a row of boards and the ground."""
+    """Draws spectators, a row of boards and the ground."""
     height, width = size
     horizon = round(height * rng.uniform(0.3, 0.62))
     board = max(2, round(height * rng.uniform(0.05, 0.11)))
-    ground = vary(rng, _GROUNDS[int(rng.integers(len(_GROUNDS)))], 16)
+    ground = pick(rng, _GROUNDS, 16)
     far = vary(rng, ground, 14)
     image = _blotched(rng, _graded(size, far, ground), rng.uniform(3, 9))
     _lanes(rng, image, horizon)
@@ -98,7 +94,7 @@ def _stadium(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
     left = -int(rng.integers(width // 4))
     while left < width:
         wide = int(height * rng.uniform(0.25, 0.6)) + 1
-        colour = vary(rng, _BOARDS[int(rng.integers(len(_BOARDS)))], 20)
+        colour = pick(rng, _BOARDS, 20)
         cv2.rectangle(image, (left, horizon), (left + wide, horizon + board), colour, -1)
         middle = horizon + board // 2
         ink = vary(rng, (225, 225, 225) if sum(colour) < 400 else (50, 50, 60))
@@ -109,7 +105,7 @@ def _stadium(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
 
 
 def _lanes(rng: np.random.Generator, image: np.ndarray, horizon: int) -> None:
-    """White lines that run to one point at the horizon, or along the runway."""
+    """Draws white lines that run to one point at the horizon, or along the runway."""
     height, width = image.shape[:2]
     white, thick = vary(rng, (214, 212, 206), 14), max(1, height // 180)
     if rng.uniform() < 0.5:
@@ -124,10 +120,8 @@ def _lanes(rng: np.random.Generator, image: np.ndarray, horizon: int) -> None:
             cv2.line(image, *ends, white, thick, cv2.LINE_AA)
 
 
-def draw_crossbar(
-    rng: np.random.Generator, image: np.ndarray, box: tuple[float, float, float, float]
-) -> None:
-    """The high jump's bar and its two uprights, at the height of somebody in `box`."""
+def draw_crossbar(rng: np.random.Generator, image: np.ndarray, box: Box) -> None:
+    """Draws the high jump's bar and its two uprights, at the height of somebody in `box`."""
     x, y, width, height = box
     level, metre = y + height * rng.uniform(0.55, 0.85), max(width, height) / 1.8
     left, right = x + width / 2 - 2 * metre, x + width / 2 + 2 * metre
@@ -139,10 +133,8 @@ def draw_crossbar(
     cv2.line(image, *ends, vary(rng, (226, 206, 80)), thick, cv2.LINE_AA)
 
 
-def draw_occluder(
-    rng: np.random.Generator, image: np.ndarray, box: tuple[float, float, float, float]
-) -> np.ndarray:
-    """A pole, a bar or a board before somebody in `box`; returns (H, W) bool, where it is."""
+def draw_occluder(rng: np.random.Generator, image: np.ndarray, box: Box) -> np.ndarray:
+    """Draws a pole, a bar or a board before somebody in `box`; returns its (H, W) bool mask."""
     x, y, width, height = box
     rows, columns = image.shape[:2]
     kind = int(rng.integers(3))
@@ -161,7 +153,7 @@ def draw_occluder(
     place = np.s_[top : max(top + 1, round(corners[3])), left : max(left + 1, round(corners[2]))]
     light = np.linspace(1.15, 0.8, image[place].shape[1 if kind == 0 else 0])
     shades = light[None, :, None] if kind == 0 else light[:, None, None]
-    colour = vary(rng, _BOARDS[int(rng.integers(len(_BOARDS)))], 30)
+    colour = pick(rng, _BOARDS, 30)
     image[place] = np.clip(shades * np.asarray(colour), 0, 255).astype(np.uint8)
     cover = np.zeros((rows, columns), bool)
     cover[place] = True

@@ -1,6 +1,6 @@
 """Draws one athlete: a posed skeleton in flesh and clothes, from the far limbs to the near ones.
 
-Left and right look the same but for where they are: clothes and skin have no colour of a side.
+Left and right look the same but for where they are: no colour tells one side from the other.
 """
 
 from __future__ import annotations
@@ -11,36 +11,38 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from tools.dataset_generators.jumper_skeleton import Body
-from tools.dataset_generators.scene_canvas import SUBPIXEL_BITS, Colour, darker, vary
-from tools.dataset_generators.scene_objects import SKIN, pick
-
-JERSEYS: tuple[Colour, ...] = (
-    (208, 36, 40),
-    (24, 78, 186),
-    (240, 200, 30),
-    (20, 140, 76),
-    (236, 116, 24),
-    (238, 238, 236),
-    (112, 44, 140),
-    (24, 160, 176),
+from tools.dataset_generators.drawing import (
+    SUBPIXEL_BITS,
+    Colour,
+    Colours,
+    circle,
+    darker,
+    fixed_point,
+    pick,
+    vary,
 )
-SHORTS: tuple[Colour, ...] = ((24, 26, 34), (226, 226, 226), (30, 44, 96), (150, 24, 36))
-SHOES: tuple[Colour, ...] = ((240, 240, 240), (248, 96, 40), (30, 200, 120), (36, 36, 40))
-HAIR: tuple[Colour, ...] = ((34, 26, 22), (92, 60, 36), (196, 158, 96), (130, 60, 30))
+from tools.dataset_generators.jumper_skeleton import Body
+from tools.dataset_generators.scene_objects import SKIN
+
+JERSEYS: Colours = (
+    *((208, 36, 40), (24, 78, 186), (240, 200, 30), (20, 140, 76)),
+    *((236, 116, 24), (238, 238, 236), (112, 44, 140), (24, 160, 176)),
+)
+SHORTS: Colours = ((24, 26, 34), (226, 226, 226), (30, 44, 96), (150, 24, 36))
+SHOES: Colours = ((240, 240, 240), (248, 96, 40), (30, 200, 120), (36, 36, 40))
+HAIR: Colours = ((34, 26, 22), (92, 60, 36), (196, 158, 96), (130, 60, 30))
 BIB: Colour = (244, 244, 240)
 INK: Colour = (20, 20, 24)
 
 CAMERA_DISTANCE = 9.0  # metres from the pelvis: what is nearer is a little larger
-_CORNERS = np.arange(16) * (2 * np.pi / 16)
-_CIRCLE = np.stack([np.cos(_CORNERS), np.sin(_CORNERS)], axis=1)
+_CIRCLE = circle(16)
 # How round things look: the part of the radius that is filled, and how bright.
 _SHADING = ((1.0, 0.74), (0.8, 0.95), (0.45, 1.1))
 
 
 @dataclass(frozen=True)
 class Kit:
-    """The colours of one athlete, and the build: a factor on the girth of the limbs."""
+    """Holds the colours of one athlete, and the build: a factor on the girth of the limbs."""
 
     skin: Colour
     hair: Colour
@@ -53,7 +55,7 @@ class Kit:
 
     @staticmethod
     def sample(rng: np.random.Generator) -> Kit:
-        """Draws all colours."""
+        """Samples all colours."""
         jersey, stripe = (JERSEYS[i] for i in rng.permutation(len(JERSEYS))[:2])
         skin = pick(rng, SKIN, 14)
         return Kit(
@@ -70,7 +72,7 @@ class Kit:
 
 @dataclass(frozen=True)
 class Blob:
-    """A convex shape: the hull of circles.
+    """Holds a convex shape: the hull of circles.
 
     Attributes:
         centres: (N, 3) metres.
@@ -85,8 +87,12 @@ class Blob:
     shaded: bool = True
 
 
+Part = tuple[float, list[Blob]]
+"""A part of the body: how near it is, and its shapes from far to near."""
+
+
 class Figure:
-    """A posed athlete, ready to be placed in an image.
+    """Draws a posed athlete anywhere in an image.
 
     Args:
         body: The joints, turned to the camera.
@@ -102,53 +108,41 @@ class Figure:
         parts = [self._torso(), self._head()]
         for side in 'rl':
             parts += self._arm(side) + self._leg(side)
-        self.blobs = [
-            blob for _, blobs in sorted(parts, key=lambda part: part[0]) for blob in blobs
-        ]
+        parts.sort(key=lambda part: part[0])
+        self.blobs = [blob for _, blobs in parts for blob in blobs]
 
     def extent(self) -> tuple[float, float, float, float]:
-        """Left, top, right and bottom at one pixel a metre, with the pelvis at (0, 0)."""
-        centres, radii = self._project(
-            np.concatenate([blob.centres for blob in self.blobs]),
-            np.concatenate([blob.radii for blob in self.blobs]),
-            1.0,
-            (0.0, 0.0),
-        )
-        low, high = (centres - radii[:, None]).min(0), (centres + radii[:, None]).max(0)
-        return float(low[0]), float(low[1]), float(high[0]), float(high[1])
+        """Returns left, top, right and bottom at one pixel a metre, the pelvis at (0, 0)."""
+        centres = np.concatenate([blob.centres for blob in self.blobs])
+        radii = np.concatenate([blob.radii for blob in self.blobs])
+        centres, radii = _project(centres, radii, 1.0, (0.0, 0.0))
+        left, top = (centres - radii[:, None]).min(0)
+        right, bottom = (centres + radii[:, None]).max(0)
+        return float(left), float(top), float(right), float(bottom)
 
     def pixel(self, name: str, scale: float, origin: tuple[float, float]) -> np.ndarray:
-        """(2,) x and y of a joint; `scale` in pixels a metre, `origin` the pelvis' pixel."""
-        return self._project(self.points[name][None], np.zeros(1), scale, origin)[0][0]
+        """Returns (2,) x and y of a joint, for pixels a metre and the pixel of the pelvis."""
+        return _project(self.points[name][None], np.zeros(1), scale, origin)[0][0]
 
     def draw(self, image: np.ndarray, scale: float, origin: tuple[float, float]) -> np.ndarray:
         """Draws onto (H, W, 3) RGB in place; returns the silhouette, (H, W) uint8 of 0 and 1."""
         mask = np.zeros(image.shape[:2], np.uint8)
         for blob in self.blobs:
-            centres, radii = self._project(blob.centres, blob.radii, scale, origin)
-            depth = blob.centres[:, 2].mean()
-            dim = min(max(1 + 1.7 * depth, 0.55), 1.12)
-            fill_hull(mask, centres, radii, (1, 1, 1), cv2.LINE_8)
+            centres, radii = _project(blob.centres, blob.radii, scale, origin)
+            dim = min(max(1 + 1.7 * blob.centres[:, 2].mean(), 0.55), 1.12)
+            _fill_hull(mask, centres, radii, (1, 1, 1), cv2.LINE_8)
             if not blob.shaded:
-                fill_hull(image, centres, radii, darker(blob.colour, dim))
+                _fill_hull(image, centres, radii, darker(blob.colour, dim))
                 continue
             for part, bright in _SHADING:
                 moved = centres + 0.6 * (1 - part) * radii[:, None] * self._light
-                fill_hull(image, moved, part * radii, darker(blob.colour, dim * bright))
+                _fill_hull(image, moved, part * radii, darker(blob.colour, dim * bright))
         return mask
-
-    @staticmethod
-    def _project(
-        centres: np.ndarray, radii: np.ndarray, scale: float, origin: tuple[float, float]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """(N, 2) pixels and (N,) radii of circles in metres."""
-        nearer = scale * CAMERA_DISTANCE / (CAMERA_DISTANCE - centres[:, 2])
-        return centres[:, :2] * np.stack([nearer, -nearer], axis=1) + origin, radii * nearer
 
     def _hull(
         self, colour: Colour, *circles: tuple[np.ndarray | str, float], shaded: bool = True
     ) -> Blob:
-        """The hull of circles round joints or points, with radii for an average build."""
+        """Returns the hull of circles round joints or points, with radii for an average build."""
         centres = [self.points[at] if isinstance(at, str) else at for at, _ in circles]
         radii = self._kit.build * np.array([radius for _, radius in circles])
         return Blob(np.stack(centres), radii, colour, shaded)
@@ -159,11 +153,10 @@ class Figure:
     def _depth(self, *names: str) -> float:
         return float(np.mean([self.points[name][2] for name in names]))
 
-    def _arm(self, side: str) -> list[tuple[float, list[Blob]]]:
+    def _arm(self, side: str) -> list[Part]:
         kit = self._kit
         sho, elb, wri, han = (f'{side}{joint}' for joint in ('sho', 'elb', 'wri', 'han'))
-        palm = self._between(wri, han, 0.45)
-        tip = self._between(wri, han, 0.88)
+        palm, tip = self._between(wri, han, 0.45), self._between(wri, han, 0.88)
         upper = [
             self._hull(kit.skin, (sho, 0.052), (elb, 0.04)),
             self._hull(kit.jersey, (sho, 0.064), (self._between(sho, elb, 0.3), 0.058)),
@@ -174,11 +167,9 @@ class Figure:
         ]
         return [(self._depth(sho, elb), upper), (self._depth(elb, wri), fore)]
 
-    def _leg(self, side: str) -> list[tuple[float, list[Blob]]]:
+    def _leg(self, side: str) -> list[Part]:
         kit = self._kit
-        hip, kne, ank, hee, toe = (
-            f'{side}{joint}' for joint in ('hip', 'kne', 'ank', 'hee', 'toe')
-        )
+        hip, kne, ank, hee, toe = (side + joint for joint in ('hip', 'kne', 'ank', 'hee', 'toe'))
         calf, sock = self._between(kne, ank, 0.3), self._between(kne, ank, 0.72)
         thigh = [
             self._hull(kit.skin, (hip, 0.085), (kne, 0.055)),
@@ -191,18 +182,12 @@ class Figure:
         ]
         return [(self._depth(hip, kne), thigh), (self._depth(kne, ank), shank)]
 
-    def _torso(self) -> tuple[float, list[Blob]]:
+    def _torso(self) -> Part:
         kit = self._kit
+        trunk = ('pelvis', 0.105), ('belly', 0.105), ('chest', 0.12), ('rsho', 0.06), ('lsho', 0.06)
         blobs = [
             self._hull(kit.shorts, ('belly', 0.085), ('rhip', 0.09), ('lhip', 0.09)),
-            self._hull(
-                kit.jersey,
-                ('pelvis', 0.105),
-                ('belly', 0.105),
-                ('chest', 0.12),
-                ('rsho', 0.06),
-                ('lsho', 0.06),
-            ),
+            self._hull(kit.jersey, *trunk),
         ]
         facing = self._body.chest[2, 0]  # of the chest's forward, towards the camera
         if facing > 0.12:
@@ -214,23 +199,19 @@ class Figure:
         return self._depth('chest', 'pelvis'), blobs
 
     def _patch(
-        self,
-        forward: float,
-        right: tuple[float, float],
-        up: tuple[float, float],
-        colour: Colour,
+        self, forward: float, right: tuple[float, float], up: tuple[float, float], colour: Colour
     ) -> Blob:
-        """A flat rectangle on the chest or the back, in metres from the middle of the chest."""
+        """Returns a flat rectangle on the chest or back, in metres from the chest's middle."""
         corners = ((right[0], up[0]), (right[1], up[0]), (right[1], up[1]), (right[0], up[1]))
         places = (np.array([forward, high, wide]) for wide, high in corners)
         circles = [(self.points['chest'] + self._body.chest @ place, 0.0) for place in places]
         return self._hull(colour, *circles, shaded=False)
 
-    def _head(self) -> tuple[float, list[Blob]]:
-        kit, head = self._kit, self._body.head
+    def _head(self) -> Part:
+        kit, head, points = self._kit, self._body.head, self.points
 
         def at(forward: float, up: float) -> np.ndarray:
-            return self.points['skull'] + head @ np.array([forward, up, 0.0])
+            return points['skull'] + head @ np.array([forward, up, 0.0])
 
         neck = self._hull(kit.skin, ('neck', 0.055), ('skull', 0.05))
         hair = self._hull(kit.hair, (at(-0.025, 0.022), 0.088), (at(-0.035, -0.02), 0.07))
@@ -239,18 +220,25 @@ class Figure:
             self._hull(darker(kit.skin, 1.08), ('nose', 0.014), (at(0.09, 0.0), 0.016)),
         ]
         for side in ('right', 'left'):
-            eye, ear = self.points[f'{side}_eye'], self.points[f'{side}_ear']
-            if eye[2] > self.points['skull'][2] + 0.02:
-                face.append(self._hull(INK, (eye, 0.011), shaded=False))
-            if ear[2] > self.points['skull'][2] + 0.03:
-                face.append(self._hull(darker(kit.skin, 0.85), (ear, 0.02), shaded=False))
+            if points[f'{side}_eye'][2] > points['skull'][2] + 0.02:
+                face.append(self._hull(INK, (f'{side}_eye', 0.011), shaded=False))
+            if points[f'{side}_ear'][2] > points['skull'][2] + 0.03:
+                ear = darker(kit.skin, 0.85)
+                face.append(self._hull(ear, (f'{side}_ear', 0.02), shaded=False))
         # Whichever is nearer covers the other: seen from behind, there is hair only.
         ahead = head[2, 0] > -0.35
-        blobs = [neck, hair, *face] if ahead else [neck, *face, hair]
-        return self._depth('skull'), blobs
+        return self._depth('skull'), [neck, hair, *face] if ahead else [neck, *face, hair]
 
 
-def fill_hull(
+def _project(
+    centres: np.ndarray, radii: np.ndarray, scale: float, origin: tuple[float, float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Turns (N, 3) centres and (N,) radii of circles in metres into pixels."""
+    nearer = scale * CAMERA_DISTANCE / (CAMERA_DISTANCE - centres[:, 2])
+    return centres[:, :2] * np.stack([nearer, -nearer], axis=1) + origin, radii * nearer
+
+
+def _fill_hull(
     image: np.ndarray,
     centres: np.ndarray,
     radii: np.ndarray,
@@ -259,6 +247,5 @@ def fill_hull(
 ) -> None:
     """Fills the hull of circles in place: (N, 2) centres and (N,) radii in pixels."""
     edge = (centres[:, None] + radii[:, None, None] * _CIRCLE).reshape(-1, 2).astype(np.float32)
-    hull = cv2.convexHull(edge)
-    fixed = np.round((hull - 0.5) * (1 << SUBPIXEL_BITS)).astype(np.int32)
-    cv2.fillPoly(image, [fixed], tuple(colour), line, SUBPIXEL_BITS)
+    hull = fixed_point(cv2.convexHull(edge))
+    cv2.fillPoly(image, [hull], tuple(colour), line, SUBPIXEL_BITS)

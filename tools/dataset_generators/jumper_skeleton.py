@@ -1,4 +1,4 @@
-"""The jumpers' skeleton: where joint angles put the joints.
+"""Puts the joints of the jumpers' skeleton where joint angles say.
 
 Directions are those of a camera that sees the figure from its right: x forward and to the right of
 the image, y up, z to the figure's right and towards the camera. Lengths are in metres, angles in
@@ -16,30 +16,27 @@ from tools.dataset_generators.jumper_pose import Angles, Pose
 
 @dataclass(frozen=True)
 class Body:
-    """Where a posed figure's joints are.
+    """Holds the joints of a posed figure.
 
     Attributes:
         points: (3,) metres from the middle of the pelvis, by name. Keypoints have Jump-Broadcast's
             names and, in the face, COCO's; 'pelvis', 'belly', 'chest' and 'skull' are middles.
-        pelvis: (3, 3) rotation: its columns are the pelvis' forward, up and right.
-        chest: (3, 3) the same of the chest.
+        chest: (3, 3) rotation: its columns are the chest's forward, up and right.
         head: (3, 3) the same of the head.
     """
 
     points: dict[str, np.ndarray]
-    pelvis: np.ndarray
     chest: np.ndarray
     head: np.ndarray
 
     def turned(self, rotation: np.ndarray) -> Body:
-        """The body after a (3, 3) rotation about the middle of its pelvis."""
+        """Returns the body after a (3, 3) rotation about the middle of its pelvis."""
         points = {name: rotation @ point for name, point in self.points.items()}
-        frames = (rotation @ frame for frame in (self.pelvis, self.chest, self.head))
-        return Body(points, *frames)
+        return Body(points, rotation @ self.chest, rotation @ self.head)
 
 
 def view(yaw: float, pitch: float = 0.0, roll: float = 0.0) -> np.ndarray:
-    """The (3, 3) rotation for a camera.
+    """Returns the (3, 3) rotation for a camera.
 
     Args:
         yaw: Where the figure faces: 0 to the right of the image, 90 to the camera, 180 to the left.
@@ -50,7 +47,7 @@ def view(yaw: float, pitch: float = 0.0, roll: float = 0.0) -> np.ndarray:
 
 
 def _about(axis: str, degrees: float) -> np.ndarray:
-    """A right-handed rotation about one axis."""
+    """Returns a right-handed rotation about one axis."""
     cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     first, second = {'x': (1, 2), 'y': (2, 0), 'z': (0, 1)}[axis]
     matrix = np.eye(3)
@@ -101,10 +98,10 @@ def assemble(pose: Pose, height: float = 1.75) -> Body:
         put(f'{side}ank', f'{side}kne', shank, 0, -0.42, 0)
         put(f'{side}hee', f'{side}ank', foot, -0.055, -0.065, 0)
         put(f'{side}toe', f'{side}ank', foot, 0.185, -0.06, 0)
-    return Body(points, pelvis, chest, head)
+    return Body(points, chest, head)
 
 
 def _limb(angles: Angles, joint: str, right: int) -> np.ndarray:
-    """The rotation in a hip or shoulder; `right` is 1 there and -1 on the left."""
+    """Returns the rotation in a hip or shoulder; `right` is 1 there and -1 on the left."""
     out, turn = -right * angles[f'{joint}_out'], right * angles[f'{joint}_turn']
     return _about('z', angles[joint]) @ _about('x', out) @ _about('y', turn)

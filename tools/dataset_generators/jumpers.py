@@ -1,7 +1,7 @@
-"""Synthetic triple, high and long jumpers with keypoints: what pose estimation is trained on here.
+"""Draws synthetic triple, high and long jumpers with keypoints.
 
-Limbs that overlap, that are blurred, that a pole hides; figures from a third of the frame's height
-to most of it; and no colour that tells left from right: only where a limb is does.
+Limbs overlap, are blurred, or a pole hides them; figures take from a third of the frame's height to
+most of it; and no colour tells left from right: only where a limb is does.
 """
 
 from __future__ import annotations
@@ -14,43 +14,33 @@ import numpy as np
 
 from segformer_plusplus.errors import SegformerPlusPlusError
 from segformer_plusplus.pose.keypoints import COCO, JBD
-from tools.dataset_files import check_between, check_whole, generator
-from tools.dataset_generators.jumper_backdrop import draw_backdrop, draw_crossbar, draw_occluder
+from tools.dataset_files import check_whole
+from tools.dataset_generators.drawing import Drawing, random_numbers
+from tools.dataset_generators.jumper_backdrop import (
+    Box,
+    draw_backdrop,
+    draw_crossbar,
+    draw_occluder,
+)
 from tools.dataset_generators.jumper_figure import Figure, Kit
 from tools.dataset_generators.jumper_pose import BYSTANDING, DISCIPLINES, Sequences, sample_pose
 from tools.dataset_generators.jumper_skeleton import assemble, view
 
-GENERATOR_VERSION = 1
-"""Raised whenever the same seed and size give other bytes than before."""
-
-MIN_SIZE = 96, 128
-MAX_SIZE = 1080, 1920
+DRAWING = Drawing('jumpers', version=1, smallest=(96, 128), largest=(1080, 1920))
 MAX_PEOPLE = 3
 MARGIN = 2.0  # pixels between an athlete and the frame's border
 
-Box = tuple[float, float, float, float]
-
-_SIDES = {'left': 'l', 'right': 'r'}
-_PARTS = {part: part[:3] for part in ('elbow', 'wrist', 'hip', 'knee', 'ankle')}
-
-_PARTS['shoulder'] = 'sho'
-
-
-def _joint(name: str) -> str:
-    """The joint of the figure that a COCO keypoint lies on."""
-    side, _, part = name.partition('_')
-    return _SIDES[side] + _PARTS[part] if part in _PARTS else name
-
-
-COCO_JOINTS = tuple(_joint(name) for name in COCO.names)
+_FACE = ('nose', 'left_eye', 'right_eye', 'left_ear', 'right_ear')
+# 'left_shoulder' of COCO is 'lsho' of Jump-Broadcast.
+COCO_JOINTS = tuple(
+    name if name in _FACE else name[0] + name.partition('_')[2][:3] for name in COCO.names
+)
 """The joint of the figure that each of COCO's keypoints lies on."""
-
-_FACE = frozenset(COCO_JOINTS) - frozenset(JBD.names)
 
 
 @dataclass(frozen=True)
 class Person:
-    """An annotated athlete.
+    """Holds the annotation of an athlete.
 
     A keypoint's visibility is 2 (visible), 1 (hidden) or 0 (not annotated, with x = y = 0).
 
@@ -69,7 +59,7 @@ class Person:
 
 @dataclass(frozen=True)
 class JumperFrame:
-    """A drawn frame.
+    """Holds a drawn frame.
 
     Attributes:
         image: (H, W, 3) uint8, RGB.
@@ -82,18 +72,12 @@ class JumperFrame:
 
 @dataclass(frozen=True)
 class _Placed:
-    """A figure and its place: pixels a metre, and the pixel of its pelvis."""
+    """Holds a figure and its place: pixels a metre, the pixel of its pelvis, and its box."""
 
     figure: Figure
-    discipline: str
     scale: float
     origin: tuple[float, float]
     box: Box
-
-
-def check_size(size: tuple[int, int]) -> None:
-    """Raises `SegformerPlusPlusError` unless `size` (height, width) can be drawn."""
-    check_between(size, MIN_SIZE, MAX_SIZE)
 
 
 def draw_jumpers(
@@ -119,7 +103,7 @@ def draw_jumpers(
     Raises:
         SegformerPlusPlusError: For an argument that is not allowed.
     """
-    check_size(size)
+    DRAWING.check_size(size)
     check_whole('people', people, 1)
     if people > MAX_PEOPLE:
         raise SegformerPlusPlusError(f'people={people} is not allowed: 1 to {MAX_PEOPLE}')
@@ -127,7 +111,7 @@ def draw_jumpers(
         raise SegformerPlusPlusError(
             f'discipline={discipline!r} is not known: one of {", ".join(DISCIPLINES)}'
         )
-    rng = generator(seed)
+    rng = random_numbers(seed)
 
     image = draw_backdrop(rng, size)
     angle = rng.uniform(-0.8, 0.8)
@@ -137,15 +121,19 @@ def draw_jumpers(
             _draw_bystander(rng, image, light)
     cast: list[_Placed] = []
     for _ in range(people):
-        wanted = discipline or str(rng.choice(list(DISCIPLINES)))
-        cast.append(_place_athlete(rng, size, light, wanted, people, [one.box for one in cast]))
+        jump = discipline or str(rng.choice(list(DISCIPLINES)))
+        figure = _figure(rng, light, DISCIPLINES[jump])
+        longer = size[0] * rng.uniform(0.35, 0.85 if people == 1 else 0.65)
+        # of a few places, where the others are covered least
+        places = [_place(rng, figure, size, longer) for _ in range(12 if cast else 1)]
+        cast.append(min(places, key=lambda one: sum(_overlap(one.box, two.box) for two in cast)))
     cast.sort(key=lambda one: one.scale)
 
     # What is seen at each pixel: the number of an athlete, of something before them, or 0.
     owner = np.zeros(size, np.uint8)
     silhouettes = []
     for number, one in enumerate(cast, 1):
-        if one.discipline == 'high_jump' and people == 1 and rng.uniform() < 0.7:
+        if people == 1 and jump == 'high_jump' and rng.uniform() < 0.7:
             draw_crossbar(rng, image, one.box)
         silhouette = one.figure.draw(image, one.scale, one.origin)
         owner[silhouette > 0] = number
@@ -154,29 +142,26 @@ def draw_jumpers(
         hidden = cast[int(rng.integers(len(cast)))]
         owner[draw_occluder(rng, image, hidden.box)] = len(cast) + 1
     annotated = tuple(
-        _annotate(rng, one, number, silhouettes[number - 1], owner)
-        for number, one in enumerate(cast, 1)
+        _annotate(rng, one, number, silhouette, owner)
+        for number, (one, silhouette) in enumerate(zip(cast, silhouettes, strict=True), 1)
     )
     return JumperFrame(_photograph(rng, image), annotated)
 
 
 def _figure(rng: np.random.Generator, light: np.ndarray, sequences: Sequences) -> Figure:
-    """A figure in any pose and colours, coming towards the camera up to 40 degrees off.
+    """Returns a figure in any pose and colours, coming towards the camera up to 40 degrees off.
 
     So the pit or the bar is filmed from behind it. From the side, the image hardly tells left
     limbs from right ones, which a model does not learn in minutes.
     """
-    pose = sample_pose(rng, sequences)
-    body = assemble(pose, 1.75 * rng.uniform(0.94, 1.08))
-    yaw = rng.uniform(50, 130)
-    turned = body.turned(view(yaw, rng.uniform(-5, 10), 3 * rng.standard_normal()))
-    return Figure(turned, Kit.sample(rng), light)
+    body = assemble(sample_pose(rng, sequences), 1.75 * rng.uniform(0.94, 1.08))
+    camera = view(rng.uniform(50, 130), rng.uniform(-5, 10), 3 * rng.standard_normal())
+    return Figure(body.turned(camera), Kit.sample(rng), light)
 
 
 def _place(
     rng: np.random.Generator,
     figure: Figure,
-    discipline: str,
     size: tuple[int, int],
     longer: float,
     highest: float = MARGIN,
@@ -190,37 +175,21 @@ def _place(
     x = rng.uniform(MARGIN, max(MARGIN, size[1] - MARGIN - wide * scale))
     y = rng.uniform(highest, max(highest, size[0] - MARGIN - high * scale))
     origin = x - left * scale, y - top * scale
-    return _Placed(figure, discipline, scale, origin, (x, y, wide * scale, high * scale))
+    return _Placed(figure, scale, origin, (x, y, wide * scale, high * scale))
 
 
 def _draw_bystander(rng: np.random.Generator, image: np.ndarray, light: np.ndarray) -> None:
-    """A small figure far away, paler than an athlete."""
+    """Draws a small figure far away, paler than an athlete."""
     height, width = image.shape[:2]
     figure = _figure(rng, light, BYSTANDING)
-    longer = height * rng.uniform(0.12, 0.24)
-    one = _place(rng, figure, '', (height, width), longer, 0.35 * height)
+    one = _place(rng, figure, (height, width), height * rng.uniform(0.12, 0.24), 0.35 * height)
     before = image.copy()
     figure.draw(image, one.scale, one.origin)
     cv2.addWeighted(image, 0.75, before, 0.25, 0, dst=image)
 
 
-def _place_athlete(
-    rng: np.random.Generator,
-    size: tuple[int, int],
-    light: np.ndarray,
-    discipline: str,
-    people: int,
-    others: list[Box],
-) -> _Placed:
-    """Puts an athlete where the others' boxes are overlapped least, of a few places."""
-    figure = _figure(rng, light, DISCIPLINES[discipline])
-    longer = size[0] * rng.uniform(0.35, 0.85 if people == 1 else 0.65)
-    places = [_place(rng, figure, discipline, size, longer) for _ in range(12 if others else 1)]
-    return min(places, key=lambda one: sum(_overlap(one.box, other) for other in others))
-
-
 def _overlap(first: Box, second: Box) -> float:
-    """The pixels that two boxes share."""
+    """Returns how many pixels two boxes share."""
     sides = (
         min(first[i] + first[i + 2], second[i] + second[i + 2]) - max(first[i], second[i])
         for i in (0, 1)
@@ -229,11 +198,7 @@ def _overlap(first: Box, second: Box) -> float:
 
 
 def _annotate(
-    rng: np.random.Generator,
-    one: _Placed,
-    number: int,
-    silhouette: np.ndarray,
-    owner: np.ndarray,
+    rng: np.random.Generator, one: _Placed, number: int, silhouette: np.ndarray, owner: np.ndarray
 ) -> Person:
     """Reads off the keypoints; some of the hidden ones are left out."""
     keypoints: dict[str, tuple[float, float, float]] = {}

@@ -1,171 +1,218 @@
-"""Writes synthetic scenes to disk as Cityscapes or ADE20K lay out their files."""
+"""The layouts that drawn data are written in: Cityscapes, ADE20K, Jump-Broadcast and COCO 2017."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from functools import partial
+from typing import Any
 
 import numpy as np
-from rich.progress import track
 
 from segformer_plusplus.files import replace
-from tools.dataset_files import FASTEST_PNG, JPEG, Record, check_amounts, encode, run
+from segformer_plusplus.pose.keypoints import COCO, JBD, KeypointSet
+from tools.dataset_generators import jumpers, scenes
+from tools.dataset_generators.jumpers import draw_jumpers
 from tools.dataset_generators.scene_canvas import CLASSES
-from tools.dataset_generators.scenes import GENERATOR_VERSION, Scene, check_size, draw_scene
+from tools.dataset_generators.scenes import draw_scene
+from tools.dataset_generators.writing import (
+    Annotated,
+    Frame,
+    Job,
+    Layout,
+    People,
+    save_pixels,
+    write,
+)
 
-TRAIN_CITIES = 'ashford', 'birkstadt', 'corvale', 'dunmere'
-VAL_CITIES = 'elmburg', 'fernwick'
-
-ADE20K_INDEX = {
-    'road': 7,
-    'sidewalk': 12,
-    'building': 2,
-    'wall': 1,
-    'fence': 33,
-    'pole': 94,
-    'traffic light': 137,
-    'traffic sign': 44,
-    'vegetation': 5,
-    'terrain': 10,
-    'sky': 3,
-    'person': 13,
-    'rider': 13,
-    'car': 21,
-    'truck': 84,
-    'bus': 81,
-    'train': 0,
-    'motorcycle': 117,
-    'bicycle': 128,
+CITIES = {
+    'train': ('ashford', 'birkstadt', 'corvale', 'dunmere'),
+    'val': ('elmburg', 'fernwick'),
 }
-"""Our class to ADE20K's label: 1 to 150, or 0 where ADE20K has no such class."""
+_ADE20K_LABELS = 7, 12, 2, 1, 33, 94, 137, 44, 5, 10, 3, 13, 13, 21, 84, 81, 0, 117, 128
+ADE20K_INDEX = dict(zip(CLASSES, _ADE20K_LABELS, strict=True))
+"""ADE20K's label of each class: 1 to 150, or 0 where ADE20K has no such class."""
+
+EVENTS: Mapping[str, tuple[str, ...]] = {
+    'train': (
+        *('triple_jump_01', 'high_jump_01', 'long_jump_01'),
+        *('triple_jump_02', 'high_jump_02', 'long_jump_02'),
+    ),
+    'val': ('triple_jump_03', 'high_jump_03', 'long_jump_03'),
+}
+"""Jump-Broadcast's events of each split: no event is in both."""
+
+_FIRST_FRAME, _FRAME_STEP = 12, 7
+_COMMENT = '# synthetic jumpers: pixels, and 2 for visible, 1 for hidden, 0 for not annotated'
 
 
-@dataclass(frozen=True)
-class _Job:
-    """One scene to draw and the two files to write; `labels` maps train ids to stored labels."""
-
-    seed: tuple[int, int, int]
-    size: tuple[int, int]
-    image: Path
-    annotation: Path
-    labels: tuple[int, ...] | None = None
+def _cityscapes_frame(split: str, index: int) -> Frame:
+    cities = CITIES[split]
+    city = cities[index % len(cities)]
+    stem = f'{city}/{city}_{index // len(cities):06d}_000019'
+    labels = f'gtFine/{split}/{stem}_gtFine_labelTrainIds.png'
+    return Frame(split, index, f'leftImg8bit/{split}', f'{stem}_leftImg8bit.png', labels)
 
 
-def write_cityscapes(
-    root: str | os.PathLike[str],
-    *,
-    train: int,
-    val: int,
-    size: tuple[int, int] = (512, 1024),
-    seed: int = 0,
-    workers: int = 1,
-    progress: bool = True,
-) -> None:
-    """Writes scenes as Cityscapes does: `leftImg8bit` and `gtFine` with train ids.
-
-    The files depend on `size` and `seed` alone, not on `workers`. A call that was interrupted is
-    continued by the same call; a complete folder is left as it is. With more than one worker the
-    calling script needs the usual `if __name__ == '__main__':`.
-
-    Args:
-        root: The folder to fill; made if it is missing.
-        train: Number of training images.
-        val: Number of validation images.
-        size: Height and width in pixels, from 64 x 128 to 1024 x 2048.
-        seed: A whole number, not below 0.
-        workers: Number of processes that draw.
-        progress: Whether to show a progress bar.
-
-    Raises:
-        SegformerPlusPlusError: For a value that is not allowed, or a folder that holds other data.
-    """
-    _write(root, 'cityscapes', _cityscapes_files, train, val, size, seed, workers, progress)
-
-
-def write_ade20k(
-    root: str | os.PathLike[str],
-    *,
-    train: int,
-    val: int,
-    size: tuple[int, int] = (512, 1024),
-    seed: int = 0,
-    workers: int = 1,
-    progress: bool = True,
-) -> None:
-    """Writes the same scenes as ADE20K does: `images` and `annotations` with labels 0 to 150.
-
-    Label 0 is "none of the 150 classes": trams and ignored pixels. Arguments, errors and behaviour
-    are those of `write_cityscapes`.
-    """
-    _write(root, 'ade20k', _ade20k_files, train, val, size, seed, workers, progress)
-
-
-def _cityscapes_files(root: Path, split: str, index: int) -> tuple[Path, Path]:
-    cities = TRAIN_CITIES if split == 'train' else VAL_CITIES
-    city, sequence = cities[index % len(cities)], index // len(cities)
-    stem = f'{city}_{sequence:06d}_000019'
-    return (
-        root / 'leftImg8bit' / split / city / f'{stem}_leftImg8bit.png',
-        root / 'gtFine' / split / city / f'{stem}_gtFine_labelTrainIds.png',
-    )
-
-
-def _ade20k_files(root: Path, split: str, index: int) -> tuple[Path, Path]:
-    folder = 'training' if split == 'train' else 'validation'
+def _ade20k_frame(split: str, index: int) -> Frame:
+    folder = {'train': 'training', 'val': 'validation'}[split]
     stem = f'ADE_{split}_{index + 1:08d}'
-    return (
-        root / 'images' / folder / f'{stem}.jpg',
-        root / 'annotations' / folder / f'{stem}.png',
+    labels = f'annotations/{folder}/{stem}.png'
+    return Frame(split, index, f'images/{folder}', f'{stem}.jpg', labels)
+
+
+def _draw_cityscapes(job: Job) -> None:
+    scene = draw_scene(job.seed, job.size)
+    job.save_image(scene.image)
+    save_pixels(job.annotation, scene.labels)
+
+
+def _draw_ade20k(job: Job) -> None:
+    scene = draw_scene(job.seed, job.size)
+    job.save_image(scene.image)
+    # 0 is "none of the 150 classes": trams and ignored pixels
+    table = np.zeros(256, np.uint8)
+    table[: len(CLASSES)] = _ADE20K_LABELS
+    save_pixels(job.annotation, table[scene.labels])
+
+
+def _jbd_frame(folder: str, split: str, index: int) -> Frame:
+    events = EVENTS[split]
+    event = events[index % len(events)]
+    number = _FIRST_FRAME + _FRAME_STEP * (index // len(events))
+    name, place = f'{event}/{event}_({number:05d}).jpg', folder.format(split)
+    return Frame(split, index, place, name, id=index + 1, event=event, number=number)
+
+
+def _coco_frame(split: str, index: int) -> Frame:
+    # As in COCO, no two images of both splits have one name.
+    number = 2 * index + (1 if split == 'train' else 2)
+    name = f'{number:012d}.jpg'
+    return Frame(split, index, f'{split}2017', name, id=number, people=1 + index % 3)
+
+
+def _draw_people(job: Job) -> None:
+    event = job.frame.event
+    discipline = event.rpartition('_')[0] or None
+    # In COCO everybody counts: nobody is left without annotation.
+    drawn = draw_jumpers(
+        job.seed, job.size, job.frame.people, discipline=discipline, bystanders=bool(event)
     )
+    job.save_image(drawn.image)
+    people = [
+        {**asdict(person), 'jbd': person.jbd.tolist(), 'coco': person.coco.tolist()}
+        for person in drawn.people
+    ]
+    replace(job.annotation, json.dumps(people).encode())
 
 
-_IMAGE_FOLDER = {'cityscapes': 'leftImg8bit', 'ade20k': 'images'}
+def _of_split(split: str, annotated: Annotated) -> Iterator[tuple[Job, People]]:
+    return ((job, people) for job, people in annotated if job.frame.split == split)
 
 
-def _write(
-    root: str | os.PathLike[str],
-    layout: str,
-    files: Callable[[Path, str, int], tuple[Path, Path]],
-    train: int,
-    val: int,
-    size: tuple[int, int],
-    seed: int,
-    workers: int,
-    progress: bool,
-) -> None:
-    check_size(size)
-    check_amounts(train, val, seed, workers)
-    folder = Path(root)
-    height, width = (int(n) for n in size)
-    amounts = {'train': train, 'val': val}
-    record = Record.of_images(folder, 'scenes', layout, size, seed, amounts, GENERATOR_VERSION)
-    record.claim([_IMAGE_FOLDER[layout]])
-
-    labels = None
-    if layout == 'ade20k':
-        labels = tuple(ADE20K_INDEX[name] for name in CLASSES) + (0,) * (256 - len(CLASSES))
-    jobs = []
-    for number, (split, count) in enumerate(amounts.items()):
-        for index in range(count):
-            image, annotation = files(folder, split, index)
-            if not (image.exists() and annotation.exists()):
-                scene_seed = int(seed), number, index
-                jobs.append(_Job(scene_seed, (height, width), image, annotation, labels))
-    for parent in {path.parent for job in jobs for path in (job.image, job.annotation)}:
-        parent.mkdir(parents=True, exist_ok=True)
-    done = run(_draw, jobs, min(workers, len(jobs)))
-    for _ in track(done, 'Drawing scenes', len(jobs), disable=not (progress and jobs)):
-        pass
-    record.save(complete=True)
+def _stored(keypoints: list[list[float]]) -> list[tuple[float, float, int]]:
+    return [(round(x, 2), round(y, 2), int(visible)) for x, y, visible in keypoints]
 
 
-def _draw(job: _Job) -> None:
-    scene: Scene = draw_scene(job.seed, job.size)
-    labels = scene.labels
-    if job.labels is not None:
-        labels = np.asarray(job.labels, np.uint8)[labels]
-    parameters = FASTEST_PNG if job.image.suffix == '.png' else JPEG
-    replace(job.image, encode(scene.image[..., ::-1], job.image.suffix, parameters))
-    replace(job.annotation, encode(labels, '.png', FASTEST_PNG))
+def _keypoint_json(keypoints: KeypointSet, split: str, annotated: Annotated) -> str:
+    """Makes COCO's keypoint file of one split."""
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for job, people in _of_split(split, annotated):
+        (height, width), frame = job.size, job.frame
+        images.append(dict(id=frame.id, file_name=frame.name, width=width, height=height))
+        for person in people:
+            points = _stored(person['jbd' if keypoints is JBD else 'coco'])
+            annotations.append(
+                {
+                    'id': len(annotations) + 1,
+                    'image_id': frame.id,
+                    'category_id': 1,
+                    'keypoints': [value for point in points for value in point],
+                    'num_keypoints': sum(visible > 0 for _, _, visible in points),
+                    'bbox': [round(value, 2) for value in person['box']],
+                    'area': person['area'],
+                    'iscrowd': 0,
+                }
+            )
+    content = {
+        'info': {'description': 'Synthetic jumpers', 'version': str(jumpers.DRAWING.version)},
+        'licenses': [],
+        'images': images,
+        'annotations': annotations,
+        'categories': [keypoints.category()],
+    }
+    return json.dumps(content) + '\n'
+
+
+def _keypoint_csv(split: str, annotated: Annotated) -> str:
+    """Makes Jump-Broadcast's keypoint file of one split: a comment, a header, a row a frame."""
+    header = ['event', 'frame_num', *(f'{name}_{what}' for name in JBD.names for what in 'xys')]
+    lines = [_COMMENT, ';'.join(header)]
+    for job, (person,) in _of_split(split, annotated):
+        values = (value for point in _stored(person['jbd']) for value in point)
+        lines.append(';'.join(map(str, (job.frame.event, job.frame.number, *values))))
+    return '\n'.join(lines) + '\n'
+
+
+def _box_csv(annotated: Annotated) -> str:
+    """Makes Jump-Broadcast's file of boxes, without one frame in ten."""
+    lines = ['image_id, min_x, min_y, width, height']
+    for job, (person,) in annotated:
+        if job.frame.index % 10 != 5:
+            box = (round(value, 2) for value in person['box'])
+            lines.append(','.join(map(str, (job.image.stem, *box))))
+    return '\n'.join(lines) + '\n'
+
+
+CITYSCAPES = Layout(
+    'cityscapes',
+    scenes.DRAWING,
+    (1024, 2048),
+    _cityscapes_frame,
+    _draw_cityscapes,
+    ('leftImg8bit',),
+)
+ADE20K = Layout('ade20k', scenes.DRAWING, (1024, 2048), _ade20k_frame, _draw_ade20k, ('images',))
+JUMP_BROADCAST = Layout(
+    'jbd',
+    jumpers.DRAWING,
+    (540, 960),
+    partial(_jbd_frame, 'images/{}'),
+    _draw_people,
+    ('annotations', 'images'),
+    {f'annotations/{split}_jump.json': partial(_keypoint_json, JBD, split) for split in EVENTS},
+)
+"""Converted Jump-Broadcast: COCO's files with 20 keypoints, one annotated athlete in a frame."""
+
+JUMP_BROADCAST_RAW = Layout(
+    'jbd-raw',
+    jumpers.DRAWING,
+    (540, 960),
+    partial(_jbd_frame, ''),
+    _draw_people,
+    ('train.csv', 'val.csv', 'bbox.csv', *EVENTS['train'], *EVENTS['val']),
+    {f'{split}.csv': partial(_keypoint_csv, split) for split in EVENTS} | {'bbox.csv': _box_csv},
+)
+"""The same frames as Jump-Broadcast is distributed: images and three csv files."""
+
+COCO_2017 = Layout(
+    'coco',
+    jumpers.DRAWING,
+    (480, 640),
+    _coco_frame,
+    _draw_people,
+    ('annotations', 'train2017', 'val2017'),
+    {
+        f'annotations/person_keypoints_{split}2017.json': partial(_keypoint_json, COCO, split)
+        for split in EVENTS
+    },
+)
+"""COCO 2017: 17 keypoints, one to three athletes in an image, all of them annotated."""
+
+write_cityscapes = partial(write, CITYSCAPES)
+write_ade20k = partial(write, ADE20K)
+write_jbd = partial(write, JUMP_BROADCAST)
+write_jbd_raw = partial(write, JUMP_BROADCAST_RAW)
+write_coco = partial(write, COCO_2017)

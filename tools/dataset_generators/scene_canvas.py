@@ -1,7 +1,7 @@
-"""What a street scene is drawn with: a pinhole camera, an image and its label map.
+"""Offers what a street scene is drawn with: a pinhole camera, an image and its label map.
 
 The world is in metres: x to the right of the road's middle, y up from the ground, z ahead of the
-camera. The scene is the same at every size; only the pixels it is drawn with become more or fewer.
+camera. A scene is the same at every size; only its pixels become more or fewer.
 """
 
 from __future__ import annotations
@@ -12,61 +12,33 @@ from typing import TypeAlias
 import cv2
 import numpy as np
 
+from tools.dataset_generators.drawing import SUBPIXEL_BITS, Colour, circle, fixed_point
+
 CLASSES = (
-    'road',
-    'sidewalk',
-    'building',
-    'wall',
-    'fence',
-    'pole',
-    'traffic light',
-    'traffic sign',
-    'vegetation',
-    'terrain',
-    'sky',
-    'person',
-    'rider',
-    'car',
-    'truck',
-    'bus',
-    'train',
-    'motorcycle',
-    'bicycle',
+    *('road', 'sidewalk', 'building', 'wall', 'fence', 'pole', 'traffic light', 'traffic sign'),
+    *('vegetation', 'terrain', 'sky', 'person', 'rider', 'car', 'truck', 'bus', 'train'),
+    *('motorcycle', 'bicycle'),
 )
 """Cityscapes' 19 classes; a label is the index in this tuple."""
 
 IGNORE = 255
 """The label of pixels that neither training nor evaluation counts."""
 
-Colour: TypeAlias = tuple[float, float, float]
-Points: TypeAlias = np.ndarray | Sequence[tuple[float, float]]
+Point: TypeAlias = tuple[float, float]
+Points: TypeAlias = np.ndarray | Sequence[Point]
 
 FOCAL = 0.8  # in image widths: a field of view of 64 degrees
 CAMERA_HEIGHT = 1.4
 HAZE_DISTANCE = 220.0  # metres at which 63 % of a colour has turned into haze
-SUBPIXEL_BITS = 4  # OpenCV's fixed-point coordinates
-
-
-def vary(rng: np.random.Generator, colour: Colour, amount: float = 12.0) -> Colour:
-    """A colour near `colour`: its brightness and each of its channels moved by up to `amount`."""
-    shift = rng.uniform(-amount, amount) + rng.uniform(-amount / 2, amount / 2, size=3)
-    red, green, blue = np.clip(np.asarray(colour) + shift, 0, 255)
-    return float(red), float(green), float(blue)
 
 
 def steps(start: float, stop: float, step: float) -> list[float]:
-    """`start`, `start + step` and so on before `stop`; `step` may be negative."""
+    """Lists `start`, `start + step` and so on before `stop`; `step` may be negative."""
     return [float(value) for value in np.arange(start, stop, step)]
 
 
-def darker(colour: Colour, factor: float) -> Colour:
-    """`colour` times `factor`, which may be above 1."""
-    red, green, blue = (min(255.0, channel * factor) for channel in colour)
-    return red, green, blue
-
-
 class Canvas:
-    """An image and its labels, drawn together from back to front.
+    """Draws an image and its labels together, from back to front.
 
     Args:
         size: Height and width in pixels.
@@ -80,46 +52,45 @@ class Canvas:
     """
 
     def __init__(
-        self, size: tuple[int, int], vanishing: tuple[float, float], camera_x: float, haze: Colour
+        self, size: tuple[int, int], vanishing: Point, camera_x: float, haze: Colour
     ) -> None:
         self.height, self.width = size
         self.vanishing_x = vanishing[0] * self.width
         self.horizon = vanishing[1] * self.height
-        self.camera_x = camera_x
-        self.haze = haze
-        self.image: np.ndarray = np.zeros((self.height, self.width, 3), np.uint8)
-        self.labels: np.ndarray = np.full((self.height, self.width), IGNORE, np.uint8)
+        self.camera_x, self.haze = camera_x, haze
+        self.image: np.ndarray = np.zeros((*size, 3), np.uint8)
+        self.labels: np.ndarray = np.full(size, IGNORE, np.uint8)
+        self._limit = 8 * max(size)  # keeps the fixed-point numbers in 32 bits
 
-    def metre(self, z: float) -> tuple[float, float]:
-        """Pixels across and up that one metre takes at distance `z`."""
+    def metre(self, z: float) -> Point:
+        """Returns how many pixels one metre takes across and up at distance `z`."""
         return FOCAL * self.width / z, 2 * FOCAL * self.height / z
 
-    def project(self, x: float, y: float, z: float) -> tuple[float, float]:
-        """World (metres) to image (pixels)."""
+    def project(self, x: float, y: float, z: float) -> Point:
+        """Turns a point of the world in metres into pixels."""
         across, up = self.metre(z)
         return (
             self.vanishing_x + (x - self.camera_x) * across,
             self.horizon + (CAMERA_HEIGHT - y) * up,
         )
 
-    def face(self, x0: float, x1: float, y0: float, y1: float, z: float) -> Points:
-        """The corners of an upright rectangle that looks at the camera."""
+    def face(self, x0: float, x1: float, y0: float, y1: float, z: float) -> list[Point]:
+        """Returns the corners of an upright rectangle that looks at the camera."""
         return [self.project(x, y, z) for x, y in ((x0, y0), (x1, y0), (x1, y1), (x0, y1))]
 
-    def plane(self, x: float, y0: float, y1: float, z0: float, z1: float) -> Points:
-        """The corners of an upright rectangle that runs along the road."""
+    def plane(self, x: float, y0: float, y1: float, z0: float, z1: float) -> list[Point]:
+        """Returns the corners of an upright rectangle that runs along the road."""
         return [self.project(x, y, z) for y, z in ((y0, z0), (y0, z1), (y1, z1), (y1, z0))]
 
-    def floor(self, x0: float, x1: float, z0: float, z1: float, y: float = 0.0) -> Points:
-        """The corners of a flat rectangle at height `y`."""
+    def floor(self, x0: float, x1: float, z0: float, z1: float, y: float = 0.0) -> list[Point]:
+        """Returns the corners of a flat rectangle at height `y`."""
         return [self.project(x, y, z) for x, z in ((x0, z0), (x1, z0), (x1, z1), (x0, z1))]
 
     def shade(self, colour: Colour, z: float) -> Colour:
-        """`colour` as it looks through `z` metres of haze."""
+        """Returns the colour as it looks through `z` metres of haze."""
         clear = float(np.exp(-z / HAZE_DISTANCE))
-        red, green, blue = (
-            c * clear + h * (1 - clear) for c, h in zip(colour, self.haze, strict=True)
-        )
+        pairs = zip(colour, self.haze, strict=True)
+        red, green, blue = (near * clear + far * (1 - clear) for near, far in pairs)
         return red, green, blue
 
     def polygon(
@@ -133,9 +104,8 @@ class Canvas:
             label: Train id.
             z: Distance in metres, for the haze.
         """
-        limit = 8 * max(self.width, self.height)  # keeps the fixed-point numbers in 32 bits
-        scaled = np.clip(np.asarray(points, np.float64) - 0.5, -limit, limit)
-        fixed = [np.round(scaled * (1 << SUBPIXEL_BITS)).astype(np.int32)]
+        limit = self._limit
+        fixed = [fixed_point(np.clip(np.asarray(points, np.float64), 0.5 - limit, 0.5 + limit))]
         if colour is not None:
             cv2.fillPoly(self.image, fixed, self.shade(colour, z), cv2.LINE_AA, SUBPIXEL_BITS)
         if label is not None:
@@ -143,85 +113,77 @@ class Canvas:
 
     def ellipse(
         self,
-        centre: tuple[float, float],
-        radii: tuple[float, float],
+        centre: Point,
+        radii: Point,
         colour: Colour | None,
         label: int | None = None,
         z: float = 0.0,
         corners: int = 16,
     ) -> None:
         """Fills an ellipse; centre and radii in pixels, the rest as for `polygon`."""
-        angles = np.arange(corners) * (2 * np.pi / corners)
-        circle = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-        self.polygon(circle * radii + np.asarray(centre), colour, label, z)
+        self.polygon(circle(corners) * radii + np.asarray(centre), colour, label, z)
 
     def upright(
         self, x: float, y0: float, y1: float, z: float, width: float, colour: Colour, label: int
     ) -> None:
-        """A thin vertical bar, `width` metres or at least one pixel wide."""
+        """Draws a thin vertical bar, `width` metres or at least one pixel wide."""
         left_exact, top = self.project(x - width / 2, y1, z)
         bottom = self.project(x, y0, z)[1]
         pixels = max(1, round(width * self.metre(z)[0]))
         left, top, bottom = round(left_exact), max(0, round(top)), max(0, round(bottom))
         box = slice(top, bottom), slice(max(0, left), max(0, left + pixels))
-        shaded = np.asarray(self.shade(colour, z))
         columns = self.image[box].shape[1]
         light = np.linspace(1.15, 0.8, columns)[:, None] if columns > 1 else np.ones((columns, 1))
-        self.image[box] = np.clip(shaded * light, 0, 255).astype(np.uint8)
+        lit = np.asarray(self.shade(colour, z)) * light
+        self.image[box] = np.clip(lit, 0, 255).astype(np.uint8)
         self.labels[box] = label
 
     def line(
         self,
-        start: tuple[float, float],
-        end: tuple[float, float],
+        start: Point,
+        end: Point,
         width: float,
         colour: Colour,
         label: int | None = None,
         z: float = 0.0,
     ) -> None:
-        """A line between two pixels, `width` pixels wide and at least one."""
-        limit = 8 * max(self.width, self.height)
+        """Draws a line between two pixels, `width` pixels wide and at least one."""
+        limit, thickness = self._limit, max(1, round(width))
         first, last = (
             (round(min(max(x, -limit), limit)), round(min(max(y, -limit), limit)))
             for x, y in (start, end)
         )
-        thickness = max(1, round(width))
         cv2.line(self.image, first, last, self.shade(colour, z), thickness, cv2.LINE_AA)
         if label is not None:
             cv2.line(self.labels, first, last, label, thickness)
 
 
 class Billboard:
-    """A flat thing that looks at the camera, drawn in metres from the point where it stands.
+    """Draws a flat thing that looks at the camera, in metres from the point where it stands.
 
     Args:
         canvas: Where to draw.
         x: Metres right of the road's middle.
         z: Metres ahead.
-        mirror: Swap left and right.
+        mirror: Whether to swap left and right.
     """
 
     def __init__(self, canvas: Canvas, x: float, z: float, mirror: bool = False) -> None:
         self.canvas, self.x, self.z = canvas, x, z
         self.side = -1.0 if mirror else 1.0
 
-    def at(self, u: float, v: float) -> tuple[float, float]:
-        """The pixel `u` metres to the side and `v` metres up."""
+    def at(self, u: float, v: float) -> Point:
+        """Returns the pixel `u` metres to the side and `v` metres up."""
         return self.canvas.project(self.x + self.side * u, v, self.z)
 
     def polygon(
-        self, points: Sequence[tuple[float, float]], colour: Colour | None, label: int | None = None
+        self, points: Sequence[Point], colour: Colour | None, label: int | None = None
     ) -> None:
         """Fills a polygon of (u, v) corners in metres."""
         self.canvas.polygon([self.at(u, v) for u, v in points], colour, label, self.z)
 
     def disc(
-        self,
-        u: float,
-        v: float,
-        radii: tuple[float, float],
-        colour: Colour | None,
-        label: int | None = None,
+        self, u: float, v: float, radii: Point, colour: Colour | None, label: int | None = None
     ) -> None:
         """Fills an ellipse; all in metres."""
         across, up = self.canvas.metre(self.z)
@@ -229,13 +191,8 @@ class Billboard:
         self.canvas.ellipse(self.at(u, v), pixels, colour, label, self.z)
 
     def stroke(
-        self,
-        start: tuple[float, float],
-        end: tuple[float, float],
-        width: float,
-        colour: Colour,
-        label: int | None = None,
+        self, start: Point, end: Point, width: float, colour: Colour, label: int | None = None
     ) -> None:
-        """A line; all in metres, at least one pixel wide."""
+        """Draws a line; all in metres, at least one pixel wide."""
         pixels = width * self.canvas.metre(self.z)[0]
         self.canvas.line(self.at(*start), self.at(*end), pixels, colour, label, self.z)

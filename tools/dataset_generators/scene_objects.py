@@ -1,4 +1,4 @@
-"""What moves in a street scene: people, bicycles, motorcycles, cars, trucks, buses, trams."""
+"""Draws what moves in a street: people, bicycles, motorcycles, cars, trucks, buses, trams."""
 
 from __future__ import annotations
 
@@ -6,34 +6,28 @@ from itertools import pairwise
 
 import numpy as np
 
+from tools.dataset_generators.drawing import Colour, Colours, darker, pick, vary
 from tools.dataset_generators.scene_canvas import (
     CAMERA_HEIGHT,
     CLASSES,
     Billboard,
     Canvas,
-    Colour,
-    darker,
+    Point,
     steps,
-    vary,
 )
 from tools.dataset_generators.scene_street import shadow
 
 PERSON, RIDER, CAR, TRUCK, BUS, TRAIN, MOTORCYCLE, BICYCLE = range(11, len(CLASSES))
 
-SKIN: tuple[Colour, ...] = ((226, 178, 148), (176, 126, 92), (110, 74, 54))
-COATS: tuple[Colour, ...] = ((176, 40, 120), (122, 52, 150), (214, 92, 140), (96, 40, 96))
-PAINTS: tuple[Colour, ...] = ((196, 200, 206), (36, 38, 44), (170, 34, 32), (226, 228, 230))
+SKIN: Colours = ((226, 178, 148), (176, 126, 92), (110, 74, 54))
+COATS: Colours = ((176, 40, 120), (122, 52, 150), (214, 92, 140), (96, 40, 96))
+PAINTS: Colours = ((196, 200, 206), (36, 38, 44), (170, 34, 32), (226, 228, 230))
 GLASS: Colour = (40, 50, 66)
 TYRE: Colour = (24, 24, 26)
 
 
-def pick(rng: np.random.Generator, colours: tuple[Colour, ...], amount: float = 12) -> Colour:
-    """One of the colours, varied."""
-    return vary(rng, colours[int(rng.integers(len(colours)))], amount)
-
-
 def person(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> None:
-    """Somebody on foot, about 1.75 m tall."""
+    """Draws somebody on foot, about 1.75 m tall."""
     board = Billboard(canvas, x, z, bool(rng.integers(2)))
     tall, step = rng.uniform(0.93, 1.06), rng.uniform(0.0, 0.22)
     coat, jeans, skin = pick(rng, COATS), vary(rng, (44, 56, 104)), pick(rng, SKIN)
@@ -50,13 +44,12 @@ def person(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> None
 
 
 def bicycle(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> Billboard:
-    """A bicycle from the side; its wheels are bicycle all over, though one looks through them."""
+    """Draws a bicycle from the side; its wheels are labelled all over, gaps between spokes too."""
     board, paint = Billboard(canvas, x, z, bool(rng.integers(2))), vary(rng, (24, 206, 190), 16)
     for u in (-0.55, 0.55):
         board.disc(u, 0.36, (0.36, 0.36), None, BICYCLE)
-        rim = [
-            (u + 0.34 * np.cos(a), 0.36 + 0.34 * np.sin(a)) for a in np.linspace(0, 2 * np.pi, 17)
-        ]
+        angles = np.linspace(0, 2 * np.pi, 17)
+        rim = [(u + 0.34 * np.cos(angle), 0.36 + 0.34 * np.sin(angle)) for angle in angles]
         for start, end in pairwise(rim):
             board.stroke(start, end, 0.06, TYRE, BICYCLE)
         for start in rim[:8]:
@@ -72,7 +65,7 @@ def bicycle(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> Bil
 
 
 def motorcycle(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> Billboard:
-    """A motorcycle from the side."""
+    """Draws a motorcycle from the side."""
     board, paint = Billboard(canvas, x, z, bool(rng.integers(2))), vary(rng, (84, 206, 44), 14)
     shadow(canvas, x - 1.0, x + 1.0, z - 0.2, z + 0.3)
     for u in (-0.68, 0.68):
@@ -90,10 +83,9 @@ def motorcycle(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> 
 
 
 def ride(canvas: Canvas, rng: np.random.Generator, x: float, z: float, motor: bool) -> None:
-    """A bicycle or motorcycle with its rider, who wears a bright jacket and a helmet."""
+    """Draws a bicycle or motorcycle and its rider, who wears a bright jacket and a helmet."""
     board = (motorcycle if motor else bicycle)(canvas, rng, x, z)
-    jackets: tuple[Colour, ...] = ((255, 138, 20), (236, 240, 50))
-    jacket, seat = pick(rng, jackets, 10), 0.9
+    jacket, seat = pick(rng, ((255, 138, 20), (236, 240, 50)), 10), 0.9
     trousers = vary(rng, (206, 96, 22), 12)
     leg = [(-0.28, seat), (-0.02, seat + 0.12), (0.2, 0.75), (0.1, 0.3), (-0.06, 0.3), (0.0, 0.7)]
     board.polygon(leg, trousers, RIDER)
@@ -104,20 +96,9 @@ def ride(canvas: Canvas, rng: np.random.Generator, x: float, z: float, motor: bo
     board.disc(0.17, 1.74, (0.16, 0.12), (240, 240, 244), RIDER)
 
 
-def _box(
-    canvas: Canvas,
-    x: tuple[float, float],
-    y: tuple[float, float],
-    z: tuple[float, float],
-    colour: Colour,
-    label: int,
-) -> float | None:
-    """A box: its near face, and the side that faces the camera. Returns that side's x, if any."""
-    side = None
-    if x[0] > canvas.camera_x:
-        side = x[0]
-    elif x[1] < canvas.camera_x:
-        side = x[1]
+def _box(canvas: Canvas, x: Point, y: Point, z: Point, colour: Colour, label: int) -> float | None:
+    """Draws a box between two places on each axis; returns the x of the side that is seen."""
+    side = x[0] if x[0] > canvas.camera_x else x[1] if x[1] < canvas.camera_x else None
     if side is not None:
         canvas.polygon(canvas.plane(side, *y, *z), darker(colour, 0.72), label, z[0])
     if y[1] < CAMERA_HEIGHT:
@@ -126,10 +107,8 @@ def _box(
     return side
 
 
-def _wheels(
-    canvas: Canvas, x: tuple[float, float], side: float | None, z: list[float], label: int
-) -> None:
-    """Tyres below the near face, and discs on the side that is seen."""
+def _wheels(canvas: Canvas, x: Point, side: float | None, z: list[float], label: int) -> None:
+    """Draws tyres below the near face, and discs on the side that is seen."""
     canvas.polygon(canvas.face(x[0] + 0.1, x[1] - 0.1, 0.14, 0.5, z[0]), (16, 16, 18), label, z[0])
     for left in (x[0] + 0.1, x[1] - 0.35):
         canvas.polygon(canvas.face(left, left + 0.25, 0, 0.45, z[0]), TYRE, label, z[0])
@@ -137,20 +116,18 @@ def _wheels(
         return
     angles = np.linspace(0, 2 * np.pi, 12, endpoint=False)
     for axle in z[1:]:
-        rim = [
-            canvas.project(side, 0.36 + 0.36 * np.sin(a), axle + 0.36 * np.cos(a)) for a in angles
-        ]
-        canvas.polygon(rim, TYRE, label, axle)
+        circle = zip(axle + 0.36 * np.cos(angles), 0.36 + 0.36 * np.sin(angles), strict=True)
+        canvas.polygon([canvas.project(side, y, z) for z, y in circle], TYRE, label, axle)
 
 
-def _lamps(canvas: Canvas, x: tuple[float, float], y: float, z: float, oncoming: bool) -> None:
+def _lamps(canvas: Canvas, x: Point, y: float, z: float, oncoming: bool) -> None:
     colour: Colour = (252, 246, 214) if oncoming else (224, 22, 26)
     for left in (x[0] + 0.08, x[1] - 0.38):
         canvas.polygon(canvas.face(left, left + 0.3, y, y + 0.18, z), colour, None, z)
 
 
 def car(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> None:
-    """A car seen from behind, or from the front on the left of the road."""
+    """Draws a car seen from behind, or from the front on the left of the road."""
     paint, long = pick(rng, PAINTS, 14), rng.uniform(3.8, 4.6)
     wide, high = rng.uniform(0.86, 0.95), rng.uniform(1.4, 1.6)
     body, cabin = (x - wide, x + wide), (x - wide + 0.1, x + wide - 0.1)
@@ -171,7 +148,7 @@ def car(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> None:
 
 
 def truck(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> None:
-    """A lorry with a blue or cream box, striped in blue."""
+    """Draws a lorry with a blue or cream box, striped in blue."""
     blue, cream = vary(rng, (30, 66, 156), 14), vary(rng, (232, 222, 190), 8)
     box, stripe = (blue, cream) if rng.uniform() < 0.6 else (cream, blue)
     sides, top = (x - 1.25, x + 1.25), rng.uniform(3.3, 3.8)
@@ -189,13 +166,13 @@ def truck(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> None:
 
 
 def bus(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> None:
-    """A yellow bus with a row of windows."""
+    """Draws a yellow bus with a row of windows."""
     paint, glass = vary(rng, (244, 204, 40), 12), vary(rng, (34, 58, 52), 8)
     _coach(canvas, rng, x, z, (paint, (60, 60, 62), glass), 11.0, BUS)
 
 
 def train(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> None:
-    """A red tram with a white band, on its rails."""
+    """Draws a red tram with a white band, on its rails."""
     for rail in (x - 0.7, x + 0.7):
         ends = canvas.floor(rail - 0.06, rail + 0.06, 11.5, 120)
         canvas.polygon(ends, (52, 50, 52), None, 10)
@@ -212,7 +189,7 @@ def _coach(
     long: float,
     label: int,
 ) -> None:
-    """A long box with windows, a bus or a tram; its colours are paint, band and glass."""
+    """Draws a bus or a tram, a long box with windows; the colours are paint, band and glass."""
     paint, band, glass = colours
     sides, top = (x - 1.3, x + 1.3), rng.uniform(3.1, 3.5)
     shadow(canvas, x - 1.4, x + 1.4, z - 0.4, z + long)

@@ -1,4 +1,4 @@
-"""What stands still in a street scene: sky, ground, houses, walls, fences, trees, poles, signs."""
+"""Draws what stands still in a street: sky, ground, houses, walls, fences, trees, poles, signs."""
 
 from __future__ import annotations
 
@@ -7,15 +7,8 @@ from itertools import pairwise
 import cv2
 import numpy as np
 
-from tools.dataset_generators.scene_canvas import (
-    CLASSES,
-    Billboard,
-    Canvas,
-    Colour,
-    darker,
-    steps,
-    vary,
-)
+from tools.dataset_generators.drawing import Colour, Colours, darker, pick, vary
+from tools.dataset_generators.scene_canvas import CLASSES, Billboard, Canvas, steps
 
 ROAD, SIDEWALK, BUILDING, WALL, FENCE, POLE, TRAFFIC_LIGHT, TRAFFIC_SIGN = range(8)
 VEGETATION, TERRAIN, SKY = (CLASSES.index(name) for name in ('vegetation', 'terrain', 'sky'))
@@ -26,14 +19,14 @@ BARRIER = 12.0  # walls and fences
 FACADE = 14.5
 NEAR, FAR = 3.0, 400.0
 
-BRICKS: tuple[Colour, ...] = ((150, 84, 66), (176, 116, 78), (134, 74, 72), (186, 136, 88))
+BRICKS: Colours = ((150, 84, 66), (176, 116, 78), (134, 74, 72), (186, 136, 88))
 GRASS: Colour = (150, 168, 78)
 LEAVES: Colour = (48, 92, 42)
-METAL: tuple[Colour, ...] = ((92, 98, 106), (120, 124, 128), (70, 76, 82))
+METAL: Colours = ((92, 98, 106), (120, 124, 128), (70, 76, 82))
 
 
 def draw_sky(canvas: Canvas, rng: np.random.Generator) -> None:
-    """A gradient from blue to haze over the whole canvas, with soft clouds."""
+    """Draws a gradient from blue to haze over the whole canvas, with soft clouds."""
     top = np.asarray(vary(rng, (112, 160, 218), 18))
     ramp = np.clip(np.linspace(0, canvas.height / canvas.horizon, canvas.height), 0, 1)[:, None]
     column = top * (1 - ramp) + np.asarray(canvas.haze) * ramp
@@ -48,17 +41,17 @@ def draw_sky(canvas: Canvas, rng: np.random.Generator) -> None:
 
 
 def draw_skyline(canvas: Canvas, rng: np.random.Generator) -> None:
-    """What closes the road at the horizon: distant houses and trees."""
+    """Draws distant houses and trees, which close the road at the horizon."""
     for x in steps(-130, 131, 10):
         half, height = rng.uniform(4, 9), rng.uniform(6, 22)
         face = canvas.face(x - half, x + half, 0, height, 190.0)
-        canvas.polygon(face, vary(rng, BRICKS[int(rng.integers(4))]), BUILDING, 120.0)
+        canvas.polygon(face, pick(rng, BRICKS), BUILDING, 120.0)
     for x in rng.uniform(-90, 90, size=24):
         tree(canvas, rng, float(x), 170.0, rng.uniform(5, 9))
 
 
 def draw_ground(canvas: Canvas, rng: np.random.Generator) -> None:
-    """Grass, sidewalks with slabs, and a road with lanes, patches and a green island."""
+    """Draws grass, sidewalks with slabs, and a road with lanes, patches and a green island."""
     canvas.polygon(canvas.floor(-800, 800, NEAR, FAR), vary(rng, GRASS), TERRAIN, 20.0)
     slab, asphalt = vary(rng, (186, 158, 150), 10), vary(rng, (84, 84, 90), 10)
     for side in (-1, 1):
@@ -66,9 +59,8 @@ def draw_ground(canvas: Canvas, rng: np.random.Generator) -> None:
         canvas.polygon(strip, slab, SIDEWALK, 10.0)
         joint = darker(slab, 0.78)
         for x in (CURB + 0.6, (CURB + VERGE) / 2, VERGE - 0.6):
-            canvas.line(
-                canvas.project(side * x, 0, NEAR), canvas.project(side * x, 0, 60), 1, joint
-            )
+            ends = canvas.project(side * x, 0, NEAR), canvas.project(side * x, 0, 60)
+            canvas.line(*ends, 1, joint)
         for z in steps(9.0, 45.0, 1.2):
             ends = canvas.project(side * CURB, 0, z), canvas.project(side * VERGE, 0, z)
             canvas.line(*ends, 0.02 * canvas.metre(z)[1], joint)
@@ -92,13 +84,13 @@ def draw_ground(canvas: Canvas, rng: np.random.Generator) -> None:
 
 
 def facades(canvas: Canvas, rng: np.random.Generator, side: int) -> None:
-    """A row of houses along one side, from far to near, with a gap here and there."""
+    """Draws a row of houses along one side, from far to near, with a gap here and there."""
     ends = [16.0]
     while ends[-1] < 180:
         ends.append(ends[-1] + rng.uniform(8, 18))
     for z0, z1 in reversed(list(pairwise(ends))):
         x = side * (FACADE + rng.uniform(0, 2.5))
-        height, colour = rng.uniform(6.5, 14), vary(rng, BRICKS[int(rng.integers(4))], 16)
+        height, colour = rng.uniform(6.5, 14), pick(rng, BRICKS, 16)
         if rng.uniform() < 0.15:
             continue
         gable = canvas.face(x, x + side * 12, 0, height, z0)
@@ -106,7 +98,7 @@ def facades(canvas: Canvas, rng: np.random.Generator, side: int) -> None:
         canvas.polygon(canvas.plane(x, 0, height, z0, z1), colour, BUILDING, z0)
         eaves = canvas.plane(x, height - 0.5, height, z0, z1)
         canvas.polygon(eaves, darker(colour, 0.6), None, z0)
-        _windows(canvas, rng, x, height, (z0, z1), colour)
+        _windows(canvas, rng, x, height, z0, z1, colour)
 
 
 def _windows(
@@ -114,17 +106,18 @@ def _windows(
     rng: np.random.Generator,
     x: float,
     height: float,
-    depth: tuple[float, float],
-    wall: Colour,
+    z0: float,
+    z1: float,
+    bricks: Colour,
 ) -> None:
-    """Storeys of windows, and the courses of brick between them."""
-    glass, frame = vary(rng, (58, 66, 84), 14), darker(wall, 1.3)
+    """Draws storeys of windows, and the courses of brick between them."""
+    glass, frame = vary(rng, (58, 66, 84), 14), darker(bricks, 1.3)
     width, storey = rng.uniform(0.9, 1.5), rng.uniform(2.7, 3.3)
     for y in steps(0.6, height - 0.6, 0.6):
-        ends = canvas.project(x, y, depth[0]), canvas.project(x, y, depth[1])
-        canvas.line(*ends, 1, darker(wall, 0.88), None, depth[0])
+        ends = canvas.project(x, y, z0), canvas.project(x, y, z1)
+        canvas.line(*ends, 1, darker(bricks, 0.88), None, z0)
     for y in steps(0.9, height - 2.0, storey):
-        for z in steps(depth[0] + 0.8, depth[1] - width, width * 1.9):
+        for z in steps(z0 + 0.8, z1 - width, width * 1.9):
             pane = canvas.plane(x, y, y + 1.6, z, z + width)
             canvas.polygon(pane, frame, None, z)
             inner = canvas.plane(x, y + 0.15, y + 1.45, z + 0.12, z + width - 0.12)
@@ -132,7 +125,7 @@ def _windows(
 
 
 def barriers(canvas: Canvas, rng: np.random.Generator, side: int) -> None:
-    """Walls and fences in turn along one side, from far to near, with gaps."""
+    """Draws walls and fences in turn along one side, from far to near, with gaps."""
     z = 1.45 * abs(side * BARRIER - canvas.camera_x)  # about where the side comes into view
     kinds = [fence, wall] if rng.uniform() < 0.5 else [wall, fence]
     pieces = []
@@ -145,15 +138,13 @@ def barriers(canvas: Canvas, rng: np.random.Generator, side: int) -> None:
 
 
 def wall(canvas: Canvas, rng: np.random.Generator, x: float, z0: float, z1: float) -> None:
-    """A wall of concrete blocks along the road."""
+    """Draws a wall of concrete blocks along the road."""
     height, colour = rng.uniform(1.9, 2.6), vary(rng, (132, 156, 160), 12)
     canvas.polygon(canvas.plane(x, 0, height, z0, z1), colour, WALL, z0)
     joint = darker(colour, 0.72)
-    courses = steps(0, height, 0.42)
-    for row, y in enumerate(courses):
-        canvas.line(
-            canvas.project(x, y, z0), canvas.project(x, y, z1), 0.03 * canvas.metre(z0)[1], joint
-        )
+    for row, y in enumerate(steps(0, height, 0.42)):
+        ends = canvas.project(x, y, z0), canvas.project(x, y, z1)
+        canvas.line(*ends, 0.03 * canvas.metre(z0)[1], joint)
         for z in steps(z0 + 0.5 * (row % 2), z1, 1.0):
             top = min(y + 0.42, height)
             canvas.line(canvas.project(x, y, z), canvas.project(x, top, z), 1, joint, None, z)
@@ -162,9 +153,9 @@ def wall(canvas: Canvas, rng: np.random.Generator, x: float, z0: float, z1: floa
 
 
 def fence(canvas: Canvas, rng: np.random.Generator, x: float, z0: float, z1: float) -> None:
-    """Thin slats and two rails along the road; the gaps between them are fence, too."""
+    """Draws thin slats and two rails along the road; the gaps between them are fence, too."""
     height = rng.uniform(1.5, 2.0)
-    colour = vary(rng, ((222, 214, 196), (104, 66, 40))[int(rng.integers(2))], 10)
+    colour = pick(rng, ((222, 214, 196), (104, 66, 40)), 10)
     canvas.polygon(canvas.plane(x, 0, height, z0, z1), None, FENCE)
     for z in steps(z1, z0, -0.3):
         canvas.polygon(canvas.plane(x, 0.05, height, z, z + 0.14), colour, None, z)
@@ -173,7 +164,7 @@ def fence(canvas: Canvas, rng: np.random.Generator, x: float, z0: float, z1: flo
 
 
 def tree(canvas: Canvas, rng: np.random.Generator, x: float, z: float, height: float) -> None:
-    """A trunk under a crown of leaves."""
+    """Draws a trunk under a crown of leaves."""
     board, colour = Billboard(canvas, x, z), vary(rng, LEAVES, 14)
     trunk = [(-0.18, 0.0), (0.18, 0.0), (0.12, height * 0.5), (-0.12, height * 0.5)]
     board.polygon(trunk, (72, 54, 40), VEGETATION)
@@ -186,7 +177,7 @@ def tree(canvas: Canvas, rng: np.random.Generator, x: float, z: float, height: f
 
 
 def hedge(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> None:
-    """A low bush."""
+    """Draws a low bush."""
     board, colour = Billboard(canvas, x, z), vary(rng, LEAVES, 14)
     for _ in range(9):
         u, v, radius = rng.uniform(-1.2, 1.2), rng.uniform(0.1, 0.8), rng.uniform(0.3, 0.5)
@@ -194,8 +185,8 @@ def hedge(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> None:
 
 
 def lamp_post(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> None:
-    """A tall thin pole with an arm over the road."""
-    colour, height = vary(rng, METAL[int(rng.integers(3))], 8), rng.uniform(6, 8)
+    """Draws a tall thin pole with an arm over the road."""
+    colour, height = pick(rng, METAL, 8), rng.uniform(6, 8)
     canvas.upright(x, 0, height, z, 0.062, colour, POLE)
     board = Billboard(canvas, x, z, mirror=x > 0)
     board.stroke((0, height), (1.3, height + 0.2), 0.06, colour, POLE)
@@ -203,25 +194,24 @@ def lamp_post(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> N
 
 
 def traffic_light(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> None:
-    """Three lamps, one of them lit, in a dark box with a yellow rim, on a thin pole."""
+    """Draws three lamps, one of them lit, in a dark box with a yellow rim, on a thin pole."""
     height = rng.uniform(3.0, 4.2)
-    colour = vary(rng, METAL[int(rng.integers(3))], 8)
-    canvas.upright(x, 0, height, z, 0.062, colour, POLE)
+    canvas.upright(x, 0, height, z, 0.062, pick(rng, METAL, 8), POLE)
     board, lit = Billboard(canvas, x, z), int(rng.integers(3))
     box = [(-0.3, height - 0.35), (0.3, height - 0.35), (0.3, height + 1.05), (-0.3, height + 1.05)]
     board.polygon(box, vary(rng, (236, 196, 40), 8), TRAFFIC_LIGHT)
     inner = [(u * 0.8, v * 0.85 + height * 0.15 + 0.05) for u, v in box]
     board.polygon(inner, (22, 24, 26), TRAFFIC_LIGHT)
-    lamps: tuple[Colour, ...] = ((70, 255, 130), (255, 200, 40), (255, 50, 40))
+    lamps: Colours = ((70, 255, 130), (255, 200, 40), (255, 50, 40))
     for index, lamp in enumerate(lamps):
         shown = lamp if index == lit else darker(lamp, 0.25)
         board.disc(0, height - 0.05 + 0.4 * index, (0.15, 0.15), shown, TRAFFIC_LIGHT)
 
 
 def traffic_sign(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> None:
-    """A round, triangular or square sign on a thin pole."""
+    """Draws a round, triangular or square sign on a thin pole."""
     height, size = rng.uniform(2.2, 3.0), rng.uniform(0.42, 0.55)
-    canvas.upright(x, 0, height, z, 0.052, vary(rng, METAL[int(rng.integers(3))], 8), POLE)
+    canvas.upright(x, 0, height, z, 0.052, pick(rng, METAL, 8), POLE)
     board, kind = Billboard(canvas, x, z), int(rng.integers(3))
     v, red, blue = height + size, vary(rng, (214, 24, 34), 8), vary(rng, (24, 74, 204), 8)
     white: Colour = (244, 244, 240)
@@ -230,10 +220,9 @@ def traffic_sign(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -
         board.disc(0, v, (size * 0.66, size * 0.66), white, TRAFFIC_SIGN)
     elif kind == 1:
         for scale, colour in ((1.0, red), (0.55, white)):
-            corners = [(-1.05, -0.7), (1.05, -0.7), (0.0, 1.05)]
-            board.polygon(
-                [(a * size * scale, v + b * size * scale) for a, b in corners], colour, TRAFFIC_SIGN
-            )
+            corners = ((-1.05, -0.7), (1.05, -0.7), (0.0, 1.05))
+            triangle = [(a * size * scale, v + b * size * scale) for a, b in corners]
+            board.polygon(triangle, colour, TRAFFIC_SIGN)
     else:
         square = [(-size, v - size), (size, v - size), (size, v + size), (-size, v + size)]
         board.polygon(square, blue, TRAFFIC_SIGN)

@@ -1,28 +1,25 @@
-"""Synthetic street scenes with pixel labels: what is hard about Cityscapes, without its images.
+"""Draws synthetic street scenes with pixel labels.
 
-Every scene has all 19 classes, perspective, texture and large flat areas, and next to them what
-disappears first when pixels or tokens are merged: poles two to six pixels wide (at 1024 x 2048),
-small signs and lights, people far away, fences with thin slats.
+Every scene has all 19 classes of Cityscapes, perspective, texture and large flat areas, and next to
+them what disappears first when pixels or tokens are merged: poles two to six pixels wide (at 1024 x
+2048), small signs and lights, people far away, fences with thin slats.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import cv2
 import numpy as np
 
-from tools.dataset_files import check_between, generator
 from tools.dataset_generators import scene_objects as objects
 from tools.dataset_generators import scene_street as street
+from tools.dataset_generators.drawing import Drawing, random_numbers
 from tools.dataset_generators.scene_canvas import CLASSES, IGNORE, Canvas, steps
 
-GENERATOR_VERSION = 1
-"""Raised whenever the same seed and size give other bytes than before."""
-
-MIN_SIZE = 64, 128
-MAX_SIZE = 1024, 2048
+DRAWING = Drawing('scenes', version=1, smallest=(64, 128), largest=(1024, 2048))
 
 LANES = -3.7, -1.3, 1.3, 3.7  # metres from the road's middle
 PARKED = 5.95
@@ -43,7 +40,7 @@ OTHER_TEXTURE = 2, 2, 2
 
 @dataclass(frozen=True)
 class Scene:
-    """A drawn street scene.
+    """Holds a drawn street scene.
 
     Attributes:
         image: (H, W, 3) uint8, RGB.
@@ -52,11 +49,6 @@ class Scene:
 
     image: np.ndarray
     labels: np.ndarray
-
-
-def check_size(size: tuple[int, int]) -> None:
-    """Raises `SegformerPlusPlusError` unless `size` (height, width) can be drawn."""
-    check_between(size, MIN_SIZE, MAX_SIZE)
 
 
 def draw_scene(seed: int | Sequence[int], size: tuple[int, int]) -> Scene:
@@ -69,17 +61,14 @@ def draw_scene(seed: int | Sequence[int], size: tuple[int, int]) -> Scene:
         seed: What `numpy.random.SeedSequence` takes: one or more whole numbers, none below 0.
         size: Height and width in pixels, from 64 x 128 to 1024 x 2048.
 
-    Returns:
-        The image and its labels.
-
     Raises:
         SegformerPlusPlusError: For a size or a seed that is not allowed.
     """
-    check_size(size)
-    rng = generator(seed)
+    DRAWING.check_size(size)
+    rng = random_numbers(seed)
     vanishing = rng.uniform(0.45, 0.55), rng.uniform(0.43, 0.49)
-    haze = float(rng.uniform(196, 216)), float(rng.uniform(206, 222)), float(rng.uniform(214, 232))
-    canvas = Canvas(size, vanishing, rng.uniform(-2.2, 2.2), haze)
+    red, green, blue = (rng.uniform(*ends) for ends in ((196, 216), (206, 222), (214, 232)))
+    canvas = Canvas(size, vanishing, rng.uniform(-2.2, 2.2), (red, green, blue))
 
     street.draw_sky(canvas, rng)
     street.draw_skyline(canvas, rng)
@@ -99,7 +88,7 @@ Draw = Callable[[Canvas, np.random.Generator, float, float], object]
 
 
 def _plants(canvas: Canvas, rng: np.random.Generator, side: int) -> None:
-    """Trees and bushes between the houses and the walls, from far to near."""
+    """Draws trees and bushes between the houses and the walls, from far to near."""
     for z in steps(110.0, 15.0, -9.0):
         x = side * rng.uniform(12.4, 13.9)
         street.tree(canvas, rng, x, z + rng.uniform(-3, 3), rng.uniform(4.5, 7.5))
@@ -107,17 +96,11 @@ def _plants(canvas: Canvas, rng: np.random.Generator, side: int) -> None:
 
 
 def _traffic(canvas: Canvas, rng: np.random.Generator) -> None:
-    """Everything between the barriers, from far to near."""
+    """Draws everything between the barriers, from far to near."""
     things: list[tuple[float, float, Draw]] = []  # distance, place across the road, how to draw
 
     def place(draw: Draw, x: float, z: float) -> None:
         things.append((float(z), float(x), draw))
-
-    def cyclist(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> None:
-        objects.ride(canvas, rng, x, z, motor=False)
-
-    def biker(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> None:
-        objects.ride(canvas, rng, x, z, motor=True)
 
     # One large vehicle a lane, near enough to be seen past its neighbours.
     lanes = [LANES[index] for index in rng.permutation(4)]
@@ -148,6 +131,7 @@ def _traffic(canvas: Canvas, rng: np.random.Generator) -> None:
         for z in rng.uniform(28, 110, size=12):
             place(objects.person, side * rng.uniform(7.3, 9.9), z)
     # On the road: some close to the camera, some far down the street.
+    cyclist, biker = (partial(objects.ride, motor=motor) for motor in (False, True))
     crossing: tuple[tuple[Draw, float, float], ...] = (
         (cyclist, 9.0, 14.0),
         (cyclist, 14.0, 30.0),
@@ -172,7 +156,7 @@ def _traffic(canvas: Canvas, rng: np.random.Generator) -> None:
 
 
 def _ignored(canvas: Canvas, rng: np.random.Generator) -> None:
-    """The bonnet of the camera's own car and a thin border: pixels that do not count."""
+    """Draws the bonnet of the camera's own car, and ignores it and a thin border."""
     height, width = canvas.height, canvas.width
     centre = width / 2, height * 1.03
     radii = width * 0.52, height * rng.uniform(0.06, 0.075)

@@ -14,7 +14,7 @@ import torch
 from mmengine.config import Config
 
 import segformer_plusplus
-from segformer_plusplus.cli.options import Flag, Positive, parse_settings
+from segformer_plusplus.cli.options import Positive, parse_settings
 from segformer_plusplus.errors import SegformerPlusPlusError, describe_error
 from segformer_plusplus.evaluation.timing import describe_environment
 from segformer_plusplus.files import hash_file, sha256, written_beside
@@ -82,7 +82,7 @@ class Settings:
     data: Literal['real', 'synthetic'] | None = None
     data_root: Path = Path('data')
     checkpoints: Path | None = None
-    train: Flag = False
+    train: bool = False
     out: Path | None = None
     device: Literal['cpu', 'cuda'] = field(default_factory=_default_device)
     dtype: Literal['float32', 'bfloat16', 'float16'] = 'float32'
@@ -217,10 +217,9 @@ class Planner:
         settings = self.settings
         folder = settings.folder / 'test' / f'{table.name}-{row}'
         metrics = folder / 'metrics.json'
-        weights, training = self._given_weights(table, row), ()
-        if weights is None:
-            training = (self._train(table, row),)
-            weights = training[0].result
+        given = self._given_weights(table, row)
+        training: tuple[Step, ...] = () if given else (self._train(table, row),)
+        weights = given or training[0].result
         fault = self._data_fault(table, training=bool(training) and settings.train)
         command = (
             'tools/test.py', table.config_of(row), str(weights),

@@ -1,6 +1,6 @@
 # torch.compile for the backbone in training; the first iterations take minutes. Every other size of
 # image compiles again, hence dynamic=False with the fixed crops of these configs. Validation and
-# test run uncompiled. Not with FSDP.
+# test run uncompiled.
 #
 #     _base_ = ['./your_config.py', '../_base_/runtime/compile.py']
 #

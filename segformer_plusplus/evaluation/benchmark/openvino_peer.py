@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import SegformerPlusPlusError
-from ...export.formats.openvino_file import openvino_core
+from ...export.formats import openvino_core
 from ...inference.labels import resize_and_argmax
 from ...libraries import require
 from .contenders import Contender, OpenMMLabModel, size_of

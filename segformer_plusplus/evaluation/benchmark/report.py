@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from rich.table import Table
-
+from ..results import MEMORY, SPEED_UP, SPREAD, Column, ResultsTable, Row, spread
 from .comparison import COMPILED
 
 BASELINE = 'none'
@@ -16,50 +15,51 @@ Run = Mapping[str, Any]
 
 
 def run_title(run: Run, dtype: str, device: str) -> str:
-    """'1 x 3 x 512 x 512, 2 threads, float32 on cpu'."""
+    """Returns '1 x 3 x 512 x 512, 2 threads, float32 on cpu'."""
     height, width = run['shape']
     size = f'{run["batch_size"]} x 3 x {height} x {width}'
     return f'{size}, {_threads(run["threads"])}, {dtype} on {device}'
 
 
-def result_table(run: Run, title: str, caption: str) -> Table:
-    """One row a model; fits into 80 columns."""
-    results = run['results']
-    table = _table(title, caption, ['ms (quartiles)', 'speed', 'M param', 'GFLOP', 'MiB'])
-    has_rates = any('gflops_per_second' in result for result in results)
-    if has_rates:
-        table.add_column('GFLOP/s', justify='right')
-    for result in results:
-        memory = result.get('peak_memory_bytes')
-        cells = [
-            spread(result['median_seconds'], result['quartiles_seconds']),
-            f'{result["speed_up"]:.2f}',
-            _number(result.get('parameters'), 1e6, 1),
-            _number(result.get('gflops'), 1, 1),
-            _number(memory, 2**20, 0),
-        ]
-        if has_rates:
-            share = result['share_of_matrix_products']
-            cells.append(f'{result["gflops_per_second"]:.0f} ({share:.0%})')
-        table.add_row(result['name'], *cells)
-    return table
+def _counted(name: str, unit: float) -> Callable[[Row, Row], float | None]:
+    return lambda row, _: row.more[name] / unit if name in row.more else None
 
 
-def stage_table(run: Run) -> Table:
-    """The medians of the stages, and their quartiles."""
-    stages = list(run['results'][0]['stages'])
-    table = _table('', 'ms (quartiles) of each part by itself', stages)
-    for result in run['results']:
-        cells = [
-            spread(seconds, result['stages_quartiles'][stage])
-            for stage, seconds in result['stages'].items()
-        ]
-        table.add_row(result['name'], *cells)
-    return table
+def _rate(row: Row, baseline: Row) -> str | None:
+    if 'gflops_per_second' not in row.more:
+        return None
+    return f'{row.more["gflops_per_second"]:.0f} ({row.more["share_of_matrix_products"]:.0%})'
+
+
+COLUMNS = (
+    SPREAD,
+    SPEED_UP,
+    Column('M param', _counted('parameters', 1e6), 1),
+    Column('GFLOP', _counted('gflops', 1), 1),
+    MEMORY,
+    Column('GFLOP/s', _rate, drop_if_empty=True),
+)
+
+
+def result_table(run: Run, title: str) -> ResultsTable:
+    """Returns the table of a run, a row for each model."""
+    rows = [Row.from_json(result) for result in run['results']]
+    return ResultsTable(rows, COLUMNS, head='model', title=title)
+
+
+def stage_table(run: Run) -> ResultsTable:
+    """Returns the medians of the stages, and their quartiles."""
+    rows = [Row.from_json(result) for result in run['results']]
+    columns = [Column(stage, _stage(stage)) for stage in rows[0].more['stages']]
+    return ResultsTable(rows, columns, 'model', 'ms (quartiles) of each part by itself')
+
+
+def _stage(name: str) -> Callable[[Row, Row], str]:
+    return lambda row, _: spread(row.more['stages'][name], row.more['stages_quartiles'][name])
 
 
 def check_lines(run: Run) -> Iterator[str]:
-    """What was checked before anything was timed, one line each."""
+    """Yields what was checked before anything was timed, one line each."""
     for name, error in run.get('relative_error_of_logits', {}).items():
         yield f'{name}: logits equal to ours within {error:.0e} of the largest one'
     for name, errors in run.get('relative_error_of_training_step', {}).items():
@@ -80,7 +80,7 @@ def check_lines(run: Run) -> Iterator[str]:
 
 
 def break_even_lines(runs: Sequence[Run], presets: Sequence[str]) -> Iterator[str]:
-    """For every preset: the smallest shape from which on it is faster than 'none'.
+    """Yields, for every preset, the smallest shape from which on it is faster than 'none'.
 
     Only where several shapes were run with otherwise equal settings, 'none' among the models.
 
@@ -107,13 +107,6 @@ def break_even_lines(runs: Sequence[Run], presets: Sequence[str]) -> Iterator[st
                 )
 
 
-def spread(median: float, quartiles: Sequence[float]) -> str:
-    """Seconds -> '402 (395-410)' in ms, with three digits of the median."""
-    digits = 0 if median >= 0.1 else 1 if median >= 0.01 else 2
-    low, high = (f'{1e3 * value:.{digits}f}' for value in quartiles)
-    return f'{1e3 * median:.{digits}f} ({low}-{high})'
-
-
 def _from_where(by_size: Sequence[Run], faster: Sequence[bool | None]) -> str:
     slower = [index for index, value in enumerate(faster) if not value]
     first = slower[-1] + 1 if slower else 0
@@ -130,15 +123,3 @@ def _threads(count: int) -> str:
 def _is_faster(run: Run, name: str, than: str) -> bool | None:
     seconds = {result['name']: result['median_seconds'] for result in run['results']}
     return seconds[name] < seconds[than] if name in seconds and than in seconds else None
-
-
-def _table(title: str, caption: str, columns: Sequence[str]) -> Table:
-    table = Table(title=title or None, caption=caption)
-    table.add_column('model', overflow='fold')
-    for column in columns:
-        table.add_column(column, justify='right', no_wrap=True)
-    return table
-
-
-def _number(value: float | None, unit: float, digits: int) -> str:
-    return '-' if value is None else f'{value / unit:.{digits}f}'

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -14,7 +14,14 @@ from ...errors import SegformerPlusPlusError
 from ...inference.opening import build_model, share_weights
 from .contenders import Contender, OpenMMLabModel
 from .openvino_peer import OpenVinoModel, check_openvino
-from .peers import TransformersModel, check_peers, make_levels_linear, mmseg_peer, tomesd_peer
+from .peers import (
+    PEERS,
+    TransformersModel,
+    check_peers,
+    make_levels_linear,
+    mmseg_peer,
+    tomesd_peer,
+)
 
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
@@ -26,24 +33,25 @@ class Options:
     """What all runs of a benchmark have in common.
 
     Attributes:
-        against: out of :data:`~.peers.PEERS`; their rows stand in this order.
-        checkpoint: weights, loaded strictly; None for seeded random ones.
-        device: 'cpu' or 'cuda'.
-        dtype: of weights and images, a key of ``DTYPES``; in training, of autocast.
+        against: the same weights in mmseg, transformers, openvino, openvino-mmseg or tomesd, in
+            this order, checked for the same logits first; also with commas, mmseg,tomesd.
+        checkpoint: weights, loaded strictly (default: seeded random ones).
+        device: where it runs.
+        dtype: of weights and images; in training, of autocast.
         rounds: timed ones.
         warmup: rounds before those.
         backbone_only: time the backbone alone.
-        stages: time the parts by themselves, too.
-        training: time optimisation steps instead of inference.
-        compile: add a row through ``torch.compile`` for everything in PyTorch.
-        compile_backend: of ``torch.compile``.
-        peak: measure the machine's matrix products, and what share of that a model reaches.
+        stages: also time backbone, head and labels by themselves.
+        training: time optimisation steps (forward, backward, AdamW) instead of inference.
+        compile: also time everything in PyTorch through torch.compile.
+        compile_backend: of torch.compile.
+        peak: also measure the machine's plain matrix products, and what share a model reaches.
     """
 
-    against: tuple[str, ...] = ()
+    against: Sequence[str] = ()
     checkpoint: str | None = None
-    device: str = 'cpu'
-    dtype: str = 'float32'
+    device: Literal['cpu', 'cuda'] = 'cpu'
+    dtype: Literal['float32', 'bfloat16', 'float16'] = 'float32'
     rounds: int = 10
     warmup: int = 2
     backbone_only: bool = False
@@ -54,6 +62,19 @@ class Options:
     peak: bool = False
 
     def __post_init__(self) -> None:
+        if self.device == 'cuda' and not torch.cuda.is_available():
+            raise SegformerPlusPlusError('--device cuda: PyTorch finds no CUDA device here')
+        if self.rounds < 1 or self.warmup < 0:
+            raise SegformerPlusPlusError(
+                f'--rounds is {self.rounds} and --warmup {self.warmup}; give at least 1 and 0'
+            )
+        peers = tuple(dict.fromkeys(name for each in self.against for name in each.split(',')))
+        for name in peers:
+            if name not in PEERS:
+                raise SegformerPlusPlusError(
+                    f'--against: {name!r} is no peer; choose from {", ".join(PEERS)}'
+                )
+        object.__setattr__(self, 'against', peers)
         if self.training:
             for flag, given in (('compile', self.compile), ('backbone-only', self.backbone_only)):
                 if given:

@@ -1,11 +1,10 @@
-"""What is common to segmentation and pose: a model on images, under any number of strategies."""
+"""What is common to segmentation and pose: a model on images, under any number of presets."""
 
 from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -16,6 +15,7 @@ from tqdm import tqdm
 from ...errors import SegformerPlusPlusError, memory_errors
 from ...patching import apply_token_merging, find_backbones
 from ...token_merging import TokenMergingConfig, build_token_merging
+from ..results import MEASURES, PRESENT
 from ..timing import Timing, measure
 from .data import Source
 
@@ -32,43 +32,10 @@ Outcome = TypeVar('Outcome')
 """What is kept of the prediction of one image, or of one person."""
 
 
-@dataclass(frozen=True)
-class Measure:
-    """How tables and plots say a number.
-
-    Attributes:
-        label: of its column.
-        unit: '%' or 'px'.
-        digits: behind the point.
-        higher_is_better: whether more is better; else it is 0 without merging.
-        needs_truth: whether it compares with ground truth; else with no merging.
-    """
-
-    label: str
-    unit: str
-    digits: int
-    higher_is_better: bool
-    needs_truth: bool
-
-
-MEASURES: dict[str, Measure] = {
-    'mIoU': Measure('mIoU', '%', 2, higher_is_better=True, needs_truth=True),
-    'mIoU_fine': Measure('mIoU fine', '%', 2, higher_is_better=True, needs_truth=True),
-    'changed': Measure('changed', '%', 3, higher_is_better=False, needs_truth=False),
-    'PCK@0.1': Measure('PCK@0.1', '%', 2, higher_is_better=True, needs_truth=True),
-    'PCK@0.05': Measure('PCK@0.05', '%', 2, higher_is_better=True, needs_truth=True),
-    'shift': Measure('shift', 'px', 3, higher_is_better=False, needs_truth=False),
-}
-"""What :meth:`Fidelity.measure` may return and people read, by name."""
-
-PRESENT = '_present'
-"""What follows the name of a mean over classes if it leaves out those without ground truth."""
-
-
 class Fidelity(ABC, Generic[Outcome]):
-    """One trained model on one set of images, measured under any number of strategies.
+    """One trained model on one set of images, measured under any number of presets.
 
-    Strategies are switched on the model that is there; its weights stay. No merging ('none') is
+    Presets are switched on the model that is there; its weights stay. No merging ('none') is
     the reference: its predictions are made once, when they are first needed, and kept.
 
     Args:
@@ -124,7 +91,7 @@ class Fidelity(ABC, Generic[Outcome]):
         return self.measure(REFERENCE)
 
     def measure(self, token_merging: TokenMergingConfig) -> dict[str, float]:
-        """Predict every image under a strategy, and compare with ground truth and no merging.
+        """Predict every image under a preset, and compare with ground truth and no merging.
 
         Args:
             token_merging: whatever the backbone's ``token_merging`` takes.
@@ -146,7 +113,7 @@ class Fidelity(ABC, Generic[Outcome]):
         return self.compare(self.predict(token_merging))
 
     def predict(self, token_merging: TokenMergingConfig) -> Iterator[Outcome]:
-        """What is kept of the prediction of each image under a strategy, one by one.
+        """What is kept of the prediction of each image under a preset, one by one.
 
         Args:
             token_merging: as for :meth:`measure`.
@@ -172,7 +139,7 @@ class Fidelity(ABC, Generic[Outcome]):
         return self._summarise(zip(outcomes, self._references(), strict=True))
 
     def check(self, token_merging: TokenMergingConfig) -> None:
-        """Predict one image under a strategy, to find out whether it can be measured.
+        """Predict one image under a preset, to find out whether it can be measured.
 
         Raises:
             SegformerPlusPlusError: as for :meth:`measure`.
@@ -262,7 +229,7 @@ class Fidelity(ABC, Generic[Outcome]):
 
     @abstractmethod
     def _summarise(self, pairs: Iterable[tuple[Outcome, Outcome]]) -> dict[str, float]:
-        """The measures, from outcomes under a strategy and without merging."""
+        """The measures, from outcomes under a preset and without merging."""
 
     @abstractmethod
     def _timed_call(self) -> Callable[[], Any]:

@@ -1,71 +1,43 @@
-"""Every strategy on one trained model: what it costs in accuracy, and what it gains in speed."""
+"""Measures every preset on one trained model: what it costs in accuracy and gains in speed."""
 
 from __future__ import annotations
 
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
 
 from ...errors import SegformerPlusPlusError
 from ...inference.opening import read_config
 from ...token_merging import TokenMergingConfig
-from ..timing import Timing
+from ..results import MILLISECONDS, SPEED_UP, ResultsTable, Row, measure_columns
+from ..timing import Timing, device_name
 from .base import REFERENCE, ROUNDS, WARMUP, Fidelity
 from .opening import open_fidelity
-from .strategies import Strategies, check_strategies, read_strategies, spell_out
-
-
-@dataclass(frozen=True)
-class FidelityRow:
-    """One strategy.
-
-    Attributes:
-        strategy: its name.
-        token_merging: what it is, spelt out.
-        values: see :meth:`~.base.Fidelity.measure`; empty if its images were not predicted.
-        drop: how much worse than no merging in the main measure, see
-            :meth:`~.base.Fidelity.drop`.
-        median_seconds: of one image; None if it was not timed.
-        quartiles_seconds: the first and the third.
-        speed_up: against no merging.
-        error: why there are no values, if predicting the images failed.
-    """
-
-    strategy: str
-    token_merging: TokenMergingConfig
-    values: dict[str, float]
-    drop: float | None
-    median_seconds: float | None
-    quartiles_seconds: tuple[float, float] | None
-    speed_up: float | None
-    error: str | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
+from .presets import Presets, check_presets, read_presets, spell_out
 
 
 @dataclass
 class Measurement:
-    """Strategies on a model; what was measured before an interruption stays.
+    """Measures presets on a model; what was measured before an interruption stays.
 
     Attributes:
         fidelity: of the model.
-        strategies: by name, no merging first.
-        skip_unfit: leave out strategies that the model cannot run; otherwise it is an error.
-        left_out: the reasons, by strategy.
-        failed: the reasons why images could not be predicted, by strategy.
+        presets: by name, no merging first.
+        skip_unfit: leave out presets that the model cannot run; otherwise it is an error.
+        left_out: why, by the name of the preset.
+        failed: why images could not be predicted, by the name of the preset.
         values: what was measured.
         seconds: what was timed.
     """
 
     fidelity: Fidelity[Any]
-    strategies: Strategies
+    presets: Presets
     skip_unfit: bool = False
     left_out: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
@@ -73,15 +45,15 @@ class Measurement:
     seconds: dict[str, list[float]] = field(default_factory=dict)
 
     def run(self, rounds: int = ROUNDS, warmup: int = WARMUP) -> None:
-        """Try each strategy on one image, time them in turn, then predict all images under each.
+        """Tries each preset on one image, times them in turn, then predicts all images under each.
 
         One that fails on a later image is noted in ``failed``; the others are measured.
 
         Raises:
-            SegformerPlusPlusError: see :meth:`~.base.Fidelity.measure`, of no merging; a strategy
+            SegformerPlusPlusError: see :meth:`~.base.Fidelity.measure`, of no merging; a preset
                 that the model cannot run is named before anything is measured.
         """
-        fitting = {name: each for name, each in self.strategies.items() if self._fits(name)}
+        fitting = {name: each for name, each in self.presets.items() if self._fits(name)}
         self.fidelity.time(fitting, rounds, warmup, taken=self.seconds)
         for name, token_merging in fitting.items():
             try:
@@ -90,40 +62,36 @@ class Measurement:
                 if name == REFERENCE:
                     raise
                 self.failed[name] = str(error)
-                print_log(f'strategy {name!r}: {error}', logger='current', level=logging.ERROR)
+                print_log(f'preset {name!r}: {error}', logger='current', level=logging.ERROR)
 
     def _fits(self, name: str) -> bool:
         try:
-            self.fidelity.check(self.strategies[name])
+            self.fidelity.check(self.presets[name])
         except SegformerPlusPlusError as error:
             if name == REFERENCE:
                 raise
             if not self.skip_unfit:
-                raise SegformerPlusPlusError(f'strategy {name!r}: {error}') from error
+                raise SegformerPlusPlusError(f'preset {name!r}: {error}') from error
             self.left_out[name] = str(error)
             print_log(
-                f'strategy {name!r} is left out: {error}', logger='current', level=logging.WARNING
+                f'preset {name!r} is left out: {error}', logger='current', level=logging.WARNING
             )
         return name not in self.left_out
 
-    def rows(self) -> list[FidelityRow]:
-        """Of the strategies of which something was measured."""
-        return [self._row(name) for name in self.strategies if self._is_known(name)]
+    def rows(self) -> list[Row]:
+        """Returns a row for each preset of which something was measured."""
+        names = [n for n in self.presets if self.values.get(n) or self.seconds.get(n)]
+        return [self._row(name) for name in names]
 
-    def _is_known(self, name: str) -> bool:
-        return bool(self.values.get(name) or self.seconds.get(name))
-
-    def _row(self, name: str) -> FidelityRow:
+    def _row(self, name: str) -> Row:
         values = self.values.get(name, {})
-        timing, baseline = self._timing(name), self._timing(REFERENCE)
-        return FidelityRow(
-            strategy=name,
-            token_merging=spell_out(self.strategies[name]),
+        return Row.timed(
+            name,
+            self._timing(name),
+            self._timing(REFERENCE),
+            token_merging=spell_out(self.presets[name]),
             values=values,
             drop=self.fidelity.drop(values) if values else None,
-            median_seconds=timing.median if timing else None,
-            quartiles_seconds=timing.quartiles if timing else None,
-            speed_up=baseline.median / timing.median if timing and baseline else None,
             error=self.failed.get(name),
         )
 
@@ -131,62 +99,76 @@ class Measurement:
         seconds = self.seconds.get(name)
         return Timing(tuple(seconds)) if seconds else None
 
+    def table(self, command: str = '') -> ResultsTable:
+        """Returns what was measured until now.
+
+        Args:
+            command: that did it.
+        """
+        fidelity, rows = self.fidelity, self.rows()
+        return ResultsTable(
+            rows,
+            [*measure_columns(rows, fidelity.main_measure), MILLISECONDS, SPEED_UP],
+            caption='; '.join(self._caption()) + '.',
+            command=command,
+            more=dict(main_measure=fidelity.main_measure, left_out=dict(self.left_out)),
+        )
+
+    def _caption(self) -> list[str]:
+        fidelity = self.fidelity
+        height, width = fidelity.shape
+        rounds = max(map(len, self.seconds.values()), default=0)
+        parts = [fidelity.describe()]
+        if rounds:
+            parts.append(
+                f'speed: batch 1, float32, {height}x{width}, {fidelity.timed}, median of {rounds} '
+                f'{"rounds" if rounds > 1 else "round"} in turn on {device_name(fidelity.device)}, '
+                f'torch {torch.__version__}'
+            )
+        if self.left_out:
+            parts.append('left out, as the model cannot run it: ' + ', '.join(self.left_out))
+        if self.failed:
+            parts.append('failed while images were predicted: ' + ', '.join(self.failed))
+        return parts
+
 
 def measure_fidelity(
     config: str | os.PathLike[str] | Config,
     checkpoint: str | os.PathLike[str],
-    strategies: Sequence[str] | Mapping[str, TokenMergingConfig] | None = None,
+    presets: Sequence[str] | Mapping[str, TokenMergingConfig] | None = None,
     *,
     rounds: int = ROUNDS,
     warmup: int = WARMUP,
-    device: str | None = None,
-    images: str | os.PathLike[str] | None = None,
-    limit: int | None = None,
-    fine_classes: Sequence[str] | None = None,
     cfg_options: Mapping[str, Any] | None = None,
-    progress: bool = True,
-) -> list[FidelityRow]:
-    """Measure accuracy and speed of a trained model under strategies.
+    **options: Any,
+) -> list[Row]:
+    """Measures accuracy and speed of a trained model under presets.
 
         for row in measure_fidelity('configs/...py', 'weights.pth', ['hq', 'fast']):
-            print(row.strategy, row.values['mIoU'], row.speed_up)
+            print(row.name, row.values['mIoU'], row.speed_up)
 
     Args:
         config: of mmseg or mmpose.
         checkpoint: its weights.
-        strategies: presets and files (see :func:`~.strategies.read_strategies`), or strategies by
-            name. None: all presets that the model can run. No merging is always the first row.
-        rounds: of timing, all strategies in turn.
+        presets: names and files (see :func:`~.presets.read_presets`), or what ``token_merging``
+            takes, by name. None: all presets that the model can run. No merging is always the
+            first row.
+        rounds: of timing, all presets in turn.
         warmup: rounds before those.
-        device: this and the rest: see :func:`~.opening.open_fidelity`.
-        images: a folder in place of the config's test set.
-        limit: the first so many images.
-        fine_classes: that 'mIoU_fine' averages.
         cfg_options: dotted keys of the config and their new values.
-        progress: show bars.
+        options: the fields of :class:`~.opening.Options`, such as ``limit=20``.
 
     Returns:
-        One row per strategy; of one that fails on the way, ``values`` is empty and ``error`` says
+        One row per preset; of one that fails on the way, ``values`` is empty and ``error`` says
         why.
 
     Raises:
-        SegformerPlusPlusError: see :func:`~.opening.open_fidelity`; a wrong strategy is refused
+        SegformerPlusPlusError: see :func:`~.opening.open_fidelity`; a wrong preset is refused
             before the model is loaded.
     """
-    cfg = read_config(config, cfg_options)  # it may import what a strategy names
-    if isinstance(strategies, Mapping):
-        checked = check_strategies(strategies)
-    else:
-        checked = read_strategies(strategies)
-    fidelity = open_fidelity(
-        cfg,
-        checkpoint,
-        device=device,
-        images=images,
-        limit=limit,
-        fine_classes=fine_classes,
-        progress=progress,
-    )
-    measurement = Measurement(fidelity, checked, skip_unfit=strategies is None)
+    cfg = read_config(config, cfg_options)  # it may import what a preset names
+    checked = check_presets(presets) if isinstance(presets, Mapping) else read_presets(presets)
+    fidelity = open_fidelity(cfg, checkpoint, **options)
+    measurement = Measurement(fidelity, checked, skip_unfit=presets is None)
     measurement.run(rounds, warmup)
     return measurement.rows()

@@ -23,7 +23,7 @@ from .base import Fidelity
 from .data import Pictures, Source, build_test_set, check_limit, find_images
 
 if TYPE_CHECKING:
-    from .opening import Settings
+    from .opening import Options
 
 THRESHOLDS = (0.1, 0.05)
 
@@ -107,31 +107,31 @@ class PoseFidelity(Fidelity[Person]):
         return partial(self.model, self._prepared()['inputs'], None, mode='tensor')
 
 
-def open_model(cfg: Config, checkpoint: str | os.PathLike[str], settings: Settings) -> PoseFidelity:
+def open_model(cfg: Config, checkpoint: str | os.PathLike[str], options: Options) -> PoseFidelity:
     """See :func:`~.opening.open_fidelity`; what is missing is said before the model is built."""
     init_default_scope('mmpose')
-    if settings.fine_classes is not None:
+    if options.fine_classes is not None:
         raise SegformerPlusPlusError('fine_classes is for segmentation')
-    if settings.images is not None:
-        return _of_images(cfg, checkpoint, settings)
+    if options.images is not None:
+        return _of_images(cfg, checkpoint, options)
     data = build_test_set(cfg, DATASETS)
-    count = check_limit(settings.limit, len(data), 'the test set')
+    count = check_limit(options.limit, len(data), 'the test set')
     has_truth = _has_truth(cfg, data, count)
-    estimator = PoseEstimator(cfg, checkpoint, device=settings.device)
+    estimator = PoseEstimator(cfg, checkpoint, device=options.device)
     source = Source.of_loader(data, count, cfg.test_dataloader, estimator.model)
-    return PoseFidelity(estimator.model, source, has_truth, settings.progress)
+    return PoseFidelity(estimator.model, source, has_truth, options.progress)
 
 
-def _of_images(cfg: Config, checkpoint: str | os.PathLike[str], settings: Settings) -> PoseFidelity:
-    pictures = find_images(str(settings.images), settings.limit)
-    count = check_limit(settings.limit, len(pictures), str(settings.images))
-    estimator = PoseEstimator(cfg, checkpoint, device=settings.device)
+def _of_images(cfg: Config, checkpoint: str | os.PathLike[str], options: Options) -> PoseFidelity:
+    pictures = find_images(str(options.images), options.limit)
+    count = check_limit(options.limit, len(pictures), str(options.images))
+    estimator = PoseEstimator(cfg, checkpoint, device=options.device)
 
     def prepare(name: str, image: np.ndarray) -> dict[str, Any]:
         return estimator.prepare(name, image, whole_image(image)[0])
 
     source = Source(Pictures(pictures, prepare), count)
-    return PoseFidelity(estimator.model, source, has_truth=False, progress=settings.progress)
+    return PoseFidelity(estimator.model, source, has_truth=False, progress=options.progress)
 
 
 def _has_truth(cfg: Config, data: Any, count: int) -> bool:

@@ -25,11 +25,12 @@ from ...errors import SegformerPlusPlusError
 from ...inference.labels import label_dtype
 from ...inference.segmenter import Segmenter
 from ...inference.sources import Picture, load_image
-from .base import PRESENT, RADIUS, Fidelity
+from ..results import PRESENT
+from .base import RADIUS, Fidelity
 from .data import Pictures, Source, build_test_set, check_limit, find_images
 
 if TYPE_CHECKING:
-    from .opening import Settings
+    from .opening import Options
 
 Areas = tuple[Tensor, Tensor, Tensor, Tensor]
 """Intersection, union, prediction and truth of every class, as mmseg's metric counts them."""
@@ -111,7 +112,7 @@ class Truth:
     classes: tuple[str, ...]
     ignore_index: int = 255
     nan_to_num: int | None = None
-    fine_classes: tuple[str, ...] | None = None
+    fine_classes: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         for name in self.fine_classes or ():
@@ -250,36 +251,36 @@ class SegmentationFidelity(Fidelity[LabelMap]):
 
 
 def open_model(
-    cfg: Config, checkpoint: str | os.PathLike[str], settings: Settings
+    cfg: Config, checkpoint: str | os.PathLike[str], options: Options
 ) -> SegmentationFidelity:
     """See :func:`~.opening.open_fidelity`; what is missing is said before the model is built."""
     init_default_scope('mmseg')
     truth: Truth | None = None
     data: Any = None
-    if settings.images is not None:
-        pictures = find_images(settings.images, settings.limit)
-        count = check_limit(settings.limit, len(pictures), str(settings.images))
+    if options.images is not None:
+        pictures = find_images(options.images, options.limit)
+        count = check_limit(options.limit, len(pictures), str(options.images))
     else:
         data = build_test_set(cfg, DATASETS)
-        count = check_limit(settings.limit, len(data), 'the test set')
+        count = check_limit(options.limit, len(data), 'the test set')
         infos = [data.get_data_info(index) for index in range(count)]
-        truth = _read_truth(data, infos, cfg, settings.fine_classes)
+        truth = _read_truth(data, infos, cfg, options.fine_classes)
         pictures = [_picture(info) for info in infos]
-    if truth is None and settings.fine_classes is not None:
+    if truth is None and options.fine_classes is not None:
         raise SegformerPlusPlusError('fine_classes: there is no ground truth to average over')
-    segmenter = Segmenter(cfg, checkpoint, device=settings.device)
+    segmenter = Segmenter(cfg, checkpoint, device=options.device)
     if truth is None:
         source = Source(Pictures(pictures, segmenter.prepare), count)
     else:
         _check_classes(truth, len(segmenter.classes))
         source = Source.of_loader(data, count, cfg.test_dataloader, segmenter.model)
     return SegmentationFidelity(
-        segmenter.model, source, truth, len(segmenter.classes), settings.progress
+        segmenter.model, source, truth, len(segmenter.classes), options.progress
     )
 
 
 def _read_truth(
-    data: Any, infos: list[dict[str, Any]], cfg: Config, fine_classes: tuple[str, ...] | None
+    data: Any, infos: list[dict[str, Any]], cfg: Config, fine_classes: Sequence[str] | None
 ) -> Truth | None:
     """How to compare with the ground truth of these images; None, and a warning, without any."""
     paths = [str(info.get('seg_map_path', '')) for info in infos]

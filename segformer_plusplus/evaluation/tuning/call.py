@@ -17,35 +17,31 @@ from ...inference.opening import check_device, test_dataset
 from ...patching import find_backbones
 from ...version import __version__
 from ..fidelity import open_fidelity
-from .plot import PLOT, draw_front
+from ..results import MEASURES
 from .points import Budget
-from .run import ROUNDS, TRIALS, Limits, TuneResult, tune_fidelity
+from .run import Limits, TuneResult, tune_fidelity
 from .space import Space, read_space
 from .study import require_optuna
-from .writing import FRONT, with_own_backbone, write_config, write_front
+from .writing import FRONT, PLOT, draw_front, with_own_backbone, write_config, write_front
 
 
 def tune(
     config: str | os.PathLike[str],
     checkpoint: str | os.PathLike[str],
     *,
-    max_drop: float | None = None,
-    min_speedup: float | None = None,
     out: str | os.PathLike[str] | None = None,
-    images: int | None = None,
     folder: str | os.PathLike[str] | None = None,
     by: str | None = None,
     space: str | os.PathLike[str] | Sequence[Mapping[str, Any]] | None = None,
-    trials: int = TRIALS,
-    timeout: float | None = None,
-    rounds: int = ROUNDS,
-    seed: int = 0,
     device: str | None = None,
     cfg_options: Mapping[str, Any] | None = None,
     fresh: bool = False,
     progress: bool = False,
+    max_drop: float | None = None,
+    min_speedup: float | None = None,
+    **limits: Any,
 ) -> TuneResult:
-    """Search strategies, ratios and strides for each stage, on these data and this device.
+    """Searches strategies, ratios and strides for each stage, on these data and this device.
 
     The presets are tried first. The best trials under the budget are timed anew together, and the
     winner has to keep the budget, up to the noise, on images that were not searched on.
@@ -58,25 +54,19 @@ def tune(
     Args:
         config: of mmseg or mmpose.
         checkpoint: its weights.
-        max_drop: either this: the most that may be lost, in points of the measure; the fastest
-            such setting is wanted.
-        min_speedup: or this: the least speed-up; the setting that loses least is wanted.
         out: folder; by default 'tuning' in the config's ``work_dir``.
-        images: to search on; as many others, as far as there are, are for the check. None is half
-            of them, at most 50.
         folder: of images without labels, in place of the config's test set.
         by: the measure that counts, a key of ``fidelity.MEASURES``. None is mIoU or PCK@0.05;
             without ground truth, what changes against no merging.
         space: entries as in :func:`~.space.default_space`, which None is; or a config file with
             ``space = [...]``.
-        trials: in all, those of earlier calls included.
-        timeout: minutes after which no trial is begun.
-        rounds: in which a trial is timed; finalists and the check get three times as many.
-        seed: of the choice of images and of the proposals.
         device: None: CUDA if there is one.
         cfg_options: dotted keys of the config and their new values.
         fresh: forget the study that is there.
         progress: show a bar.
+        max_drop: this, or the next: see :class:`~.points.Budget`.
+        min_speedup: see :class:`~.points.Budget`.
+        limits: the fields of :class:`~.run.Limits`, such as ``trials=100``.
 
     Raises:
         SegformerPlusPlusError: a wrong argument, no data, a folder that is in use or that holds
@@ -85,7 +75,9 @@ def tune(
         MissingDependencyError: optuna, or the toolbox of the config, is not installed.
     """
     budget = Budget(max_drop, min_speedup)
-    limits = Limits(trials, timeout, images, rounds, seed)
+    wanted = Limits(**limits)
+    if by is not None and by not in MEASURES:
+        raise SegformerPlusPlusError(f'--by {by}: choose from {", ".join(MEASURES)}')
     require_optuna()
     if device is not None:
         check_device(device)
@@ -95,7 +87,7 @@ def tune(
     out = Path(out) if out is not None else Path(cfg.work_dir) / 'tuning'
     source = dict(
         config=str(config), checkpoint=str(checkpoint), folder=folder and str(folder),
-        cfg_options=cfg_options, seed=seed, rounds=rounds,
+        cfg_options=cfg_options, seed=wanted.seed, rounds=wanted.rounds,
     )  # fmt: skip
     write_files = partial(_write, out=out, config=config, cfg=cfg, source=source, imports=imports)
     fidelity = open_fidelity(
@@ -106,7 +98,7 @@ def tune(
         budget,
         out,
         space=Space(entries, len(find_backbones(fidelity.model)[0].blocks)),
-        limits=limits,
+        limits=wanted,
         by=by,
         identity=_identity(cfg, Path(checkpoint), folder),
         fresh=fresh,

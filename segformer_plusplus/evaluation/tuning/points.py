@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ...errors import SegformerPlusPlusError
-from ..fidelity.report import find_front
+from ..results import find_front
 from .space import Setting
 
 REFERENCE = 'none'
@@ -112,11 +112,12 @@ def pareto_front(points: Iterable[Point]) -> list[Point]:
 
 @dataclass(frozen=True)
 class Budget:
-    """Either the largest drop or the least speed-up.
+    """What is wanted: either the fastest setting within a drop, or the best one at a speed-up.
 
     Attributes:
-        max_drop: in the measure's points: the fastest setting within it is wanted.
-        min_speedup: the setting with the least drop that reaches it is wanted.
+        max_drop: the most that may be lost: points of mIoU, or of PCK@0.05; without ground truth
+            percent of the pixels whose label changes, or pixels by which keypoints move.
+        min_speedup: the least speed-up, such as 1.5.
 
     Raises:
         SegformerPlusPlusError: both or none is given, or the number makes no sense.

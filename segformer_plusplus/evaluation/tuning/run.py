@@ -34,14 +34,16 @@ class Limits:
 
     Attributes:
         trials: in all, those of earlier calls included.
-        minutes: of this call's search; None is as long as it takes.
-        images: to search on; None is half of them, at most ``MOST_IMAGES``.
-        rounds: in which a trial is timed.
+        timeout: begin no trial after so many minutes.
+        images: to search on, drawn from the test set; as many others are for the check (default:
+            half of them, at most 50).
+        rounds: in which a trial is timed, in turn with no merging; finalists and the check get
+            three times as many.
         seed: of the choice of images and of the proposals.
     """
 
     trials: int = TRIALS
-    minutes: float | None = None
+    timeout: float | None = None
     images: int | None = None
     rounds: int = ROUNDS
     seed: int = 0
@@ -51,8 +53,8 @@ class Limits:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise SegformerPlusPlusError(f'{name} is {value!r}; give a whole number above 0')
-        if self.minutes is not None and not self.minutes > 0:
-            raise SegformerPlusPlusError(f'timeout is {self.minutes}; give minutes above 0')
+        if self.timeout is not None and not self.timeout > 0:
+            raise SegformerPlusPlusError(f'timeout is {self.timeout}; give minutes above 0')
         if not isinstance(self.seed, int) or self.seed < 0:
             raise SegformerPlusPlusError(f'seed is {self.seed!r}; give a whole number from 0')
 
@@ -240,7 +242,7 @@ def _search(
     ) as bar:  # fmt: skip
         bar.set_postfix_str(_describe_best(budget, study.points))
         while study.done < limits.trials:
-            if limits.minutes is not None and time.monotonic() - start > 60 * limits.minutes:
+            if limits.timeout is not None and time.monotonic() - start > 60 * limits.timeout:
                 break
             proposal = study.propose()
             if proposal is None:
@@ -250,10 +252,7 @@ def _search(
             except KeyboardInterrupt:
                 study.withdraw(proposal)
                 raise
-            if isinstance(found, Failure):
-                study.tell_failure(found)
-            else:
-                study.tell(found)
+            study.tell(found)
             bar.set_postfix_str(_describe_best(budget, study.points), refresh=False)
             bar.update()
 

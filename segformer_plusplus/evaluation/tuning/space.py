@@ -14,7 +14,7 @@ import torch
 from ...errors import SegformerPlusPlusError, TokenMergingError
 from ...inference.configs import load_config
 from ...token_merging import PRESETS, TokenMerger, build_token_merging
-from ...token_merging.config import build_token_merger
+from ...token_merging.config import build_token_merger, with_new_names
 
 RATIOS = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95]
 
@@ -32,7 +32,8 @@ def default_space(num_stages: int = 4) -> list[dict[str, Any]]:
 
     A list in an entry holds choices, of which those that the strategy refuses together are left
     out. ``sides`` ('q', 'kv') and ``stages`` (from 1) say where it may act, by default everywhere;
-    ``weigh_keys`` (of keys and values) is that of the stage. To merge nothing is always a choice.
+    ``proportional_attention`` (of keys and values) is that of the stage. To merge nothing is always
+    a choice.
 
     Args:
         num_stages: of the backbone.
@@ -43,7 +44,7 @@ def default_space(num_stages: int = 4) -> list[dict[str, Any]]:
     matching = dict(type='BipartiteSoftMatching2d', stride=[2, 4, 6], ratio=RATIOS)
     return [
         # without their weights, merged keys cost ten times as many labels (docs/fidelity.md)
-        dict(matching, sides=['kv'], weigh_keys=True),
+        dict(matching, sides=['kv'], proportional_attention=True),
         dict(matching, sides=['q'], stages=late),
         dict(type='LocalWindowMerging', stride=2, ratio=RATIOS, sides=['q']),
         dict(type='NeighborMerging2d', stride=2),
@@ -98,10 +99,10 @@ class Space:
             site = _site(stage, side)
             strategy = self.sites[site][choices[site]] if site in self.sites else None
             if strategy is not None:
-                merger, weigh_keys = _split(strategy)
+                merger, proportional = _split(strategy)
                 stages[stage - 1][side] = merger
-                if weigh_keys:
-                    stages[stage - 1]['weigh_keys'] = True
+                if proportional:
+                    stages[stage - 1]['proportional_attention'] = True
         return stages
 
     def find(self, token_merging: Setting) -> dict[str, int] | None:
@@ -114,8 +115,8 @@ class Space:
             site = _site(stage, side)
             names = self._names.get(site, [_name(None)])
             merging = wanted.stages[stage - 1]
-            weighed = side == 'kv' and merging.weigh_keys
-            name = _spell(getattr(merging, side), weighed)
+            proportional = side == 'kv' and merging.proportional_attention
+            name = _spell(getattr(merging, side), proportional)
             if name not in names or merging.share > 1:
                 return None
             if site in self.sites:
@@ -178,7 +179,7 @@ def _read_entry(
     where = f'space, entry {number}'
     if not isinstance(entry, Mapping):
         raise SegformerPlusPlusError(f"{where}: {entry!r} is no dict with 'type'")
-    settings = dict(entry)
+    settings = with_new_names(entry, where)
     every = list(range(1, num_stages + 1))
     places: dict[str, Sequence[Any]] = {}
     for key, allowed in (('sides', list(SIDES)), ('stages', every)):
@@ -188,10 +189,11 @@ def _read_entry(
                 f'{where}: {key}={given!r} is no list of some of {allowed}'
             )
         places[key] = given
-    weigh_keys = settings.get('weigh_keys', False)
-    if not isinstance(weigh_keys, bool) or (weigh_keys and list(places['sides']) != ['kv']):
+    proportional = settings.get('proportional_attention', False)
+    if not isinstance(proportional, bool) or (proportional and list(places['sides']) != ['kv']):
         raise SegformerPlusPlusError(
-            f"{where}: weigh_keys={weigh_keys!r} is True or False, and goes with sides=['kv'] alone"
+            f'{where}: proportional_attention={proportional!r} is True or False, and goes with '
+            "sides=['kv'] alone"
         )
     strategies = [(_tokens_left(each), each) for each in _expand(settings, where)]
     return places['sides'], places['stages'], strategies
@@ -238,9 +240,9 @@ def _with_lists(value: Any) -> Any:
 
 
 def _split(strategy: Strategy) -> tuple[Strategy, bool]:
-    """The strategy itself, and whether its stage weighs keys."""
+    """Returns the strategy itself, and whether the attention of its stage is proportional."""
     merger = dict(strategy)
-    return merger, merger.pop('weigh_keys', False)
+    return merger, merger.pop('proportional_attention', False)
 
 
 def _build(strategy: Strategy, where: str) -> TokenMerger:
@@ -254,8 +256,8 @@ def _name(strategy: Strategy | None) -> str:
     return _spell(_build(strategy, 'space'), _split(strategy)[1])
 
 
-def _spell(merger: TokenMerger | None, weigh_keys: bool) -> str:
-    return f'{merger!r}, weighed' if weigh_keys else repr(merger)
+def _spell(merger: TokenMerger | None, proportional: bool) -> str:
+    return f'{merger!r}, proportional' if proportional else repr(merger)
 
 
 def _tokens_left(strategy: Strategy) -> int:

@@ -1,30 +1,33 @@
-"""Which settings are tried next, and the file that keeps what was measured."""
+"""Proposes which settings are tried next, and keeps what was measured in a file."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import itertools
-import os
+import json
 import random
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from ...errors import SegformerPlusPlusError
+from ...files import write_json
 from ...libraries import require
 from .points import Failure, Point
 from .space import Setting, Space
 
-JOURNAL = 'study.journal'
+STUDY = 'study.json'
+
+_OLD_STUDY = 'study.journal'  # of version 0.1
 
 _LOCK = '.lock'
 
 RANDOM_TRIALS = 15
-"""Before the sampler begins to learn; those that are given are among them."""
+"""Settings before the sampler begins to learn; those that are given are among them."""
 
 STUBBORN = 5
 """After as many known settings in a row, one is drawn that is not."""
@@ -32,19 +35,16 @@ STUBBORN = 5
 INTERRUPTED_TWICE = 'the process ended during this trial, twice'
 
 _HASH_LENGTH = 64
-# notes at optuna's trials
-_SETTING, _RESULT, _REASON = 'token_merging', 'result', 'reason'
-_PRESET, _SAME_AS, _WITHDRAWN = 'preset', 'same_as', 'withdrawn'
 
 
 @contextlib.contextmanager
 def open_study(
     folder: Path, space: Space, identity: Mapping[str, str], seed: int, fresh: bool = False
 ) -> Iterator[Study]:
-    """The study of a folder, new or as it was left; no other call can open it meanwhile.
+    """Opens the study of a folder, new or as it was left; no other call can open it meanwhile.
 
     Args:
-        folder: is made.
+        folder: is made if it is not there.
         space: to search.
         identity: what the numbers depend on, by a name that a message can say.
         seed: of the proposals.
@@ -55,59 +55,24 @@ def open_study(
         SegformerPlusPlusError: the folder is in use, cannot be written, or holds a study of
             something else.
     """
-    optuna = require_optuna()
+    require_optuna()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise SegformerPlusPlusError(f'cannot write --out {folder}: {error.strerror}') from error
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise SegformerPlusPlusError(
-                f'--out {folder} is in use by another call; wait for it, or name another folder'
-            ) from error
-        except OSError as error:
-            raise SegformerPlusPlusError(
-                f'cannot lock --out {folder}: {error.strerror}; name another folder'
-            ) from error
-        journal = folder / JOURNAL
+        lock = FileLock(folder / _LOCK, blocking=False).acquire()
+    except Timeout as error:
+        raise SegformerPlusPlusError(
+            f'--out {folder} is in use by another call; wait for it, or name another folder'
+        ) from error
+    except (OSError, NotImplementedError) as error:
+        reason = getattr(error, 'strerror', None) or error
+        raise SegformerPlusPlusError(
+            f'cannot write or lock --out {folder}: {reason}; name another folder'
+        ) from error
+    with lock:
         if fresh:
-            journal.unlink(missing_ok=True)
-        yield Study(_load(optuna, journal), space, identity, seed, folder)
-    finally:
-        os.close(lock)
-
-
-class _NoLock:
-    """The folder is locked already; a lock of optuna's would outlive a killed process."""
-
-    def acquire(self) -> bool:
-        return True
-
-    def release(self) -> None:
-        pass
-
-
-def _load(optuna: Any, journal: Path) -> Any:
-    """The study of a journal, whose last line a killed process may have left in part."""
-    _cut_torn_line(journal)
-    backend = optuna.storages.journal.JournalFileBackend(str(journal), lock_obj=_NoLock())
-    return optuna.create_study(
-        storage=optuna.storages.journal.JournalStorage(backend),
-        study_name='tuning',
-        directions=['minimize', 'maximize'],
-        load_if_exists=True,
-    )
-
-
-def _cut_torn_line(journal: Path) -> None:
-    if journal.exists():
-        content = journal.read_bytes()
-        whole = content[: content.rfind(b'\n') + 1]
-        if whole != content:
-            os.truncate(journal, len(whole))
+            for name in (STUDY, _OLD_STUDY):
+                (folder / name).unlink(missing_ok=True)
+        yield Study(folder, space, identity, seed)
 
 
 @dataclass(frozen=True)
@@ -123,8 +88,35 @@ class Proposal:
     token_merging: Setting
 
 
+@dataclass
+class _Record:
+    """What the file holds.
+
+    Attributes:
+        identity: what the numbers depend on.
+        points: settings that were measured, in the order of their trials.
+        failures: settings that could not be measured, by their identity.
+        begun: how often a process has ended during a trial, by the identity of its setting; that of
+            the trial which runs is counted before it begins.
+    """
+
+    identity: dict[str, str]
+    points: list[Point] = field(default_factory=list)
+    failures: dict[str, Failure] = field(default_factory=dict)
+    begun: dict[str, list[Any]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path) -> _Record | None:
+        if not path.exists():
+            return None
+        content = json.loads(path.read_text(encoding='utf-8'))
+        points = [Point(**point) for point in content['points']]
+        failures = {name: Failure(**each) for name, each in content['failures'].items()}
+        return cls(content['identity'], points, failures, content['begun'])
+
+
 def require_optuna() -> Any:
-    """The module optuna, which logs nothing but warnings from now on.
+    """Returns the module optuna, which logs nothing but warnings from now on.
 
     Raises:
         MissingDependencyError: it cannot be imported; says how it is installed.
@@ -137,201 +129,172 @@ def require_optuna() -> Any:
 class Study:
     """Proposes settings and remembers what became of them, see :func:`open_study`.
 
-    What it proposes depends on the seed and on what was found before, not on interruptions.
+    What it proposes depends on the seed and on what was found before, not on interruptions: the
+    sampler learns from the points of the file and begins anew for each proposal.
     """
 
-    def __init__(
-        self, study: Any, space: Space, identity: Mapping[str, str], seed: int, folder: Path
-    ) -> None:
+    def __init__(self, folder: Path, space: Space, identity: Mapping[str, str], seed: int) -> None:
         self._optuna = require_optuna()
-        self._study = study
+        self._path = folder / STUDY
         self._space = space
         self._seed = seed
-        self._running: dict[int, Any] = {}
-        self._check_identity(dict(identity), folder)
-        self._end_interrupted()
+        self._record = _Record.read(self._path) or _Record(dict(identity))
+        self._check_identity(dict(identity))
+        for name, (times, setting) in self._record.begun.items():
+            if times > 1:
+                self._record.failures[name] = Failure(
+                    self._next_number(), setting, INTERRUPTED_TWICE
+                )
+        self._record.begun = {n: each for n, each in self._record.begun.items() if each[0] < 2}
         # what failed in an earlier call is tried once more: another process may hold less memory
-        self._waiting = {
-            name for name, failure in self._failed().items() if failure.reason != INTERRUPTED_TWICE
+        self._again = {
+            name: failure.token_merging
+            for name, failure in self._record.failures.items()
+            if failure.reason != INTERRUPTED_TWICE
         }
+        self._sampled = self._optuna.create_study(directions=['minimize', 'maximize'])
+        for point in self.points:
+            self._learn(point)
 
     @property
     def points(self) -> list[Point]:
         """All settings that were measured."""
-        return [
-            Point(trial.number, trial.user_attrs[_SETTING], **trial.user_attrs[_RESULT])
-            for trial in self._with(_RESULT)
-        ]
+        return list(self._record.points)
 
     @property
     def failures(self) -> list[Failure]:
         """All settings that could not be measured, also those that will be tried once more."""
-        return list(self._failed().values())
+        return list(self._record.failures.values())
 
     @property
     def done(self) -> int:
         """How many settings were measured, or failed in this call."""
-        return len(self._ended())
+        return len(self._record.points) + len(self._record.failures.keys() - self._again.keys())
 
     def propose(self) -> Proposal | None:
-        """A setting that was not measured yet; None where every one was.
+        """Returns a setting that was not measured yet; None where every one was.
 
         What was interrupted or failed in an earlier call comes first, then the presets, then every
         stage and side by itself: of settings that merge everywhere none would meet a small budget.
         """
-        known = self._known()
-        self._enqueue_next(known)
-        for repeats in itertools.count():
-            if repeats == STUBBORN and not self._enqueue_unknown(known):
-                return None
-            trial = self._ask()
-            token_merging = self._setting(trial)
-            name = self._space.identify(token_merging)
-            if name not in known:
-                trial.set_user_attr(_SETTING, token_merging)
-                self._running[trial.number] = trial
-                return Proposal(trial.number, token_merging)
-            trial.set_user_attr(_SAME_AS, known[name])
-            self._study.tell(trial, state=self._optuna.trial.TrialState.FAIL)
-        return None
+        known = {self._space.identify(point.token_merging) for point in self._record.points}
+        known |= self._record.failures.keys() - self._again.keys()
+        for setting in self._first():
+            if self._space.identify(setting) not in known:
+                return self._begin(setting)
+        for repeat in range(STUBBORN):
+            setting = self._space.build(self._sample(repeat))
+            if self._space.identify(setting) not in known:
+                return self._begin(setting)
+        unknown = self._draw_unknown(known)
+        return None if unknown is None else self._begin(unknown)
 
-    def tell(self, point: Point) -> None:
-        """What a proposal is worth."""
-        trial = self._running.pop(point.number)
-        result = asdict(point)
-        del result['number'], result['token_merging']
-        trial.set_user_attr(_RESULT, result)
-        self._study.tell(trial, [point.drop, point.speed_up])
-
-    def tell_failure(self, failure: Failure) -> None:
-        """That a proposal could not be measured; this call does not propose it again."""
-        trial = self._running.pop(failure.number)
-        trial.set_user_attr(_REASON, failure.reason)
-        self._study.tell(trial, state=self._optuna.trial.TrialState.FAIL)
-        self._waiting.discard(self._identify(trial))
+    def tell(self, found: Point | Failure) -> None:
+        """Keeps what a proposal is worth; a failure is not proposed again by this call."""
+        name = self._space.identify(found.token_merging)
+        self._again.pop(name, None)
+        self._record.failures.pop(name, None)
+        if isinstance(found, Failure):
+            self._record.failures[name] = found
+        else:
+            self._record.points.append(found)
+            self._learn(found)
+        self._end(name)
 
     def withdraw(self, proposal: Proposal) -> None:
-        """That the user stopped this trial, which says nothing about it."""
-        trial = self._running.pop(proposal.number)
-        trial.set_user_attr(_WITHDRAWN, True)
-        self._study.tell(trial, state=self._optuna.trial.TrialState.FAIL)
+        """Notes that the user stopped this trial, which says nothing about the setting."""
+        self._end(self._space.identify(proposal.token_merging))
 
-    def _with(self, *attributes: str) -> list[Any]:
-        """The trials that have one of these notes."""
-        trials = self._study.get_trials(deepcopy=False)
-        return [trial for trial in trials if not set(attributes).isdisjoint(trial.user_attrs)]
+    def _first(self) -> Iterator[Setting]:
+        """Yields what is tried before the sampler is asked."""
+        for _, setting in self._record.begun.values():
+            yield setting
+        yield from self._again.values()
+        yield from self._space.presets()
+        yield from map(self._space.build, self._space.singles())
 
-    def _check_identity(self, identity: dict[str, str], folder: Path) -> None:
-        found = self._study.user_attrs.get('identity')
-        if found is None:
-            self._study.set_user_attr('identity', identity)
-        elif found != identity:
-            others = [
-                f'another {key}{_say_both(found.get(key), identity.get(key))}'
-                for key in {**identity, **found}
-                if found.get(key) != identity.get(key)
-            ]
-            raise SegformerPlusPlusError(
-                f'--out {folder} holds a search with {" and ".join(others)}; name another folder, '
-                'or start anew with --fresh'
+    def _begin(self, setting: Setting) -> Proposal:
+        times = self._record.begun.get(self._space.identify(setting), [0])[0]
+        self._record.begun[self._space.identify(setting)] = [times + 1, setting]
+        self._save()
+        return Proposal(self._next_number(), setting)
+
+    def _end(self, name: str) -> None:
+        del self._record.begun[name]
+        self._save()
+
+    def _save(self) -> None:
+        write_json(self._path, asdict(self._record))
+
+    def _next_number(self) -> int:
+        ended: list[Point | Failure] = [*self.points, *self.failures]
+        return max((each.number for each in ended), default=-1) + 1
+
+    def _learn(self, point: Point) -> None:
+        """Tells the sampler of a point, if the space has it."""
+        choices = self._space.find(point.token_merging)
+        if choices is not None:
+            integers = self._optuna.distributions.IntDistribution
+            self._sampled.add_trial(
+                self._optuna.trial.create_trial(
+                    params=choices,
+                    distributions={
+                        site: integers(0, len(options) - 1)
+                        for site, options in self._space.sites.items()
+                    },
+                    values=[point.drop, point.speed_up],
+                )
             )
 
-    def _end_interrupted(self) -> None:
-        """Ends the trial during which an earlier process ended."""
-        state = self._optuna.trial.TrialState
-        for trial in self._study.get_trials(states=(state.RUNNING,)):
-            result = trial.user_attrs.get(_RESULT)
-            if result is None:
-                self._study.tell(trial.number, state=state.FAIL)
-            else:
-                self._study.tell(trial.number, [result['drop'], result['speed_up']])
-
-    def _unmeasured(self) -> dict[str, list[Any]]:
-        """The trials of each setting that has no result, by its identity."""
-        measured = {self._identify(trial) for trial in self._with(_RESULT)}
-        trials: dict[str, list[Any]] = {}
-        for trial in self._with(_SETTING):
-            if trial.state.is_finished() and self._identify(trial) not in measured:
-                trials.setdefault(self._identify(trial), []).append(trial)
-        return trials
-
-    def _failed(self) -> dict[str, Failure]:
-        """The settings that could not be measured, by their identity."""
-        failed = {}
-        for name, trials in self._unmeasured().items():
-            killed = [t for t in trials if t.user_attrs.keys().isdisjoint({_REASON, _WITHDRAWN})]
-            reason = trials[-1].user_attrs.get(_REASON)
-            reason = INTERRUPTED_TWICE if len(killed) > 1 else reason
-            if reason is not None:
-                last = trials[-1]
-                failed[name] = Failure(last.number, last.user_attrs[_SETTING], reason)
-        return failed
-
-    def _identify(self, trial: Any) -> str:
-        return self._space.identify(trial.user_attrs[_SETTING])
-
-    def _ended(self) -> list[Point | Failure]:
-        failed = self._failed().items()
-        return [*self.points, *(each for name, each in failed if name not in self._waiting)]
-
-    def _known(self) -> dict[str, int]:
-        return {self._space.identify(each.token_merging): each.number for each in self._ended()}
-
-    def _enqueue_next(self, known: Mapping[str, int]) -> None:
-        """What is proposed before the sampler is asked."""
-        for name, trials in self._unmeasured().items():
-            if name not in known:
-                preset = trials[-1].user_attrs.get(_PRESET)
-                notes = {} if preset is None else {_PRESET: preset}
-                self._study.enqueue_trial(trials[-1].params, notes)
-                return
-        for preset in self._space.presets():
-            if self._space.identify(preset) not in known:
-                self._study.enqueue_trial(self._space.find(preset) or {}, {_PRESET: preset})
-                return
-        for choices in self._space.singles():
-            if self._space.identify(self._space.build(choices)) not in known:
-                self._study.enqueue_trial(choices)
-                return
-
-    def _ask(self) -> Any:
-        # a generator of its own for each trial: after an interruption the same numbers follow
-        told = {self._identify(trial) for trial in self._with(_RESULT, _REASON)}
-        number = len(told) + len(self._with(_SAME_AS))
-        seed = int(np.random.SeedSequence([self._seed, number]).generate_state(1)[0])
-        self._study.sampler = self._optuna.samplers.TPESampler(
-            n_startup_trials=RANDOM_TRIALS, seed=seed
+    def _sample(self, repeat: int) -> dict[str, int]:
+        """Asks the sampler; the same numbers follow after an interruption."""
+        seed = np.random.SeedSequence([self._seed, self.done, repeat]).generate_state(1)[0]
+        self._sampled.sampler = self._optuna.samplers.TPESampler(
+            n_startup_trials=RANDOM_TRIALS, seed=int(seed)
         )
-        return self._study.ask()
-
-    def _setting(self, trial: Any) -> Setting:
-        preset: str | None = trial.user_attrs.get(_PRESET)
-        if preset is not None and self._space.find(preset) is None:
-            return preset
+        trial = self._sampled.ask()
         choices = {
             site: trial.suggest_int(site, 0, len(options) - 1)
             for site, options in self._space.sites.items()
         }
-        return preset or self._space.build(choices)
+        # it is learnt from when it was measured, see _learn
+        self._sampled.tell(trial, state=self._optuna.trial.TrialState.FAIL)
+        return choices
 
-    def _enqueue_unknown(self, known: Mapping[str, int]) -> bool:
-        """Have a setting proposed that was not measured yet; False where there is none."""
-        found = [self._space.find(each.token_merging) for each in self._ended()]
-        if sum(choices is not None for choices in found) >= self._space.size:
-            return False
+    def _draw_unknown(self, known: set[str]) -> Setting | None:
+        ended: list[Point | Failure] = [*self.points, *self.failures]
+        inside = [each for each in ended if self._space.find(each.token_merging) is not None]
+        if len(inside) >= self._space.size:
+            return None
         generator = random.Random(f'{self._seed} {len(known)}')
-        while True:
+        for _ in itertools.count():
             choices = {
                 site: generator.randrange(len(options))
                 for site, options in self._space.sites.items()
             }
-            if self._space.identify(self._space.build(choices)) not in known:
-                self._study.enqueue_trial(choices)
-                return True
+            setting = self._space.build(choices)
+            if self._space.identify(setting) not in known:
+                return setting
+        return None
+
+    def _check_identity(self, identity: dict[str, str]) -> None:
+        found = self._record.identity
+        others = [
+            f'another {key}{_say_both(found.get(key), identity.get(key))}'
+            for key in {**identity, **found}
+            if found.get(key) != identity.get(key)
+        ]
+        if not self._path.exists() and (self._path.parent / _OLD_STUDY).exists():
+            others = ['another version of this package']
+        if others:
+            raise SegformerPlusPlusError(
+                f'--out {self._path.parent} holds a search with {" and ".join(others)}; name '
+                'another folder, or start anew with --fresh'
+            )
 
 
 def _say_both(there: str | None, here: str | None) -> str:
-    """The values, where they are for people: no hashes, no spaces to search."""
+    """Says the values, where they are for people: no hashes, no spaces to search."""
     if there is None or here is None or max(len(there), len(here)) >= _HASH_LENGTH:
         return ''
     return f' ({there}, not {here})'

@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import inspect
 import os
+import statistics
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,13 @@ from mmengine.registry import MODELS
 from ...files import write_json, write_text
 from ...inference.configs import find_config
 from ...token_merging import PRESETS
-from ..fidelity import MEASURES
+from ..plots import Panel, Series, draw_panels
+from ..plots import Point as Plotted
+from ..results import MEASURES, SPEED_UP, Column, ResultsTable, Row
 from ..timing import describe_environment
 from .points import Point
 from .run import TuneResult
+from .space import SIDES
 
 OURS = 'MixVisionTransformerPlusPlus'
 
@@ -29,6 +33,10 @@ _PLAIN = ('mmseg.models.backbones.mit', 'MixVisionTransformer')
 """Known by name, as where models are patched: not every toolbox comes with mmseg."""
 
 FRONT = 'front.json'
+PLOT = 'front.png'
+
+SETTING_WIDTH = 44
+"""Characters of a setting in the table, which then fits into 80 columns."""
 
 WIDTH = 100
 
@@ -96,6 +104,120 @@ def write_front(path: Path, result: TuneResult, source: Mapping[str, Any]) -> No
     write_json(path, content)
 
 
+def front_table(result: TuneResult) -> ResultsTable:
+    """Returns the settings that no other one beats, for the terminal."""
+    measure = MEASURES[result.by]
+    winner = result.winner.number if result.winner is not None else None
+    rows = [
+        Row(
+            f'{point.number}{"*" if point.number == winner else ""}',
+            point.token_merging,
+            point.values,
+            point.drop,
+            speed_up=point.speed_up,
+            more=dict(setting=describe_setting(point)),
+        )
+        for point in result.front
+    ]
+    loss = 'drop' if measure.higher_is_better else f'{measure.label} {measure.unit}'
+    value = f'{result.baseline[result.by]:.{measure.digits}f} without merging'
+    return ResultsTable(
+        rows,
+        [
+            Column(loss, lambda row, _: row.drop, measure.digits),
+            SPEED_UP,
+            Column('setting', lambda row, _: textwrap.shorten(row.more['setting'], SETTING_WIDTH)),
+        ],
+        head='trial',
+        title=f'{len(result.points)} settings measured on {count_images(result, result.images)}; '
+        + (f'{measure.label} {value}' if measure.higher_is_better else 'against no merging'),
+        caption='No setting that was measured loses less and is faster than one of these. '
+        's: stride, r: ratio. *: the winner. All of each setting stands in front.json.',
+    )
+
+
+def describe_setting(point: Point) -> str:
+    """Returns a preset's name, or 'kv BSM2d s2 r0.6 | - | q NM2d s2 | -', a stage each."""
+    if point.preset is not None:
+        return point.preset
+    stages: Any = point.token_merging
+    return ' | '.join(_describe_stage(stage) for stage in stages)
+
+
+def _describe_stage(stage: Mapping[str, Any]) -> str:
+    sides = [f'{side} {_short(stage[side])}' for side in SIDES if side in stage]
+    proportional = ' proportional' if stage.get('proportional_attention') else ''
+    return ', '.join(sides) + proportional or '-'
+
+
+def _short(strategy: Mapping[str, Any]) -> str:
+    """Shortens BipartiteSoftMatching2d to BSM2d, and its settings to their first letter."""
+    kept = [c for k, c in enumerate(strategy['type']) if c.isupper() or c.isdigit()]
+    tail = 'd' if strategy['type'].endswith('d') and kept and kept[-1].isdigit() else ''
+    settings = [f'{key[0]}{value}' for key, value in strategy.items() if key != 'type']
+    return ' '.join([''.join(kept) + tail, *settings])
+
+
+def draw_front(path: Path, result: TuneResult, title: str = '') -> None:
+    """Draws every trial, the front, the budget, the winner and its check as a PNG.
+
+    Args:
+        path: of the picture.
+        result: what was found; without a point nothing is drawn but the budget.
+        title: above it.
+    """
+    measure, winner, check = MEASURES[result.by], result.winner, result.check
+    rejected = [_plotted(each.point) for each in result.selection.rejected]
+    front = [_plotted(point) for point in result.front]
+    series = [
+        Series([_plotted(p) for p in result.points], 'trial', size=18, colour='0.6'),
+        Series(front, 'front', size=32, colour='tab:blue', line='-', steps=True),
+        Series(rejected, 'failed the check', marker='x', size=70, colour='tab:red'),
+    ]
+    if winner is not None:
+        label = f'winner, {count_images(result, result.images)}'
+        series.append(Series([_plotted(winner)], label, '*', 190, 'tab:red'))
+    if winner is not None and check is not None:
+        noise = check.drop_noise or 0.0
+        point = Plotted(check.speed_up, check.drop, '', check.speed_up_noise, noise)
+        label = f'winner, {count_images(result, check.images)} not searched on'
+        series.append(Series([point], label, colour='tab:red', filled=False))
+    named = {point.number: point.preset or '' for point in result.points}
+    names = [Plotted(p.speed_up, p.drop, named[p.number]) for p in result.points]
+    series[0] = replace(series[0], points=names)
+    limit = _worst_shown(result)
+    hidden = sum(point.drop > limit for point in result.points)
+    note = f'\n{hidden} trials that lose more are not shown' if hidden else ''
+    budget = result.budget
+    limits = dict(x=budget.min_speedup) if budget.max_drop is None else dict(y=budget.max_drop)
+    what = f'{measure.label} in {measure.unit}'
+    panel = Panel(
+        f'drop of {measure.label} in points' if measure.higher_is_better else what,
+        series,
+        less_is_better=True,
+        y_limit=limit,
+        limits={name: value for name, value in limits.items() if value is not None},
+    )
+    draw_panels(path, [panel], title + note)
+
+
+def _plotted(point: Point) -> Plotted:
+    return Plotted(point.speed_up, point.drop)
+
+
+def _worst_shown(result: TuneResult) -> float:
+    """Returns the drop up to which points are shown: what is near the budget."""
+    marks = [0.0, result.budget.max_drop or 0.0]
+    best = result.winner or result.selection.nearest
+    if best is not None:
+        marks.append(best.drop)
+    if result.check is not None:
+        marks.append(result.check.drop + (result.check.drop_noise or 0.0))
+    drops = [point.drop for point in result.points]
+    middle = statistics.median(point.drop for point in result.front) if result.front else 0.0
+    return min(max(3 * max(marks), middle), max(drops + marks))
+
+
 def write_config(
     path: Path,
     base: Path,
@@ -114,19 +236,20 @@ def write_config(
         imports: modules that the winner's strategies stand in.
         cfg_options: with which it was tuned; they are named, not written.
     """
-    parts = [f'_base_ = {os.path.relpath(find_config(base), path.parent)!r}']
+    content: dict[str, Any] = dict(_base_=os.path.relpath(find_config(base), path.parent))
     modules = list((cfg.get('custom_imports') or {}).get('imports') or [])
     ours = ['segformer_plusplus'] if has_plain_backbone(cfg) else []
     missing = [module for module in (*ours, *imports) if module not in modules]
     if missing:
-        parts.append(f'custom_imports = {literal(dict(imports=[*modules, *missing]))}')
-    parts.append(f'model = {literal(dict(backbone=_backbone(cfg, result)))}')
+        content['custom_imports'] = dict(imports=[*modules, *missing])
+    content['model'] = dict(backbone=_backbone(cfg, result))
     comment = list(describe_winner(result))
     if cfg_options:
         given = ' '.join(f'{key}={value}' for key, value in cfg_options.items())
         comment.append(f'Measured with --cfg-options {given}')
     lines = [line for each in comment for line in textwrap.wrap(each, WIDTH - 2)]
-    write_text(path, '\n'.join([*(f'# {line}' for line in lines), *parts]) + '\n')
+    text = '\n'.join([*(f'# {line}' for line in lines), Config(content).pretty_text])
+    write_text(path, text.rstrip('\n') + '\n')
 
 
 def _backbone(cfg: Config, result: TuneResult) -> dict[str, Any]:
@@ -200,46 +323,3 @@ def _point(point: Point) -> dict[str, Any]:
     setting = point.token_merging
     spelt = PRESETS[setting] if isinstance(setting, str) else setting
     return {**asdict(point), 'preset': point.preset, 'token_merging': spelt}
-
-
-def literal(value: Any, indent: int = 0, before: int = 0) -> str:
-    """Python source in the style of the configs: a stage to a line, no line too long.
-
-    Args:
-        value: dicts, lists and plain values.
-        indent: spaces before the closing bracket.
-        before: characters that stand before it on its line.
-    """
-    flat = _flat(value)
-    if not isinstance(value, Mapping | list) or not value:
-        return flat
-    if not _holds_dicts(value) and before + len(flat) < WIDTH:
-        return flat
-    pad = ' ' * (indent + 4)
-    if isinstance(value, Mapping):
-        items = [(f'{key}=', each) for key, each in value.items()]
-        opening, closing = 'dict(', ')'
-    else:
-        items = [('', each) for each in value]
-        opening, closing = '[', ']'
-    lines = [
-        pad + prefix + literal(each, indent + 4, len(pad + prefix) + 1) + ',\n'
-        for prefix, each in items
-    ]
-    return opening + '\n' + ''.join(lines) + ' ' * indent + closing
-
-
-def _holds_dicts(value: Any) -> bool:
-    """Whether a list of dicts stands in it, the stages."""
-    if isinstance(value, Mapping):
-        return any(map(_holds_dicts, value.values()))
-    return isinstance(value, list) and any(isinstance(each, Mapping) for each in value)
-
-
-def _flat(value: Any) -> str:
-    if isinstance(value, Mapping):
-        items = ', '.join(f'{key}={_flat(each)}' for key, each in value.items())
-        return f'dict({items})' if value else '{}'
-    if isinstance(value, list):
-        return f'[{", ".join(map(_flat, value))}]'
-    return repr(value)

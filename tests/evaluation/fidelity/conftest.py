@@ -85,7 +85,7 @@ def jumpers(tmp_path_factory) -> tuple[Path, Path]:
     """Config and checkpoint; some people."""
     pytest.importorskip('mmpose')
     pytest.importorskip('xtcocotools')
-    from tools.dataset_generators.jumper_layouts import write_jbd
+    from tools.dataset_generators.layouts import write_jbd
 
     folder = tmp_path_factory.mktemp('jumpers')
     write_jbd(folder / 'data', train=1, val=5, size=(270, 480), seed=0, workers=1)

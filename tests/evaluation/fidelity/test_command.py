@@ -1,19 +1,17 @@
-"""tools/fidelity.py: table, JSON, Markdown and picture say the same, and mistakes are one line."""
+"""segformer-plusplus fidelity: table, files and picture agree; mistakes are one line."""
 
-import importlib.util
 import json
 import signal
-from pathlib import Path
 
 import pytest
 import torch
 
+from segformer_plusplus.cli.fidelity import main
 from segformer_plusplus.evaluation.fidelity import base, measure_fidelity
 from segformer_plusplus.token_merging import PRESETS
 
 pytest.importorskip('mmseg')
 
-TOOL = Path(__file__).resolve().parents[3] / 'tools' / 'fidelity.py'
 OWN = [dict(q='NeighborMerging2d'), {}, {}, {}]
 
 
@@ -21,14 +19,11 @@ OWN = [dict(q='NeighborMerging2d'), {}, {}, {}]
 def run(scenes, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv('COLUMNS', '80')
-    spec = importlib.util.spec_from_file_location('fidelity_tool', TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
 
     def call(*arguments):
         capsys.readouterr()
         options = ['--device', 'cpu', '--no-progress', '--rounds', '2', '--limit', '2']
-        code = module.main([*map(str, scenes), *options, *map(str, arguments)])
+        code = main([*map(str, scenes), *options, *map(str, arguments)])
         out, error = capsys.readouterr()
         return code, out, error
 
@@ -46,14 +41,14 @@ def cells(text, mark):
 def test_end_to_end(run, scenes, tmp_path):
     (tmp_path / 'own.json').write_text(json.dumps(OWN))
     code, out, error = run(
-        '--strategies', 'hq', 'own.json', '--json', 'a/out.json', '--markdown', 'out.md',
+        '--token-merging', 'hq', 'own.json', '--json', 'a/out.json', '--markdown', 'out.md',
         '--plot', 'out.png',
     )  # fmt: skip
     assert code == 0, error
     assert all(len(line) <= 80 for line in out.splitlines())
     content = json.loads((tmp_path / 'a/out.json').read_text())
     rows = content['rows']
-    assert [row['strategy'] for row in rows] == ['none', 'hq', 'own']
+    assert [row['name'] for row in rows] == ['none', 'hq', 'own']
     assert content['arguments']['limit'] == 2 and content['environment']['versions']['torch']
     assert '2 images; mIoU of 19 classes, mIoU fine of' in content['caption']
     markdown = (tmp_path / 'out.md').read_text()
@@ -63,7 +58,7 @@ def test_end_to_end(run, scenes, tmp_path):
     assert lines == cells(out, '│')
     for line, row in zip(lines, rows, strict=True):
         shown = dict(zip(header, line, strict=True))
-        assert shown['strategy'] == row['strategy']
+        assert shown['preset'] == row['name']
         assert shown['mIoU'] == f'{row["values"]["mIoU"]:.2f}'
         assert shown['mIoU fine'] == f'{row["values"]["mIoU_fine"]:.2f}'
         assert shown['changed %'] == f'{row["values"]["changed"]:.3f}'
@@ -84,15 +79,15 @@ def test_every_preset_by_default(run, tmp_path):
     code, _, error = run('--json', 'out.json')
     assert code == 0, error
     rows = json.loads((tmp_path / 'out.json').read_text())['rows']
-    assert [row['strategy'] for row in rows] == list(PRESETS)
+    assert [row['name'] for row in rows] == list(PRESETS)
 
 
 def test_nothing_that_is_wrong_loads_the_model(run, tmp_path, monkeypatch):
     monkeypatch.setattr('segformer_plusplus.inference.opening._build', pytest.fail)
     (tmp_path / 'a.txt').touch()
     for arguments, message in [
-        (['--strategies', 'hd'], "strategy 'hd' is unknown"),
-        (['--strategies', 'gone.json'], 'gone.json cannot be read'),
+        (['--token-merging', 'hd'], "preset 'hd' is unknown"),
+        (['--token-merging', 'gone.json'], 'gone.json cannot be read'),
         (['--plot', 'out.doc'], "'doc'"),
         (['--json', '.'], '. is a folder; name a file'),
         (['--markdown', 'a.txt/out.md'], 'a.txt is no folder'),
@@ -122,7 +117,7 @@ def test_an_interruption_keeps_what_was_measured(run, tmp_path, monkeypatch):
 
     monkeypatch.setattr(base.Fidelity, 'measure', interrupted)
     files = '--json', 'out.json', '--markdown', 'out.md', '--plot', 'out.png'
-    code, out, _ = run('--strategies', 'hq', 'fast', '2x2', *files)
+    code, out, _ = run('--token-merging', 'hq', 'fast', '2x2', *files)
     assert code == 130 and 'interrupted' in out
     rows = json.loads((tmp_path / 'out.json').read_text())['rows']
     assert [bool(row['values']) for row in rows] == [True, True, False, False]
@@ -142,7 +137,7 @@ def test_sigterm_keeps_what_was_measured(run, tmp_path, monkeypatch):
 
     monkeypatch.setattr(base.Fidelity, 'measure', terminated)
     before = signal.getsignal(signal.SIGTERM)
-    code, out, _ = run('--strategies', 'hq', 'fast', '--json', 'out.json')
+    code, out, _ = run('--token-merging', 'hq', 'fast', '--json', 'out.json')
     assert code == 130 and 'interrupted' in out
     rows = json.loads((tmp_path / 'out.json').read_text())['rows']
     assert [bool(row['values']) for row in rows] == [True, True, False]
@@ -154,7 +149,7 @@ def test_an_interruption_while_the_model_is_loaded(run, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr('segformer_plusplus.inference.opening._build', interrupted)
-    code, out, error = run('--strategies', 'hq')
+    code, out, error = run('--token-merging', 'hq')
     assert (code, out, error) == (130, 'interrupted\n', '')
 
 
@@ -164,7 +159,7 @@ def test_an_interruption_of_the_timing(run, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(base.Fidelity, 'time', interrupted)
-    code, _, _ = run('--strategies', 'hq', '--json', 'out.json', '--plot', 'out.png')
+    code, _, _ = run('--token-merging', 'hq', '--json', 'out.json', '--plot', 'out.png')
     assert code == 130
     (row,) = json.loads((tmp_path / 'out.json').read_text())['rows']
     assert row['median_seconds'] == 0.5 and row['values'] == {} and row['drop'] is None
@@ -181,8 +176,8 @@ def test_a_strategy_that_fails_is_named_and_the_rest_is_written(run, tmp_path, m
             return measure(self, token_merging)
 
     monkeypatch.setattr(base.Fidelity, 'measure', fails)
-    code, _, error = run('--strategies', 'hq', 'fast', '2x2', '--json', 'out.json')
-    assert code == 2 and "error: strategy 'fast': fast: out of memory" in error
+    code, _, error = run('--token-merging', 'hq', 'fast', '2x2', '--json', 'out.json')
+    assert code == 2 and "error: preset 'fast': fast: out of memory" in error
     content = json.loads((tmp_path / 'out.json').read_text())
     assert [bool(row['values']) for row in content['rows']] == [True, True, False, True]
     assert [bool(row['error']) for row in content['rows']] == [False, False, True, False]
@@ -196,7 +191,7 @@ def test_a_file_that_fails_leaves_the_others(run, tmp_path, monkeypatch):
 
     monkeypatch.setattr('segformer_plusplus.cli.fidelity.write_json', fails)
     files = '--json', 'out.json', '--markdown', 'out.md', '--plot', 'out.png'
-    code, _, error = run('--strategies', 'hq', *files)
+    code, _, error = run('--token-merging', 'hq', *files)
     assert code == 2 and error == 'error: No space left on device: out.json\n'
     assert (tmp_path / 'out.md').exists() and (tmp_path / 'out.png').exists()
 

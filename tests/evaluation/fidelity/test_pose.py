@@ -147,7 +147,7 @@ def test_fine_classes_are_for_segmentation(jumpers):
 def test_a_strategy_that_the_head_cannot_take(jumpers):
     """Downsampling makes smaller heatmaps than the codec decodes."""
     rows = measure_fidelity(*jumpers, device='cpu', rounds=1, warmup=0, limit=2, progress=False)
-    names = [row.strategy for row in rows]
+    names = [row.name for row in rows]
     assert names[:2] == ['none', 'hq'] and 'downsampling' not in names
-    with pytest.raises(SegformerPlusPlusError, match="strategy 'downsampling': .*heatmap_size"):
+    with pytest.raises(SegformerPlusPlusError, match="preset 'downsampling': .*heatmap_size"):
         measure_fidelity(*jumpers, ['downsampling'], device='cpu', limit=2, progress=False)

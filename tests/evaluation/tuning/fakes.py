@@ -158,7 +158,7 @@ def true_loss(token_merging: Any) -> float:
     weighed = {
         f'stage {number} kv'
         for number, stage in enumerate(build_token_merging(token_merging).stages, 1)
-        if stage.weigh_keys
+        if stage.proportional_attention
     }
     return 6.0 * halved + math.fsum(
         _of(LOSSES, site) * share**2 * (WEIGHED if site in weighed else 1.0)

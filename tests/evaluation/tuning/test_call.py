@@ -19,15 +19,16 @@ from segformer_plusplus.evaluation.tuning.writing import write_config
 TOOLS = Path(__file__).resolve().parents[3] / 'tools'
 
 
-def test_a_config_with_weighed_keys_is_tested(large_scenes, tmp_path):
-    """tools/test.py finds what was measured, which is not what the same keys give unweighed."""
+def test_a_config_with_proportional_attention_is_tested(large_scenes, tmp_path):
+    """tools/test.py finds what was measured, which is not what it would be without."""
     config, checkpoint = large_scenes
-    stage = dict(kv=dict(type='BipartiteSoftMatching2d', stride=2, ratio=0.7), weigh_keys=True)
+    kv = dict(type='BipartiteSoftMatching2d', stride=2, ratio=0.7)
+    stage = dict(kv=kv, proportional_attention=True)
     setting = [stage, stage, {}, {}]
     fidelity = open_fidelity(config, checkpoint, progress=False)
     values = fidelity.measure(setting)
-    unweighed = fidelity.measure([dict(kv=stage['kv'])] * 2 + [{}, {}])
-    assert unweighed['changed'] != values['changed']
+    plain = fidelity.measure([dict(kv=kv)] * 2 + [{}, {}])
+    assert plain['changed'] != values['changed']
     winner = Point(1, setting, 0.1, 1.5)
     result = TuneResult(
         Budget(max_drop=1.0), 'mIoU', values, (512, 1024), 'a', 'b', 1, 0,
@@ -35,7 +36,7 @@ def test_a_config_with_weighed_keys_is_tested(large_scenes, tmp_path):
     )  # fmt: skip
     tuned, metrics = tmp_path / 'tuned.py', tmp_path / 'metrics.json'
     write_config(tuned, config, Config.fromfile(str(config)), result)
-    assert 'weigh_keys=True' in tuned.read_text()
+    assert 'proportional_attention=True' in tuned.read_text()
     command = [TOOLS / 'test.py', tuned, checkpoint, '--metrics-json', metrics,
                '--work-dir', tmp_path / 'work']  # fmt: skip
     tested = subprocess.run([sys.executable, *command], capture_output=True, text=True)

@@ -13,7 +13,7 @@ from training.tiny_training import fork, in_child, wait
 from evaluation.tuning.fakes import SMALL_SPACE, FakeFidelity
 from segformer_plusplus import MissingDependencyError, SegformerPlusPlusError
 from segformer_plusplus.evaluation.tuning import Budget, Limits, Space, tune_fidelity
-from segformer_plusplus.evaluation.tuning.study import INTERRUPTED_TWICE, JOURNAL
+from segformer_plusplus.evaluation.tuning.study import INTERRUPTED_TWICE, STUDY
 
 SMALL = Space(SMALL_SPACE)
 BUDGET = Budget(max_drop=1.0)
@@ -29,8 +29,8 @@ def found(result):
 
 
 def trials_in(folder):
-    journal = folder / JOURNAL
-    return journal.read_text().count('"result"') if journal.exists() else 0
+    study = folder / STUDY
+    return len(json.loads(study.read_text())['points']) if study.exists() else 0
 
 
 @pytest.mark.parametrize('after', [3, 16])
@@ -77,14 +77,10 @@ def test_a_trial_that_ends_the_process_twice_is_marked(tmp_path):
     assert len(result.points) == LIMITS.trials - 1
 
 
-def test_a_line_that_was_half_written(tmp_path):
-    whole = search(tmp_path / 'out')
-    journal = tmp_path / 'out' / JOURNAL
-    lines = journal.read_bytes().splitlines(keepends=True)
-    journal.write_bytes(b''.join(lines[:60]) + lines[60][: len(lines[60]) // 2])
-    assert found(search(tmp_path / 'out')) == found(whole)
-    for line in journal.read_text().splitlines():
-        json.loads(line)
+def test_the_study_of_an_earlier_version_is_refused(tmp_path):
+    (tmp_path / 'study.journal').write_text('{}')
+    with pytest.raises(SegformerPlusPlusError, match='another version of this package; name'):
+        search(tmp_path)
 
 
 def test_one_call_at_a_time(tmp_path):
@@ -101,13 +97,13 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, 'flock', refuse)
-    with pytest.raises(SegformerPlusPlusError, match='cannot lock --out .*: No locks available'):
+    with pytest.raises(SegformerPlusPlusError, match='or lock --out .*: .*name another folder'):
         search(tmp_path)
 
 
 def test_a_folder_that_is_a_file(tmp_path):
     (tmp_path / 'out').write_text('')
-    with pytest.raises(SegformerPlusPlusError, match='cannot write --out'):
+    with pytest.raises(SegformerPlusPlusError, match='cannot write or lock --out'):
         search(tmp_path / 'out')
 
 

@@ -110,7 +110,7 @@ def test_a_check_that_a_slower_setting_passes(tmp_path):
     _, others = split_images(range(8), 4, 0)
     fidelity = FakeFidelity(harsh=others)
     budget = Budget(max_drop=0.3)
-    result = tune_fidelity(fidelity, budget, tmp_path, space=SMALL, limits=LIMITS)
+    result = tune_fidelity(fidelity, budget, tmp_path, space=SMALL, limits=EVERY)
     assert result.selection.rejected
     assert result.winner is not None and 10 * true_loss(result.winner.token_merging) <= 0.3
     assert result.check.images == 4
@@ -246,7 +246,7 @@ def test_wrong_budgets(arguments, named):
 
 
 @pytest.mark.parametrize(
-    'arguments', [dict(trials=0), dict(images=0), dict(rounds=-1), dict(minutes=0.0), dict(seed=-1)]
+    'arguments', [dict(trials=0), dict(images=0), dict(rounds=-1), dict(timeout=0.0), dict(seed=-1)]
 )
 def test_wrong_limits(arguments):
     with pytest.raises(SegformerPlusPlusError, match='give'):

@@ -60,9 +60,9 @@ def test_the_default_builds_and_holds_the_presets():
             build_token_merging(space.build({**dict.fromkeys(space.sites, 0), site: index}))
     for name, preset in PRESETS.items():
         found = space.find(name)
-        # keys that are merged and not weighed are measured as presets alone
-        unweighed = any('kv' in each and 'weigh_keys' not in each for each in preset['stages'])
-        assert (found is None) == ('downsampling' in preset or unweighed)
+        # merged keys without proportional attention are measured as presets alone
+        plain = any('kv' in s and 'proportional_attention' not in s for s in preset['stages'])
+        assert (found is None) == ('downsampling' in preset or plain)
         if found is not None:
             assert space.identify(space.build(found)) == space.identify(name)
 
@@ -75,16 +75,24 @@ def test_the_default_fits_other_backbones(stages):
     assert 'hq' not in space.presets()
 
 
-def test_weighed_keys_are_another_choice():
+def test_proportional_attention_is_another_choice():
     kv = dict(type='BipartiteSoftMatching2d', stride=2, ratio=0.5, sides=['kv'])
-    space = Space([dict(kv, weigh_keys=True), kv, dict(type='NeighborMerging2d', sides=['q'])])
+    proportional = dict(kv, proportional_attention=True)
+    space = Space([proportional, kv, dict(type='NeighborMerging2d', sides=['q'])])
     plain = dict(kv=dict(type='BipartiteSoftMatching2d', ratio=0.5))
-    for stage in (plain, dict(plain, weigh_keys=True)):
+    for stage in (plain, dict(plain, proportional_attention=True)):
         wanted = [dict(stage, q='NeighborMerging2d'), {}, stage, {}]
         found = space.find(wanted)
         assert found is not None
         assert space.identify(space.build(found)) == space.identify(wanted)
     assert space.find([dict(plain, share=2), {}, {}, {}]) is None
+
+
+def test_the_old_name_of_proportional_attention_works():
+    entry = dict(type='NeighborMerging2d', sides=['kv'])
+    with pytest.warns(FutureWarning, match='entry 1: weigh_keys is proportional_attention now'):
+        old = Space([dict(entry, weigh_keys=True)])
+    assert old.sites == Space([dict(entry, proportional_attention=True)]).sites
 
 
 def test_no_early_queries_are_matched():
@@ -161,8 +169,14 @@ def test_a_space_of_ones_own(tmp_path, monkeypatch):
     [
         ([], 'empty'),
         (['none'], 'entry 1: .*no dict'),
-        ([dict(type='NeighborMerging2d', weigh_keys=True)], "weigh_keys=True .*sides=.'kv'."),
-        ([dict(type='NeighborMerging2d', weigh_keys=2, sides=['kv'])], 'weigh_keys=2 is True or'),
+        (
+            [dict(type='NeighborMerging2d', proportional_attention=True)],
+            "proportional_attention=True .*sides=.'kv'.",
+        ),
+        (
+            [dict(type='NeighborMerging2d', proportional_attention=2, sides=['kv'])],
+            'proportional_attention=2 is True or',
+        ),
         ([dict(type='NeighborMerging2d', stride=2), dict(type='Nothing')], "entry 2: .*'Nothing'"),
         ([dict(type='NeighborMerging2d', strid=2)], "unexpected keyword argument 'strid'"),
         ([dict(type='NeighborMerging2d', stride=[])], 'a list of choices is empty'),

@@ -1,4 +1,4 @@
-"""Merged keys that count as often as the tokens that they stand for; plans that blocks share."""
+"""Proportional attention, where a merged key counts for all its tokens; plans that blocks share."""
 
 import pytest
 import torch
@@ -19,6 +19,10 @@ def attention(merging, num_heads, sr_ratio=1, in_rows=True):
     for parameter in module.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return module.eval()
+
+
+def proportional(kv):
+    return StageMerging(kv=kv, proportional_attention=True)
 
 
 def plain_attention(module, query, key_value, mask=None):
@@ -51,15 +55,15 @@ class Given(TokenMerger):
 def test_equal_keys_that_are_merged_change_nothing(num_heads, batch, in_rows):
     """The reference is the attention of PyTorch over all tokens, with its weights."""
     tokens, group = repeated_tokens(batch)
-    module = attention(StageMerging(kv=Given(group), weigh_keys=True), num_heads, in_rows=in_rows)
+    module = attention(proportional(Given(group)), num_heads, in_rows=in_rows)
     module = module.double()
     with torch.inference_mode():
         expected = plain_attention(module, tokens, tokens)
         actual = module(tokens, (6, 8))
         module.merging = StageMerging(kv=Given(group))
-        unweighed = module(tokens, (6, 8))
+        other = module(tokens, (6, 8))
     torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)
-    assert (unweighed - expected).abs().max() > 1e-3
+    assert (other - expected).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
@@ -68,7 +72,7 @@ def test_equal_keys_that_are_merged_change_nothing(num_heads, batch, in_rows):
 def test_scores_get_the_logarithm_of_the_sizes(dtype, num_heads, in_rows):
     tokens = torch.randn(2, 48, DIMS, dtype=dtype)
     kv = BipartiteSoftMatching2d(0.6, 2)
-    module = attention(StageMerging(kv=kv, weigh_keys=True), num_heads, in_rows=in_rows).to(dtype)
+    module = attention(proportional(kv), num_heads, in_rows=in_rows).to(dtype)
     plan = kv.plan(tokens, (6, 8))
     with torch.inference_mode():
         mask = plan.sizes().to(dtype).log()
@@ -93,7 +97,7 @@ def test_where_nothing_is_merged_there_is_no_mask(monkeypatch):
         return attend(*args, attn_mask=attn_mask, **kwargs)
 
     monkeypatch.setattr(F, 'scaled_dot_product_attention', spy)
-    module = attention(StageMerging(kv=Nothing(), weigh_keys=True), 3, in_rows=False)
+    module = attention(proportional(Nothing()), 3, in_rows=False)
     tokens = torch.randn(2, 48, DIMS)
     actual = module(tokens, (6, 8))
     assert masks == [None]
@@ -105,7 +109,7 @@ def test_where_nothing_is_merged_there_is_no_mask(monkeypatch):
 def test_gradients(num_heads):
     """In training: the same as without merging where the merged keys are equal."""
     tokens, group = repeated_tokens(2)
-    module = attention(StageMerging(kv=Given(group), weigh_keys=True), num_heads).double().train()
+    module = attention(proportional(Given(group)), num_heads).double().train()
     gradients = []
     for merging in (module.merging, StageMerging()):
         module.merging = merging
@@ -121,7 +125,7 @@ def test_gradients(num_heads):
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 def test_half_precision(dtype):
     tokens = torch.randn(2, 48, DIMS)
-    merging = StageMerging(kv=BipartiteSoftMatching2d(0.7, 2), weigh_keys=True)
+    merging = proportional(BipartiteSoftMatching2d(0.7, 2))
     module = attention(merging, 3, sr_ratio=1)
     with torch.inference_mode():
         exact = module(tokens, (6, 8))
@@ -174,7 +178,8 @@ def test_sharing_a_plan_that_does_not_depend_on_the_tokens_changes_nothing():
 
 
 def test_sharing_with_gradient_checkpointing():
-    stage = dict(kv=dict(type='BipartiteSoftMatching2d', ratio=0.5), weigh_keys=True, share=2)
+    kv = dict(type='BipartiteSoftMatching2d', ratio=0.5)
+    stage = dict(kv=kv, proportional_attention=True, share=2)
     image = torch.randn(1, 3, 64, 64, dtype=torch.float64)
     gradients = []
     for with_cp in (False, True):

@@ -1,15 +1,11 @@
-"""Strategies by name and from files, and every one that cannot be is refused."""
+"""Presets by name and from files, and every one that cannot be is refused."""
 
 import json
 
 import pytest
 
 from segformer_plusplus.errors import SegformerPlusPlusError
-from segformer_plusplus.evaluation.fidelity.strategies import (
-    check_strategies,
-    read_strategies,
-    spell_out,
-)
+from segformer_plusplus.evaluation.fidelity.presets import check_presets, read_presets, spell_out
 from segformer_plusplus.token_merging import PRESETS, TokenMerger, build_token_merging
 
 OWN = [dict(kv=dict(type='BipartiteSoftMatching2d', ratio=0.5, stride=[2, 4])), {}, {}, {}]
@@ -29,11 +25,19 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_all_presets():
-    assert list(read_strategies()) == ['none', *(name for name in PRESETS if name != 'none')]
+    assert list(read_presets()) == ['none', *(name for name in PRESETS if name != 'none')]
+
+
+def test_several_in_a_file(folder):
+    (folder / 'both.py').write_text(f'presets = dict(a={OWN!r}, b="hq")\n')
+    assert read_presets(['both.py']) == {'none': 'none', 'a': OWN, 'b': 'hq'}
+    (folder / 'old.py').write_text('strategies = dict(b="hq")\n')
+    with pytest.warns(FutureWarning, match="old.py: 'strategies' is 'presets' now"):
+        assert read_presets(['old.py']) == {'none': 'none', 'b': 'hq'}
 
 
 def test_presets_and_files():
-    found = read_strategies(['fast', 'own.json', 'mine.py', 'none'])
+    found = read_presets(['fast', 'own.json', 'mine.py', 'none'])
     assert found == {'none': 'none', 'fast': 'fast', 'own': OWN, 'mine': OWN}
     assert type(found['mine']) is list and type(found['mine'][0]) is dict
 
@@ -47,22 +51,22 @@ def test_presets_and_files():
         (['no.json'], 'no.json cannot be read'),
         (['other.py'], 'other.py: a file has token_merging'),
         (['short.json'], 'short.json'),
-        (['hq', 'hq'], "two are called 'hq'"),
-        (['hq', 'hq.json'], "two are called 'hq'"),
-        (['none.json'], "two are called 'none'"),
+        (['hq', 'hq'], "two presets are called 'hq'"),
+        (['hq', 'hq.json'], "two presets are called 'hq'"),
+        (['none.json'], "two presets are called 'none'"),
     ],
 )
 def test_what_is_refused(names, message):
     with pytest.raises(SegformerPlusPlusError, match=message):
-        read_strategies(names)
+        read_presets(names)
 
 
 def test_by_name_in_python():
-    assert list(check_strategies({'a': OWN, 'none': None})) == ['none', 'a']
+    assert list(check_presets({'a': OWN, 'none': None})) == ['none', 'a']
     with pytest.raises(SegformerPlusPlusError, match="'none' is the name of no merging"):
-        check_strategies({'none': 'hq'})
+        check_presets({'none': 'hq'})
     with pytest.raises(SegformerPlusPlusError, match="'hd' is unknown"):
-        check_strategies({'a': 'hd'})
+        check_presets({'a': 'hd'})
 
 
 @pytest.mark.parametrize('name', PRESETS)

@@ -1,0 +1,301 @@
+"""Kinds of files that a model is exported to: how each is written, read and run."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import warnings
+import zipfile
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+
+from ..errors import SegformerPlusPlusError
+from ..libraries import require
+
+METADATA = 'segformer_plusplus'
+"""The key under which a file holds its metadata, one JSON object."""
+
+DIMENSIONS = ('batch', None, 'h', 'w')
+"""What the symbols of dynamic axes of the images are called in an ONNX graph."""
+
+Runner = Callable[[Tensor], Tensor]
+"""Maps images to the one output, both on the CPU."""
+
+
+class Format(ABC):
+    """Writes, reads and runs one kind of file.
+
+    Attributes:
+        libraries: modules that writing and checking need.
+        has_opset: whether its graph is made of the operators of an ONNX opset.
+    """
+
+    name: str
+    suffix: str
+    libraries: tuple[str, ...] = ()
+    has_opset = True
+
+    def require(self) -> None:
+        """Raises a MissingDependencyError unless the libraries are installed."""
+        for library in self.libraries:
+            require(library, f'the format {self.name!r}')
+
+    @abstractmethod
+    def write(self, program: ExportedProgram, path: Path, metadata: Mapping[str, Any]) -> None:
+        """Writes the program, with the metadata in it, to a file that is not there yet."""
+
+    @abstractmethod
+    def read_metadata(self, path: Path) -> str | None:
+        """Returns the JSON text under :data:`METADATA`, None where there is none."""
+
+    @abstractmethod
+    def runners(self, path: Path) -> dict[str, Runner]:
+        """Loads the file in every installed runtime that runs it, in float32 on the CPU."""
+
+
+class OnnxFile(Format):
+    """Writes one file with graph and weights, for ``onnxruntime.InferenceSession(path)``."""
+
+    name = 'onnx'
+    suffix = '.onnx'
+    libraries = ('onnx', 'onnxscript', 'onnxruntime')
+
+    def write(self, program: ExportedProgram, path: Path, metadata: Mapping[str, Any]) -> None:
+        import onnx
+
+        model = onnx_graph(program, metadata)
+        onnx.helper.set_model_props(model, {METADATA: json.dumps(metadata)})
+        onnx.checker.check_model(model)
+        onnx.save(model, path)
+
+    def read_metadata(self, path: Path) -> str | None:
+        import onnx
+
+        try:
+            model = onnx.load(path, load_external_data=False)
+        except Exception as error:  # protobuf's own errors, which are no public classes
+            raise SegformerPlusPlusError(f'{path} is no ONNX file: {error}') from error
+        return {each.key: each.value for each in model.metadata_props}.get(METADATA)
+
+    def runners(self, path: Path) -> dict[str, Runner]:
+        runners = {'onnxruntime': _onnxruntime_runner(path)}
+        if find_spec('openvino') is not None:
+            runners['openvino'] = _openvino_runner(path)
+        return runners
+
+
+class TorchExportFile(Format):
+    """Writes a graph of PyTorch's own operators, for ``torch.export.load(path).module()``."""
+
+    name = 'torch-export'
+    suffix = '.pt2'
+    has_opset = False
+
+    def write(self, program: ExportedProgram, path: Path, metadata: Mapping[str, Any]) -> None:
+        extra = {f'{METADATA}.json': json.dumps(metadata)}
+        torch.export.save(program, path, extra_files=extra)
+
+    def read_metadata(self, path: Path) -> str | None:
+        # not torch.export.load, which would build the whole program for it
+        try:
+            with zipfile.ZipFile(path) as archive:
+                for name in archive.namelist():
+                    if name.endswith(f'/extra/{METADATA}.json'):
+                        return archive.read(name).decode()
+        except (OSError, zipfile.BadZipFile) as error:
+            raise SegformerPlusPlusError(f'{path} is no file of torch.export: {error}') from error
+        return None
+
+    def runners(self, path: Path) -> dict[str, Runner]:
+        try:
+            module = torch.export.load(path).module()
+        except Exception as error:  # a damaged file can fail in any way
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise SegformerPlusPlusError(f'{path} is no file of torch.export: {reason}') from error
+        return {'torch': torch.no_grad()(lambda images: module(images))}
+
+
+class OpenVinoFile(Format):
+    """Writes the ONNX graph as ``.xml`` and the weights as ``.bin``; both have to lie together."""
+
+    name = 'openvino'
+    suffix = '.xml'
+    libraries = ('onnx', 'onnxscript', 'openvino')
+
+    def write(self, program: ExportedProgram, path: Path, metadata: Mapping[str, Any]) -> None:
+        import onnx
+
+        between = path.with_suffix('.onnx')
+        onnx.save(onnx_graph(program, metadata), between)
+        try:
+            convert_to_openvino(between, path, metadata)
+        finally:
+            between.unlink()
+
+    def read_metadata(self, path: Path) -> str | None:
+        model = _read_in_openvino(path)
+        return model.get_rt_info([METADATA]).astype(str) if model.has_rt_info([METADATA]) else None
+
+    def runners(self, path: Path) -> dict[str, Runner]:
+        return {'openvino': _openvino_runner(path)}
+
+
+FORMATS: dict[str, Format] = {
+    each.name: each for each in (OnnxFile(), TorchExportFile(), OpenVinoFile())
+}
+"""Every format by the name that ``export_model`` takes."""
+
+
+def find_format(name: str) -> Format:
+    """Returns the format of this name, or raises a SegformerPlusPlusError."""
+    if name not in FORMATS:
+        raise SegformerPlusPlusError(f'format={name!r} is unknown, use one of {list(FORMATS)}')
+    return FORMATS[name]
+
+
+def format_of(path: Path) -> Format:
+    """Returns the format that a file's name says, or raises a SegformerPlusPlusError."""
+    if not path.is_file():
+        raise SegformerPlusPlusError(f'exported model not found: {path}')
+    for each in FORMATS.values():
+        if path.suffix == each.suffix:
+            return each
+    suffixes = ', '.join(each.suffix for each in FORMATS.values())
+    raise SegformerPlusPlusError(
+        f'{path} is no exported model: its name ends in none of {suffixes}'
+    )
+
+
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """Returns what ``export_model`` recorded in a file: strategy, shape, normalisation, ...
+
+    Raises:
+        SegformerPlusPlusError: no such file, a damaged one, or one that was made otherwise.
+        MissingDependencyError: the library that reads it is not installed.
+    """
+    path = Path(path)
+    kind = format_of(path)
+    kind.require()
+    text = kind.read_metadata(path)
+    if not text:
+        raise SegformerPlusPlusError(
+            f'{path} has no metadata {METADATA!r}: it was not written by export_model'
+        )
+    return json.loads(text)
+
+
+def onnx_graph(program: ExportedProgram, metadata: Mapping[str, Any]) -> Any:
+    """Translates a program that takes images into an ``onnx.ModelProto``.
+
+    Raises:
+        SegformerPlusPlusError: an operator has no counterpart in the opset of the metadata.
+    """
+    opset = metadata['opset']
+    refused = f'the model cannot be written with ONNX opset {opset}'
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+        warnings.simplefilter('ignore')  # about the exporter's own future
+        try:
+            converted: Any = torch.onnx.export(
+                program,
+                (),
+                dynamo=True,
+                opset_version=opset,
+                input_names=[metadata['input']['name']],
+                output_names=[metadata['output']['name']],
+                verbose=False,
+            )
+        except torch.onnx.OnnxExporterError as error:
+            reason = ' '.join(str(error).splitlines()[-3:])
+            raise SegformerPlusPlusError(f'{refused}: {reason}') from error
+    model = converted.model_proto
+    written = {each.version for each in model.opset_import if each.domain in ('', 'ai.onnx')}
+    if written != {opset}:
+        # the exporter warns, and writes another one, where it cannot convert between opsets
+        raise SegformerPlusPlusError(
+            f'{refused}: PyTorch wrote {sorted(written)}; choose another opset'
+        )
+    _name_dimensions(model.graph)
+    return model
+
+
+def _name_dimensions(graph: Any) -> None:
+    """Gives the symbols of dynamic axes readable names throughout the graph."""
+    names: dict[str, str] = {}
+    for axis, name in zip(graph.input[0].type.tensor_type.shape.dim, DIMENSIONS, strict=True):
+        symbol = re.search(r'[a-z]\w*', axis.dim_param)
+        if symbol and name:
+            names[symbol[0]] = name
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for axis in value.type.tensor_type.shape.dim:
+            if axis.dim_param:
+                axis.dim_param = re.sub(
+                    r'[a-z]\w*', lambda match: names.get(match[0], match[0]), axis.dim_param
+                )
+
+
+def convert_to_openvino(source: Path, target: Path, metadata: Mapping[str, Any]) -> None:
+    """Writes an ONNX file as OpenVINO's two files, with weights in float32."""
+    model = _read_in_openvino(source)
+    model.set_rt_info(json.dumps(metadata), [METADATA])
+    require('openvino', 'OpenVINO').save_model(model, target, compress_to_fp16=False)
+
+
+@lru_cache(maxsize=1)
+def openvino_core() -> Any:
+    """Returns OpenVINO's runtime, kept for the life of the process.
+
+    One, since every one maps a stack for signal handlers and on its end puts back what it found: of
+    two, the stack of the first, unmapped by then. The next signal, say of a child process that
+    ended, is a segmentation fault (seen with 2026.4).
+    """
+    return require('openvino', 'OpenVINO').Core()
+
+
+def _read_in_openvino(path: Path) -> Any:
+    try:
+        return openvino_core().read_model(path)
+    except RuntimeError as error:
+        raise SegformerPlusPlusError(f'OpenVINO cannot read {path}: {error}') from error
+
+
+def _openvino_runner(path: Path) -> Runner:
+    settings = {
+        'INFERENCE_PRECISION_HINT': 'f32',
+        'PERFORMANCE_HINT': 'LATENCY',
+        'INFERENCE_NUM_THREADS': torch.get_num_threads(),
+    }
+    try:
+        compiled = openvino_core().compile_model(_read_in_openvino(path), 'CPU', settings)
+    except RuntimeError as error:
+        raise SegformerPlusPlusError(f'OpenVINO refuses {path}: {error}') from error
+    request = compiled.create_infer_request()
+
+    def run(images: Tensor) -> Tensor:
+        (result,) = request.infer([images.numpy()]).values()
+        return torch.from_numpy(result.copy())
+
+    return run
+
+
+def _onnxruntime_runner(path: Path) -> Runner:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 4  # what fails is raised, too
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
+    except Exception as error:  # its errors have no common base class
+        raise SegformerPlusPlusError(f'ONNX Runtime refuses {path}: {error}') from error
+    (image,) = session.get_inputs()
+    return lambda images: torch.from_numpy(session.run(None, {image.name: images.numpy()})[0])

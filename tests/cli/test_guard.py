@@ -1,0 +1,118 @@
+"""One line for what a user can mend, a traceback for what only we can."""
+
+import re
+
+import pytest
+from mmengine.registry import MODELS
+from torch._utils import ExceptionWrapper
+from tqdm import tqdm
+
+from segformer_plusplus.cli.guard import TRACEBACK_VARIABLE, main_guard
+from segformer_plusplus.errors import CheckpointError, SegformerPlusPlusError, describe_error
+
+
+def failing(error, progress=False):
+    @main_guard
+    def main(argv):
+        if progress:
+            tqdm(total=5).update()
+        raise error
+
+    return main
+
+
+def raised_by(function, *args) -> BaseException:
+    """The exception that the call ends with."""
+    with pytest.raises(Exception) as info:
+        function(*args)
+    return info.value
+
+
+@pytest.mark.parametrize(
+    'error, message',
+    [
+        (CheckpointError('first\n  second'), 'first second'),
+        (FileExistsError(17, 'File exists', 'work'), 'File exists: work'),
+        (OSError(28, 'No space left on device'), 'No space left on device'),
+        (
+            ValueError('need at least one array to concatenate'),
+            'a dataset is empty: no file in its data_prefix has its img_suffix, or nobody in its '
+            'ann_file has a box and keypoints',
+        ),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line(error, message, capsys):
+    assert failing(error)([]) == 2
+    assert capsys.readouterr().err == f'error: {message}\n'
+
+
+def test_the_error_stands_on_its_own_line_below_a_progress_bar(capsys):
+    assert failing(CheckpointError('broken'), progress=True)([]) == 2
+    assert 'error: broken' in [line.strip() for line in re.split('[\r\n]', capsys.readouterr().err)]
+
+
+@pytest.mark.parametrize('error', [AttributeError('x'), AssertionError('x'), ValueError('x')])
+def test_bugs_keep_their_traceback(error):
+    with pytest.raises(type(error)):
+        failing(error)([])
+
+
+def test_traceback_on_demand(monkeypatch):
+    main = failing(CheckpointError('x'))
+    with pytest.raises(CheckpointError):
+        main(['--traceback'])
+    monkeypatch.setenv(TRACEBACK_VARIABLE, '1')
+    with pytest.raises(CheckpointError):
+        main([])
+
+
+def test_wrapping_by_registries_is_taken_off():
+    def build():
+        try:
+            raise SegformerPlusPlusError('unknown preset')
+        except SegformerPlusPlusError as error:
+            message = f'class `Head` in mmseg/models/head.py: {error}'
+            raise SegformerPlusPlusError(f'class `Seg` in mmseg/seg.py: {message}') from error
+
+    assert describe_error(raised_by(build)) == 'unknown preset'
+
+
+def test_a_wrapped_error_is_found_but_a_bug_in_a_handler_is_not_hidden():
+    def wrapped():
+        try:
+            raise SegformerPlusPlusError('the cause')
+        except SegformerPlusPlusError as error:
+            raise RuntimeError('something failed') from error
+
+    def buggy_handler():
+        try:
+            raise SegformerPlusPlusError('the cause')
+        except SegformerPlusPlusError:
+            None.attribute  # noqa: B018
+
+    assert describe_error(raised_by(wrapped)) == 'the cause'
+    assert describe_error(raised_by(buggy_handler)) is None
+
+
+@pytest.mark.parametrize(
+    ('error', 'message'),
+    [
+        (SegformerPlusPlusError('bad: x.png'), 'bad: x.png'),
+        (CheckpointError('bad: y'), 'bad: y'),
+        (AssertionError('x'), None),
+    ],
+)
+def test_errors_of_data_loader_workers(error, message):
+    try:
+        raise error
+    except type(error):
+        sent = ExceptionWrapper(where='in DataLoader worker process 0')
+    assert describe_error(raised_by(sent.reraise)) == message
+
+
+def test_registry_errors():
+    message = describe_error(raised_by(MODELS.build, dict(type='NoSuchModel')))
+    assert re.match(r'NoSuchModel is not in the \S*model registry; check its spelling', message)
+    assert '\n' not in message
+    unknown = dict(type='MixVisionTransformerPlusPlus', arch='b0', no_such_argument=1)
+    assert 'no_such_argument' in describe_error(raised_by(MODELS.build, unknown))

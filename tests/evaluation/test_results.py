@@ -1,0 +1,188 @@
+"""The table of results and its plot: cells, JSON, Markdown, terminal, front."""
+
+import itertools
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Annotation, Text
+from rich.console import Console
+
+from segformer_plusplus.errors import SegformerPlusPlusError
+from segformer_plusplus.evaluation.plots import Panel, Point, Series, draw_panels, draw_table
+from segformer_plusplus.evaluation.results import (
+    MEMORY,
+    MILLISECONDS,
+    SPEED_UP,
+    SPREAD,
+    Column,
+    ResultsTable,
+    Row,
+    find_front,
+    measure_columns,
+    spread,
+)
+from segformer_plusplus.evaluation.timing import Timing
+
+BASE = Timing((0.2, 0.2, 0.2))
+ROWS = [
+    Row.timed('none', BASE, BASE, values={'mIoU': 70.006, 'changed': 0.0}),
+    Row.timed(
+        'hq',
+        Timing((0.08, 0.05, 0.06)),
+        BASE,
+        values={'mIoU': 70.004, 'changed': 0.1234},
+        peak_memory_bytes=3 * 2**20,
+        token_merging={'stages': [{}]},
+        more={'gflops': 7.5},
+    ),
+    Row('fast', error='out of memory'),
+]
+TABLE = ResultsTable(
+    ROWS,
+    [*measure_columns(ROWS, 'mIoU'), MILLISECONDS, SPEED_UP],
+    caption='A caption.',
+    command='do it',
+    more={'left_out': {}},
+)
+
+
+def test_a_row_of_times():
+    assert ROWS[1].median_seconds == 0.06 and ROWS[1].quartiles_seconds == pytest.approx(
+        (0.055, 0.07)
+    )
+    assert ROWS[1].speed_up == pytest.approx(0.2 / 0.06)
+    assert Row.timed('a', None, BASE) == Row('a') and Row.timed('a', BASE, None).speed_up is None
+
+
+def test_markdown():
+    assert TABLE.to_markdown().splitlines() == [
+        '| preset | mIoU | change | changed % | ms | speed-up |',
+        '| --- | ---: | ---: | ---: | ---: | ---: |',
+        '| none | 70.01 | +0.00 | 0.000 | 200 | 1.00 |',
+        '| hq | 70.00 | -0.01 | 0.123 | 60.0 | 3.33 |',
+        '| fast | - | - | - | - | - |',
+        '',
+        'A caption.',
+        '',
+        '    do it',
+    ]
+
+
+def test_a_column_of_ones_own_and_one_that_is_empty():
+    own = Column('GFLOP', lambda row, _: row.more.get('gflops'), digits=1)
+    less = Column('less', lambda row, base: None if row is base else 'yes')
+    gone = Column('gone', lambda row, _: None, drop_if_empty=True)
+    table = replace(TABLE, columns=[own, gone, MEMORY, SPREAD, less], head='model')
+    assert table.header == ['model', 'GFLOP', 'MiB', 'ms (quartiles)', 'less']
+    assert table.cells == [
+        ['none', '-', '-', '200 (200-200)', '-'],
+        ['hq', '7.5', '3', '60.0 (55.0-70.0)', 'yes'],
+        ['fast', '-', '-', '-', 'yes'],
+    ]
+
+
+def test_the_terminal_says_the_same_in_80_columns(capsys):
+    Console(width=80).print(replace(TABLE, title='Title').to_rich())
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].strip() == 'Title' and max(map(len, lines)) <= 80
+    cells = [[c.strip() for c in line.split('│')[1:-1]] for line in lines if line.startswith('│')]
+    assert cells == TABLE.cells
+
+
+def test_json_and_back():
+    content = json.loads(json.dumps(TABLE.to_json()))
+    assert content['caption'] == 'A caption.' and content['left_out'] == {}
+    assert content['rows'][1]['gflops'] == 7.5
+    again = [Row.from_json(row) for row in content['rows']]
+    assert replace(TABLE, rows=again).cells == TABLE.cells and again[1].more == {'gflops': 7.5}
+    old = {'strategy': 'hq', 'token_merging': 'hq', 'values': {}, 'drop': None}
+    assert Row.from_json(old) == Row('hq', 'hq')
+
+
+@pytest.mark.parametrize(
+    ('median', 'text'),
+    [(0.4021, '402 (395-410)'), (0.0402, '40.2 (39.5-41.0)'), (0.00402, '4.02 (3.95-4.10)')],
+)
+def test_spread(median, text):
+    assert spread(median, (median * 0.9825, median * 1.02)) == text
+
+
+@pytest.mark.parametrize('higher', [True, False])
+@pytest.mark.parametrize('seed', range(3))
+def test_the_front_by_brute_force(seed, higher):
+    random = np.random.default_rng(seed)
+    points = {str(k): tuple(random.integers(0, 6, 2)) for k in range(12)}
+    front = find_front(points, higher)
+    sign = 1 if higher else -1
+
+    def beats(one, other):
+        (x, y), (u, v) = points[one], points[other]
+        better = x >= u and sign * y >= sign * v
+        return better and (x > u or sign * y > sign * v)
+
+    expected = {points[a] for a in points if not any(beats(b, a) for b in points)}
+    assert {points[name] for name in front} == expected
+    assert [points[name][0] for name in front] == sorted({x for x, _ in expected})
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """All figures that were saved."""
+    saved, save = [], Figure.savefig
+    monkeypatch.setattr(
+        Figure, 'savefig', lambda self, *a, **k: saved.append(self) or save(self, *a, **k)
+    )
+    return saved
+
+
+def test_names_cover_neither_each_other_nor_points(tmp_path, figures):
+    random = np.random.default_rng(1)
+    points = [
+        Point(1 + x, 70 + y, f'strategy-{k}') for k, (x, y) in enumerate(random.random((8, 2)))
+    ]
+    draw_panels(tmp_path / 'a.png', [Panel('mIoU', [Series(points)])])
+    (axis,) = figures[0].axes
+    figures[0].draw_without_rendering()
+    texts = [text for text in axis.texts if not isinstance(text, Annotation) and text.get_text()]
+    assert sorted(text.get_text() for text in texts) == sorted(p.name for p in points)
+    boxes = [Text.get_window_extent(text) for text in texts]
+    places = axis.transData.transform([(p.x, p.y) for p in points])
+    assert not any(box.contains(*place) for box in boxes for place in places)
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+
+
+@pytest.mark.parametrize('suffix', ['png', 'svg', 'pdf'])
+def test_a_table_is_drawn(tmp_path, suffix, figures):
+    rows = [Row('none', values={'mIoU': 70.0, 'changed': 0.0}, speed_up=1.0),
+            Row('a', values={'mIoU': 69.9, 'changed': 0.01}, speed_up=1.5),
+            Row('b', values={'mIoU': 40.0, 'changed': 30.0}, speed_up=4.0),
+            Row('fast', speed_up=2.0), Row('2x2', values={'mIoU': 1.0})]  # fmt: skip
+    draw_table(tmp_path / 'new' / f'plot.{suffix}', replace(TABLE, rows=rows), 'title')
+    (path,) = (tmp_path / 'new').iterdir()
+    assert path.stat().st_size > 1000
+    accuracy, changes = figures[0].axes
+    assert accuracy.get_ylabel() == 'mIoU in %'
+    # small and large changes are apart, and no change is at the top
+    places = [changes.transData.transform((1, value))[1] for value in (0.0, 0.01, 30.0)]
+    height = changes.bbox.height
+    assert places[0] - places[1] > 0.1 * height and places[1] - places[2] > 0.3 * height
+
+
+def test_beyond_the_limit_nothing_is_shown(tmp_path, figures):
+    series = Series([Point(1, 0, 'a'), Point(2, 1, 'b', 0.1, 0.2), Point(3, 50, 'c')], line='-')
+    panel = Panel('drop', [series], less_is_better=True, y_limit=2.0, limits={'y': 1.5})
+    draw_panels(tmp_path / 'a.png', [panel])
+    (axis,) = figures[0].axes
+    bottom, top = axis.get_ylim()
+    assert 2 < bottom < 3 and -1 < top < 0
+    assert sorted(text.get_text() for text in axis.texts if text.get_text()) == ['a', 'b']
+
+
+def test_nothing_to_draw(tmp_path):
+    with pytest.raises(SegformerPlusPlusError, match='no preset was both timed and tested'):
+        draw_table(tmp_path / 'a.png', replace(TABLE, rows=[Row('none', values={'mIoU': 1.0})]))
+    with pytest.raises(SegformerPlusPlusError, match="'doc'"):
+        draw_table(tmp_path / 'a.doc', replace(TABLE, rows=[]))

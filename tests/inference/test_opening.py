@@ -1,0 +1,70 @@
+"""One opener for models of every config: with a checkpoint, or seeded weights; ready to predict."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip('mmseg')
+
+from mmengine.config import Config
+
+from segformer_plusplus import SegformerPlusPlusError
+from segformer_plusplus.inference import open_model
+
+ROOT = Path(__file__).parents[2] / 'configs'
+CONFIGS = sorted(ROOT.glob('[!_]*/segformer*.py'))
+B0 = {'model.backbone.arch': 'b0', 'model.decode_head.in_channels': [32, 64, 160, 256]}
+
+
+def test_none_is_forgotten():
+    assert len(CONFIGS) == 31
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_every_segmentation_config_opens_and_predicts(path):
+    model = open_model(path, random_weights=True, device='cpu', cfg_options=B0)
+    assert not model.training and model.cfg.model.backbone.arch == 'b0'
+    image = torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8)
+    if model.test_cfg.mode == 'slide':  # really
+        model.test_cfg.update(crop_size=(64, 64), stride=(48, 48))
+    with torch.inference_mode():
+        (sample,) = model.test_step(dict(inputs=[image]))
+    labels = sample.pred_sem_seg.data
+    names = model.dataset_meta['classes']
+    assert labels.shape == (1, 64, 96) and labels.max() < len(names)
+    assert len(names) == model.decode_head.num_classes == len(model.dataset_meta['palette'])
+
+
+def test_random_weights_are_asked_for_and_seeded(segmentation):
+    config, checkpoint = segmentation
+    with pytest.raises(SegformerPlusPlusError, match='no checkpoint'):
+        open_model(config)
+    one, other = (open_model(config, random_weights=True, dtype=torch.float64) for _ in range(2))
+    loaded = open_model(config, checkpoint, random_weights=True)
+    expected = torch.load(checkpoint, weights_only=True)['state_dict']
+    for key, value in one.state_dict().items():
+        assert torch.equal(value, other.state_dict()[key])
+        assert torch.equal(loaded.state_dict()[key].cpu(), expected[key])
+    assert one.backbone.layers[0][0].projection.weight.dtype == torch.float64
+
+
+def test_a_config_is_copied(segmentation):
+    config = Config.fromfile(str(segmentation[0]))
+    model = open_model(config, segmentation[1], cfg_options={'model.labels_only': False})
+    assert not model.labels_only and 'labels_only' not in config.model
+    with pytest.raises(SegformerPlusPlusError, match="did you mean 'model'"):
+        open_model(config, segmentation[1], cfg_options={'modle.labels_only': False})
+
+
+@pytest.mark.parametrize(
+    'content, message',
+    [
+        (dict(default_scope='mmseg'), 'the config has no model'),
+        (dict(default_scope='mmpose', model=dict()), "default_scope 'mmpose', .* of 'mmseg'"),
+        (dict(model=dict()), 'default_scope None'),
+    ],
+)
+def test_configs_that_are_refused(content, message):
+    with pytest.raises(SegformerPlusPlusError, match=message):
+        open_model(Config(content), random_weights=True, scope='mmseg')

@@ -1,0 +1,86 @@
+"""Shares what both generators draw with: allowed sizes, random numbers, colours, outlines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from segformer_plusplus.errors import SegformerPlusPlusError
+
+Colour: TypeAlias = tuple[float, float, float]
+Colours: TypeAlias = tuple[Colour, ...]
+
+SUBPIXEL_BITS = 4  # OpenCV's fixed-point coordinates
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What is drawn.
+
+    Attributes:
+        name: 'scenes' or 'jumpers'.
+        version: Raised whenever the same seed and size give other bytes than before.
+        smallest: Lowest allowed height and width in pixels.
+        largest: Highest allowed height and width in pixels.
+    """
+
+    name: str
+    version: int
+    smallest: tuple[int, int]
+    largest: tuple[int, int]
+
+    def check_size(self, size: tuple[int, int]) -> None:
+        """Raises `SegformerPlusPlusError` unless (height, width) can be drawn."""
+        whole = len(size) == 2 and all(isinstance(side, int | np.integer) for side in size)
+        sides = zip(self.smallest, size, self.largest, strict=True) if whole else ()
+        if not whole or not all(low <= side <= high for low, side, high in sides):
+            raise SegformerPlusPlusError(
+                f'size={tuple(size)} cannot be drawn: height x width must be whole numbers from '
+                f'{self.smallest[0]} x {self.smallest[1]} to {self.largest[0]} x {self.largest[1]}'
+            )
+
+
+def random_numbers(seed: int | Sequence[int]) -> np.random.Generator:
+    """Returns a generator for a seed of one or more whole numbers, none below 0.
+
+    Raises:
+        SegformerPlusPlusError: For any other seed.
+    """
+    try:
+        return np.random.default_rng(np.random.SeedSequence(seed))
+    except (TypeError, ValueError):
+        raise SegformerPlusPlusError(
+            f'seed={seed!r} is not allowed: one or more whole numbers, none below 0'
+        ) from None
+
+
+def vary(rng: np.random.Generator, colour: Colour, amount: float = 12.0) -> Colour:
+    """Moves the brightness and each channel of a colour by up to `amount`."""
+    shift = rng.uniform(-amount, amount) + rng.uniform(-amount / 2, amount / 2, size=3)
+    red, green, blue = np.clip(np.asarray(colour) + shift, 0, 255)
+    return float(red), float(green), float(blue)
+
+
+def pick(rng: np.random.Generator, colours: Colours, amount: float = 12.0) -> Colour:
+    """Picks one of the colours and varies it."""
+    return vary(rng, colours[int(rng.integers(len(colours)))], amount)
+
+
+def darker(colour: Colour, factor: float) -> Colour:
+    """Multiplies a colour by `factor`, which may be above 1."""
+    red, green, blue = (min(255.0, channel * factor) for channel in colour)
+    return red, green, blue
+
+
+def circle(corners: int) -> np.ndarray:
+    """Returns (N, 2) corners on the unit circle."""
+    angles = np.arange(corners) * (2 * np.pi / corners)
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+
+def fixed_point(points: np.ndarray) -> np.ndarray:
+    """Turns (N, 2) pixels into OpenCV's fixed-point coordinates."""
+    return np.round((points - 0.5) * (1 << SUBPIXEL_BITS)).astype(np.int32)
