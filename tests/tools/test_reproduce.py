@@ -134,7 +134,7 @@ test_dataloader = dict(num_workers=0, persistent_workers=False)
 @pytest.mark.parametrize(
     'name, images',
     [
-        ('demo-seg', DrawnImages('scenes', 'cityscapes', 4, 2, (512, 1024), 'demo_cityscapes')),
+        ('demo-seg', DrawnImages('scenes', 'cityscapes', 4, 1, (512, 1024), 'demo_cityscapes')),
         ('demo-pose', DrawnImages('jumpers', 'jbd', 4, 2, folder='demo_jumpers')),
     ],
 )
