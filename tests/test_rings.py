@@ -305,7 +305,7 @@ OLD = [
     ('segformer_plusplus.engine', 'count_flops'),
     ('segformer_plusplus.engine.cli', 'load_config'),
     ('segformer_plusplus.engine.cli', 'write_json'),
-    ('segformer_plusplus.engine.models', 'build_model'),
+    ('segformer_plusplus.engine.models', 'without_init_cfg'),
     ('segformer_plusplus.hooks', 'MergeMapHook'),
     ('segformer_plusplus.hooks', 'PreemptionHook'),
     ('segformer_plusplus.transforms', 'CheckedLoadImageFromFile'),

@@ -8,13 +8,13 @@ import torch
 
 pytest.importorskip('mmseg')
 
+from inference.tiny import build_model
 from PIL import Image
 
 from segformer_plusplus.cli.benchmark import Conditions, main
 from segformer_plusplus.evaluation.benchmark import comparison
 from segformer_plusplus.evaluation.benchmark.contenders import OpenMMLabModel
 from segformer_plusplus.inference.configs import load_config
-from segformer_plusplus.inference.opening import build_model
 
 CONFIG = """
 custom_imports = dict(imports=['segformer_plusplus'], allow_failed_imports=False)

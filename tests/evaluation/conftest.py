@@ -5,9 +5,8 @@ from typing import Any
 
 import pytest
 import torch
+from inference.tiny import build_model
 from torch import nn
-
-from segformer_plusplus.inference.opening import build_model
 
 WIDTHS = [8, 16, 40, 64]
 

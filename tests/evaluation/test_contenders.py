@@ -12,6 +12,7 @@ import segformer_plusplus  # noqa: F401  (must precede mmseg)
 
 # isort: split
 import torch
+from inference.tiny import build_model
 from torch import nn
 
 from segformer_plusplus import SegformerPlusPlusError
@@ -19,7 +20,6 @@ from segformer_plusplus.evaluation.benchmark.contenders import OpenMMLabModel, s
 from segformer_plusplus.evaluation.benchmark.openvino_peer import OpenVinoModel
 from segformer_plusplus.evaluation.benchmark.peers import TransformersModel, mmseg_peer
 from segformer_plusplus.inference.labels import resize_and_argmax
-from segformer_plusplus.inference.opening import build_model
 
 IMAGES = torch.randn(2, 3, 64, 96)
 

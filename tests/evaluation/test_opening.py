@@ -8,8 +8,9 @@ import segformer_plusplus  # noqa: F401  (must precede mmseg)
 
 # isort: split
 import torch
+from inference.tiny import build_model
 
-from segformer_plusplus.inference.opening import build_model, share_weights
+from segformer_plusplus.evaluation.benchmark.settings import share_weights
 
 
 def test_nothing_is_downloaded_and_the_weights_are_seeded(tiny):

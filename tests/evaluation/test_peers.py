@@ -10,6 +10,7 @@ import segformer_plusplus  # noqa: F401  (must precede mmseg)
 
 # isort: split
 import torch
+from inference.tiny import build_model
 
 from segformer_plusplus import SegformerPlusPlusError
 from segformer_plusplus.evaluation.benchmark.contenders import OpenMMLabModel
@@ -23,7 +24,6 @@ from segformer_plusplus.evaluation.benchmark.peers import (
     tomesd_peer,
     transformers_settings,
 )
-from segformer_plusplus.inference.opening import build_model
 from segformer_plusplus.token_merging import TomesdMatching
 
 IMAGES = torch.randn(1, 3, 64, 96)

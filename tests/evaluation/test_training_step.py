@@ -10,6 +10,7 @@ import segformer_plusplus  # noqa: F401  (must precede mmseg)
 
 # isort: split
 import torch
+from inference.tiny import build_model
 from mmengine.config import Config
 from torch import nn
 
@@ -29,7 +30,6 @@ from segformer_plusplus.evaluation.benchmark.training_step import (
     check_same_step,
     without_dropout,
 )
-from segformer_plusplus.inference.opening import build_model
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = torch.randn(2, 3, 64, 96)

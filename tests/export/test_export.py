@@ -16,12 +16,12 @@ from export_models import (
     plain_torch,
     segmentor_config,
 )
+from inference.tiny import build_model
 
 from segformer_plusplus import TOKEN_MERGERS, SegformerPlusPlusError, TokenMerger
 from segformer_plusplus.errors import MissingDependencyError
 from segformer_plusplus.export import check_export, checking, export_model, read_metadata
 from segformer_plusplus.export.formats import TorchExportFile
-from segformer_plusplus.inference.opening import build_model
 from segformer_plusplus.token_merging.plans import SlotPlan
 
 SHAPE = (64, 80)

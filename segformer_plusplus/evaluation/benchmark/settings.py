@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from mmengine.config import Config
 from torch import nn
 
 from ...errors import SegformerPlusPlusError
-from ...inference.opening import build_model, share_weights
+from ...inference.opening import open_model
 from .contenders import Contender, OpenMMLabModel
 from .openvino_peer import OpenVinoModel, check_openvino
 from .peers import (
@@ -126,10 +127,7 @@ class Field:
         self.options = options
         first = next(iter(variants.values()))
         check_peers(options.against, first.model)
-        self._modules = {
-            name: self._build(cfg.model, cfg.get('default_scope', 'mmengine'))
-            for name, cfg in variants.items()
-        }
+        self._modules = {name: self._build(cfg) for name, cfg in variants.items()}
         self._peers: dict[str, Contender] = {}
         self._unmerged: OpenMMLabModel | None = None
         if options.against:
@@ -154,16 +152,21 @@ class Field:
             elif self._unmerged is not None:
                 yield name, self._unmerged
 
-    def _build(self, model: Mapping[str, Any], scope: str) -> nn.Module:
-        options = self.options
-        return build_model(
-            model, scope, options.checkpoint, options.device, self.options.weight_dtype
+    def _build(self, config: Any) -> nn.Module:
+        opened: nn.Module = open_model(
+            config,
+            self.options.checkpoint,
+            random_weights=True,
+            device=self.options.device,
+            dtype=self.options.weight_dtype,
         )
+        return opened
 
     def _build_peers(self, first: Any) -> None:
-        config = copy.deepcopy(first.model)
+        cfg = copy.deepcopy(first)
+        config = cfg.model
         config.backbone.update(token_merging='none', tome_cfg=None)
-        unmerged = self._build(config, 'mmseg')
+        unmerged = self._build(cfg)
         share_weights({'unmerged': unmerged, **self._modules})
         self._unmerged = OpenMMLabModel(unmerged)
         for peer in self.options.against:
@@ -180,8 +183,11 @@ class Field:
                 self._peers |= self._build_tomesd()
 
     def _build_mmseg(self, config: Mapping[str, Any], unmerged: nn.Module) -> nn.Module:
-        theirs = build_model(
-            mmseg_peer(config), device=self.options.device, dtype=self.options.weight_dtype
+        theirs = open_model(
+            Config(dict(model=mmseg_peer(config), default_scope='mmseg')),
+            random_weights=True,
+            device=self.options.device,
+            dtype=self.options.weight_dtype,
         )
         make_levels_linear(theirs, unmerged)
         theirs.load_state_dict(unmerged.state_dict(), strict=True)
@@ -196,3 +202,13 @@ class Field:
                 'BipartiteSoftMatching2d; add --token-merging hq, or fast'
             )
         return peers
+
+
+def share_weights(models: Mapping[str, nn.Module]) -> None:
+    """Gives the weights of the first model to all models that have the same parameters."""
+    first, *others = models.values()
+    state = first.state_dict()
+    shapes = {key: value.shape for key, value in state.items()}
+    for model in others:
+        if {key: value.shape for key, value in model.state_dict().items()} == shapes:
+            model.load_state_dict(state, strict=True)

@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 
 from ...errors import SegformerPlusPlusError
-from ...inference.opening import read_config
+from ...inference.configs import load_config
 from ...token_merging import TokenMergingConfig
 from ..results import MILLISECONDS, SPEED_UP, ResultsTable, Row, measure_columns
 from ..timing import Timing, device_name
@@ -166,7 +166,7 @@ def measure_fidelity(
         SegformerPlusPlusError: see :func:`~.opening.open_fidelity`; a wrong preset is refused
             before the model is loaded.
     """
-    cfg = read_config(config, cfg_options)  # it may import what a preset names
+    cfg = load_config(config, cfg_options)  # it may import what a preset names
     checked = check_presets(presets) if isinstance(presets, Mapping) else read_presets(presets)
     fidelity = open_fidelity(cfg, checkpoint, **options)
     measurement = Measurement(fidelity, checked, skip_unfit=presets is None)

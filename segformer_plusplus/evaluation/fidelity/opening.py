@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from mmengine.config import Config
 
 from ...errors import SegformerPlusPlusError
-from ...inference.opening import read_config
+from ...inference.configs import load_config
 from .base import Fidelity
 
 # each needs its toolbox, but not the other's
@@ -68,7 +68,7 @@ def open_fidelity(
         MissingDependencyError: the toolbox is not installed.
     """
     wanted = Options(**options)
-    cfg = read_config(config, cfg_options)
+    cfg = load_config(config, cfg_options)
     scope = cfg.get('default_scope')
     if scope not in _PARTS:
         raise SegformerPlusPlusError(

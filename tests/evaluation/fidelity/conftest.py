@@ -49,9 +49,8 @@ test_cfg = dict()
 
 def write(folder: Path, text: str, seed: int) -> tuple[Path, Path]:
     """Config and checkpoint, whose predictions vary over the image."""
+    from inference.tiny import build_model
     from mmengine.config import Config
-
-    from segformer_plusplus.inference.opening import build_model
 
     config, checkpoint = folder / 'config.py', folder / 'weights.pth'
     config.write_text(text)
