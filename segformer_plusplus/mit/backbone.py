@@ -70,7 +70,7 @@ class MixVisionTransformerPlusPlus(BaseModule):
         init_cfg: ``dict(type='Pretrained', checkpoint=..., prefix=...)`` loads strictly: a missing
             file, or one whose keys or shapes differ, is an error.
         with_cp: gradient checkpointing of every block.
-        in_rows: for inference on a CPU, run the Mix-FFN on a few rows at a time; exact.
+        in_rows: the old way to set :func:`segformer_plusplus.mit.cpu.chunked`.
 
     Raises:
         SegformerPlusPlusError: an argument is unknown, out of range or contradicts another one.
@@ -96,7 +96,7 @@ class MixVisionTransformerPlusPlus(BaseModule):
         pretrained=FILE | NONE,
         init_cfg=INIT_CFG,
         with_cp=FLAG,
-        in_rows=FLAG,
+        in_rows=FLAG | NONE,
     )
     def __init__(
         self,
@@ -122,8 +122,9 @@ class MixVisionTransformerPlusPlus(BaseModule):
         pretrained: str | None = None,
         init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
         with_cp: bool = False,
-        in_rows: bool = True,
+        in_rows: bool | None = None,
     ) -> None:
+        cpu.accept_in_rows(in_rows)
         if pretrained is not None:
             if init_cfg is not None:
                 raise SegformerPlusPlusError('pretrained and init_cfg exclude each other')
@@ -192,7 +193,6 @@ class MixVisionTransformerPlusPlus(BaseModule):
                         qkv_bias=qkv_bias,
                         act_cfg=act_cfg,
                         norm_cfg=norm_cfg,
-                        in_rows=in_rows,
                         with_cp=with_cp,
                     )
                     for _ in range(sizes['num_layers'][stage])
@@ -293,7 +293,6 @@ class MixTransformerBlock(nn.Module):
         qkv_bias: whether the projections have a bias.
         act_cfg: activation of the Mix-FFN.
         norm_cfg: of all norms.
-        in_rows: for inference on a CPU, work on a few rows at a time; equal to rounding.
         with_cp: recompute the block in the backward pass instead of keeping its activations.
     """
 
@@ -310,12 +309,10 @@ class MixTransformerBlock(nn.Module):
         qkv_bias: bool,
         act_cfg: dict[str, Any],
         norm_cfg: dict[str, Any],
-        in_rows: bool,
         with_cp: bool,
     ) -> None:
         super().__init__()
         self.with_cp = with_cp
-        self.in_rows = in_rows
         self.norm1 = build_norm_layer(norm_cfg, embed_dims)[1]
         self.attn = EfficientAttention(
             embed_dims=embed_dims,
@@ -326,7 +323,6 @@ class MixTransformerBlock(nn.Module):
             proj_drop=drop_rate,
             norm=build_norm_layer(norm_cfg, embed_dims)[1],
             merging=merging,
-            in_rows=in_rows,
         )
         self.norm2 = build_norm_layer(norm_cfg, embed_dims)[1]
         self.ffn = MixFFN(
@@ -342,8 +338,8 @@ class MixTransformerBlock(nn.Module):
 
     def _forward(self, tokens: Tensor, grid: Grid, plans: SharedPlans | None) -> Tensor:
         tokens = tokens + self.drop_path(self.attn(self.norm1(tokens), grid, plans))
-        if self.in_rows and not self.training and cpu.works_in_rows(tokens):
-            self.ffn.add_in_rows(tokens, grid, self.norm2)
+        if not self.training and cpu.works_chunked(tokens):
+            self.ffn.add_chunked(tokens, grid, self.norm2)
             return tokens
         return tokens + self.drop_path(self.ffn(self.norm2(tokens), grid))
 

@@ -56,6 +56,6 @@ class HostFFN(ChannelsLastFFN):
 
     def run_on_weights(self, tokens: Tensor, grid: Grid) -> Tensor:
         """(B, N, C) -> (B, N, C), without the residual."""
-        if not self.training and cpu.works_in_rows(tokens):
-            return self.run_in_rows(tokens, grid)
+        if not self.training and cpu.works_chunked(tokens):
+            return self.run_chunked(tokens, grid)
         return self.run(tokens, grid)
