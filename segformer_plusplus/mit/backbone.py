@@ -27,7 +27,13 @@ from ..arguments import (
     integers,
 )
 from ..errors import SegformerPlusPlusError
-from ..token_merging import StageMerging, TokenMergingConfig, build_token_merging, read_tome_cfg
+from ..token_merging import (
+    BASELINE,
+    StageMerging,
+    TokenMergingConfig,
+    build_token_merging,
+    read_tome_cfg,
+)
 from ..token_merging.base import Grid, image_to_tokens, tokens_to_image
 from . import cpu
 from .archs import resolve_arch
@@ -46,9 +52,9 @@ class MixVisionTransformerPlusPlus(BaseModule):
     Args:
         arch: 'b0' to 'b5'; or None, with ``embed_dims``, ``num_heads`` and ``num_layers`` given
             explicitly (defaults as in mmseg).
-        token_merging: a preset ('none', 'hq', 'fast', '2x2', 'downsampling',
-            'downsampling-bilinear') or one dict per stage with a strategy for ``q`` and ``kv``,
-            e.g. ``dict(kv=dict(type='BipartiteSoftMatching2d', ratio=0.6, stride=2))``.
+        token_merging: a preset, such as 'hq' (see ``PRESETS``), or one dict per stage with a
+            strategy for ``q`` and ``kv``, such as
+            ``dict(kv=dict(type='BipartiteSoftMatching2d', ratio=0.6, stride=2))``.
         tome_cfg: the same in the spelling of the paper's original repository.
         in_channels: channels of the image.
         embed_dims: width of one head; stage i has ``embed_dims * num_heads[i]`` channels.
@@ -153,8 +159,8 @@ class MixVisionTransformerPlusPlus(BaseModule):
         if len(set(self.out_indices)) < len(self.out_indices):
             raise SegformerPlusPlusError(f'out_indices={out_indices} names a stage twice')
         if tome_cfg is not None:
-            # 'none' says nothing that tome_cfg could contradict: shipped configs start from it
-            if token_merging not in (None, 'none'):
+            # the baseline contradicts no tome_cfg: shipped configs start from it
+            if token_merging not in (None, BASELINE):
                 raise SegformerPlusPlusError('token_merging and tome_cfg exclude each other')
             name = f'tome_cfg={tome_cfg!r}' if isinstance(tome_cfg, str) else 'tome_cfg'
             self.token_merging = build_token_merging(read_tome_cfg(tome_cfg), num_stages, name)
