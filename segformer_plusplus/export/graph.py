@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from ..errors import SegformerPlusPlusError
+from ..mit.cpu import chunked
 from ..token_merging import TokenMerger
 from .options import ExportOptions, size_step
 
@@ -45,10 +46,6 @@ class ExportGraph(nn.Module):
     def __init__(self, model: Any, options: ExportOptions) -> None:
         super().__init__()
         self.model: Any = copy.deepcopy(model)
-        each: Any
-        for each in self.model.modules():
-            if hasattr(each, 'in_rows'):
-                each.in_rows = False
         self.options = options
 
     def forward(self, images: Tensor) -> Tensor:
@@ -99,7 +96,7 @@ def trace(graph: ExportGraph) -> ExportedProgram:
 
 
 def _export(module: nn.Module, example: Tensor, axes: Any = None) -> ExportedProgram:
-    with torch.no_grad(), warnings.catch_warnings():
+    with torch.no_grad(), chunked(False), warnings.catch_warnings():
         warnings.simplefilter('ignore')  # about the tracer itself
         return torch.export.export(module.eval(), (example,), dynamic_shapes=axes, strict=False)
 

@@ -25,13 +25,11 @@ class MergedAttention:
         num_heads: heads of the attention.
         training: whether the module is in training mode.
         merging: strategies for queries and for keys and values.
-        in_rows: for inference on a CPU, work on a few queries at a time; equal to rounding.
     """
 
     num_heads: int
     training: bool
     merging: StageMerging
-    in_rows: bool = True
 
     def reduce(self, tokens: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
         """Spatial reduction and norm of keys and values: (B, N, C) -> (B, N', C), their grid."""
@@ -52,7 +50,7 @@ class MergedAttention:
     def outer_projections(self) -> tuple[cpu.Projection, cpu.Projection] | None:
         """Weights that make queries, and that follow the attention; None where they are not known.
 
-        Without them the attention does not go in rows.
+        Without them the attention is not chunked.
         """
         raise NotImplementedError
 
@@ -73,17 +71,17 @@ class MergedAttention:
         """
         query, plan = self._merge_query(tokens, grid, plans)
         key_value, weights = self._merge_key_value(*self.reduce(tokens, grid), plans)
-        outer = self.outer_projections() if self._may_go_in_rows(tokens) else None
+        outer = self.outer_projections() if self._works_chunked(tokens) else None
         if outer is None:
             out = self._attend(query, key_value, weights)
         else:
-            out = self._attend_in_rows(query, key_value, weights, *outer)
+            out = self._attend_chunked(query, key_value, weights, *outer)
         return out if plan is None else plan.unmerge(out)
 
-    def _may_go_in_rows(self, tokens: Tensor) -> bool:
-        # in half precision the fused attention adds up in float32, which rows would not
+    def _works_chunked(self, tokens: Tensor) -> bool:
+        # in half precision the fused attention adds up in float32, which chunks would not
         precise = tokens.dtype in (torch.float32, torch.float64)
-        return self.in_rows and precise and not self.training and cpu.works_in_rows(tokens)
+        return precise and not self.training and cpu.works_chunked(tokens)
 
     def _merge_query(
         self, tokens: Tensor, grid: Grid, plans: SharedPlans | None
@@ -119,7 +117,7 @@ class MergedAttention:
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
         return self.project_out(out.transpose(1, 2).flatten(2))
 
-    def _attend_in_rows(
+    def _attend_chunked(
         self,
         query: Tensor,
         key_value: Tensor,
@@ -212,7 +210,6 @@ class EfficientAttention(PackedAttention, nn.Module):
         proj_drop: dropout on the output.
         norm: after the spatial reduction, where there is one.
         merging: strategies for queries and for keys and values.
-        in_rows: for inference on a CPU, work on a few queries at a time; equal to rounding.
     """
 
     def __init__(
@@ -225,13 +222,11 @@ class EfficientAttention(PackedAttention, nn.Module):
         proj_drop: float,
         norm: nn.Module,
         merging: StageMerging,
-        in_rows: bool = True,
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.sr_ratio = sr_ratio
         self.merging = merging
-        self.in_rows = in_rows
         self.attn = nn.MultiheadAttention(embed_dims, num_heads, attn_drop, bias=qkv_bias)
         self.proj_drop = nn.Dropout(proj_drop)
         if sr_ratio > 1:

@@ -27,7 +27,13 @@ from ..arguments import (
     integers,
 )
 from ..errors import SegformerPlusPlusError
-from ..token_merging import StageMerging, TokenMergingConfig, build_token_merging, read_tome_cfg
+from ..token_merging import (
+    BASELINE,
+    StageMerging,
+    TokenMergingConfig,
+    build_token_merging,
+    read_tome_cfg,
+)
 from ..token_merging.base import Grid, image_to_tokens, tokens_to_image
 from . import cpu
 from .archs import resolve_arch
@@ -46,9 +52,9 @@ class MixVisionTransformerPlusPlus(BaseModule):
     Args:
         arch: 'b0' to 'b5'; or None, with ``embed_dims``, ``num_heads`` and ``num_layers`` given
             explicitly (defaults as in mmseg).
-        token_merging: a preset ('none', 'hq', 'fast', '2x2', 'downsampling',
-            'downsampling-bilinear') or one dict per stage with a strategy for ``q`` and ``kv``,
-            e.g. ``dict(kv=dict(type='BipartiteSoftMatching2d', ratio=0.6, stride=2))``.
+        token_merging: a preset, such as 'hq' (see ``PRESETS``), or one dict per stage with a
+            strategy for ``q`` and ``kv``, such as
+            ``dict(kv=dict(type='BipartiteSoftMatching2d', ratio=0.6, stride=2))``.
         tome_cfg: the same in the spelling of the paper's original repository.
         in_channels: channels of the image.
         embed_dims: width of one head; stage i has ``embed_dims * num_heads[i]`` channels.
@@ -70,7 +76,7 @@ class MixVisionTransformerPlusPlus(BaseModule):
         init_cfg: ``dict(type='Pretrained', checkpoint=..., prefix=...)`` loads strictly: a missing
             file, or one whose keys or shapes differ, is an error.
         with_cp: gradient checkpointing of every block.
-        in_rows: for inference on a CPU, run the Mix-FFN on a few rows at a time; exact.
+        in_rows: the old way to set :func:`segformer_plusplus.mit.cpu.chunked`.
 
     Raises:
         SegformerPlusPlusError: an argument is unknown, out of range or contradicts another one.
@@ -96,7 +102,7 @@ class MixVisionTransformerPlusPlus(BaseModule):
         pretrained=FILE | NONE,
         init_cfg=INIT_CFG,
         with_cp=FLAG,
-        in_rows=FLAG,
+        in_rows=FLAG | NONE,
     )
     def __init__(
         self,
@@ -122,8 +128,9 @@ class MixVisionTransformerPlusPlus(BaseModule):
         pretrained: str | None = None,
         init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
         with_cp: bool = False,
-        in_rows: bool = True,
+        in_rows: bool | None = None,
     ) -> None:
+        cpu.accept_in_rows(in_rows)
         if pretrained is not None:
             if init_cfg is not None:
                 raise SegformerPlusPlusError('pretrained and init_cfg exclude each other')
@@ -152,8 +159,8 @@ class MixVisionTransformerPlusPlus(BaseModule):
         if len(set(self.out_indices)) < len(self.out_indices):
             raise SegformerPlusPlusError(f'out_indices={out_indices} names a stage twice')
         if tome_cfg is not None:
-            # 'none' says nothing that tome_cfg could contradict: shipped configs start from it
-            if token_merging not in (None, 'none'):
+            # the baseline contradicts no tome_cfg: shipped configs start from it
+            if token_merging not in (None, BASELINE):
                 raise SegformerPlusPlusError('token_merging and tome_cfg exclude each other')
             name = f'tome_cfg={tome_cfg!r}' if isinstance(tome_cfg, str) else 'tome_cfg'
             self.token_merging = build_token_merging(read_tome_cfg(tome_cfg), num_stages, name)
@@ -192,7 +199,6 @@ class MixVisionTransformerPlusPlus(BaseModule):
                         qkv_bias=qkv_bias,
                         act_cfg=act_cfg,
                         norm_cfg=norm_cfg,
-                        in_rows=in_rows,
                         with_cp=with_cp,
                     )
                     for _ in range(sizes['num_layers'][stage])
@@ -293,7 +299,6 @@ class MixTransformerBlock(nn.Module):
         qkv_bias: whether the projections have a bias.
         act_cfg: activation of the Mix-FFN.
         norm_cfg: of all norms.
-        in_rows: for inference on a CPU, work on a few rows at a time; equal to rounding.
         with_cp: recompute the block in the backward pass instead of keeping its activations.
     """
 
@@ -310,12 +315,10 @@ class MixTransformerBlock(nn.Module):
         qkv_bias: bool,
         act_cfg: dict[str, Any],
         norm_cfg: dict[str, Any],
-        in_rows: bool,
         with_cp: bool,
     ) -> None:
         super().__init__()
         self.with_cp = with_cp
-        self.in_rows = in_rows
         self.norm1 = build_norm_layer(norm_cfg, embed_dims)[1]
         self.attn = EfficientAttention(
             embed_dims=embed_dims,
@@ -326,7 +329,6 @@ class MixTransformerBlock(nn.Module):
             proj_drop=drop_rate,
             norm=build_norm_layer(norm_cfg, embed_dims)[1],
             merging=merging,
-            in_rows=in_rows,
         )
         self.norm2 = build_norm_layer(norm_cfg, embed_dims)[1]
         self.ffn = MixFFN(
@@ -342,8 +344,8 @@ class MixTransformerBlock(nn.Module):
 
     def _forward(self, tokens: Tensor, grid: Grid, plans: SharedPlans | None) -> Tensor:
         tokens = tokens + self.drop_path(self.attn(self.norm1(tokens), grid, plans))
-        if self.in_rows and not self.training and cpu.works_in_rows(tokens):
-            self.ffn.add_in_rows(tokens, grid, self.norm2)
+        if not self.training and cpu.works_chunked(tokens):
+            self.ffn.add_chunked(tokens, grid, self.norm2)
             return tokens
         return tokens + self.drop_path(self.ffn(self.norm2(tokens), grid))
 

@@ -1,7 +1,8 @@
-"""What is particular to a CPU: work on a few rows at a time, matrix products through oneDNN.
+"""Makes inference fast on a CPU: chunked layers, matrix products through oneDNN.
 
-In inference, what is worked on at a time fits into the cache, and no large temporary tensors have
-to be asked from the system. In training, where all activations are kept, only the products differ.
+A chunked layer works on a few rows of the grid at a time, which fit into the cache, so that no
+large temporary tensor has to be asked from the system; :func:`chunked` turns this off. In training,
+where all activations are kept, only the products differ.
 
 PyTorch sends ``F.linear`` and its fused attention in float32 to MKL, whose products use the widest
 vectors on some makers' processors only; 1x1 convolutions on channels-last memory are the same
@@ -10,6 +11,9 @@ lost. Equal to rounding.
 """
 
 from __future__ import annotations
+
+import warnings
+from contextlib import ExitStack
 
 import torch
 import torch.nn.functional as F
@@ -28,9 +32,43 @@ Projection = tuple[Tensor, Tensor | None]
 """Weight (C', C) and bias (C') of a linear layer."""
 
 
-def works_in_rows(tensor: Tensor) -> bool:
-    """Whether this is inference on a CPU in eager mode: no graph should hold a loop over rows."""
-    return is_eager(tensor) and not torch.is_grad_enabled()
+_chunked = True
+
+
+def chunked(enabled: bool) -> ExitStack:
+    """Turns chunked inference on or off; in a ``with`` statement, until its end.
+
+    With it off, models call PyTorch's own attention and fold no norms, for comparison or for a
+    graph. The results are equal to rounding. The switch holds for all models and all threads of the
+    process.
+    """
+    undo = ExitStack()
+    undo.callback(_set_chunked, _chunked)
+    _set_chunked(enabled)
+    return undo
+
+
+def _set_chunked(enabled: bool) -> None:
+    global _chunked
+    _chunked = enabled
+
+
+def is_chunked() -> bool:
+    """Returns what :func:`chunked` was last set to, by default True."""
+    return _chunked
+
+
+def accept_in_rows(in_rows: bool | None) -> None:
+    """Sets the switch as the argument ``in_rows`` of an old config says; None says nothing."""
+    if in_rows is not None:
+        name = f'{__name__}.chunked({in_rows})'
+        warnings.warn(f'in_rows={in_rows} is {name} now, for all models', FutureWarning, 3)
+        chunked(in_rows)
+
+
+def works_chunked(tensor: Tensor) -> bool:
+    """Whether this is inference on a CPU in eager mode: no graph should hold a loop over chunks."""
+    return _chunked and is_eager(tensor) and not torch.is_grad_enabled()
 
 
 def is_eager(tensor: Tensor) -> bool:

@@ -48,8 +48,8 @@ class ChannelsLastFFN:
         out = cpu.linear(self._activate(hidden), *_weights(parts.reduce))
         return parts.dropout(out).flatten(1, 2)
 
-    def run_in_rows(self, tokens: Tensor, grid: Grid) -> Tensor:
-        """As :meth:`run`, for inference on a CPU: a few rows at a time."""
+    def run_chunked(self, tokens: Tensor, grid: Grid) -> Tensor:
+        """Computes what :meth:`run` does, for inference on a CPU: a few rows at a time."""
         result = torch.empty_like(tokens, memory_format=torch.contiguous_format)
         rows = self._rows(grid)
         for image, target in zip(tokens.unflatten(1, grid), result.unflatten(1, grid), strict=True):
@@ -60,7 +60,7 @@ class ChannelsLastFFN:
                 part.copy_(self._run_part(image[start : top + rows + 1], inside))
         return result
 
-    def add_in_rows(self, tokens: Tensor, grid: Grid, norm: nn.Module) -> None:
+    def add_chunked(self, tokens: Tensor, grid: Grid, norm: nn.Module) -> None:
         """``tokens += ffn(norm(tokens))`` in place, for inference.
 
         Args:

@@ -29,9 +29,10 @@ def fuse_pyramid(
     project: Callable[[Tensor], Tensor],
     mode: str = 'bilinear',
     align_corners: bool = False,
-    in_rows: bool = True,
 ) -> Tensor:
     """``project(fusion_conv(concat(resize(conv_i(x_i)))))``, without the concat.
+
+    In inference it is chunked with folded norms where the modules allow it; equal to rounding.
 
     A 1x1 convolution commutes with the resize, and a convolution of a concatenation is the sum
     of the convolutions of its parts. So every level is multiplied by its slice of the fusion's
@@ -45,17 +46,15 @@ def fuse_pyramid(
         project: the head's last layer, (B, C, H, W) -> (B, C', H, W).
         mode: of ``torch.nn.functional.interpolate``.
         align_corners: likewise.
-        in_rows: for inference, work on a few rows at a time with folded norms, where the modules
-            allow it; equal to rounding.
 
     Returns:
         (B, C', H_0, W_0).
     """
     fixed = not torch.is_grad_enabled() and not torch.is_autocast_enabled(features[0].device.type)
-    if in_rows and fixed and (mode, bool(align_corners)) == ('bilinear', False):
+    if cpu.is_chunked() and fixed and (mode, bool(align_corners)) == ('bilinear', False):
         levels = list(convs)
-        if can_fuse_in_rows(levels, fusion_conv, project):
-            return fuse_in_rows(features, levels, fusion_conv, project)
+        if can_fuse_chunked(levels, fusion_conv, project):
+            return fuse_chunked(features, levels, fusion_conv, project)
     return project(_fuse(features, convs, fusion_conv, mode, align_corners))
 
 
@@ -90,12 +89,12 @@ def _multiply(feature: Tensor, level_conv: nn.Module, weight: Tensor) -> Tensor:
     return F.conv2d(feature, both[:, :, None, None], bias)
 
 
-def can_fuse_in_rows(convs: Sequence[nn.Module], fusion_conv: nn.Module, project: Any) -> bool:
-    """Whether :func:`fuse_in_rows` computes what these modules do, in the mode that they are in."""
+def can_fuse_chunked(convs: Sequence[nn.Module], fusion_conv: nn.Module, project: Any) -> bool:
+    """Whether :func:`fuse_chunked` computes what these modules do, in the mode that they are in."""
     return all(map(_is_foldable, (*convs, fusion_conv))) and _is_pointwise(project)
 
 
-def fuse_in_rows(
+def fuse_chunked(
     features: Sequence[Tensor],
     convs: Sequence[ConvModule],
     fusion_conv: ConvModule,
@@ -104,7 +103,7 @@ def fuse_in_rows(
     """``project(fusion_conv(concat(resize(conv_i(x_i)))))`` with bilinear resizes.
 
     Equal to rounding. See :func:`fuse_pyramid` for why the fusion can run on every level
-    by itself, and :func:`can_fuse_in_rows` for what the modules must be.
+    by itself, and :func:`can_fuse_chunked` for what the modules must be.
 
     Args:
         features: one (B, C_i, H_i, W_i) per level; the first has the resolution of the result.
@@ -124,7 +123,7 @@ def fuse_in_rows(
     ]
     batch, _, height, width = features[0].shape
     result = features[0].new_empty(batch, height, width, project.out_channels)
-    rows = ROWS if cpu.works_in_rows(features[0]) else height
+    rows = ROWS if cpu.works_chunked(features[0]) else height
     for top in range(0, height, rows):
         part = slice(top, min(top + rows, height))
         fused = levels[0].fuse(part)

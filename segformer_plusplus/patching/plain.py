@@ -105,6 +105,6 @@ class HostFFN(ChannelsLastFFN):
         parts = self.parts()
         if not is_plain(parts.expand, parts.conv, parts.reduce):
             return None
-        if not self.training and cpu.works_in_rows(tokens):
-            return self.run_in_rows(tokens, grid)
+        if not self.training and cpu.works_chunked(tokens):
+            return self.run_chunked(tokens, grid)
         return self.run(tokens, grid)

@@ -26,6 +26,7 @@ from ..arguments import (
     integers,
 )
 from ..errors import SegformerPlusPlusError
+from ..mit.cpu import accept_in_rows
 from ..mit.fusion import check_image_norm, fuse_pyramid, pair_levels, select_levels
 
 _BATCH_NORM = {'type': 'BN', 'requires_grad': True}
@@ -56,7 +57,7 @@ class SegformerHeatmapHead(HeatmapHead):
         final_layer: arguments of the last convolution, such as ``dict(kernel_size=3, padding=1)``;
             it must keep the size. None: the 1x1 convolution of the paper.
         loss: a loss of mmpose.
-        in_rows: for inference, a few rows at a time with folded norms; equal to rounding.
+        in_rows: the old way to set :func:`segformer_plusplus.mit.cpu.chunked`.
         decoder: the codec; give the one that makes the targets.
         init_cfg: by default mmcv's for the fusion, a normal distribution (std 0.001) for the last
             convolution.
@@ -79,7 +80,7 @@ class SegformerHeatmapHead(HeatmapHead):
         final_layer=SETTINGS | NONE,
         loss=CONFIG,
         decoder=CONFIG | NONE,
-        in_rows=FLAG,
+        in_rows=FLAG | NONE,
         init_cfg=INIT_CFG,
     )
     def __init__(
@@ -95,9 +96,10 @@ class SegformerHeatmapHead(HeatmapHead):
         final_layer: dict[str, Any] | None = None,
         loss: dict[str, Any] = _LOSS,
         decoder: dict[str, Any] | None = None,
-        in_rows: bool = True,
+        in_rows: bool | None = None,
         init_cfg: Any = None,
     ) -> None:
+        accept_in_rows(in_rows)
         widths, self.in_index = pair_levels(in_channels, in_index, 'head')
         last = dict(type='Conv2d', in_channels=channels, out_channels=out_channels, kernel_size=1)
         parts = dict(
@@ -128,7 +130,6 @@ class SegformerHeatmapHead(HeatmapHead):
         self.in_channels = widths
         self.interpolate_mode = interpolate_mode
         self.align_corners = align_corners
-        self.in_rows = in_rows
         if norm_cfg is not None:
             check_image_norm(self.fusion_conv.norm, norm_cfg)
         if not is_distributed():
@@ -149,7 +150,6 @@ class SegformerHeatmapHead(HeatmapHead):
             self.final_layer,
             self.interpolate_mode,
             self.align_corners,
-            self.in_rows,
         )
 
     def loss(

@@ -30,6 +30,7 @@ from ..arguments import (
     integer,
     integers,
 )
+from ..mit.cpu import accept_in_rows
 from ..mit.fusion import check_image_norm, fuse_pyramid, pair_levels, select_levels
 
 DECODE_HEAD: dict[str, Kind] = dict(
@@ -49,7 +50,7 @@ DECODE_HEAD: dict[str, Kind] = dict(
     align_corners=FLAG | NONE,
     init_cfg=INIT_CFG,
     interpolate_mode=INTERPOLATION,
-    in_rows=FLAG,
+    in_rows=FLAG | NONE,
 )
 """Kinds of the arguments of mmseg's ``BaseDecodeHead`` and of our own."""
 
@@ -79,7 +80,7 @@ class SegformerHeadPlusPlus(SegformerHead):
     Args:
         in_channels: channels of the stages that are fused.
         in_index: which of the backbone's outputs these are; by default the first ones.
-        in_rows: for inference, a few rows at a time with folded norms; equal to rounding.
+        in_rows: the old way to set :func:`segformer_plusplus.mit.cpu.chunked`.
         kwargs: the others of mmseg's head.
 
     Raises:
@@ -92,15 +93,15 @@ class SegformerHeadPlusPlus(SegformerHead):
         self,
         in_channels: Sequence[int],
         in_index: Sequence[int] | None = None,
-        in_rows: bool = True,
+        in_rows: bool | None = None,
         **kwargs: Any,
     ) -> None:
+        accept_in_rows(in_rows)
         channels, index = pair_levels(in_channels, in_index, 'decode_head')
         with blaming_head(self, kwargs):
             super().__init__(in_channels=channels, in_index=index, **kwargs)
         if self.norm_cfg is not None:
             check_image_norm(self.fusion_conv.norm, self.norm_cfg)
-        self.in_rows = in_rows
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """Features (B, C_i, H_i, W_i) of the stages -> logits (B, num_classes, H_0, W_0)."""
@@ -111,7 +112,6 @@ class SegformerHeadPlusPlus(SegformerHead):
             self.cls_seg if self.training else self.conv_seg,
             self.interpolate_mode,
             self.align_corners,
-            self.in_rows,
         )
 
     def loss_by_feat(
@@ -164,7 +164,7 @@ class SegformerLinearHead(BaseDecodeHead):
         norm_cfg: norm of the fusion; theirs is a batch norm with torch's eps of 1e-5.
         act_cfg: activation of the fusion.
         interpolate_mode: ``mode`` of ``F.interpolate``.
-        in_rows: for inference, a few rows at a time with folded norms; equal to rounding.
+        in_rows: the old way to set :func:`segformer_plusplus.mit.cpu.chunked`.
         kwargs: those of mmseg's ``BaseDecodeHead``.
 
     Raises:
@@ -181,9 +181,10 @@ class SegformerLinearHead(BaseDecodeHead):
         norm_cfg: dict[str, Any] | None = _BATCH_NORM,
         act_cfg: dict[str, Any] | None = None,
         interpolate_mode: str = 'bilinear',
-        in_rows: bool = True,
+        in_rows: bool | None = None,
         **kwargs: Any,
     ) -> None:
+        accept_in_rows(in_rows)
         widths, index = pair_levels(in_channels, in_index, 'decode_head')
         settings: dict[str, Any] = dict(
             channels=channels, norm_cfg=norm_cfg, act_cfg=act_cfg or {'type': 'ReLU'}, **kwargs
@@ -202,7 +203,6 @@ class SegformerLinearHead(BaseDecodeHead):
         if self.norm_cfg is not None:
             check_image_norm(self.fusion_conv.norm, self.norm_cfg)
         self.interpolate_mode = interpolate_mode
-        self.in_rows = in_rows
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """Features (B, C_i, H_i, W_i) of the stages -> logits (B, num_classes, H_0, W_0)."""
@@ -213,5 +213,4 @@ class SegformerLinearHead(BaseDecodeHead):
             self.cls_seg if self.training else self.conv_seg,
             self.interpolate_mode,
             self.align_corners,
-            self.in_rows,
         )

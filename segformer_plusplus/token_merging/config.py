@@ -20,6 +20,9 @@ from .base import TOKEN_MERGERS, TokenMerger
 
 StageConfig = dict[str, Any]
 
+BASELINE = 'none'
+"""The preset that merges nothing, which all others are compared with."""
+
 _NO_MERGING: list[StageConfig] = [{}, {}, {}, {}]
 
 _MEAN_2X2 = dict(type='NeighborMerging2d', stride=2)
@@ -47,7 +50,7 @@ def _bipartite(ratio: float, stride: int) -> StageConfig:
 _WEIGHTED = dict(kv=_bipartite(0.9, 4), proportional_attention=True)
 
 PRESETS: dict[str, dict[str, Any]] = {
-    'none': dict(stages=_NO_MERGING),
+    BASELINE: dict(stages=_NO_MERGING),
     'hq': dict(
         stages=[
             dict(kv=_bipartite(0.6, 2)),
@@ -68,7 +71,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # ours: keys and values alone, which count as often as the tokens that they stand for
     'weighted': dict(stages=[_WEIGHTED] * 4),
     'weighted-fast': dict(stages=[dict(q=_MEAN_2X2, **_WEIGHTED)] * 4),
-    # the paper's baseline: the image is halved, nothing is merged
+    # what the paper compares merging with: the image is halved, nothing is merged
     'downsampling': dict(stages=_NO_MERGING, downsampling=dict(factor=2, mode='nearest')),
     # the same with a fair filter
     'downsampling-bilinear': dict(stages=_NO_MERGING, downsampling=dict(factor=2, mode='bilinear')),
@@ -205,7 +208,7 @@ def build_token_merging(
             ``dict(kv=dict(type='NeighborMerging2d', stride=2), proportional_attention=True)``
             (see :class:`StageMerging`), or
             ``dict(stages=[...], downsampling=dict(factor=2, mode='bilinear'))``. None is the
-            preset 'none'. What was built before is taken as it is.
+            baseline. What was built before is taken as it is.
         num_stages: how many stages the backbone has.
         name: what it is called in the config, for messages; by default 'token_merging'.
 
@@ -213,7 +216,7 @@ def build_token_merging(
         TokenMergingError: anything unknown, missing, out of range, or a wrong number of stages.
     """
     if token_merging is None:
-        token_merging = 'none'
+        token_merging = BASELINE
     if isinstance(token_merging, TokenMerging):
         _check_stages(token_merging.stages, num_stages, name or 'token_merging')
         return token_merging

@@ -19,7 +19,7 @@ from segformer_plusplus.token_merging import build_token_merging
 from .cases import cases
 from .models import CONFIGS, DELETED, HEADS, KNOWN, MISTAKES, complaint, config, edit, run, values
 
-MORE = ['in_rows', 'interpolate_mode', 'act_cfg', 'align_corners', 'no_such_key']
+MORE = ['interpolate_mode', 'act_cfg', 'align_corners', 'no_such_key']
 NO_BACKBONES = ['', 'nearest', 'bilinear']
 """The first is mmengine's "Failed to get", the others modules of mmcv with other arguments."""
 BACKBONE = [*config('mmseg')['backbone'], 'tome_cfg', 'no_such_key']

@@ -15,6 +15,7 @@ from segformer_plusplus import (
     TokenMerger,
 )
 from segformer_plusplus.errors import TokenMergingError
+from segformer_plusplus.mit.cpu import chunked
 from segformer_plusplus.token_merging import (
     PRESETS,
     MergePlan,
@@ -303,13 +304,12 @@ def forward_or_too_small(model, image):
 
 @cases(1)
 @given(merging_configs, sizes, st.integers(1, 2))
-def test_backbone_in_rows_is_the_backbone(token_merging, size, batch):
+def test_chunked_backbone_is_the_backbone(token_merging, size, batch):
     """Both ways through a block are equal, in a precision in which no matching is a near tie."""
-    image = random(3, batch, 3, *size)
+    model, image = backbone(token_merging).double(), random(3, batch, 3, *size)
     features = []
-    for in_rows in (True, False):
-        model = backbone(token_merging, in_rows=in_rows).double()
-        with torch.inference_mode():
+    for enabled in (True, False):
+        with torch.inference_mode(), chunked(enabled):
             features.append(forward_or_too_small(model, image))
     if features[0] is not None:
         for actual, expected in zip(*features, strict=True):

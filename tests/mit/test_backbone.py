@@ -162,29 +162,27 @@ def test_gradient_checkpointing_changes_nothing(strategy, monkeypatch):
 
 
 def count_attended(model, image, monkeypatch):
-    """(queries, keys) of every attention, by the fused call and in rows: the same ones."""
-    fused, in_rows = [], {}
-    attend_fused, attend_rows = F.scaled_dot_product_attention, cpu.KeyValue.attend
+    """(queries, keys) of every attention, by the fused call and chunked: the same ones."""
+    fused, chunked = [], {}
+    attend_fused, attend_chunk = F.scaled_dot_product_attention, cpu.KeyValue.attend
 
     def counting_fused(query, key, value, **kwargs):
         fused.append((query.shape[2], key.shape[2]))
         return attend_fused(query, key, value, **kwargs)
 
-    def counting_rows(self, query):
-        queries, _ = in_rows.get(self, (0, 0))
-        in_rows[self] = queries + len(query), self.keys.shape[1]
-        return attend_rows(self, query)
+    def counting_chunks(self, query):
+        queries, _ = chunked.get(self, (0, 0))
+        chunked[self] = queries + len(query), self.keys.shape[1]
+        return attend_chunk(self, query)
 
     with monkeypatch.context() as patch, torch.inference_mode():
         patch.setattr(F, 'scaled_dot_product_attention', counting_fused)
-        patch.setattr(cpu.KeyValue, 'attend', counting_rows)
+        patch.setattr(cpu.KeyValue, 'attend', counting_chunks)
         model(image)
         assert not fused
-        for module in model.modules():
-            if hasattr(module, 'in_rows'):
-                module.in_rows = False
-        model(image)
-    assert fused == list(in_rows.values())
+        with cpu.chunked(False):
+            model(image)
+    assert fused == list(chunked.values())
     return fused
 
 

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS, init_default_scope
 
 from segformer_plusplus import SegformerPlusPlusError
+from segformer_plusplus.mit import cpu
 from segformer_plusplus.segmentation import SegformerLinearHead
 
 CHANNELS = [8, 16, 40]
@@ -49,10 +50,10 @@ def written_out(head, features):
 
 @pytest.mark.parametrize('inference', [False, True])
 @pytest.mark.parametrize('training', [False, True])
-@pytest.mark.parametrize('in_rows', [False, True])
-def test_equal_to_the_same_written_out(training, inference, in_rows):
-    head, features = build(in_rows=in_rows).train(training), pyramid()
-    with torch.inference_mode(inference):
+@pytest.mark.parametrize('chunked', [False, True])
+def test_equal_to_the_same_written_out(training, inference, chunked):
+    head, features = build().train(training), pyramid()
+    with torch.inference_mode(inference), cpu.chunked(chunked):
         expected = written_out(head, features)
         actual = head(features)
     assert actual.shape == expected.shape == (2, 5, 19, 26)

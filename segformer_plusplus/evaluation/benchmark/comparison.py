@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...errors import memory_errors
 from ...inference.opening import SEED
+from ...mit.cpu import chunked, is_chunked
 from ..timing import Call, Timing, measure, peak_memory
 from .compiling import TOLERANCE, compile_contender, trace_errors
 from .complexity import count_flops, count_parameters, matrix_product_rates
@@ -175,7 +176,8 @@ class Comparison:
                 result['parameters'] = count_parameters(
                     row.backbone if options.backbone_only else row.module
                 )
-                result['gflops'] = count_flops(call) / 1e9
+                with chunked(is_chunked() and row.uses_torch):  # other graphs hold no chunks
+                    result['gflops'] = count_flops(call) / 1e9
                 if row.uses_torch:
                     result['peak_memory_bytes'] = peak_memory(calls[name], options.device)
             if rates:

@@ -14,6 +14,7 @@ from ...errors import SegformerPlusPlusError
 from ...export.formats import openvino_core
 from ...inference.labels import resize_and_argmax
 from ...libraries import require
+from ...mit.cpu import chunked
 from .contenders import Contender, OpenMMLabModel, size_of
 
 Part = Callable[..., list[Tensor]]
@@ -42,10 +43,6 @@ class OpenVinoModel(Contender):
         first = next(segmentor.parameters())
         check_openvino(first.device.type, first.dtype)
         plain = copy.deepcopy(segmentor)
-        each: Any
-        for each in plain.modules():
-            if hasattr(each, 'in_rows'):  # loops over rows would be unrolled by the tracer
-                each.in_rows = False
         self._source = OpenMMLabModel(plain)
         super().__init__(plain, self._source.backbone)
         self.details = {'source': source, 'precision': 'f32', 'hint': 'LATENCY'}
@@ -116,7 +113,7 @@ def _compile(owner: nn.Module, function: Callable[..., Any], inputs: Sequence[Te
     library = require('openvino', '--against openvino')
     traced = _Traced(owner, function).eval()
     shapes = [list(each.shape) for each in inputs]
-    with torch.inference_mode(), warnings.catch_warnings():
+    with torch.inference_mode(), chunked(False), warnings.catch_warnings():
         warnings.simplefilter('ignore')  # the tracer's, about sizes that are fixed here
         converted = library.convert_model(traced, example_input=tuple(inputs), input=shapes)
     settings = {
