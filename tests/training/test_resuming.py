@@ -16,8 +16,7 @@ from mmengine.fileio import LocalBackend
 from mmengine.hooks import Hook
 from tiny_training import assert_same, config, fork, in_child, run, validated, wait, write_data
 
-from segformer_plusplus.training.resuming import iterations
-from segformer_plusplus.training.saving import UNFINISHED
+from segformer_plusplus.training.checkpoint_files import UNFINISHED, iterations
 
 KILLS = int(os.environ.get('KILLS', 5))
 

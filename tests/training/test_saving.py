@@ -17,8 +17,17 @@ from mmengine.hooks import Hook
 from tiny_training import config, in_child, run, validated, write_data
 
 from segformer_plusplus.errors import CheckpointError
-from segformer_plusplus.training.resuming import find_resumable, iterations
-from segformer_plusplus.training.saving import beside, saving
+from segformer_plusplus.training.checkpoint_files import (
+    UNFINISHED,
+    find_resumable,
+    iterations,
+    saving,
+)
+
+
+def beside(path: Path) -> Path:
+    """Where a file is written first."""
+    return path.with_name(f'.{path.name}{UNFINISHED}')
 
 
 @pytest.fixture(scope='module')

@@ -22,7 +22,7 @@ from segformer_plusplus.cli.guard import add_traceback_argument
 from segformer_plusplus.errors import SegformerPlusPlusError
 from segformer_plusplus.evaluation.timing import describe_environment
 from segformer_plusplus.files import write_json, write_text
-from segformer_plusplus.training.resuming import find_resumable
+from segformer_plusplus.training.checkpoint_files import find_resumable
 from tools.demos.table import Row, StrategyTable
 from tools.paper_tables.state import hash_sources
 
