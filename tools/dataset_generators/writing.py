@@ -75,7 +75,11 @@ class Job:
 
     def save_image(self, pixels: np.ndarray) -> None:
         """Writes the image, (H, W, 3) uint8 RGB, as its suffix says."""
-        save_pixels(self.image, pixels[..., ::-1])
+        _save_pixels(self.image, pixels[..., ::-1])
+
+    def save_labels(self, labels: np.ndarray) -> None:
+        """Writes the label map, (H, W) uint8."""
+        _save_pixels(self.annotation, labels)
 
 
 People = list[dict[str, Any]]
@@ -219,8 +223,7 @@ def _listed(record: Mapping[str, Any]) -> str:
     return ', '.join(f'{key}={value}' for key, value in record.items())
 
 
-def save_pixels(path: Path, pixels: np.ndarray) -> None:
-    """Writes (H, W, 3) uint8 BGR or (H, W) uint8 as the file type of the suffix."""
+def _save_pixels(path: Path, pixels: np.ndarray) -> None:
     png = path.suffix == '.png'
     parameters = (cv2.IMWRITE_PNG_COMPRESSION, 1) if png else (cv2.IMWRITE_JPEG_QUALITY, 92)
     _, encoded = cv2.imencode(path.suffix, np.ascontiguousarray(pixels), parameters)
