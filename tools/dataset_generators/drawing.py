@@ -21,7 +21,7 @@ _SUBPIXEL_BITS = 4  # OpenCV's fixed-point coordinates
 
 @dataclass(frozen=True)
 class Drawing:
-    """What is drawn.
+    """Describes what is drawn.
 
     Attributes:
         name: 'scenes' or 'jumpers'.

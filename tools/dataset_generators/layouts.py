@@ -1,4 +1,4 @@
-"""The layouts that drawn data are written in: Cityscapes, ADE20K, Jump-Broadcast and COCO 2017."""
+"""Lays out drawn data as Cityscapes, ADE20K, Jump-Broadcast or COCO 2017."""
 
 from __future__ import annotations
 

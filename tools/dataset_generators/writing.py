@@ -28,7 +28,7 @@ _UNFINISHED = '.unfinished'
 
 @dataclass(frozen=True)
 class Frame:
-    """One image of a data set.
+    """Names one image of a data set.
 
     Attributes:
         split: 'train' or 'val'.
@@ -55,7 +55,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class Job:
-    """One frame to draw: its (height, width), its seed, and the folder of the data set."""
+    """Holds a frame to draw, its (height, width), its seed, and the folder of the data set."""
 
     root: Path
     frame: Frame
@@ -64,12 +64,12 @@ class Job:
 
     @property
     def image(self) -> Path:
-        """The image file to write."""
+        """Returns the image file to write."""
         return self.root / self.frame.folder / self.frame.name
 
     @property
     def annotation(self) -> Path:
-        """The label map to write, or the file that holds the people until all are drawn."""
+        """Returns the label map to write, or the file of the people until all are drawn."""
         unfinished = f'{_UNFINISHED}/{self.frame.split}_{self.frame.index}.json'
         return self.root / (self.frame.labels or unfinished)
 
@@ -89,7 +89,7 @@ Annotated = Sequence[tuple[Job, People]]
 
 @dataclass(frozen=True)
 class Layout:
-    """How a data set is stored.
+    """Says how a data set is stored.
 
     Attributes:
         name: Name of the layout on the command line.
