@@ -23,7 +23,7 @@ FOUND = 1
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line of this tool."""
+    """Returns the command line of this tool."""
     parser = argparse.ArgumentParser(
         description='Check all data that a config reads: every image and label map is opened, '
         'every annotation compared with its image. Exit code 0: no problems, 1: problems, 2: the '

@@ -1,4 +1,4 @@
-"""The check of keypoint data: one damage at a time, and the exact finding."""
+"""Tests the check of keypoint data: each damage gives exactly its finding."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ SIZE = 'the image has 200 x 120'
 
 @pytest.fixture
 def data(drawn, tmp_path):
-    """A copy to damage."""
+    """Copies a drawn set to damage it."""
     return shutil.copytree(drawn('jbd'), tmp_path / 'data')
 
 

@@ -1,4 +1,4 @@
-"""The check of segmentation data: one damage at a time, and the exact finding."""
+"""Tests the check of segmentation data: each damage gives exactly its finding."""
 
 import re
 import shutil
@@ -30,7 +30,7 @@ STEPS = [
 
 @pytest.fixture
 def data(drawn, tmp_path):
-    """A copy to damage."""
+    """Copies a drawn set to damage it."""
     return shutil.copytree(drawn('cityscapes'), tmp_path / 'data')
 
 

@@ -1,4 +1,4 @@
-"""Synthetic jumpers: human joints, left and right where they belong."""
+"""Tests synthetic jumpers: human joints, left and right where they belong."""
 
 import numpy as np
 import pytest

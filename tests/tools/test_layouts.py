@@ -1,4 +1,4 @@
-"""Drawn data on disk: readable by the toolboxes, continued, refused, the same with any workers."""
+"""Tests drawn data on disk: what reads it, continues it, refuses it, with any workers."""
 
 import csv
 import json

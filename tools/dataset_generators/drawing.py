@@ -6,19 +6,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import cv2
 import numpy as np
 
 from segformer_plusplus.errors import SegformerPlusPlusError
 
 Colour: TypeAlias = tuple[float, float, float]
 Colours: TypeAlias = tuple[Colour, ...]
+Box: TypeAlias = tuple[float, float, float, float]
+"""x, y, width and height in pixels."""
 
-SUBPIXEL_BITS = 4  # OpenCV's fixed-point coordinates
+_SUBPIXEL_BITS = 4  # OpenCV's fixed-point coordinates
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """What is drawn.
+    """Describes what is drawn.
 
     Attributes:
         name: 'scenes' or 'jumpers'.
@@ -81,6 +84,9 @@ def circle(corners: int) -> np.ndarray:
     return np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
-def fixed_point(points: np.ndarray) -> np.ndarray:
-    """Turns (N, 2) pixels into OpenCV's fixed-point coordinates."""
-    return np.round((points - 0.5) * (1 << SUBPIXEL_BITS)).astype(np.int32)
+def fill(
+    image: np.ndarray, points: np.ndarray, colour: Sequence[float], line: int = cv2.LINE_AA
+) -> None:
+    """Fills a polygon of (N, 2) pixels, or fractions of them, in place."""
+    fixed = np.round((points - 0.5) * (1 << _SUBPIXEL_BITS)).astype(np.int32)
+    cv2.fillPoly(image, [fixed], colour, line, _SUBPIXEL_BITS)

@@ -7,11 +7,8 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from tools.dataset_generators.drawing import Colour, Colours, pick, vary
+from tools.dataset_generators.drawing import Box, Colour, Colours, pick, vary
 from tools.dataset_generators.scenes import draw_scene
-
-Box = tuple[float, float, float, float]
-"""x, y, width and height in pixels."""
 
 STREETS = 12  # to cut from; they take long to draw, so every process draws each of them once
 _STREET_SEED, _STREET_SIZE = 20231, (512, 1024)

@@ -15,14 +15,9 @@ import numpy as np
 from segformer_plusplus.errors import SegformerPlusPlusError
 from segformer_plusplus.pose.keypoints import COCO, JBD
 from tools.dataset_files import check_whole
-from tools.dataset_generators.drawing import Drawing, random_numbers
-from tools.dataset_generators.jumper_backdrop import (
-    Box,
-    draw_backdrop,
-    draw_crossbar,
-    draw_occluder,
-)
-from tools.dataset_generators.jumper_figure import Figure, Kit
+from tools.dataset_generators.drawing import Box, Drawing, random_numbers
+from tools.dataset_generators.jumper_backdrop import draw_backdrop, draw_crossbar, draw_occluder
+from tools.dataset_generators.jumper_figure import Figure, sample_kit
 from tools.dataset_generators.jumper_pose import BYSTANDING, DISCIPLINES, Sequences, sample_pose
 from tools.dataset_generators.jumper_skeleton import assemble, view
 
@@ -156,7 +151,8 @@ def _figure(rng: np.random.Generator, light: np.ndarray, sequences: Sequences) -
     """
     body = assemble(sample_pose(rng, sequences), 1.75 * rng.uniform(0.94, 1.08))
     camera = view(rng.uniform(50, 130), rng.uniform(-5, 10), 3 * rng.standard_normal())
-    return Figure(body.turned(camera), Kit.sample(rng), light)
+    kit, build = sample_kit(rng), rng.uniform(0.9, 1.12)
+    return Figure(body.turned(camera), kit, build, light)
 
 
 def _place(
