@@ -107,7 +107,7 @@ def build_page(comparer: Comparer, model: str, samples: Mapping[str, Path]) -> g
 
 
 def _picture(title: str) -> gr.Image:
-    """Its title stands above it: Gradio's own label hides a corner of the picture."""
+    """Puts the title above a picture, of which Gradio's own label would hide a corner."""
     with gr.Column(min_width=280):
         gr.Markdown(f'### {title}')
         return gr.Image(
@@ -117,7 +117,7 @@ def _picture(title: str) -> gr.Image:
 
 
 def _sliders(preset: str) -> list[dict[str, Any]]:
-    """Label, range and value of each slider; hidden for a preset without ratios."""
+    """Returns label, range and value of each slider, hidden for a preset without ratios."""
     found = preset_ratios(preset)
     if found is None:
         return [dict(label=label, visible=False) for label in _LABELS]
@@ -154,7 +154,7 @@ def compare(
 
 
 def _read(comparer: Comparer, path: Path, name: str) -> np.ndarray:
-    """An image; in errors it has the name that the user knows, not its path here."""
+    """Reads an image, which errors call by the name that the user knows."""
     try:
         return comparer.read(path)
     except SegformerPlusPlusError as error:

@@ -1,4 +1,4 @@
-"""The module that is exported, from images to one output, and how it is traced."""
+"""Builds the module that is exported, from images to one output, and traces it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def predict(model: Any, images: Tensor, output: str) -> Tensor:
 class ExportGraph(nn.Module):
     """Maps images to one output by a copy of a model, in plain operators without loops over rows.
 
-    What comes in and out is said by :class:`~.options.ExportOptions`.
+    The options say what comes in and out.
     """
 
     def __init__(self, model: Any, options: ExportOptions) -> None:
@@ -54,7 +54,7 @@ class ExportGraph(nn.Module):
         return predict(self.model, images, self.options.output)
 
     def _preprocess(self, images: Tensor) -> Tensor:
-        """(B, H, W, 3) uint8 in RGB order -> (B, 3, H, W), as the data_preprocessor makes it."""
+        """Turns (B, H, W, 3) uint8 RGB into (B, 3, H, W), as the data_preprocessor does."""
         settings = self.model.data_preprocessor
         # it turns the BGR order that mmcv reads into RGB, or else the model takes BGR
         channels = images if settings._channel_conversion else images.flip(-1)
@@ -64,7 +64,7 @@ class ExportGraph(nn.Module):
         return result
 
     def example(self, batch: int, size: tuple[int, int]) -> Tensor:
-        """Returns images of this many and this size, all black."""
+        """Returns that many black images of this size."""
         if self.options.with_preprocessing:
             return torch.zeros(batch, *size, 3, dtype=torch.uint8)
         return torch.zeros(batch, self.model.backbone.layers[0][0].projection.in_channels, *size)
