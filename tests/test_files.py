@@ -64,6 +64,7 @@ def test_a_read_only_folder(tmp_path):
     with pytest.raises(SegformerPlusPlusError, match='is read-only'):
         check_writable(tmp_path / 'a/new')
 
+
 def test_write_json(tmp_path):
     path = tmp_path / 'new' / 'metrics.json'
     write_json(path, {'a': float('nan'), 'b': (1, 2.5)})
