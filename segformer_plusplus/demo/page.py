@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import SegformerPlusPlusError
-from ..token_merging.config import PRESETS
+from ..token_merging import BASELINE, PRESETS
 from .comparison import ROUNDS, Comparer, Ratios, Result, preset_ratios
 
 TITLE = 'SegFormer++: token merging'
@@ -173,9 +173,9 @@ def _summary(result: Result) -> str:
         f'{result.share_changed:.2%} of the pixels change their class.'
     )
     times = {'without merging': result.seconds_unmerged, result.preset: result.seconds}
-    if result.preset == 'none':
+    if result.preset == BASELINE:
         said = f'none at {height}x{width}: nothing is merged.'
-        times = {'none': result.seconds_unmerged}
+        times = {BASELINE: result.seconds_unmerged}
     rows = ''.join(
         f'<tr><th scope="row">{escape(name)}</th><td>{1000 * seconds:.0f} ms</td></tr>'
         for name, seconds in times.items()

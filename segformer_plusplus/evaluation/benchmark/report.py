@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+from ...token_merging import BASELINE
 from ..results import MEMORY, SPEED_UP, SPREAD, Column, ResultsTable, Row, spread
 from .comparison import COMPILED
-
-BASELINE = 'none'
 
 Run = Mapping[str, Any]
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from ...errors import SegformerPlusPlusError
 from ...inference.opening import open_model
+from ...token_merging import BASELINE
 from .contenders import Contender, OpenMMLabModel
 from .openvino_peer import OpenVinoModel, check_openvino
 from .peers import (
@@ -165,7 +166,7 @@ class Field:
     def _build_peers(self, first: Any) -> None:
         cfg = copy.deepcopy(first)
         config = cfg.model
-        config.backbone.update(token_merging='none', tome_cfg=None)
+        config.backbone.update(token_merging=BASELINE, tome_cfg=None)
         unmerged = self._build(cfg)
         share_weights({'unmerged': unmerged, **self._modules})
         self._unmerged = OpenMMLabModel(unmerged)

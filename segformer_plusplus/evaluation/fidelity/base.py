@@ -14,15 +14,13 @@ from tqdm import tqdm
 
 from ...errors import SegformerPlusPlusError, memory_errors
 from ...patching import apply_token_merging, find_backbones
-from ...token_merging import TokenMergingConfig, build_token_merging
+from ...token_merging import BASELINE, TokenMergingConfig, build_token_merging
 from ..results import MEASURES, PRESENT
 from ..timing import Timing, measure
 from .data import Source
 
 ROUNDS = 10
 WARMUP = 2
-REFERENCE = 'none'
-
 RADIUS = 10
 """Pixels from its border within which a fine class lies for the most part."""
 
@@ -88,7 +86,7 @@ class Fidelity(ABC, Generic[Outcome]):
     @property
     def baseline(self) -> dict[str, float]:
         """:meth:`measure` of no merging."""
-        return self.measure(REFERENCE)
+        return self.measure(BASELINE)
 
     def measure(self, token_merging: TokenMergingConfig) -> dict[str, float]:
         """Predict every image under a preset, and compare with ground truth and no merging.
@@ -123,7 +121,7 @@ class Fidelity(ABC, Generic[Outcome]):
         """
         merging = self._build(token_merging)
         kept = self._references()
-        if token_merging is None or token_merging == REFERENCE:
+        if token_merging is None or token_merging == BASELINE:
             return iter(kept)
         return self._predict_under(merging, self._indices, _describe(token_merging))
 
@@ -262,7 +260,7 @@ class Fidelity(ABC, Generic[Outcome]):
     def _references(self) -> list[Outcome]:
         missing = [index for index in self._indices if index not in self._kept]
         if missing:
-            outcomes = self._predict_under(self._build(REFERENCE), missing, REFERENCE)
+            outcomes = self._predict_under(self._build(BASELINE), missing, BASELINE)
             for index, outcome in zip(missing, outcomes, strict=True):
                 self._kept[index] = outcome
         return [self._kept[index] for index in self._indices]

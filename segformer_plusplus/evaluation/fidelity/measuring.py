@@ -14,10 +14,10 @@ from mmengine.logging import print_log
 
 from ...errors import SegformerPlusPlusError
 from ...inference.configs import load_config
-from ...token_merging import TokenMergingConfig
+from ...token_merging import BASELINE, TokenMergingConfig
 from ..results import MILLISECONDS, SPEED_UP, ResultsTable, Row, measure_columns
 from ..timing import Timing, device_name
-from .base import REFERENCE, ROUNDS, WARMUP, Fidelity
+from .base import ROUNDS, WARMUP, Fidelity
 from .opening import open_fidelity
 from .presets import Presets, check_presets, read_presets, spell_out
 
@@ -59,7 +59,7 @@ class Measurement:
             try:
                 self.values[name] = self.fidelity.measure(token_merging)
             except SegformerPlusPlusError as error:
-                if name == REFERENCE:
+                if name == BASELINE:
                     raise
                 self.failed[name] = str(error)
                 print_log(f'preset {name!r}: {error}', logger='current', level=logging.ERROR)
@@ -68,7 +68,7 @@ class Measurement:
         try:
             self.fidelity.check(self.presets[name])
         except SegformerPlusPlusError as error:
-            if name == REFERENCE:
+            if name == BASELINE:
                 raise
             if not self.skip_unfit:
                 raise SegformerPlusPlusError(f'preset {name!r}: {error}') from error
@@ -88,7 +88,7 @@ class Measurement:
         return Row.timed(
             name,
             self._timing(name),
-            self._timing(REFERENCE),
+            self._timing(BASELINE),
             token_merging=spell_out(self.presets[name]),
             values=values,
             drop=self.fidelity.drop(values) if values else None,

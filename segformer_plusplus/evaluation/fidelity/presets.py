@@ -13,8 +13,7 @@ from mmengine.config import Config
 
 from ...errors import SegformerPlusPlusError, TokenMergingError
 from ...inference.configs import load_config
-from ...token_merging import PRESETS, TokenMergingConfig, build_token_merging
-from .base import REFERENCE
+from ...token_merging import BASELINE, PRESETS, TokenMergingConfig, build_token_merging
 
 SUFFIXES = ('.py', '.json')
 
@@ -33,9 +32,9 @@ def read_presets(names: Iterable[str] | None = None) -> Presets:
         TokenMergingError: an unknown preset, or one that cannot be built.
         SegformerPlusPlusError: a file that is missing or holds none, or two of one name.
     """
-    presets: Presets = {REFERENCE: REFERENCE}
+    presets: Presets = {BASELINE: BASELINE}
     for each in PRESETS if names is None else names:
-        if each == REFERENCE:
+        if each == BASELINE:
             continue
         for name, token_merging in _read(each).items():
             if name in presets:
@@ -51,11 +50,11 @@ def check_presets(presets: Mapping[str, TokenMergingConfig]) -> Presets:
         TokenMergingError: one that cannot be built.
         SegformerPlusPlusError: another one than no merging is called 'none'.
     """
-    if presets.get(REFERENCE, REFERENCE) not in (REFERENCE, None):
-        raise SegformerPlusPlusError(f'presets: {REFERENCE!r} is the name of no merging')
+    if presets.get(BASELINE, BASELINE) not in (BASELINE, None):
+        raise SegformerPlusPlusError(f'presets: {BASELINE!r} is the name of no merging')
     for name, each in presets.items():
         _check(name, each)
-    return {REFERENCE: REFERENCE, **presets}
+    return {BASELINE: BASELINE, **presets}
 
 
 def spell_out(token_merging: TokenMergingConfig) -> TokenMergingConfig:

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 
 from ...errors import SegformerPlusPlusError
+from ...token_merging import BASELINE
 from ..fidelity import MEASURES, Fidelity
 from ..timing import Timing
-from .points import REFERENCE, Check, Failure, Point
+from .points import Check, Failure, Point
 from .space import Setting
 from .study import Proposal
 
@@ -42,7 +43,7 @@ class Evaluator:
         self.fidelity = fidelity
         self.by = by or fidelity.main_measure
         self.rounds = rounds
-        self.baseline = fidelity.measure(REFERENCE)
+        self.baseline = fidelity.measure(BASELINE)
         if self.by not in self.baseline:
             raise SegformerPlusPlusError(
                 f'--by {self.by}: these images are measured by {", ".join(self.baseline)}'
@@ -82,8 +83,8 @@ class Evaluator:
             rounds: of all.
         """
         named: dict[str, Setting] = {str(p.number): p.token_merging for p in points}
-        timings = self.fidelity.time({REFERENCE: REFERENCE, **named}, rounds, WARMUP)
-        found = {name: speed_up_of(timings[REFERENCE], timings[name]) for name in named}
+        timings = self.fidelity.time({BASELINE: BASELINE, **named}, rounds, WARMUP)
+        found = {name: speed_up_of(timings[BASELINE], timings[name]) for name in named}
         return [
             replace(point, speed_up=ratio, noise=noise, rounds=rounds)
             for point in points
@@ -106,7 +107,7 @@ class Evaluator:
 
     def _evaluate(self, proposal: Proposal) -> Point | Failure:
         token_merging = proposal.token_merging
-        if token_merging == REFERENCE:
+        if token_merging == BASELINE:
             return Point(proposal.number, token_merging, 0.0, 1.0, values=self.baseline)
         ratio, noise = self._time(token_merging)
         values = self.fidelity.measure(token_merging)
@@ -116,9 +117,9 @@ class Evaluator:
         return Point(proposal.number, token_merging, drop, ratio, noise, values, self.rounds)
 
     def _time(self, token_merging: Setting) -> tuple[float, float]:
-        variants = {REFERENCE: REFERENCE, 'candidate': token_merging}
+        variants = {BASELINE: BASELINE, 'candidate': token_merging}
         timings = self.fidelity.time(variants, self.rounds, WARMUP)
-        return speed_up_of(timings[REFERENCE], timings['candidate'])
+        return speed_up_of(timings[BASELINE], timings['candidate'])
 
     def _drop_noise(self, outcomes: Sequence[Any]) -> float | None:
         """The standard error of the drop, from that of parts of the images; None if undefined.

@@ -7,10 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ...errors import SegformerPlusPlusError
+from ...token_merging import BASELINE
 from ..results import find_front
 from .space import Setting
-
-REFERENCE = 'none'
 
 SLACK = 0.03
 """By which share a speed-up may miss the budget before it is timed anew: the noise of a trial."""
@@ -49,7 +48,7 @@ class Point:
     @property
     def is_reference(self) -> bool:
         """Whether nothing is merged."""
-        return self.token_merging == REFERENCE
+        return self.token_merging == BASELINE
 
 
 @dataclass(frozen=True)
