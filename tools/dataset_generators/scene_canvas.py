@@ -12,7 +12,7 @@ from typing import TypeAlias
 import cv2
 import numpy as np
 
-from tools.dataset_generators.drawing import Colour, circle, fill
+from tools.dataset_generators.drawing import Colour, Span, circle, fill
 
 CLASSES = (
     *('road', 'sidewalk', 'building', 'wall', 'fence', 'pole', 'traffic light', 'traffic sign'),
@@ -27,7 +27,6 @@ IGNORE = 255
 Point: TypeAlias = tuple[float, float]
 Points: TypeAlias = np.ndarray | Sequence[Point]
 Place: TypeAlias = tuple[float, float, float]
-Span: TypeAlias = tuple[float, float]
 Paint: TypeAlias = Colour | None
 Label: TypeAlias = int | None
 Haze: TypeAlias = float | None

@@ -6,8 +6,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from tools.dataset_generators.drawing import Colour, Colours, darker, pick, vary
-from tools.dataset_generators.scene_canvas import CAMERA_HEIGHT, Billboard, Canvas, Span, steps
+from tools.dataset_generators.drawing import Colour, Colours, Span, darker, pick, vary
+from tools.dataset_generators.scene_canvas import CAMERA_HEIGHT, Billboard, Canvas, steps
 from tools.dataset_generators.scene_street import shadow
 
 PERSON, RIDER, CAR, TRUCK, BUS, TRAIN, MOTORCYCLE, BICYCLE = range(11, 19)

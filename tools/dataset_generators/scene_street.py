@@ -7,8 +7,8 @@ from itertools import pairwise
 import cv2
 import numpy as np
 
-from tools.dataset_generators.drawing import Colour, Colours, darker, pick, vary
-from tools.dataset_generators.scene_canvas import CLASSES, Billboard, Canvas, Span, steps
+from tools.dataset_generators.drawing import Colour, Colours, Span, darker, pick, vary
+from tools.dataset_generators.scene_canvas import CLASSES, Billboard, Canvas, steps
 
 ROAD, SIDEWALK, BUILDING, WALL, FENCE, POLE, TRAFFIC_LIGHT, TRAFFIC_SIGN = range(8)
 VEGETATION, TERRAIN, SKY = (CLASSES.index(name) for name in ('vegetation', 'terrain', 'sky'))
