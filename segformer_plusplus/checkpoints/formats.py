@@ -187,11 +187,12 @@ NVLABS = Format(
         column=1,
         stage=('backbone.', *_NVLABS_STAGE),
         qkv=('attn.q', 'attn.kv'),
-        head=('decode_head.linear_', 'c{n}.proj', 'fuse.conv', 'fuse.bn', 'pred'),
+        head=('decode_head.', 'linear_c{n}.proj', 'linear_fuse.conv', 'linear_fuse.bn',
+              'linear_pred'),
     ),
     # the ImageNet classifier, and a convolution that every head inherits and this one never calls
     left_out=('head.', 'backbone.head.', 'decode_head.conv_seg.'),
-)
+)  # fmt: skip
 
 SMP = Format(
     name='smp',
