@@ -107,10 +107,10 @@ format: $(STAMP) ## Rewrite the sources in the project's format
 demo: demo-pose demo-seg ## Both demos: train, test every strategy; results in work_dirs
 
 demo-seg: $(STAMP) ## Train on drawn street scenes; results in work_dirs/demo-seg
-	$(PYTHON) tools/demos/segmentation.py --out work_dirs/demo-seg
+	$(PYTHON) tools/reproduce.py demo-seg --out work_dirs/demo-seg --rounds 5
 
 demo-pose: $(STAMP) ## Train on drawn jumpers; results in work_dirs/demo-pose
-	$(PYTHON) tools/demos/pose.py --out work_dirs/demo-pose
+	$(PYTHON) tools/reproduce.py demo-pose --out work_dirs/demo-pose --rounds 5
 
 clean: ## Remove caches and build outputs (not .venv, data or results)
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -49,7 +49,7 @@ MOVED: dict[str, tuple[str, ...]] = {
 
 OUTSIDE = {
     'datasets': 'tools/dataset_generators, tools/dataset_converters and tools/dataset_checks',
-    'reporting': 'tools/demos and tools/paper_tables',
+    'reporting': 'tools/paper_tables',
     'reproduction': 'tools/paper_tables',
 }
 """Old packages that are no longer in the wheel -> where a checkout has their content."""

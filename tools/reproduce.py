@@ -1,135 +1,135 @@
-"""Measures the paper's tables: python tools/reproduce.py TABLE... [--data synthetic]."""
+"""Measures the paper's tables and the demos: python tools/reproduce.py TABLE..."""
 
-import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Annotated
 
 # what lies beside this file is found from the root of the checkout
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import torch
 from rich.console import Console
+from rich.table import Table as RichTable
 
-from segformer_plusplus.cli.guard import add_traceback_argument, main_guard
-from segformer_plusplus.cli.options import parse_positive
+from segformer_plusplus.cli.options import Flat, command
 from segformer_plusplus.errors import SegformerPlusPlusError
-from tools.paper_tables import (
-    DTYPES,
-    SYNTHETIC,
-    TABLES,
-    Reproduction,
-    Settings,
-    Store,
-    SubprocessRunner,
-    exit_code,
-    find_rows,
-    find_tables,
-    show_plan,
-)
+from tools.paper_tables.plan import BENCHMARK, PICTURE, ROOT, Planner, Settings
+from tools.paper_tables.report import Report
+from tools.paper_tables.steps import Runner, Step, check_folder, claim_folder, execute
+from tools.paper_tables.tables import Table, find_rows, find_tables
 
-ROOT = Path(__file__).resolve().parents[1]
 INTERRUPTED = 130
 
-
-def build_parser() -> argparse.ArgumentParser:
-    """The command line of this tool."""
-    parser = argparse.ArgumentParser(
-        description="Measure the rows of the paper's tables and set them beside the paper's "
-        'figures. Killed at any moment, the same command goes on where it was. See '
-        'docs/reproduce.md for the layouts of data and the names of checkpoints.'
-    )
-    parser.add_argument(
-        'tables', nargs='+', metavar='TABLE', help=f'{", ".join(TABLES)}, or all of them: all'
-    )
-    parser.add_argument('--rows', metavar='ROW,ROW', help='only these, such as none,hq')
-    parser.add_argument(
-        '--data', choices=['real', SYNTHETIC], default='real',
-        help='synthetic: all at a small size on drawn data, with MiT-B0 (default: real)',
-    )  # fmt: skip
-    parser.add_argument(
-        '--data-root', type=Path, default=Path('data'), metavar='DIR',
-        help='holds cityscapes, ade, jump_broadcast, coco (default: data)',
-    )  # fmt: skip
-    parser.add_argument(
-        '--checkpoints', type=Path, metavar='DIR', help='weights (default: checkpoints)'
-    )
-    parser.add_argument('--train', action='store_true', help='train rows that have no weights')
-    parser.add_argument(
-        '--out', type=Path, metavar='DIR',
-        help='results and state (default: work_dirs/reproduce, or work_dirs/reproduce-synthetic)',
-    )  # fmt: skip
-    parser.add_argument('--dry-run', action='store_true', help='only say what would be done')
-    how = parser.add_argument_group('how it is measured')
-    how.add_argument('--device', choices=['cpu', 'cuda'], help='(default: cuda if there is one)')
-    how.add_argument(
-        '--dtype', choices=DTYPES, default='float32', help='of the speed-up (default: float32)'
-    )
-    how.add_argument(
-        '--batch-size', type=parse_positive, metavar='N',
-        help="of the speed-up (default: the table's on a GPU, 1 on a CPU)",
-    )  # fmt: skip
-    how.add_argument(
-        '--rounds', type=parse_positive, metavar='N',
-        help='of the speed-up (default: 10 on a GPU, 3 on a CPU)',
-    )  # fmt: skip
-    how.add_argument(
-        '--iters', type=parse_positive, metavar='N', help='of training on drawn data (default: 60)'
-    )
-    add_traceback_argument(parser)
-    return parser
+Rows = Mapping[str, Sequence[str]]
+"""The rows that are asked for, by table."""
 
 
-def read_settings(args: argparse.Namespace, root: Path = ROOT) -> Settings:
-    """What the command line asks for; paths become absolute, since the tools run in ``root``."""
-    synthetic = args.data == SYNTHETIC
-    if synthetic and args.checkpoints:
-        raise SegformerPlusPlusError(
-            '--checkpoints goes with --data real: on synthetic data small models are trained'
-        )
-    if args.iters and not synthetic:
-        raise SegformerPlusPlusError('--iters goes with --data synthetic: configs say how long')
-    out = args.out or Path('work_dirs', 'reproduce-synthetic' if synthetic else 'reproduce')
-    return Settings(
-        root=root,
-        out=out.resolve(),
-        data_root=args.data_root.resolve(),
-        checkpoints=(args.checkpoints or Path('checkpoints')).resolve(),
-        synthetic=synthetic,
-        train=args.train,
-        device=args.device or ('cuda' if torch.cuda.is_available() else 'cpu'),
-        dtype=args.dtype,
-        batch_size=args.batch_size,
-        rounds=args.rounds,
-        **({'iterations': args.iters} if args.iters else {}),
-    )
+def asked_steps(plan: Mapping[str, Step], rows: Sequence[str]) -> dict[str, Step]:
+    """Returns the benchmark, the tests of rows and, if all rows are asked for, the picture."""
+    keys = [key for key in plan if key == BENCHMARK or key in rows]
+    if PICTURE in plan and len(keys) == len(plan) - 1:
+        keys.append(PICTURE)
+    return {key: plan[key] for key in keys}
 
 
-@main_guard
-def main(argv: Sequence[str]) -> int:
-    """Runs the tool and returns its exit code."""
-    args = build_parser().parse_args(argv)
-    tables = find_tables(args.tables)
-    names = None if args.rows is None else [name for name in args.rows.split(',') if name]
-    rows = find_rows(tables, names)
-    settings = read_settings(args)
-    settings.check_tables(tables)
-    store, console = Store(settings.out), Console()
-    if args.dry_run:
-        store.check(settings.data)
-        return 0 if show_plan(settings, tables, rows, console) else 1
-    with store.claim(settings.data) as lock:
-        runner = SubprocessRunner(settings.root, lock)
+def measure(
+    settings: Settings, tables: Sequence[Table], rows: Rows, runner: Runner, root: Path = ROOT
+) -> list[Report]:
+    """Runs what is pending for rows of tables, and writes a report after each step.
+
+    Rows that earlier calls have measured stay in the reports.
+    """
+    planner, reports = Planner(settings, root), []
+    for table in tables:
+        plan, reasons = planner.plan(table), {}
+        asked = asked_steps(plan, rows[table.name])
+        for key, step in asked.items():
+            reason = runner.finish(step)
+            if reason is not None:
+                reasons[key] = reason
+            records = {name: runner.record(step) for name, step in plan.items()}
+            shown = tuple(row for row in table.rows if row in rows[table.name] or records[row])
+            report = Report(table, settings, shown, records, reasons)
+            report.write(settings.folder, plot=key == [*asked][-1])
+        reports.append(report)
+    return reports
+
+
+def show_plan(
+    settings: Settings, tables: Sequence[Table], rows: Rows, runner: Runner, console: Console
+) -> bool:
+    """Prints what would run, what is done and what is missing; returns if nothing is missing."""
+    overview = RichTable('step', 'state', 'would run')
+    missing: list[str] = []
+    commands: dict[str, None] = {}
+    planner = Planner(settings)
+    for table in tables:
+        for step in asked_steps(planner.plan(table), rows[table.name]).values():
+            pending = runner.pending(step)
+            problem = '; '.join(dict.fromkeys(each.problem for each in pending if each.problem))
+            state = 'missing' if problem else 'to run' if pending else 'done'
+            if changed := runner.changed(step):
+                state += f' (changed: {", ".join(changed)})'
+            if problem:
+                missing.append(f'{step.id}: missing: {problem}')
+                pending = []
+            overview.add_row(step.id, state, ', '.join(each.kind for each in pending))
+            commands.update(dict.fromkeys(f'$ {each.line}' for each in pending))
+    console.print(overview)
+    for line in (*commands, *missing):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+    return not missing
+
+
+@command
+def reproduce(
+    *tables: str,
+    rows: str | None = None,
+    dry_run: bool = False,
+    settings: Annotated[Settings, Flat] = Settings(),  # noqa: B008
+) -> int:
+    """Measure the paper's tables, row by row, and set them beside the paper's figures.
+
+    Killed at any moment, the same command goes on where it was. docs/reproduce.md has the layouts
+    of data and the names of checkpoints. Exit code: 0, all is measured; 1, a row is missing; 2, the
+    call is wrong; 130, interrupted.
+
+    Args:
+        tables: cityscapes-inference, cityscapes-training, ade20k, jbd, coco; all for these five;
+            demo-seg, demo-pose.
+        rows: only these, such as none,hq.
+        dry_run: only say what would be done.
+    """
+    if not tables:
+        raise SegformerPlusPlusError('name a table, or all; see --help')
+    found = find_tables(tables)
+    names = None if rows is None else [name for name in rows.split(',') if name]
+    chosen = find_rows(found, names)
+    settings = settings.completed(found)
+    console = Console()
+
+    def say(text: str, style: str | None = None) -> None:
+        console.print(text, style=style, soft_wrap=True, highlight=False, markup=False)
+
+    folder, data = settings.folder, str(settings.data)
+    runner = Runner(folder, ROOT, say, execute)
+    if dry_run:
+        check_folder(folder, data)
+        return 0 if show_plan(settings, found, chosen, runner, console) else 1
+    with claim_folder(folder, data):
         try:
-            reports = Reproduction(settings, store, runner, console).run(tables, rows)
+            reports = measure(settings, found, chosen, runner)
         except KeyboardInterrupt:
-            console.print('interrupted: the same command goes on here', highlight=False)
+            say('interrupted: the same command goes on here')
             return INTERRUPTED
     for report in reports:
-        console.print(report.to_markdown(), soft_wrap=True, highlight=False, markup=False)
-    console.print(f'results in {settings.out}', soft_wrap=True, highlight=False)
-    return exit_code(reports)
+        console.print(report.results.to_rich())
+        say(report.missing)
+    say(f'results in {folder}')
+    return 0 if all(report.is_complete for report in reports) else 1
 
+
+main = reproduce
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(main(prog='python tools/reproduce.py'))

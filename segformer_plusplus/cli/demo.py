@@ -9,7 +9,6 @@ from typing import Annotated
 from cyclopts import Parameter, validators
 from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
-from mmengine.runner import find_latest_checkpoint
 from rich.console import Console
 
 from ..errors import SegformerPlusPlusError
@@ -92,18 +91,15 @@ def find_model(config: str | None, checkpoint: str | None) -> tuple[str, str]:
     if config is not None:
         raise SegformerPlusPlusError(f'CONFIG {config} needs a CHECKPOINT with its weights')
     found = []
-    for folder in DEMO_DIR.glob('train-*'):
-        named = find_latest_checkpoint(str(folder))
-        # what was written down is the path at the time; the folder may have moved
-        path = folder / Path(named).name if named else None
-        configs = sorted(folder.glob('*.py'))
-        if path is not None and path.is_file() and configs:
+    for path in DEMO_DIR.glob('train/*/weights.pth'):
+        configs = sorted(path.parent.glob('*.py'))
+        if path.is_file() and configs:
             found.append((path.stat().st_mtime, str(configs[0]), str(path)))
     if not found:
         raise SegformerPlusPlusError(
             f'no CONFIG and CHECKPOINT given, and no demo model in {DEMO_DIR.absolute()}: '
             'in a checkout, make demo-seg trains one and leaves '
-            f'{DEMO_DIR}/train-*/iter_*.pth'
+            f'{DEMO_DIR}/train/*/weights.pth'
         )
     _, config, checkpoint = max(found)
     return config, checkpoint

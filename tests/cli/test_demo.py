@@ -24,23 +24,23 @@ def test_without_a_model(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main([]) == 2
     error = capsys.readouterr().err
-    assert 'make demo-seg' in error and 'work_dirs/demo-seg/train-*/iter_*.pth' in error
+    assert 'make demo-seg' in error and 'work_dirs/demo-seg/train/*/weights.pth' in error
     assert main(['config.py']) == 2
     assert 'CONFIG config.py needs a CHECKPOINT' in capsys.readouterr().err
 
 
 def test_the_latest_demo_model(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for age, name in enumerate(['train-new', 'train-old', 'train-unfinished']):
-        folder = Path('work_dirs/demo-seg', name)
+    for age, name in enumerate(['new', 'old', 'unfinished']):
+        folder = Path('work_dirs/demo-seg/train', name)
         folder.mkdir(parents=True)
         (folder / 'config.py').touch()
-        (folder / 'last_checkpoint').write_text(f'/elsewhere/{name}/iter_600.pth')
-        if name != 'train-unfinished':
+        (folder / 'weights.pth').symlink_to('iter_600.pth')
+        if name != 'unfinished':
             (folder / 'iter_600.pth').touch()
             os.utime(folder / 'iter_600.pth', (1000 - age, 1000 - age))
-    new = 'work_dirs/demo-seg/train-new'
-    assert find_model(None, None) == (f'{new}/config.py', f'{new}/iter_600.pth')
+    new = 'work_dirs/demo-seg/train/new'
+    assert find_model(None, None) == (f'{new}/config.py', f'{new}/weights.pth')
     assert find_model('a.py', 'b.pth') == ('a.py', 'b.pth')
 
 

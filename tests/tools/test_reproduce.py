@@ -10,24 +10,27 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
+from PIL import Image
 
 pytest.importorskip('mmseg')
 
 import segformer_plusplus  # noqa: F401  (must precede mmpose)
 
 # isort: split
-import cv2
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import DefaultScope
 from mmengine.visualization import Visualizer
 
+from segformer_plusplus.cli.demo import find_model
 from tools.dataset_generators.layouts import write_jbd
-from tools.paper_tables import TABLES, Outcome, Step
-from tools.paper_tables.steps import find_reason, prepare
+from tools.paper_tables.steps import Step, find_reason
+from tools.paper_tables.tables import PAPER, TABLES, DrawnImages
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = ROOT / 'tools' / 'reproduce.py'
@@ -47,21 +50,19 @@ tool = load_tool(TOOL)
 class InThisProcess:
     """Runs the real tools without the seconds that a new process takes to import them."""
 
-    def __init__(self, root: Path, lock: int) -> None:
-        self.root = root
+    def __init__(self) -> None:
         self.ran: list[str] = []
 
-    def __call__(self, step: Step) -> Outcome:
+    def __call__(self, step: Step, log: Path, root: Path) -> str | None:
         self.ran.append(step.kind)
         managers = [MMLogger, MessageHub, DefaultScope, Visualizer, *Visualizer.__subclasses__()]
         for manager in managers:  # loggers are named by the second
             manager._instance_dict.clear()
-        prepare(step)
-        main = load_tool(self.root / step.command[0]).main
-        with step.log.open('w') as log, inside(self.root):
-            with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+        main = load_tool(root / step.command[0]).main
+        with log.open('w') as stream, inside(root):
+            with contextlib.redirect_stdout(stream), contextlib.redirect_stderr(stream):
                 code = main(list(step.command[1:]))
-        return Outcome(1.0, find_reason(code, step.log) if code else None)
+        return find_reason(code, log) if code else None
 
 
 @contextlib.contextmanager
@@ -93,37 +94,75 @@ def refused(capfd, *argv: object) -> str:
     return lines[0]
 
 
-@pytest.mark.parametrize('name', list(TABLES))
+@pytest.mark.parametrize('name', PAPER)
 def test_two_rows_of_a_table(name, out, monkeypatch, capfd):
     if name in POSES:
         pytest.importorskip('xtcocotools')
-    runners = []
-
-    def make_runner(*arguments):
-        runners.append(InThisProcess(*arguments))
-        return runners[-1]
-
-    monkeypatch.setattr(tool, 'SubprocessRunner', make_runner)
+    execute = InThisProcess()
+    monkeypatch.setattr(tool, 'execute', execute)
     argv = [name, '--data', 'synthetic', '--rows', 'none,hq', '--iters', 2, '--rounds', 1]
     argv += ['--out', out, '--device', 'cpu']
     assert reproduce(*argv) == 0, capfd.readouterr().out
-    assert {'benchmark', 'test'} <= set(runners[0].ran)
+    assert {'benchmark', 'test'} <= set(execute.ran)
     content = json.loads((out / f'{name}.json').read_text())
-    assert [row['strategy'] for row in content['rows']] == ['none', 'hq']
+    assert [row['name'] for row in content['rows']] == ['none', 'hq']
     for row in content['rows']:
         measured, table = row['measured'], TABLES[name]
-        assert {metric.key for metric in table.metrics} <= set(measured)
-        assert all(0 <= measured[metric.key] <= 100 for metric in table.metrics)
-        assert (measured['speed_up'] == 1) == (row['strategy'] == 'none')
+        assert set(row['values']) == set(table.metrics) <= set(measured)
+        assert all(0 <= value <= 100 for value in row['values'].values())
+        assert (measured['speed_up'] == 1) == (row['name'] == 'none')
         assert (measured.get('memory_gb', 0) > 0) == (table.timed == 'training')
         assert row['difference'] == {}
-        assert row['accuracy_record']['environment']['versions']['torch']
+        assert content['records'][row['name']]['environment']['versions']['torch']
     assert 'Not comparable' in (out / f'{name}.md').read_text()
-    assert cv2.imread(str(out / f'{name}.png')) is not None
+    assert Image.open(out / f'{name}.png').size[0] > 500
+    execute.ran.clear()
     assert reproduce(*argv) == 0
-    assert runners[1].ran == []
+    assert execute.ran == []
     assert reproduce(*argv, '--dry-run') == 0
     assert 'to run' not in capfd.readouterr().out.rpartition('results in')[2]
+
+
+SMALL = """
+_base_ = {base!r}
+model = dict(backbone=dict(token_merging={row!r}))
+train_dataloader = dict(num_workers=0, persistent_workers=False)
+test_dataloader = dict(num_workers=0, persistent_workers=False)
+"""
+
+
+@pytest.mark.parametrize(
+    'name, images',
+    [
+        ('demo-seg', DrawnImages('scenes', 'cityscapes', 4, 2, (512, 1024), 'demo_cityscapes')),
+        ('demo-pose', DrawnImages('jumpers', 'jbd', 4, 2, folder='demo_jumpers')),
+    ],
+)
+def test_a_demo_of_a_few_images(name, images, tmp_path, monkeypatch, capfd):
+    if name == 'demo-pose':
+        pytest.importorskip('xtcocotools')
+    table = TABLES[name]
+    base = str(ROOT / table.config_of('none'))
+    for row in table.rows:
+        (tmp_path / f'small_b0_{row}.py').write_text(SMALL.format(base=base, row=row))
+    small = dict(config=str(tmp_path / 'small_b0_{}.py'), images=images, shape=(128, 128))
+    monkeypatch.setitem(TABLES, name, replace(table, **small))
+    monkeypatch.setattr(tool, 'execute', InThisProcess())
+    argv = [name, '--iters', 1, '--rounds', 1, '--data-root', tmp_path / 'data']
+    argv += ['--out', tmp_path / 'work_dirs' / name, '--device', 'cpu']
+    assert reproduce(*argv) == 0, capfd.readouterr().out
+    out = tmp_path / 'work_dirs' / name
+    content = json.loads((out / f'{name}.json').read_text())
+    assert [row['name'] for row in content['rows']] == list(table.rows)
+    text = (out / f'{name}.md').read_text()
+    assert 'MiT-B0, trained once without merging on 4 synthetic' in text and '| none |' in text
+    picture = np.asarray(Image.open(out / f'{table.picture}.png').convert('RGB'))
+    assert picture.shape[1] > 1000 and picture.std() > 20
+    assert len(list((out / 'train').iterdir())) == 1
+    if name == 'demo-seg':
+        monkeypatch.chdir(tmp_path)
+        config, checkpoint = find_model(None, None)
+        assert Path(checkpoint).resolve().name == 'iter_1.pth' and Path(config).is_file()
 
 
 def test_killed_for_good_in_a_training_and_between_rows(tmp_path):
@@ -152,26 +191,25 @@ def test_killed_for_good_in_a_training_and_between_rows(tmp_path):
         return (tmp_path / 'output').read_text()
 
     kill_when('train/*_none_*/last_checkpoint')
-    assert not list(out.glob('rows/*'))
-    benchmark = (out / 'benchmarks/ade20k.json').read_bytes()
-    kill_when('rows/ade20k-none.json')
+    assert not list(out.glob('steps/t*.json'))
+    benchmark = (out / 'steps/benchmark-ade20k.json').read_bytes()
+    kill_when('steps/test-ade20k-none.json')
     (folder,) = out.glob('train/*_none_*')
     logs = '\n'.join(path.read_text() for path in folder.glob('*/*.log'))
     assert 'resumed epoch: 0, iter: ' in logs
-    none = (out / 'rows/ade20k-none.json').read_bytes()
+    none = (out / 'steps/test-ade20k-none.json').read_bytes()
     assert start().wait(timeout=300) == 0, output()
-    assert (out / 'rows/ade20k-none.json').read_bytes() == none
-    assert (out / 'benchmarks/ade20k.json').read_bytes() == benchmark
+    assert (out / 'steps/test-ade20k-none.json').read_bytes() == none
+    assert (out / 'steps/benchmark-ade20k.json').read_bytes() == benchmark
     content = json.loads((out / 'ade20k.json').read_text())
-    assert all('miou' in row['measured'] for row in content['rows'])
+    assert all('mIoU' in row['measured'] for row in content['rows'])
 
 
 def test_interrupted_is_one_line(tmp_path, monkeypatch, capfd):
-    class Interrupted(InThisProcess):
-        def __call__(self, step: Step) -> Outcome:
-            raise KeyboardInterrupt
+    def interrupted(*_):
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(tool, 'SubprocessRunner', Interrupted)
+    monkeypatch.setattr(tool, 'execute', interrupted)
     assert reproduce('jbd', '--out', tmp_path / 'out', '--device', 'cpu') == 130
     assert 'interrupted: the same command goes on here' in capfd.readouterr().out
 
@@ -189,6 +227,10 @@ def test_interrupted_is_one_line(tmp_path, monkeypatch, capfd):
         (['jbd', '--data', 'synthetic', '--checkpoints', 'here'], '--checkpoints goes with'),
         (['ade20k', '--dtype', 'float16'], 'float16: ade20k time training steps'),
         (['jbd', '--data-root', '/a b'], 'cannot be passed on'),
+        (['jbd', 'demo-pose'], 'demo-pose draws its data'),
+        (['demo-pose', '--data', 'real'], 'demo-pose draws its data'),
+        (['jbd', '--rounds', '0'], "'0' is no whole number above 0"),
+        ([], 'name a table'),
     ],
 )
 def test_what_cannot_be_asked_for(tmp_path, capfd, argv, message):
@@ -221,7 +263,7 @@ def test_dry_run_says_what_is_missing_and_writes_nothing(tmp_path, capfd):
     assert reproduce(*argv) == 1
     printed = capfd.readouterr().out
     assert not out.exists()
-    assert printed.count('missing: ') == sum(len(table.rows) for table in TABLES.values())
+    assert printed.count('missing: ') == sum(len(TABLES[name].rows) for name in PAPER)
     assert 'wget' in printed and 'tools/dataset_converters/jbd.py' in printed
 
 
@@ -235,17 +277,17 @@ def test_weights_of_another_arch_are_a_row_that_failed(tmp_path, out, monkeypatc
     (tmp_path / 'weights').mkdir()
     shutil.copy(trained[0], tmp_path / 'weights/td-hm_mit-b5_none_1xb16-210e_jbd-640x480.pth')
 
-    class WithoutBenchmark(InThisProcess):
-        def __call__(self, step: Step) -> Outcome:
-            if step.kind == 'benchmark':  # MiT-B5 takes long
-                return Outcome(0.0, 'left out')
-            return super().__call__(step)
+    execute = InThisProcess()
 
-    monkeypatch.setattr(tool, 'SubprocessRunner', WithoutBenchmark)
+    def without_benchmark(step: Step, log: Path, root: Path) -> str | None:
+        # MiT-B5 takes long
+        return 'left out' if step.kind == 'benchmark' else execute(step, log, root)
+
+    monkeypatch.setattr(tool, 'execute', without_benchmark)
     argv = ['jbd', '--rows', 'none,hq', '--data-root', tmp_path / 'data', '--device', 'cpu']
     argv += ['--checkpoints', tmp_path / 'weights', '--out', tmp_path / 'out']
     assert reproduce(*argv) == 1
     none, hq = json.loads((tmp_path / 'out/jbd.json').read_text())['rows']
-    assert 'does not fit' in none['not_measured']['pck_0.1']
-    assert "no weights of 'hq'" in hq['not_measured']['pck_0.1']
+    assert 'does not fit' in none['not_measured']['PCK@0.1']
+    assert "no weights of 'hq'" in hq['not_measured']['PCK@0.1']
     assert none['measured'] == hq['measured'] == {}

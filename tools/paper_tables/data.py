@@ -1,4 +1,4 @@
-"""Where the data of a table lie, whether they are all there, and how to get them."""
+"""Checks that the published data of a table are complete, and says how to get them."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from pathlib import Path
 from segformer_plusplus.errors import SegformerPlusPlusError
 
 DRAWN_RECORDS = 'scenes.json', 'jumpers.json'
-"""What our generators leave in a folder that they have filled."""
+"""The files that our generators leave in a folder that they have filled."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """Files that belong together.
+    """Describes files that belong together.
 
     Attributes:
-        pattern: below the folder of the data, as ``Path.glob`` takes it.
-        count: how many there are in all; None where this is not fixed.
-        listed_in: a COCO file that names them, below the folder of the data.
+        pattern: as ``Path.glob`` takes it, below the folder of the data.
+        count: how many files there are; None where this is not fixed.
+        listed_in: a COCO file that names the files, below the folder of the data.
     """
 
     pattern: str
@@ -31,14 +31,14 @@ class Part:
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set in the layout that the configs read.
+    """Describes a data set in the layout that the configs read.
 
     Attributes:
-        title: its name.
+        title: the name for people.
         folder: below the data root.
         train: parts that training needs beside those of ``val``.
         val: parts that testing needs.
-        how: how to get it; {folder} is filled in.
+        how: how to get the data; {folder} is filled in.
     """
 
     title: str
@@ -48,7 +48,7 @@ class DataSet:
     how: str
 
     def parts(self, training: bool) -> tuple[Part, ...]:
-        """What is needed for testing, or for training."""
+        """Returns the parts that testing needs, or training."""
         return (*self.train, *self.val) if training else self.val
 
 
@@ -106,7 +106,7 @@ DATA_SETS: dict[str, DataSet] = {
 
 
 def find_fault(data_set: DataSet, root: Path, training: bool) -> str | None:
-    """What is missing of the published data, with how to get it; None where all is there.
+    """Returns what is missing of the published data, with how to get it; None if nothing is.
 
     Data that our generators have drawn are refused: they are no measurement of the paper's table.
     """
@@ -129,7 +129,7 @@ def find_fault(data_set: DataSet, root: Path, training: bool) -> str | None:
 
 
 def signature(data_set: DataSet, folder: Path, training: bool) -> str:
-    """SHA-256 of names and sizes of the files: changes when data are exchanged."""
+    """Returns the SHA-256 of the files' names and sizes, which changes when data are exchanged."""
     digest = hashlib.sha256()
     for part in data_set.parts(training):
         for path in sorted(folder.glob(part.pattern)):

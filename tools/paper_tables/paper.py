@@ -1,7 +1,7 @@
-"""The results the paper reports: Segformer++ (Kienzle et al., MIPR 2024, arXiv 2405.14467), MiT-B5.
+"""Holds the paper's results: Segformer++ (Kienzle et al., MIPR 2024, arXiv 2405.14467), MiT-B5.
 
-Accuracies in percent; ``speed_up`` is relative to 'none' of the same table; ``memory_gb`` is the
-GPU memory of training in GB. The paper calls the row 'none' "Segformer (Original)".
+Accuracies are in percent; ``speed_up`` is relative to 'none' of the same table; ``memory_gb`` is
+the GPU memory of training in GB. The paper calls the row 'none' "Segformer (Original)".
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ def _table(columns: tuple[str, ...], **rows: tuple[float, ...]) -> dict[str, Pap
     }
 
 
-_SEGMENTATION = ('miou', 'speed_up', 'memory_gb')
-_POSE = ('pck_0.1', 'pck_0.05', 'speed_up', 'memory_gb')
+_SEGMENTATION = ('mIoU', 'speed_up', 'memory_gb')
+_POSE = ('PCK@0.1', 'PCK@0.05', 'speed_up', 'memory_gb')
 
 PAPER_TABLES: dict[str, dict[str, PaperRow]] = {
     # one set of weights, trained without merging, tested under every strategy
     'cityscapes_inference': _table(
-        ('miou', 'speed_up'),
+        ('mIoU', 'speed_up'),
         none=(82.39, 1.0),
         hq=(82.31, 1.61),
         fast=(82.04, 1.94),

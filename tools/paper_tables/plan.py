@@ -1,244 +1,539 @@
-"""What a row still needs: its steps, what is missing, what has changed since the last call."""
+"""Plans a table: the step of every row and of its benchmark, with what each of them depends on."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import functools
+import re
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from mmengine.config import Config
 
-from segformer_plusplus.errors import SegformerPlusPlusError
-from tools.paper_tables import state
+import segformer_plusplus
+from segformer_plusplus.cli.options import Positive, parse_settings
+from segformer_plusplus.errors import SegformerPlusPlusError, describe_error
+from segformer_plusplus.evaluation.timing import describe_environment
+from segformer_plusplus.files import hash_file, sha256, written_beside
 from tools.paper_tables.data import DATA_SETS, find_fault, signature
-from tools.paper_tables.report import BENCHMARK
-from tools.paper_tables.settings import Settings
-from tools.paper_tables.state import Fingerprint, Store
-from tools.paper_tables.steps import Step
-from tools.paper_tables.synthetic import DrawnData, small_options, small_shape
-from tools.paper_tables.tables import Table
-from tools.paper_tables.weights import Training, find_weights
+from tools.paper_tables.small import SMALL, small_options, small_shape
+from tools.paper_tables.steps import Fingerprint, Step, read_json
+from tools.paper_tables.tables import METRICS, DrawnImages, Table
 
-DONE = 'done'
-FAILED = 'failed'
+ROOT = Path(__file__).resolve().parents[2]
+BENCHMARK = 'benchmark'
+PICTURE = 'picture'
+SUFFIXES = '.pth', '.safetensors', '.pt'
+VERSIONS = 'torch', 'mmengine', 'mmcv', 'mmseg', 'mmpose', 'tomesd'
+
+_MODEL = (
+    *('arguments.py', 'checkpoints', 'compat.py', 'loading', 'mit', 'pose', 'registration.py'),
+    *('segmentation', 'token_merging'),
+)
+SOURCES = {
+    'train': (*_MODEL, 'training', 'inference/configs.py', 'cli/train.py'),
+    'test': (*_MODEL, 'training', 'inference/configs.py', 'cli/test.py'),
+    BENCHMARK: (
+        *(*_MODEL, 'evaluation/benchmark', 'evaluation/timing.py', 'inference/configs.py'),
+        *('inference/opening.py', 'cli/benchmark.py'),
+    ),
+}
+"""The rooms and files of the package whose code decides the result of each kind of step."""
+
+# these change what is kept of a training, not its numbers; a kill costs less
+_SAVE_OFTEN = {
+    'IterBasedTrainLoop': (
+        'default_hooks.checkpoint.interval=2000',
+        'default_hooks.checkpoint.max_keep_ckpts=2',
+    ),
+    'EpochBasedTrainLoop': ('default_hooks.checkpoint.interval=1',),
+}
+# what mmengine's --cfg-options take apart or away
+_NOT_IN_OPTIONS = re.compile(r"""[\s,()\[\]'"]""")
+_PACKAGE = Path(segformer_plusplus.__file__).parent
+_DEFAULT_OUT = Path('work_dirs', 'reproduce'), Path('work_dirs', 'reproduce-synthetic')
+
+
+def _default_device() -> Literal['cpu', 'cuda']:
+    return 'cuda' if torch.cuda.is_available() else 'cpu'
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Of one row, or of the benchmark of a table.
+class Settings:
+    """Holds the options of one call of tools/reproduce.py.
 
     Attributes:
-        table: which it belongs to.
-        row: a strategy, or 'benchmark'.
-        state: its file below the output folder.
-        steps: still to do, in order; the file of a checkpoint that is yet to be trained is a guess.
-        fingerprint: of what it is measured with; None for what is not known yet.
-        record: what was measured, if all of that is unchanged.
-        problem: why it cannot be measured, with how to mend it.
-        changed: the parts that differ from the last measurement, if there is one.
-        training: what makes the weights, if they are trained here.
-        checkpoint: the weights, once they are there.
+        data: synthetic draws the data, and measures the paper's tables at a small size with MiT-B0
+            (default: real; a demo always draws its data).
+        data_root: holds cityscapes, ade, jump_broadcast, coco and what the demos draw.
+        checkpoints: holds weights of rows (default: checkpoints).
+        train: train rows that have no weights.
+        out: results and state (default: work_dirs/reproduce, or work_dirs/reproduce-synthetic).
+        device: where everything runs (default: cuda if there is one).
+        dtype: of the speed-up.
+        batch_size: of the speed-up (default: the table's on a GPU, 1 on a CPU).
+        rounds: of the speed-up (default: 10 on a GPU, 3 on a CPU).
+        iters: of training on drawn data (default: 60, or what the config of a demo says).
     """
 
-    table: Table
-    row: str
-    state: str
-    steps: tuple[Step, ...] = ()
-    fingerprint: Fingerprint | None = None
-    record: dict[str, Any] | None = None
-    problem: str | None = None
-    changed: tuple[str, ...] = ()
-    training: Training | None = None
-    checkpoint: Path | None = None
+    data: Literal['real', 'synthetic'] | None = None
+    data_root: Path = Path('data')
+    checkpoints: Path | None = None
+    train: bool = False
+    out: Path | None = None
+    device: Literal['cpu', 'cuda'] = field(default_factory=_default_device)
+    dtype: Literal['float32', 'bfloat16', 'float16'] = 'float32'
+    batch_size: Positive | None = None
+    rounds: Positive | None = None
+    iters: Positive | None = None
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether the data are drawn."""
+        return self.data == 'synthetic'
+
+    @property
+    def folder(self) -> Path:
+        """Where everything is written."""
+        return (self.out or _DEFAULT_OUT[self.synthetic]).resolve()
+
+    @property
+    def weights(self) -> Path:
+        """Where weights of rows are looked for."""
+        return (self.checkpoints or Path('checkpoints')).resolve()
+
+    @property
+    def timed_rounds(self) -> int:
+        """How many rounds are timed."""
+        return self.rounds or (10 if self.device == 'cuda' else 3)
+
+    def is_small(self, table: Table) -> bool:
+        """Returns whether a table of the paper is measured at a small size, on drawn data."""
+        return self.synthetic and table.images is None
+
+    @property
+    def small_iters(self) -> int:
+        """How long small models are trained."""
+        return self.iters or 60
+
+    def shape_of(self, table: Table) -> tuple[int, int]:
+        """Returns height and width of the images that are timed."""
+        return small_shape(table.data) if self.is_small(table) else table.shape
+
+    def batch_size_of(self, table: Table) -> int:
+        """Returns how many images are timed at once."""
+        if self.batch_size is not None:
+            return self.batch_size
+        return table.batch_size if self.device == 'cuda' and not self.synthetic else 1
+
+    def completed(self, tables: Sequence[Table]) -> Settings:
+        """Returns the settings with the data that the tables need.
+
+        Raises:
+            SegformerPlusPlusError: these tables cannot be measured with these settings.
+        """
+        demos = [table.name for table in tables if table.images]
+        if demos and (self.data == 'real' or len(demos) < len(tables) and not self.synthetic):
+            raise SegformerPlusPlusError(
+                f'{demos[0]} draws its data, which are never mixed with real ones: run it in a '
+                'call of its own, or all with --data synthetic'
+            )
+        settings = replace(self, data='synthetic' if demos else self.data or 'real')
+        settings._check([table.name for table in tables if table.timed == 'training'])
+        return settings
+
+    def _check(self, training: Sequence[str]) -> None:
+        if self.synthetic and self.checkpoints:
+            raise SegformerPlusPlusError(
+                '--checkpoints goes with --data real: on drawn data small models are trained'
+            )
+        if self.iters and not self.synthetic:
+            raise SegformerPlusPlusError('--iters goes with --data synthetic: configs say how long')
+        if self.device == 'cuda' and not torch.cuda.is_available():
+            raise SegformerPlusPlusError('--device cuda: PyTorch finds no CUDA device here')
+        for option, path in (('--out', self.folder), ('--data-root', self.data_root.resolve())):
+            if _NOT_IN_OPTIONS.search(str(path)):
+                raise SegformerPlusPlusError(
+                    f'{option} {path}: spaces, commas, brackets and quotes cannot be passed on '
+                    'to the tools; name another folder'
+                )
+        if self.dtype == 'float16' and training:
+            raise SegformerPlusPlusError(
+                f'--dtype float16: {", ".join(training)} time training steps, which take float32 '
+                'or bfloat16'
+            )
 
 
 class Planner:
-    """Looks at what is there, and changes nothing; reads configs and lists data only once.
+    """Makes steps out of what it finds on disk; it writes nothing and reads every file once.
 
     Args:
-        settings: of the call.
-        store: the output folder.
+        settings: completed.
+        root: of the repository.
     """
 
-    def __init__(self, settings: Settings, store: Store) -> None:
+    def __init__(self, settings: Settings, root: Path = ROOT) -> None:
         self.settings = settings
-        self.store = store
-        self._configs: dict[tuple[str, bool], dict[str, Any]] = {}
-        self._faults: dict[tuple[str, bool], str | None] = {}
-        self._signatures: dict[tuple[str, bool], str] = {}
+        self.root = root
+        self.data_root = settings.data_root.resolve()
+        self._config = functools.cache(self._load)
+        self._fault = functools.cache(find_fault)
+        self._signature = functools.cache(signature)
 
-    def plan(self, table: Table, row: str) -> Plan:
-        """What a row, or the benchmark, still needs."""
-        name = f'{"benchmarks" if row == BENCHMARK else "rows"}/{table.name}'
-        name += '.json' if row == BENCHMARK else f'-{row}.json'
-        try:
-            if row == BENCHMARK:
-                return self._plan_benchmark(table, name)
-            return self._plan_row(table, row, name)
-        except SegformerPlusPlusError as error:
-            return Plan(table, row, name, problem=str(error))
+    def plan(self, table: Table) -> dict[str, Step]:
+        """Returns the steps of the benchmark, of each row and, of a demo, of its picture, by name.
 
-    def _plan_row(self, table: Table, row: str, name: str) -> Plan:
-        drawn = self.drawn_data(table)
-        weights = find_weights(self.settings, self.store, table, row, self.training_of(table, row))
-        problem = weights.problem
-        if drawn is None:
-            problem = '; '.join(
-                filter(None, (problem, self._data_fault(table, bool(weights.step))))
-            )
-        config = table.config_of(row)
-        fingerprint: Fingerprint = {
-            'config': state.sha256(self._read(table, row)),
-            'checkpoint': weights.sha256,
-            'data': None if drawn is None and problem else self._signature(table, training=False),
-            **state.code_fingerprint(),
-        }
-        record, changed = self._recorded(name, fingerprint)
-        plan = Plan(
-            table, row, name,
-            fingerprint=fingerprint, record=record, changed=changed,
-            training=weights.training, checkpoint=weights.path,
-        )  # fmt: skip
-        if record is not None:
-            return plan
-        if problem:
-            return _with(plan, problem=problem)
-        folder = self.store.folder / 'test' / f'{table.name}-{row}'
-        metrics = folder / 'metrics.json'
-        test = Step(
-            'test',
-            (
-                'tools/test.py', config, str(weights.path or weights.guess),
-                '--work-dir', str(folder), '--metrics-json', str(metrics),
-                '--cfg-options', *self.options(table, row), *self._data_options(table, ['test']),
-            ),
-            self.log(f'{table.name}-{row}-test'),
-            metrics,
-            self.settings.device,
-        )  # fmt: skip
-        steps = [self._data_step(drawn), weights.step, test]
-        return _with(plan, steps=tuple(step for step in steps if step is not None))
+        A step that cannot be planned has the reason as its problem.
+        """
+        steps: dict[str, Step] = {}
+        for key in (BENCHMARK, *table.rows, *([PICTURE] if table.picture else [])):
+            try:
+                if key == BENCHMARK:
+                    steps[key] = self._benchmark(table)
+                elif key == PICTURE:
+                    steps[key] = self._picture(table, steps)
+                else:
+                    steps[key] = self._test(table, key)
+            except SegformerPlusPlusError as error:
+                kind = key if key in (BENCHMARK, PICTURE) else 'test'
+                name = table.name if kind == key else f'{table.name}-{key}'
+                steps[key] = Step(kind, name, problem=str(error))
+        return steps
 
-    def _plan_benchmark(self, table: Table, name: str) -> Plan:
+    def data_folder(self, table: Table) -> Path:
+        """Returns where the data of a table lie."""
         settings = self.settings
-        height, width = small_shape(table.data) if settings.synthetic else table.shape
-        options = [o for o in self.options(table, table.rows[0]) if o.startswith('model.')]
-        models = {row: self._read(table, row)['model'] for row in table.rows}
-        if 'decode_head' in models[table.rows[0]]:
+        if not settings.synthetic:
+            return self.data_root / DATA_SETS[table.data].folder
+        images = self._images(table)
+        if images.folder:
+            return self.data_root / images.folder
+        return settings.folder / 'data' / f'{table.data}-{sha256(self._drawing(images))[:8]}'
+
+    def _test(self, table: Table, row: str) -> Step:
+        settings = self.settings
+        folder = settings.folder / 'test' / f'{table.name}-{row}'
+        metrics = folder / 'metrics.json'
+        given = self._given_weights(table, row)
+        training: tuple[Step, ...] = () if given else (self._train(table, row),)
+        weights = given or training[0].result
+        fault = self._data_fault(table, training=bool(training) and settings.train)
+        command = (
+            'tools/test.py', table.config_of(row), str(weights),
+            '--work-dir', str(folder), '--metrics-json', str(metrics),
+            *(('--out', str(folder / 'predictions')) if table.picture == 'comparison' else ()),
+            '--cfg-options', *self._options(table, row), *self._data_options(table, ['test']),
+        )  # fmt: skip
+        return Step(
+            'test',
+            f'{table.name}-{row}',
+            command,
+            metrics,
+            functools.partial(read_accuracy, table),
+            {
+                'config': sha256(self._config(table.config_of(row), self._options(table, row))),
+                'data': None if fault else self._data_signature(table, training=False),
+                **_weights_fingerprint(weights, training),
+                **code_fingerprint('test'),
+            },
+            needs=(*self._data_steps(table), *training),
+            stale=folder,
+            device=settings.device,
+            problem=fault,
+        )
+
+    def _train(self, table: Table, row: str) -> Step:
+        """Returns the training of the weights that a row tests."""
+        settings, source = self.settings, table.weights_row(row)
+        config, options = table.config_of(source), self._options(table, source)
+        content = self._config(config, options)
+        fingerprint: Fingerprint = {
+            'config': sha256(content),
+            'data': self._data_signature(table, training=True),
+            **code_fingerprint('train'),
+        }
+        name = f'{Path(config).stem}-{sha256(fingerprint)[:8]}'
+        folder = settings.folder / 'train' / name
+        problem = None
+        if not settings.synthetic:
+            options = (*options, *_SAVE_OFTEN[content['train_cfg']['type']])
+            address = content['model']['backbone']['init_cfg']['checkpoint']
+            local = settings.weights / Path(address).name
+            if local.is_file():
+                options = (*options, f'model.backbone.init_cfg.checkpoint={local}')
+            problem = None if settings.train else how_to_get_weights(settings, table, row)
+        loop = content['train_cfg']
+        length = loop['max_iters' if 'max_iters' in loop else 'max_epochs']
+        command = (
+            'tools/train.py', config, '--work-dir', str(folder), '--resume',
+            '--cfg-options', *options, *self._data_options(table, ['train', 'val']),
+        )  # fmt: skip
+        return Step(
+            'train',
+            name,
+            command,
+            folder / 'weights.pth',
+            functools.partial(link_weights, length),
+            fingerprint,
+            needs=self._data_steps(table),
+            device=settings.device,
+            problem=problem,
+        )
+
+    def _benchmark(self, table: Table) -> Step:
+        settings = self.settings
+        configs = {row: table.config_of(row) for row in table.rows}
+        models = {
+            row: self._config(config, self._options(table, row))['model']
+            for row, config in configs.items()
+        }
+        first = table.rows[0]
+        options = [o for o in self._options(table, first) if o.startswith('model.')]
+        if 'decode_head' in models[first]:
             options.append('model.test_cfg.mode=whole')  # one window, not many
-        gpu = state.environment()['gpu'] if settings.device == 'cuda' else None
+        environment = _environment()
         asked = {
             'timed': table.timed,
-            'shape': [height, width],
+            'shape': list(settings.shape_of(table)),
             'batch_size': settings.batch_size_of(table),
             'rounds': settings.timed_rounds,
             'dtype': settings.dtype,
-            'device': gpu or state.environment()['cpu'],
+            'device': environment['gpu' if settings.device == 'cuda' else 'cpu'],
             'threads': torch.get_num_threads(),
         }
-        fingerprint = {
-            'models': state.sha256(models),
-            'asked': asked,
-            **state.code_fingerprint(),
-        }
-        record, changed = self._recorded(name, fingerprint)
-        raw = self.store.folder / 'benchmarks' / f'{table.name}-raw.json'
-        step = Step(
-            BENCHMARK,
-            (
-                'tools/benchmark.py', *map(table.config_of, table.rows),
-                '--shape', f'{height}x{width}', '--batch-size', str(asked['batch_size']),
-                '--rounds', str(asked['rounds']), '--device', settings.device,
-                '--dtype', settings.dtype, *(['--training'] if table.timed == 'training' else []),
-                '--json', str(raw), *(['--cfg-options', *options] if options else []),
-            ),
-            self.log(f'{table.name}-benchmark'),
-            raw,
-            settings.device,
+        result = settings.folder / BENCHMARK / f'{table.name}.json'
+        command = (
+            'tools/benchmark.py', *configs.values(),
+            '--shape', 'x'.join(map(str, settings.shape_of(table))),
+            '--batch-size', str(asked['batch_size']), '--rounds', str(asked['rounds']),
+            '--device', settings.device, '--dtype', settings.dtype,
+            *(['--training'] if table.timed == 'training' else []),
+            '--json', str(result), *(['--cfg-options', *options] if options else []),
         )  # fmt: skip
-        steps = () if record else (step,)
-        return Plan(table, BENCHMARK, name, steps, fingerprint, record, changed=changed)
+        return Step(
+            BENCHMARK,
+            table.name,
+            command,
+            result,
+            functools.partial(read_times, table),
+            {'models': sha256(models), 'asked': asked, **code_fingerprint(BENCHMARK)},
+            stale=result,
+            device=settings.device,
+        )
 
-    def training_of(self, table: Table, row: str) -> Training:
-        """How the weights that a row tests are trained here."""
-        source = table.weights_row(row)
-        config = table.config_of(source)
+    def _picture(self, table: Table, steps: Mapping[str, Step]) -> Step:
+        """Returns the drawing of what the strategies of a demo change."""
+        result = self.settings.folder / f'{table.picture}.png'
+        tool = 'tools/paper_tables/pictures.py'
+        command: tuple[str, ...] = (tool, table.picture, str(result), str(self.data_folder(table)))
+        if table.picture == 'comparison':
+            tests = {row: steps[row] for row in ('none', 'hq', 'downsampling')}
+            needs = tuple(tests.values())
+            folders = {row: step.result.with_name('predictions') for row, step in tests.items()}
+            command += tuple(f'{row}={folder}' for row, folder in folders.items())
+        else:
+            needs = (self._train(table, table.rows[0]),)
+            command += (table.config_of(table.rows[0]), str(needs[0].result), *table.rows)
         fingerprint = {
-            'config': state.sha256(self._read(table, source)),
-            'data': self._signature(table, training=True),
-            **state.code_fingerprint(),
+            'inputs': sha256([step.fingerprint for step in needs]),
+            'sources': hash_file(Path(__file__).with_name('pictures.py')),
         }
-        options = (*self.options(table, source), *self._data_options(table, ['train', 'val']))
-        loop = self._read(table, source)['train_cfg']
-        length = loop['max_iters' if 'max_iters' in loop else 'max_epochs']
-        return Training(config, options, length, fingerprint, self.store, self.log)
+        return Step(PICTURE, table.name, command, result, fingerprint=fingerprint, needs=needs)
 
-    def options(self, table: Table, row: str) -> tuple[str, ...]:
-        """What is changed in the shipped config; part of the fingerprint."""
-        if not self.settings.synthetic:
+    def _data_steps(self, table: Table) -> tuple[Step, ...]:
+        """Returns the drawing of the data, where they are drawn."""
+        settings = self.settings
+        if not settings.synthetic:
             return ()
-        return small_options(self._read(table, row, shipped=True), self.settings.iterations)
+        images, folder = self._images(table), self.data_folder(table)
+        tool = f'tools/dataset_generators/synthetic_{images.kind}.py'
+        result = folder / f'{images.kind}.json'
+        fingerprint = {'images': self._data_signature(table, training=True)}
+        workers = '1' if settings.is_small(table) else '2'
+        command = (tool, str(folder), *images.arguments, '--workers', workers)
+        return (Step('data', folder.name, command, result, check_drawn, fingerprint),)
 
-    def drawn_data(self, table: Table) -> DrawnData | None:
-        """The data that are drawn for a table; None for published ones."""
-        if not self.settings.synthetic:
-            return None
-        return DrawnData(table.data, self.store.folder / 'data')
+    def _images(self, table: Table) -> DrawnImages:
+        return table.images or SMALL[table.data]
 
-    def log(self, name: str) -> Path:
-        """The file for the output of a step."""
-        return self.store.folder / 'logs' / f'{name}.log'
+    @functools.cached_property
+    def _generators(self) -> dict[str, str]:
+        files = sorted((ROOT / 'tools/dataset_generators').glob('*.py'))
+        return {path.name: hash_file(path) for path in files}
 
-    def _read(self, table: Table, row: str, shipped: bool = False) -> dict[str, Any]:
-        """The config of a row, as it is shipped or as it is run."""
-        key = table.config_of(row), shipped
-        if key not in self._configs and shipped:
-            self._configs[key] = state.read_config(self.settings.root / key[0])
-        elif key not in self._configs:
-            content = self._read(table, row, shipped=True)
-            self._configs[key] = state.with_options(content, self.options(table, row))
-        return self._configs[key]
+    def _drawing(self, images: DrawnImages) -> list[Any]:
+        return [self._generators, images.arguments]
 
-    def _data_folder(self, table: Table) -> Path:
-        drawn = self.drawn_data(table)
-        return drawn.folder if drawn else self.settings.data_root / DATA_SETS[table.data].folder
+    def _options(self, table: Table, row: str) -> tuple[str, ...]:
+        """Returns what is changed in the shipped config; it is part of the fingerprint."""
+        settings = self.settings
+        if settings.is_small(table):
+            shipped = self._config(table.config_of(row), ())
+            return small_options(shipped, settings.small_iters)
+        if settings.synthetic and settings.iters:
+            length = settings.iters
+            return f'train_cfg.max_iters={length}', f'default_hooks.checkpoint.interval={length}'
+        return ()
 
-    def _data_options(self, table: Table, splits: list[str]) -> list[str]:
-        """Where the data lie: no part of the fingerprint."""
-        folder = self._data_folder(table)
-        return [f'{split}_dataloader.dataset.data_root={folder}' for split in splits]
-
-    def _data_step(self, drawn: DrawnData | None) -> Step | None:
-        if drawn is None or drawn.complete:
-            return None
-        return Step('data', drawn.command, self.log(f'data-{drawn.data}'))
+    def _data_options(self, table: Table, splits: Sequence[str]) -> Iterator[str]:
+        """Yields where the data lie, which is no part of the fingerprint."""
+        for split in splits:
+            yield f'{split}_dataloader.dataset.data_root={self.data_folder(table)}'
 
     def _data_fault(self, table: Table, training: bool) -> str | None:
-        key = table.data, training
-        if key not in self._faults:
-            self._faults[key] = find_fault(DATA_SETS[key[0]], self.settings.data_root, training)
-        return self._faults[key]
+        if self.settings.synthetic:
+            return None
+        return self._fault(DATA_SETS[table.data], self.data_root, training)
 
-    def _signature(self, table: Table, training: bool) -> str:
-        if self.settings.synthetic:  # the folder is named after what is drawn in it
-            return self._data_folder(table).name
-        key = table.data, training
-        if key not in self._signatures:
-            self._signatures[key] = signature(DATA_SETS[key[0]], self._data_folder(table), training)
-        return self._signatures[key]
+    def _data_signature(self, table: Table, training: bool) -> str:
+        if self.settings.synthetic:
+            return sha256(self._drawing(self._images(table)))
+        return self._signature(DATA_SETS[table.data], self.data_folder(table), training)
 
-    def _recorded(
-        self, name: str, fingerprint: Fingerprint
-    ) -> tuple[dict[str, Any] | None, tuple[str, ...]]:
-        """What was measured with this fingerprint, or else in what the last one differed."""
-        record = self.store.read(name)
-        if record is None or record.get('status') != DONE:
-            return None, ()
-        known = {key: value for key, value in fingerprint.items() if value is not None}
-        old = {key: value for key, value in record['fingerprint'].items() if key in known}
-        changed = tuple(state.changed(old, known))
-        return (None, changed) if changed else (record, ())
+    def _given_weights(self, table: Table, row: str) -> Path | None:
+        if self.settings.synthetic:
+            return None
+        paths = (self.settings.weights / name for name in weight_names(table, row))
+        return next((path for path in paths if path.is_file()), None)
+
+    def _load(self, config: str, options: tuple[str, ...]) -> dict[str, Any]:
+        return read_config(self.root / config, options)
 
 
-def _with(plan: Plan, **values: Any) -> Plan:
-    return Plan(**{**plan.__dict__, **values})
+def read_config(path: Path, options: Sequence[str] = ()) -> dict[str, Any]:
+    """Returns a config, resolved, as plain values, with KEY=VALUE options as the tools read them.
+
+    Raises:
+        SegformerPlusPlusError: the config cannot be read, or an option does not fit.
+    """
+    try:
+        cfg = Config.fromfile(str(path))
+        cfg.merge_from_dict(parse_settings(options))
+    except Exception as error:  # a config is a program: it can fail in any way
+        reason = describe_error(error) or f'{type(error).__name__}: {error}'
+        raise SegformerPlusPlusError(f'cannot read config {path}: {reason}') from error
+    return cfg.to_dict()
+
+
+@functools.cache
+def _environment() -> dict[str, Any]:
+    return describe_environment()
+
+
+@functools.cache
+def hash_sources(kind: str) -> str:
+    """Returns the SHA-256 of the package's code that decides the result of a kind of step."""
+    files = [
+        path
+        for name in SOURCES[kind]
+        for path in ([_PACKAGE / name] if name.endswith('.py') else (_PACKAGE / name).rglob('*.py'))
+    ]
+    return sha256({path.relative_to(_PACKAGE).as_posix(): hash_file(path) for path in files})
+
+
+def code_fingerprint(kind: str) -> Fingerprint:
+    """Returns what of the code decides a result: our sources, and the versions of libraries."""
+    versions = _environment()['versions']
+    return {
+        'sources': hash_sources(kind),
+        'versions': {name: versions[name] for name in VERSIONS},
+    }
+
+
+def _weights_fingerprint(weights: Path, training: Sequence[Step]) -> Fingerprint:
+    """Returns what decides the weights that are tested; None for a file that is gone."""
+    for step in training:
+        if not step.problem or weights.exists():
+            return {f'training {part}': value for part, value in step.fingerprint.items()}
+    return {'weights': hash_file(weights) if weights.exists() else None}
+
+
+def weight_names(table: Table, row: str) -> list[str]:
+    """Returns the names that a file with the weights of a row may have."""
+    source = table.weights_row(row)
+    names = [Path(table.config_of(source)).stem + suffix for suffix in SUFFIXES]
+    if source in table.published:
+        names.append(Path(table.published[source]).name)
+    return names
+
+
+def how_to_get_weights(settings: Settings, table: Table, row: str) -> str:
+    """Returns what would provide the weights of a row."""
+    source = table.weights_row(row)
+    ways = [f'put them there as {settings.weights / weight_names(table, row)[0]}']
+    if source in table.published:
+        ways.append(f'wget -P {settings.weights} {table.published[source]}')
+    folders = f'--data-root {settings.data_root.resolve()} --out {settings.folder}'
+    again = f'python tools/reproduce.py {table.name} --rows {row} --train {folders}'
+    ways.append(f'train them: {again}')
+    return f'no weights of {source!r} in {settings.weights}: ' + ', or '.join(ways)
+
+
+def check_drawn(record: Path) -> dict[str, Any]:
+    """Returns the record of a generator.
+
+    Raises:
+        ValueError: not everything is drawn.
+    """
+    content = read_json(record)
+    if content is None or content.get('complete') is not True:
+        raise ValueError('not everything is drawn')
+    return content
+
+
+def link_weights(length: int, link: Path) -> dict[str, Any]:
+    """Links the best weights of a training, if it looked for them, or its last ones.
+
+    Args:
+        length: of the training in iterations or epochs.
+        link: in the folder of the training.
+
+    Raises:
+        SegformerPlusPlusError: the training stopped before its end.
+    """
+    folder = link.parent
+    ends = (folder / f'{unit}_{length}.pth' for unit in ('iter', 'epoch'))
+    # a file that was cut short lacks the directory at the end of a zip file
+    whole = [path for path in ends if zipfile.is_zipfile(path)]
+    if not whole:
+        raise SegformerPlusPlusError(
+            f'training ended before its end (no whole checkpoint {length} in {folder})'
+        )
+    best = sorted(folder.glob('best_*.pth'), key=lambda path: path.stat().st_mtime)
+    chosen = (best or whole)[-1]
+    with written_beside(link) as place:
+        place.symlink_to(chosen.name)
+    return {'checkpoint': chosen.name}
+
+
+def read_accuracy(table: Table, metrics: Path) -> dict[str, Any]:
+    """Returns the accuracies in percent from the JSON of tools/test.py.
+
+    Raises:
+        KeyError: one is missing.
+        TypeError: one is no number.
+    """
+    content = read_json(metrics) or {}
+    sources = {name: METRICS[name] for name in table.metrics}
+    return {name: factor * content[source] for name, (source, factor) in sources.items()}
+
+
+def read_times(table: Table, path: Path) -> dict[str, Any]:
+    """Returns speed and memory of every row from the JSON of tools/benchmark.py.
+
+    Raises:
+        LookupError, TypeError: it does not hold them.
+        ValueError: it was interrupted, or has other rows.
+    """
+    (run,) = (read_json(path) or {})['runs']
+    if run.get('complete') is not True:
+        raise ValueError('the benchmark was interrupted')
+    kept = 'speed_up', 'median_seconds', 'quartiles_seconds', 'peak_memory_bytes', 'parameters'
+    pairs = zip(table.rows, run['results'], strict=True)
+    return {
+        'rows': {row: {key: result[key] for key in kept} for row, result in pairs},
+        'threads': run['threads'],
+    }

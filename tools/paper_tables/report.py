@@ -1,80 +1,78 @@
-"""A table beside the paper's: Markdown, JSON and a picture."""
+"""Sets what was measured of a table beside the paper's figures: JSON, Markdown and a picture."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from segformer_plusplus.evaluation.plots import Panel, Point, Series, draw_panels
+from segformer_plusplus.evaluation.results import SPEED_UP, Column, ResultsTable, Row
+from segformer_plusplus.files import write_json, write_text
 from tools.paper_tables.data import DATA_SETS
-from tools.paper_tables.plot import Point, draw_points
-from tools.paper_tables.settings import Settings
-from tools.paper_tables.state import VERSIONS, Store
-from tools.paper_tables.synthetic import TRAIN_IMAGES, VAL_IMAGES
+from tools.paper_tables.plan import BENCHMARK, VERSIONS, Settings
+from tools.paper_tables.small import SMALL
 from tools.paper_tables.tables import Table
 
-BENCHMARK = 'benchmark'
-SPEED_UP = 'speed_up'
-MEMORY = 'memory_gb'
+Record = Mapping[str, Any]
 
 _GB = 1e9
-_DIGITS = {MEMORY: 1}
 _TIMED = {'inference': 'inference', 'training': 'training step'}
+_NOT_COMPARABLE = 'data and model size differ from the paper'
+_MEMORY = (
+    'Memory: the peak of a training step on top of weights and optimizer state, which are the '
+    'same in all rows; 1 GB is 10^9 bytes'
+)
 
 
 @dataclass(frozen=True)
 class Report:
-    """What is known of a table.
+    """Holds what is known of a table.
 
     Attributes:
-        table: the paper's.
+        table: of the paper, or of a demo.
         settings: of the call.
-        rows: that are shown.
-        records: what was measured, by row and for the benchmark; None where nothing was.
-        reasons: why it was not.
+        rows: the rows that are shown.
+        records: of the steps, by row and for the benchmark; None where nothing was measured.
+        reasons: why a step was not done.
     """
 
     table: Table
     settings: Settings
     rows: tuple[str, ...]
-    records: Mapping[str, dict[str, Any] | None]
+    records: Mapping[str, Record | None]
     reasons: Mapping[str, str]
 
     @property
-    def columns(self) -> dict[str, str]:
-        """Keys and names of the figures."""
-        columns = {metric.key: metric.label for metric in self.table.metrics}
-        columns[SPEED_UP] = f'speed-up ({_TIMED[self.table.timed]})'
-        if self.table.reports_memory:
-            columns[MEMORY] = 'memory GB'
-        return columns
+    def figures(self) -> dict[str, str]:
+        """Keys of the figures, as the paper's table has them, and their heads."""
+        figures = {name: name for name in self.table.metrics}
+        figures['speed_up'] = f'speed-up ({_TIMED[self.table.timed]})'
+        return {**figures, 'memory_gb': 'memory GB'} if self.table.reports_memory else figures
 
     def measured(self, row: str) -> dict[str, float]:
-        """The figures of a row that were measured."""
-        values: dict[str, float] = {}
+        """Returns the figures of a row that were measured."""
         record, times = self.records[row], self.records[BENCHMARK]
-        if record is not None:
-            values.update(record['accuracy'])
-        if times is not None:
-            values[SPEED_UP] = times['rows'][row]['speed_up']
-            if self.table.reports_memory:
-                values[MEMORY] = times['rows'][row]['peak_memory_bytes'] / _GB
-        return {key: values[key] for key in self.columns if key in values}
+        values: dict[str, float] = dict(record['result']) if record else {}
+        if times:
+            result = times['result']['rows'][row]
+            values['speed_up'] = result['speed_up']
+            values['memory_gb'] = result['peak_memory_bytes'] / _GB
+        return {key: values[key] for key in self.figures if key in values}
 
     def not_measured(self, row: str) -> dict[str, str]:
-        """Why the other figures were not."""
+        """Returns why the other figures were not measured."""
+        measured = self.measured(row)
+        steps = {key: row if key in self.table.metrics else BENCHMARK for key in self.figures}
         return {
-            key: self._reason(row, key) for key in self.columns if key not in self.measured(row)
+            key: self.reasons.get(step, 'not measured yet')
+            for key, step in steps.items()
+            if key not in measured
         }
 
-    def faults(self) -> list[str]:
-        """What was asked for, could have been measured and was not."""
-        reasons = {reason for row in self.rows for reason in self.not_measured(row).values()}
-        return sorted(reasons)
-
     def difference(self, row: str) -> dict[str, float]:
-        """Ours less the paper's, of the rounded values, where the two can be compared."""
+        """Returns ours less the paper's, of the rounded values, where the two are comparable."""
         paper = self.table.figures[row]
         return {
             key: round(round(value, _digits(key)) - paper[key], _digits(key)) + 0.0
@@ -83,187 +81,220 @@ class Report:
         }
 
     def not_comparable(self, key: str) -> str | None:
-        """Why a figure of the paper's is no counterpart of ours; None if it is one."""
+        """Returns why a figure of the paper's is no counterpart of ours; None if it is one."""
         if self.settings.synthetic:
-            return 'data and model size differ from the paper'
+            return _NOT_COMPARABLE
         times = self.records[BENCHMARK]
-        if key == MEMORY and times is not None and times['device'] == 'cpu':
+        if key == 'memory_gb' and times and times['device'] == 'cpu':
             return "memory: ours is that of a CPU, the paper's that of a GPU"
         return None
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values, to be written as JSON."""
-        return {
+    @property
+    def is_complete(self) -> bool:
+        """Whether all that was asked for is measured."""
+        return not self.reasons and not any(self.not_measured(row) for row in self.rows)
+
+    @property
+    def results(self) -> ResultsTable:
+        """The table of ours and the paper's figures."""
+        columns = list(self._demo_columns() if self.table.images else self._columns())
+        more = {
             'table': self.table.name,
             'data': self.settings.data,
             'comparable': not self.settings.synthetic,
-            'rows': [
-                {
-                    'strategy': row,
-                    'measured': self.measured(row),
-                    'paper': self.table.figures[row],
-                    'difference': self.difference(row),
-                    'not_measured': self.not_measured(row),
-                    'accuracy_record': self.records[row],
-                }
-                for row in self.rows
-            ],
-            'benchmark_record': self.records[BENCHMARK],
+            'records': dict(self.records),
         }
+        rows = [self._row(name) for name in self.rows]
+        caption = self._caption()
+        return ResultsTable(rows, columns, head='strategy', caption=caption, more=more)
+
+    def _row(self, name: str) -> Row:
+        measured, times = self.measured(name), self.records[BENCHMARK]
+        timed = times['result']['rows'][name] if times else {}
+        return Row(
+            name,
+            values={key: measured[key] for key in self.table.metrics if key in measured},
+            median_seconds=timed.get('median_seconds'),
+            quartiles_seconds=timed.get('quartiles_seconds'),
+            speed_up=timed.get('speed_up'),
+            peak_memory_bytes=timed.get('peak_memory_bytes'),
+            more={
+                'measured': measured,
+                'paper': self.table.figures[name],
+                'difference': self.difference(name),
+                'not_measured': self.not_measured(name),
+            },
+        )
+
+    def _columns(self) -> Iterator[Column]:
+        comparable = not self.settings.synthetic
+        for key, label in self.figures.items():
+            yield Column(label, _ours(key), _digits(key))
+            if key in self.table.figures[self.rows[0]]:
+                name = label.partition(' (')[0]
+                yield Column(f'paper {name}', _from('paper', key), _digits(key))
+                if comparable:
+                    yield Column('difference', _from('difference', key), _digits(key), sign=True)
+        if not comparable:
+            yield Column('comparable', lambda row, _: 'no')
+
+    def _demo_columns(self) -> Iterator[Column]:
+        for name in self.table.metrics:
+            yield Column(name, _from('measured', name))
+            yield Column('change', _change(name), sign=True)
+        yield SPEED_UP
+        yield Column('ms / image', self._milliseconds, digits=0)
+        for key, label in {**{n: n for n in self.table.metrics}, 'speed_up': 'speed-up'}.items():
+            yield Column(f'paper {label}', _from('paper', key))
+
+    def _milliseconds(self, row: Row, baseline: Row) -> float | None:
+        if row.median_seconds is None:
+            return None
+        return 1e3 * row.median_seconds / self.settings.batch_size_of(self.table)
+
+    def _caption(self) -> str:
+        images, times = self.table.images, self.records[BENCHMARK]
+        if not images or not times:
+            return ''
+        return self.table.caption.format(
+            train=images.train,
+            val=images.val,
+            size='x'.join(map(str, self.table.shape)),
+            torch=times['environment']['versions']['torch'],
+            **{**times['fingerprint']['asked'], 'device': _device(times)},
+        )
 
     def to_markdown(self) -> str:
-        """Head, table, and below it what is missing."""
-        comparable = not self.settings.synthetic
-        header = ['strategy']
-        for key, name in self.columns.items():
-            header.append(name)
-            if key in self.table.figures[self.rows[0]]:
-                header.append(f'paper {name.partition(" (")[0]}')
-                header += ['difference'] if comparable else []
-        header += [] if comparable else ['comparable']
-        lines = [f'# {self.table.title}', '', *self._head(), '']
-        if not comparable:
-            lines += [f'**{self._warning()}**', '']
-        lines += [_join(header), _join(['---'] + ['---:'] * (len(header) - 1))]
-        lines += [_join(self._cells(row)) for row in self.rows]
-        notes = list(self._notes())
-        return '\n'.join([*lines, '', *notes]).rstrip('\n') + '\n'
-
-    def points(self, key: str) -> list[Point]:
-        """Ours and the paper's accuracy over speed-up."""
-        points = []
-        for row in self.rows:
-            ours, paper = self.measured(row), self.table.figures[row]
-            if key in ours and SPEED_UP in ours:
-                points.append(Point(row, ours[SPEED_UP], ours[key], ours=True))
-            if key in paper:
-                points.append(Point(row, paper[SPEED_UP], paper[key], ours=False))
-        return points
-
-    def _cells(self, row: str) -> Iterator[str]:
-        ours, paper, difference = self.measured(row), self.table.figures[row], self.difference(row)
-        yield row
-        for key in self.columns:
-            digits = _digits(key)
-            yield _number(key, ours[key]) if key in ours else '-'
-            if key in paper:
-                yield f'{paper[key]:.{digits}f}'
-                if not self.settings.synthetic:
-                    yield f'{difference[key]:+.{digits}f}' if key in difference else '-'
-        if self.settings.synthetic:
-            yield 'no: other data and model'
+        """Returns what was measured on what, the table, and below it what is missing."""
+        warning = ''
+        if self.settings.is_small(self.table):
+            warning = (
+                f'**Not comparable: ours is MiT-B0 after {self.settings.small_iters} '
+                "iterations on drawn images at a small size; the paper's columns are MiT-B5 on "
+                f'{DATA_SETS[self.table.data].title}. No difference is computed.**'
+            )
+        table = self.results.to_markdown().rstrip('\n')
+        parts = [f'# {self.table.title}', '\n'.join(self._head()), warning, table]
+        parts += [self.missing, *self._notes()]
+        return '\n\n'.join(filter(None, parts)) + '\n'
 
     def _head(self) -> Iterator[str]:
-        records = [r for row in (*self.rows, BENCHMARK) if (r := self.records[row]) is not None]
-        environments = [record['environment'] for record in records]
-        data = DATA_SETS[self.table.data].title
-        if self.settings.synthetic:
-            images = f'{TRAIN_IMAGES} images to train, {VAL_IMAGES} to test'
-            data = f'drawn in the layout of {data}: {images}'
+        records = [record for record in self.records.values() if record]
+        data, small = DATA_SETS[self.table.data].title, self.settings.synthetic
+        if small:
+            images = self.table.images or SMALL[self.table.data]
+            amounts = f'{images.train} images to train, {images.val} to test'
+            data = f'drawn in the layout of {data}: {amounts}'
         yield f'- data: {data}'
-        yield f'- model: {"MiT-B0" if self.settings.synthetic else "MiT-B5"}'
-        names = [_device_name(record) for record in records]
-        yield f'- device: {_some(names)}'
+        yield f'- model: {"MiT-B0" if small else "MiT-B5"}'
+        yield f'- device: {_each(_device(record) for record in records)}'
         times = self.records[BENCHMARK]
-        if times is not None:
+        if times:
             asked = times['fingerprint']['asked']
             size = ' x '.join(map(str, (asked['batch_size'], 3, *asked['shape'])))
             yield (
                 f'- speed-up: {_TIMED[asked["timed"]]}, {asked["dtype"]}, random input {size}, '
-                f'median of {asked["rounds"]} rounds in turn, {times["threads"]} threads on '
-                f'{_device_name(times)}'
+                f'median of {asked["rounds"]} rounds in turn, {times["result"]["threads"]} threads '
+                f'on {_device(times)}'
             )
         yield '- accuracy: tools/test.py, float32'
-        versions = [
-            ', '.join(filter(None, (e['versions'][name] for name in VERSIONS)))
-            for e in environments
-        ]
-        pythons = [f'Python {e["python"]}' for e in environments]
-        yield f'- versions: {_some(pythons)}; {_some(versions)}'
-        yield f'- commit: {_some([e["git_commit"] or "unknown" for e in environments])}'
+        environments = [record['environment'] for record in records]
+        pythons = _each(f'Python {each["python"]}' for each in environments)
+        versions = _each(
+            ', '.join(filter(None, (each['versions'][name] for name in VERSIONS)))
+            for each in environments
+        )
+        yield f'- versions: {pythons}; {versions}'
+        yield f'- commit: {_each(each["git_commit"] or "unknown" for each in environments)}'
         yield '- paper: MiT-B5 on the full data, figures of the paper, not measured here'
 
-    def _warning(self) -> str:
-        return (
-            f'Not comparable: ours is MiT-B0 after {self.settings.iterations} iterations on drawn '
-            "images at a small size; the paper's columns are MiT-B5 on "
-            f'{DATA_SETS[self.table.data].title}. No difference is computed.'
-        )
-
-    def _notes(self) -> Iterator[str]:
+    @property
+    def missing(self) -> str:
+        """Why figures are missing, a line for each reason; empty if none is."""
         reasons: dict[str, list[str]] = {}
         for row in self.rows:
             for key, reason in self.not_measured(row).items():
-                reasons.setdefault(reason, []).append(f'{row} {self.columns[key]}')
-        if reasons:
-            yield 'Not measured:'
-            yield ''
-            for reason, cells in reasons.items():
-                yield f'- {", ".join(cells)}: {reason}'
-            yield ''
-        if not self.settings.synthetic:
-            for key in self.columns:
-                reason_not = self.not_comparable(key)
-                if reason_not and any(key in self.measured(row) for row in self.rows):
-                    yield f'- no difference of {reason_not}'
-        if self.table.reports_memory and any(MEMORY in self.measured(row) for row in self.rows):
-            yield f'- {_MEMORY}'
+                reasons.setdefault(reason, []).append(f'{row} {self.figures[key]}')
+        lines = [f'- {", ".join(cells)}: {reason}' for reason, cells in reasons.items()]
+        return '\n'.join(['Not measured:', '', *lines]) if lines else ''
 
-    def _reason(self, row: str, key: str) -> str:
-        return self.reasons[BENCHMARK if key in (SPEED_UP, MEMORY) else row]
+    def _notes(self) -> Iterator[str]:
+        if not self.settings.synthetic and self.not_comparable('memory_gb'):
+            yield f'No difference of {self.not_comparable("memory_gb")}'
+        if self.table.reports_memory and self.records[BENCHMARK]:
+            yield _MEMORY
 
+    def write(self, folder: Path, plot: bool = True) -> None:
+        """Writes TABLE.md, TABLE.json and, if asked for, TABLE.png."""
+        write_json(folder / f'{self.table.name}.json', self.results.to_json())
+        write_text(folder / f'{self.table.name}.md', self.to_markdown())
+        picture = folder / f'{self.table.name}.png'
+        if plot:
+            picture.unlink(missing_ok=True)  # of an older state
+            panels = list(self._panels())
+            if panels:
+                apart = self.not_comparable('speed_up')
+                note = f'\nnot comparable: {apart}' if apart else ''
+                draw_panels(picture, panels, self.table.title + note)
 
-_MEMORY = (
-    'memory: the peak of a training step on top of weights and optimizer state, which are the same '
-    'in all rows; 1 GB is 10^9 bytes'
-)
-
-
-def write_report(store: Store, report: Report, plot: bool = True) -> None:
-    """Write TABLE.md, TABLE.json and, if asked for and there is something to draw, TABLE.png."""
-    name = report.table.name
-    store.write(f'{name}.json', report.to_json())
-    store.write_bytes(f'{name}.md', report.to_markdown().encode())
-    if not plot:
-        return
-    panels = {
-        metric.label: report.points(metric.key)
-        for metric in report.table.metrics
-        if metric.key in report.table.figures[report.rows[0]]
-    }
-    if not any(point.ours for points in panels.values() for point in points):
-        (store.folder / f'{name}.png').unlink(missing_ok=True)  # one of an older state
-        return
-    data = DATA_SETS[report.table.data].title
-    ours = f'ours: MiT-B0, drawn data as {data}' if report.settings.synthetic else 'ours'
-    x_label = report.columns[SPEED_UP]
-    picture = io.BytesIO()
-    draw_points(
-        picture, panels, report.table.title, (ours, f'paper: MiT-B5, {data}'),
-        x_label, apart=report.not_comparable(SPEED_UP),
-    )  # fmt: skip
-    store.write_bytes(f'{name}.png', picture.getvalue())
+    def _panels(self) -> Iterator[Panel]:
+        """Yields accuracy over speed-up: ours filled, the paper's hollow, apart if they differ."""
+        data = DATA_SETS[self.table.data].title
+        label = f'ours: MiT-B0, drawn data as {data}' if self.settings.synthetic else 'ours'
+        for metric in self.table.metrics:
+            ours = {row: self.measured(row) for row in self.rows}
+            paper = {row: self.table.figures[row] for row in self.rows}
+            series = [
+                Series(_points(ours, metric), label),
+                Series(_points(paper, metric), f'paper: MiT-B5, {data}', 'D', filled=False),
+            ]
+            if not series[0].points or not series[1].points:
+                continue
+            y_label = f'{metric} in %'
+            if self.settings.synthetic:
+                yield Panel(y_label, series[:1], x_label=self.figures['speed_up'])
+                yield Panel(y_label, series[1:], x_label='speed-up (paper)')
+            else:
+                yield Panel(y_label, series, x_label=self.figures['speed_up'])
 
 
-def _device_name(record: Mapping[str, Any]) -> str:
+def _ours(key: str) -> Callable[[Row, Row], float | str | None]:
+    def value(row: Row, _: Row) -> float | str | None:
+        number: float | None = row.more['measured'].get(key)
+        # of a small model on small images, the usual digits would be 0.0
+        return f'{number:.3f}' if key == 'memory_gb' and number and number < 1 else number
+
+    return value
+
+
+def _from(where: str, key: str) -> Callable[[Row, Row], float | None]:
+    return lambda row, _: row.more[where].get(key)
+
+
+def _change(key: str) -> Callable[[Row, Row], float | None]:
+    def change(row: Row, baseline: Row) -> float | None:
+        if key not in row.values or key not in baseline.values:
+            return None
+        # of the rounded values, so that it is what a reader computes
+        return round(row.values[key], 2) - round(baseline.values[key], 2)
+
+    return change
+
+
+def _points(rows: Mapping[str, Mapping[str, float]], metric: str) -> list[Point]:
+    both = {name: figures for name, figures in rows.items() if {metric, 'speed_up'} <= {*figures}}
+    return [Point(figures['speed_up'], figures[metric], name) for name, figures in both.items()]
+
+
+def _device(record: Record) -> str:
     environment = record['environment']
     return str(environment['gpu'] if record['device'] == 'cuda' else environment['cpu'])
 
 
-def _number(key: str, value: float) -> str:
-    # of a small model on small images, more would be 0.0
-    digits = 3 if key == MEMORY and value < 1 else _digits(key)
-    return f'{value:.{digits}f}'
-
-
 def _digits(key: str) -> int:
-    return _DIGITS.get(key, 2)
+    return 1 if key == 'memory_gb' else 2
 
 
-def _some(values: list[str]) -> str:
-    """Every one of them once; '-' for none."""
+def _each(values: Iterator[str]) -> str:
+    """Returns every value once; '-' for none."""
     return ' / '.join(dict.fromkeys(values)) or '-'
-
-
-def _join(cells: Any) -> str:
-    return '| ' + ' | '.join(cells) + ' |'

@@ -1,4 +1,4 @@
-"""The paper's five tables as data: which config, data, weights and figures make up a row."""
+"""Holds the paper's five tables and the two demos as data: configs, data, weights and measures."""
 
 from __future__ import annotations
 
@@ -12,50 +12,66 @@ from tools.paper_tables.paper import PAPER_TABLES, PaperRow
 BASELINE = 'none'
 """The row that speed-ups are relative to, and whose weights the inference table tests."""
 
+METRICS = {
+    'mIoU': ('mIoU', 1.0),
+    'PCK@0.1': ('PCK@0.1', 100.0),
+    'PCK@0.05': ('PCK@0.05', 100.0),
+    'AP': ('coco/AP', 100.0),
+}
+"""Measures: their name in the JSON of tools/test.py, and the factor that makes them percentages."""
+
+PCK = 'PCK@0.1', 'PCK@0.05'
+
 _ZOO = 'https://mmassets.onedl.ai/mmsegmentation/v0.5/segformer'
 
 
 @dataclass(frozen=True)
-class Metric:
-    """An accuracy in percent.
+class DrawnImages:
+    """Says which images a generator draws.
 
     Attributes:
-        key: in ``PAPER_TABLES`` and in our JSON.
-        label: in a table.
-        source: its name in what ``tools/test.py --metrics-json`` writes.
-        factor: makes it a percentage.
+        kind: 'scenes' or 'jumpers': part of the name of the generator and of its record.
+        layout: of the files, an option of the generator.
+        train: how many training images.
+        val: how many validation images.
+        size: height and width; None for the generator's own.
+        folder: below the data root; empty for one in the output folder, named after the content.
     """
 
-    key: str
-    label: str
-    source: str
-    factor: float = 1.0
+    kind: str
+    layout: str
+    train: int
+    val: int
+    size: tuple[int, int] | None = None
+    folder: str = ''
 
-
-MIOU = Metric('miou', 'mIoU', 'mIoU')
-PCK = (
-    Metric('pck_0.1', 'PCK@0.1', 'PCK@0.1', 100.0),
-    Metric('pck_0.05', 'PCK@0.05', 'PCK@0.05', 100.0),
-)
-AP = Metric('ap', 'AP', 'coco/AP', 100.0)
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """The options of the generator that decide what it draws."""
+        amounts = ('--train', str(self.train), '--val', str(self.val))
+        size = ('--size', f'{self.size[0]}x{self.size[1]}') if self.size else ()
+        return ('--layout', self.layout, *amounts, *size)
 
 
 @dataclass(frozen=True)
 class Table:
-    """One table of the paper, every row of which is MiT-B5 under one strategy.
+    """Describes a table of the paper, or a demo; every row is a model under one strategy.
 
     Attributes:
         name: on the command line and in file names.
         title: of the report.
-        paper: a key of ``PAPER_TABLES``; its rows are ours.
+        paper: a key of ``PAPER_TABLES``, whose rows this table has.
         data: a key of ``DATA_SETS``.
         config: path from the root of the repository, with {} for the strategy.
         shape: height and width of the images that are timed.
-        batch_size: of what is timed, on a GPU.
-        metrics: accuracies; one that the paper's table lacks stands alone.
-        timed: 'inference' or 'training': what the speed-up is that of.
-        shares_weights: every row tests the weights of ``BASELINE``.
-        published: addresses of weights that others have trained for a row.
+        batch_size: of the timed batches on a GPU.
+        metrics: keys of ``METRICS``; one that the paper's table lacks stands alone.
+        timed: whether the speed-up is that of 'inference' or 'training'.
+        shares_weights: whether every row tests the weights of ``BASELINE``.
+        published: addresses of weights that others have trained, by row.
+        images: that a demo draws; None for a table of the paper.
+        picture: name of the picture of a demo: 'comparison' or 'skeletons'.
+        caption: what a demo measures, with fields that ``Report`` fills in.
     """
 
     name: str
@@ -65,10 +81,13 @@ class Table:
     config: str
     shape: tuple[int, int]
     batch_size: int
-    metrics: tuple[Metric, ...]
+    metrics: tuple[str, ...]
     timed: str
     shares_weights: bool = False
     published: dict[str, str] = field(default_factory=dict)
+    images: DrawnImages | None = None
+    picture: str = ''
+    caption: str = ''
 
     @property
     def figures(self) -> dict[str, PaperRow]:
@@ -82,15 +101,15 @@ class Table:
 
     @property
     def reports_memory(self) -> bool:
-        """Whether the paper's table has the memory of training."""
-        return 'memory_gb' in self.figures[BASELINE]
+        """Whether the memory of training is measured beside the paper's."""
+        return self.timed == 'training' and 'memory_gb' in self.figures[BASELINE]
 
     def config_of(self, row: str) -> str:
-        """The config of a row, from the root of the repository."""
+        """Returns the config of a row, from the root of the repository."""
         return self.config.format(row)
 
     def weights_row(self, row: str) -> str:
-        """The row whose training makes the weights that this one tests."""
+        """Returns the row whose training makes the weights that this one tests."""
         return BASELINE if self.shares_weights else row
 
 
@@ -110,8 +129,8 @@ TABLES: dict[str, Table] = {
             data='cityscapes',
             config=_CITYSCAPES,
             shape=(1024, 1024),
-            batch_size=8,
-            metrics=(MIOU,),
+            batch_size=4,
+            metrics=('mIoU',),
             timed='inference',
             shares_weights=True,
             published=_CITYSCAPES_WEIGHTS,
@@ -124,7 +143,7 @@ TABLES: dict[str, Table] = {
             config=_CITYSCAPES,
             shape=(1024, 1024),
             batch_size=4,
-            metrics=(MIOU,),
+            metrics=('mIoU',),
             timed='training',
             published=_CITYSCAPES_WEIGHTS,
         ),
@@ -136,7 +155,7 @@ TABLES: dict[str, Table] = {
             config='configs/ade20k/segformer_mit-b5_{}_1xb8-160k_ade20k-640x640.py',
             shape=(640, 640),
             batch_size=8,
-            metrics=(MIOU,),
+            metrics=('mIoU',),
             timed='training',
             published={
                 'none': f'{_ZOO}/segformer_mit-b5_640x640_160k_ade20k/'
@@ -162,31 +181,74 @@ TABLES: dict[str, Table] = {
             config='configs/coco/td-hm_mit-b5_{}_1xb16-210e_coco-384x288.py',
             shape=(384, 288),
             batch_size=16,
-            metrics=(*PCK, AP),
+            metrics=(*PCK, 'AP'),
             timed='training',
+        ),
+        Table(
+            name='demo-seg',
+            title='Street scenes that are drawn: one set of weights under every strategy',
+            paper='cityscapes_inference',
+            data='cityscapes',
+            config='configs/synthetic/segformer_mit-b0_{}_1xb2-demo_synthetic-cityscapes.py',
+            shape=(1024, 2048),
+            batch_size=1,
+            metrics=('mIoU',),
+            timed='inference',
+            shares_weights=True,
+            images=DrawnImages(
+                'scenes', 'cityscapes', 80, 8, size=(1024, 2048), folder='demo_cityscapes'
+            ),
+            picture='comparison',
+            caption='Left: MiT-B0, trained once without merging on {train} synthetic street scenes '
+            'of {size}, tested under every strategy on {val}; batch {batch_size}, {dtype}, whole '
+            'image to label map, median of {rounds} rounds in turn on {device}, {torch}. '
+            'Right: the paper, MiT-B5 on Cityscapes.',
+        ),
+        Table(
+            name='demo-pose',
+            title='Jumpers that are drawn: one set of weights under every strategy',
+            paper='jbd_training',
+            data='jbd',
+            config='configs/synthetic/td-hm_mit-b0_{}_1xb2-demo_synthetic-jbd-640x480.py',
+            shape=(640, 480),
+            batch_size=1,
+            metrics=PCK,
+            timed='inference',
+            shares_weights=True,
+            images=DrawnImages('jumpers', 'jbd', 1200, 60, folder='demo_jumpers'),
+            picture='skeletons',
+            caption='Left: MiT-B0, trained once without merging on {train} synthetic jumpers, '
+            'input {size}, tested under every strategy on {val} with flip test and heatmaps of '
+            'sigma 6 (the paper: 3), which are learnt sooner; speed: batch {batch_size}, {dtype}, '
+            'cut-out person to heatmaps, median of {rounds} rounds in turn on {device}, {torch}. '
+            'Right: the paper, MiT-B5 on the Jump-Broadcast dataset, every row trained.',
         ),
     )
 }
-"""By name, in the order in which ``all`` takes them."""
+"""Tables by name, in the order in which several of them are measured."""
+
+PAPER = tuple(name for name, table in TABLES.items() if table.images is None)
+"""The tables of the paper, which 'all' stands for."""
 
 
 def find_tables(names: Sequence[str]) -> list[Table]:
-    """Tables by name; 'all' is every one.
+    """Returns tables by name; 'all' is every table of the paper.
 
     Raises:
-        SegformerPlusPlusError: an unknown name.
+        SegformerPlusPlusError: no table has this name.
     """
     for name in names:
         if name != 'all' and name not in TABLES:
             raise SegformerPlusPlusError(_unknown('table', name, [*TABLES, 'all']))
-    return [table for table in TABLES.values() if table.name in names or 'all' in names]
+    asked = {*names, *(PAPER if 'all' in names else ())}
+    return [table for table in TABLES.values() if table.name in asked]
 
 
 def find_rows(tables: Sequence[Table], names: Sequence[str] | None) -> dict[str, tuple[str, ...]]:
-    """The rows that are asked for, by table, in the paper's order.
+    """Returns the rows of each table, in the paper's order.
 
     Args:
-        tables: those that are asked for.
+        tables: the ones that are asked for.
         names: of rows; None for all. A table without a row of this name does without it.
 
     Raises:

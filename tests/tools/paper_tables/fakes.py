@@ -8,77 +8,65 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from rich.console import Console
-
-from tools.paper_tables import (
-    Outcome,
-    Report,
-    Reproduction,
-    Settings,
-    Step,
-    Store,
-    find_rows,
-    find_tables,
-)
+from tools.paper_tables.plan import Settings
+from tools.paper_tables.report import Report
+from tools.paper_tables.steps import Runner, Step, claim_folder
+from tools.paper_tables.tables import find_rows, find_tables
+from tools.reproduce import measure
 
 ROOT = Path(__file__).resolve().parents[3]
 METRICS = {'mIoU': 40.0, 'PCK@0.1': 0.5, 'PCK@0.05': 0.25, 'coco/AP': 0.125}
 
 
 class FakeTools:
-    """A runner; remembers what it ran.
+    """Executes steps; remembers which.
 
     Attributes:
         ran: 'kind strategy' of every step.
-        fails: what a step's reason is taken from, if it has one.
+        commands: of every step.
+        fails: gives the reason of a step that fails.
         killed_at: number of the step that the call is killed in.
+        metrics: what a test measures.
+        length: what trainings stop at, if not at their end.
+        complete: whether benchmarks end.
     """
 
     def __init__(self) -> None:
         self.ran: list[str] = []
+        self.commands: list[tuple[str, ...]] = []
         self.fails: Callable[[Step], str | None] = lambda step: None
         self.killed_at: int | None = None
-        self.metrics = dict(METRICS)
+        self.metrics: dict[str, Any] = dict(METRICS)
+        self.length: str | None = None
+        self.complete = True
 
-    def __call__(self, step: Step) -> Outcome:
-        self.ran.append(f'{step.kind} {strategy_of(step)}'.strip())
+    def __call__(self, step: Step, log: Path, root: Path) -> str | None:
+        strategy = strategy_of(step) if step.kind in ('train', 'test') else ''
+        self.ran.append(f'{step.kind} {strategy}'.strip())
+        self.commands.append(step.command)
         if len(self.ran) == self.killed_at:
             raise KeyboardInterrupt
         reason = self.fails(step)
         if reason is None:
             getattr(self, f'_{step.kind}')(step)
-        return Outcome(1.0, reason)
+        return reason
 
     def _data(self, step: Step) -> None:
-        folder = Path(step.command[1])
-        folder.mkdir(parents=True)
-        kind = 'jumpers' if 'jumpers' in step.command[0] else 'scenes'
-        (folder / f'{kind}.json').write_text('{"complete": true}')
+        step.result.write_text('{"complete": true}')
 
     def _train(self, step: Step) -> None:
-        folder = Path(step.command[step.command.index('--work-dir') + 1])
-        folder.mkdir(parents=True, exist_ok=True)
-        name = f'iter_{self.length_of(step)}.pth'
-        write_checkpoint(folder / name, step.command[1])
-
-    @staticmethod
-    def length_of(step: Step) -> str:
-        for word in step.command:
-            key, _, value = word.partition('=')
-            if key in ('train_cfg.max_iters', 'train_cfg.max_epochs'):
-                return value
-        return '160000'
+        values = dict(word.partition('=')[::2] for word in step.command)
+        ends = [values[k] for k in ('train_cfg.max_iters', 'train_cfg.max_epochs') if k in values]
+        name = f'iter_{self.length or (ends or ["160000"])[0]}.pth'
+        write_checkpoint(step.result.with_name(name), step.command[1])
 
     def _test(self, step: Step) -> None:
         assert Path(step.command[2]).is_file()
-        assert step.result is not None
-        step.result.parent.mkdir(parents=True, exist_ok=True)
-        step.result.write_text(json.dumps(self.metrics))
+        write(step.result, json.dumps(self.metrics))
 
     def _benchmark(self, step: Step) -> None:
-        assert step.result is not None
-        step.result.parent.mkdir(parents=True, exist_ok=True)
         configs = [word for word in step.command if word.startswith('configs/')]
         results = [
             dict(
@@ -88,67 +76,67 @@ class FakeTools:
             )
             for index, config in enumerate(configs)
         ]  # fmt: skip
-        run = dict(results=results, threads=1, complete=True)
-        step.result.write_text(json.dumps(dict(runs=[run])))
+        run = dict(results=results, threads=1, complete=self.complete)
+        write(step.result, json.dumps(dict(runs=[run])))
+
+    def _picture(self, step: Step) -> None:
+        write(step.result, 'a picture')
 
 
 class Call:
     """Calls of the program with one set of options, in a repository of its own."""
 
-    def __init__(self, folder: Path, **options: object) -> None:
-        root = folder / 'repository'
-        shutil.copytree(ROOT / 'configs', root / 'configs')
-        (root / 'tools').mkdir()
-        for name in ('train', 'test', 'benchmark'):
-            shutil.copy(ROOT / 'tools' / f'{name}.py', root / 'tools')
+    def __init__(self, folder: Path, **options: Any) -> None:
+        self.root, self.out = folder / 'repository', folder / 'out'
+        shutil.copytree(ROOT / 'configs', self.root / 'configs')
         self.tools = FakeTools()
+        self.said: list[str] = []
+        self.checkpoints = folder / 'checkpoints'
         self.settings = Settings(
-            root=root,
-            out=folder / 'out',
+            **{'data': 'synthetic', 'iters': 2, 'device': 'cpu', **options},
+            out=self.out,
             data_root=folder / 'data',
-            checkpoints=folder / 'checkpoints',
-            **{'synthetic': True, 'iterations': 2, **options},
+            checkpoints=self.checkpoints if options.get('data') == 'real' else None,
         )
 
-    @property
-    def store(self) -> Store:
-        return Store(self.settings.out)
-
-    def with_options(self, **options: object) -> None:
+    def with_options(self, **options: Any) -> None:
         self.settings = replace(self.settings, **options)
 
     def __call__(self, *tables: str, rows: list[str] | None = None) -> list[str]:
         """What the tools were made to do."""
-        self.tools.ran.clear()
         self.reports(*tables, rows=rows)
         return self.tools.ran
 
     def reports(self, *tables: str, rows: list[str] | None = None) -> list[Report]:
+        self.tools.ran.clear()
         found = find_tables(tables)
-        with self.store.claim(self.settings.data):
-            work = Reproduction(self.settings, self.store, self.tools, Console(quiet=True))
-            return work.run(found, find_rows(found, rows))
+        settings = self.settings.completed(found)
+        runner = Runner(self.out, self.root, lambda text, *_: self.said.append(text), self.tools)
+        with claim_folder(self.out, settings.data):
+            return measure(settings, found, find_rows(found, rows), runner, self.root)
 
     def change_config(self, name: str, line: str) -> None:
-        (path,) = (self.settings.root / 'configs').rglob(f'{name}.py')
+        (path,) = (self.root / 'configs').rglob(f'{name}.py')
         path.write_text(f'{path.read_text()}\n{line}\n')
 
     def markdown(self, table: str) -> str:
-        return (self.settings.out / f'{table}.md').read_text()
+        return (self.out / f'{table}.md').read_text()
 
     def json(self, table: str) -> dict:
-        return json.loads((self.settings.out / f'{table}.json').read_text())
+        return json.loads((self.out / f'{table}.json').read_text())
 
 
 def strategy_of(step: Step) -> str:
-    """Of the config of a step; '' where it has none or several."""
-    if step.kind not in ('train', 'test'):
-        return ''
     return Path(step.command[1]).stem.split('_')[2]
 
 
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
 def write_checkpoint(path: Path, content: str = '') -> None:
-    """What looks like a whole file of ``torch.save``."""
+    """Writes what looks like a whole file of ``torch.save``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(path, 'w') as archive:
         archive.writestr(zipfile.ZipInfo('data'), content)

@@ -4,19 +4,20 @@ import pytest
 from mmengine.config import Config
 
 from segformer_plusplus.inference.configs import check_codec_sizes
-from tools.paper_tables import TABLES
-from tools.paper_tables.state import read_config, with_options
-from tools.paper_tables.synthetic import DrawnData, small_options
+from tools.paper_tables import plan
+from tools.paper_tables.plan import Planner, Settings, read_config
+from tools.paper_tables.small import small_options
+from tools.paper_tables.tables import PAPER, TABLES
 
 from .fakes import ROOT
 
 
 def small(name: str, row: str, iterations: int) -> dict:
-    content = read_config(ROOT / TABLES[name].config_of(row))
-    return with_options(content, small_options(content, iterations))
+    path = ROOT / TABLES[name].config_of(row)
+    return read_config(path, small_options(read_config(path), iterations))
 
 
-@pytest.mark.parametrize('name', list(TABLES))
+@pytest.mark.parametrize('name', PAPER)
 def test_everything_is_small(name):
     for row in TABLES[name].rows:
         cfg = small(name, row, 2)
@@ -49,8 +50,8 @@ def test_the_schedule_of_scenes_fits_its_length(iterations):
 
 
 def test_other_code_draws_into_another_folder(tmp_path, monkeypatch):
-    data = DrawnData('coco', tmp_path)
-    assert not data.complete
-    before = data.folder
-    monkeypatch.setattr('tools.paper_tables.synthetic.hash_file', lambda path: 'x')
-    assert data.folder != before and data.folder.name.startswith('coco-')
+    settings, table = Settings('synthetic', out=tmp_path, device='cpu'), TABLES['coco']
+    before = Planner(settings).data_folder(table)
+    assert before.parent == tmp_path / 'data' and before.name.startswith('coco-')
+    monkeypatch.setattr(plan, 'hash_file', lambda path: 'x')
+    assert Planner(settings).data_folder(table) != before

@@ -1,87 +1,40 @@
-"""All tables at a small size: drawn data in every layout, MiT-B0, a few iterations.
+"""Makes the paper's tables small: drawn data in every layout, MiT-B0, a few iterations.
 
 The shipped configs of the rows are what runs; everything small is an option on top of them.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from tools.paper_tables.state import hash_file, sha256
+from tools.paper_tables.tables import DrawnImages
 
 TRAIN_IMAGES, VAL_IMAGES = 16, 4
 BATCH = 2
 SCENE = (128, 256)
 CROP = (128, 128)
 STRIDE = (96, 96)
-JUMPERS = (192, 256)
+JUMPER = (192, 256)
 PERSON = (128, 96)
 IN_CHANNELS = '[32,64,160,256]'
 
-_HEIGHT_WIDTH = dict(scenes=SCENE, jumpers=JUMPERS)
-_LAYOUTS = {
-    'cityscapes': ('scenes', 'cityscapes'),
-    'ade20k': ('scenes', 'ade20k'),
-    'jbd': ('jumpers', 'jbd'),
-    'coco': ('jumpers', 'coco'),
+SMALL = {
+    'cityscapes': DrawnImages('scenes', 'cityscapes', TRAIN_IMAGES, VAL_IMAGES, SCENE),
+    'ade20k': DrawnImages('scenes', 'ade20k', TRAIN_IMAGES, VAL_IMAGES, SCENE),
+    'jbd': DrawnImages('jumpers', 'jbd', TRAIN_IMAGES, VAL_IMAGES, JUMPER),
+    'coco': DrawnImages('jumpers', 'coco', TRAIN_IMAGES, VAL_IMAGES, JUMPER),
 }
-
-_GENERATORS = Path(__file__).resolve().parents[1] / 'dataset_generators'
-
-
-@dataclass(frozen=True)
-class DrawnData:
-    """A drawn data set and the command that draws it.
-
-    Attributes:
-        data: a key of ``DATA_SETS``.
-        parent: the folder that data sets are drawn into.
-    """
-
-    data: str
-    parent: Path
-
-    @property
-    def arguments(self) -> tuple[str, ...]:
-        """Of the generator, without the folder."""
-        kind, layout = _LAYOUTS[self.data]
-        size = 'x'.join(map(str, _HEIGHT_WIDTH[kind]))
-        amounts = ('--train', str(TRAIN_IMAGES), '--val', str(VAL_IMAGES))
-        return '--layout', layout, *amounts, '--size', size, '--workers', '1'
-
-    @property
-    def folder(self) -> Path:
-        """Named after what is drawn and by which code: other code draws into another folder."""
-        code = {path.name: hash_file(path) for path in sorted(_GENERATORS.glob('*.py'))}
-        return self.parent / f'{self.data}-{sha256([code, self.arguments])[:8]}'
-
-    @property
-    def command(self) -> tuple[str, ...]:
-        """The tool with its arguments."""
-        tool = f'tools/dataset_generators/synthetic_{_LAYOUTS[self.data][0]}.py'
-        return tool, str(self.folder), *self.arguments
-
-    @property
-    def complete(self) -> bool:
-        """Whether all of it is drawn."""
-        record = self.folder / f'{_LAYOUTS[self.data][0]}.json'
-        try:
-            return json.loads(record.read_text()).get('complete') is True
-        except (OSError, ValueError, AttributeError):
-            return False
+"""What is drawn in the place of each of ``DATA_SETS``."""
 
 
 def small_shape(data: str) -> tuple[int, int]:
-    """Height and width that are timed in place of the paper's; ``data`` as in DATA_SETS."""
-    return SCENE if _LAYOUTS[data][0] == 'scenes' else PERSON
+    """Returns height and width that are timed in the place of the paper's, for a data set."""
+    return SCENE if SMALL[data].kind == 'scenes' else PERSON
 
 
 def small_options(cfg: Mapping[str, Any], iterations: int) -> tuple[str, ...]:
-    """KEY=VALUE options that make a shipped config small.
+    """Returns the KEY=VALUE options that make a shipped config small.
 
     Args:
         cfg: the resolved config.
@@ -100,13 +53,13 @@ def small_options(cfg: Mapping[str, Any], iterations: int) -> tuple[str, ...]:
         options += [f'{loader}.num_workers=0', f'{loader}.persistent_workers=False']
         for index, step in enumerate(cfg[loader]['dataset']['pipeline']):
             key = f'{loader}.dataset.pipeline.{index}'
-            options += [f'{key}.{option}' for option in _small_step(step, poses)]
+            options += [f'{key}.{option}' for option in _small_step(step)]
     options += _small_poses(iterations) if poses else _small_scenes(cfg, iterations)
     return tuple(options)
 
 
-def _small_step(step: Mapping[str, Any], poses: bool) -> Iterator[str]:
-    """What to change in a step of a pipeline."""
+def _small_step(step: Mapping[str, Any]) -> Iterator[str]:
+    """Yields what to change in a step of a pipeline."""
     kind = step['type']
     if kind in ('RandomResize', 'Resize'):
         yield f'scale={_pair(SCENE[::-1])}'
