@@ -1,4 +1,4 @@
-"""MixVisionTransformer with token merging: the backbone, its blocks and patch embeddings."""
+"""Holds the MixVisionTransformer with token merging, its blocks and patch embeddings."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ from .initialisation import initialise
 
 @MODELS.register_module(force=True)
 class MixVisionTransformerPlusPlus(BaseModule):
-    """The backbone of SegFormer (Xie et al., NeurIPS 2021) with the token merging of Segformer++.
+    """Is SegFormer's backbone (Xie et al., NeurIPS 2021) with the token merging of Segformer++.
 
-    Drop-in for mmseg's ``MixVisionTransformer``: the same arguments, the same state dict, and
-    without merging the same numbers.
+    It takes the place of mmseg's ``MixVisionTransformer``: it has the same arguments, the same
+    state dict, and without merging the same numbers.
 
     Args:
         arch: 'b0' to 'b5'; or None, with ``embed_dims``, ``num_heads`` and ``num_layers`` given
@@ -208,12 +208,12 @@ class MixVisionTransformerPlusPlus(BaseModule):
                 in_channels = channels
 
     def init_weights(self) -> None:
-        """Initialise as mmseg does, or load what ``init_cfg`` names, strictly."""
+        """Initialises as mmseg does, or strictly loads what ``init_cfg`` names."""
         initialise(self, self.init_cfg)
         self._is_init = True
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Features of the stages in ``out_indices``.
+        """Returns the features of the stages in ``out_indices``.
 
         Args:
             image: (B, in_channels, H, W), normalised.
@@ -240,7 +240,7 @@ class MixVisionTransformerPlusPlus(BaseModule):
         return features
 
     def set_token_merging(self, token_merging: TokenMergingConfig) -> None:
-        """Change the strategies of a built model; the weights stay as they are."""
+        """Changes the strategies of a built model; the weights stay as they are."""
         merging = build_token_merging(token_merging, len(self.layers))
         self.token_merging = merging
         stages: Any = self.layers
@@ -249,7 +249,7 @@ class MixVisionTransformerPlusPlus(BaseModule):
                 block.attn.merging = stage_merging
 
     def grids(self, height: int, width: int) -> list[tuple[int, int]]:
-        """Grid (rows, columns) of every stage for an image of this size in pixels."""
+        """Returns the grid (rows, columns) of every stage for an image of this size in pixels."""
         grids = []
         for patch, stride in zip(self.patch_sizes, self.strides, strict=True):
             height, width = (
@@ -272,7 +272,7 @@ class MixVisionTransformerPlusPlus(BaseModule):
                 )
 
     def _smallest_side(self) -> int:
-        """Pixels that a side needs, from the last stage back: see :meth:`grids`."""
+        """Returns how many pixels a side needs, from the last stage back: see :meth:`grids`."""
         side = 1
         for patch, stride, reduction in zip(
             reversed(self.patch_sizes),
@@ -285,21 +285,9 @@ class MixVisionTransformerPlusPlus(BaseModule):
 
 
 class MixTransformerBlock(nn.Module):
-    """``x = x + attention(norm(x)); x = x + ffn(norm(x))``.
+    """Computes ``x = x + attention(norm(x))``, then ``x = x + ffn(norm(x))``.
 
-    Args:
-        embed_dims: C.
-        num_heads: heads of the attention.
-        feedforward_channels: hidden channels of the Mix-FFN.
-        sr_ratio: spatial reduction of keys and values.
-        merging: strategies of this block.
-        drop_rate: dropout after attention and in the Mix-FFN.
-        attn_drop_rate: dropout on the attention weights.
-        drop_path_rate: probability that a sample skips a branch in training.
-        qkv_bias: whether the projections have a bias.
-        act_cfg: activation of the Mix-FFN.
-        norm_cfg: of all norms.
-        with_cp: recompute the block in the backward pass instead of keeping its activations.
+    Its arguments are those of the backbone, for one block; ``embed_dims`` is C.
     """
 
     def __init__(
@@ -337,7 +325,7 @@ class MixTransformerBlock(nn.Module):
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, tokens: Tensor, grid: Grid, plans: SharedPlans | None = None) -> Tensor:
-        """(B, N, C) -> (B, N, C); ``plans`` are those of the blocks that share them."""
+        """Computes (B, N, C) -> (B, N, C); ``plans`` are those of the blocks that share them."""
         if self.with_cp and tokens.requires_grad:
             return checkpoint(self._forward, tokens, grid, plans, use_reentrant=False)
         return self._forward(tokens, grid, plans)
@@ -351,15 +339,7 @@ class MixTransformerBlock(nn.Module):
 
 
 class OverlapPatchEmbed(nn.Module):
-    """Image to normalised tokens (SegFormer, section 3.1).
-
-    Args:
-        in_channels: channels of the image or of the stage before.
-        embed_dims: C.
-        patch_size: kernel of the convolution; padded by half of it.
-        stride: by which the grid shrinks.
-        norm_cfg: of the norm after it.
-    """
+    """Turns an image, or the features of the stage before, into tokens (SegFormer, section 3.1)."""
 
     def __init__(
         self,
@@ -376,13 +356,13 @@ class OverlapPatchEmbed(nn.Module):
         self.norm = build_norm_layer(norm_cfg, embed_dims)[1]
 
     def forward(self, image: Tensor) -> tuple[Tensor, Grid]:
-        """(B, in_channels, H, W) -> (B, N, C) and the grid of the N tokens."""
+        """Computes (B, in_channels, H, W) -> (B, N, C) and the grid of the N tokens."""
         image = self.projection(image.contiguous(memory_format=torch.channels_last))
         return self.norm(image_to_tokens(image)), (image.shape[2], image.shape[3])
 
 
 def check_token_norm(norm: nn.Module, norm_cfg: dict[str, Any]) -> None:
-    """Raise for a norm that wants channels in the second dimension."""
+    """Raises for a norm that wants channels in the second dimension."""
     if isinstance(norm, nn.modules.batchnorm._NormBase | nn.GroupNorm):
         raise SegformerPlusPlusError(
             f'norm_cfg={norm_cfg} is a norm of images; the backbone needs one of tokens (B, N, C), '

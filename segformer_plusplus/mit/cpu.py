@@ -20,16 +20,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 SCORES = 3 * 2**19
-"""Attention weights that are worked on at a time."""
+"""Limits the attention weights that are worked on at a time."""
 
 SMALLEST = 20480
-"""PyTorch computes convolutions of no more input elements than these without oneDNN."""
+"""Is the largest number of input elements that PyTorch convolves without oneDNN."""
 
 SMALLEST_TRAINED = 32 * 32
-"""The backward pass of convolutions with no more weights than these is slower than a product's."""
+"""Is the largest number of weights with which a convolution's backward pass is slower."""
 
 Projection = tuple[Tensor, Tensor | None]
-"""Weight (C', C) and bias (C') of a linear layer."""
+"""Is weight (C', C) and bias (C') of a linear layer."""
 
 
 _chunked = True
@@ -67,12 +67,12 @@ def accept_in_rows(in_rows: bool | None) -> None:
 
 
 def works_chunked(tensor: Tensor) -> bool:
-    """Whether this is inference on a CPU in eager mode: no graph should hold a loop over chunks."""
+    """Tells whether this is inference on a CPU in eager mode: no graph may hold a loop."""
     return _chunked and is_eager(tensor) and not torch.is_grad_enabled()
 
 
 def is_eager(tensor: Tensor) -> bool:
-    """Whether this runs on a CPU as written: neither traced nor in automatic mixed precision."""
+    """Tells whether this runs on a CPU as written, neither traced nor under autocast."""
     return (
         not torch.compiler.is_compiling()
         and tensor.device.type == 'cpu'
@@ -82,7 +82,7 @@ def is_eager(tensor: Tensor) -> bool:
 
 
 def linear(tokens: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``F.linear``: (..., C), (C', C), (C') -> (..., C')."""
+    """Computes ``F.linear``: (..., C), (C', C), (C') -> (..., C')."""
     small = weight.numel() <= SMALLEST_TRAINED and torch.is_grad_enabled()
     if small or not _suits_onednn(tokens):
         return F.linear(tokens, weight, bias)
@@ -102,7 +102,7 @@ def _suits_onednn(tokens: Tensor) -> bool:
 
 
 class KeyValue:
-    """Keys and values of one image, laid out as the weights of the products with queries.
+    """Attends to the keys and values of one image, laid out as weights of linear layers.
 
     With one head, the projections before and after the attention are folded into them: then
     scores are x (K W_q)^T + K b_q, and the output is P (V W_o^T) + b_o.
@@ -113,7 +113,7 @@ class KeyValue:
         num_heads: divides C.
         query_projection: weight (C, C) and bias (C) or None of the layer that makes queries.
         out_projection: those of the layer that follows.
-        weights: (M), added to the scores of each key.
+        bias: (M), added to the scores of each key.
     """
 
     def __init__(
@@ -123,16 +123,16 @@ class KeyValue:
         num_heads: int,
         query_projection: Projection,
         out_projection: Projection,
-        weights: Tensor | None = None,
+        bias: Tensor | None = None,
     ) -> None:
         self.num_heads = num_heads
         self._before, self._after = query_projection, out_projection
-        self._key_bias = weights
+        self._key_bias = bias
         key = key * (key.shape[1] // num_heads) ** -0.5
         if num_heads == 1:
-            weight, bias = query_projection
-            if bias is not None:
-                self._key_bias = key @ bias if weights is None else key @ bias + weights
+            weight, offset = query_projection
+            if offset is not None:
+                self._key_bias = key @ offset if bias is None else key @ offset + bias
             key = key @ weight
             value = value @ out_projection[0].t()
         self.keys = key.unflatten(1, (num_heads, -1)).transpose(0, 1).contiguous()
@@ -140,12 +140,12 @@ class KeyValue:
 
     @property
     def num_queries(self) -> int:
-        """How many queries :meth:`attend` should get at a time."""
+        """Returns how many queries :meth:`attend` should get at a time."""
         _, num_keys, head_dims = self.keys.shape
         return max(SCORES // max(num_keys, head_dims), SMALLEST // head_dims + 1)
 
     def attend(self, tokens: Tensor) -> Tensor:
-        """Attention from tokens (N, C), not yet projected, to the projected output (N, C)."""
+        """Attends from tokens (N, C), not yet projected, and projects the output (N, C)."""
         if self.num_heads == 1:
             return linear(self._weights(tokens, 0), self.values[0], self._after[1])
         query = linear(tokens, *self._before).chunk(self.num_heads, dim=1)
@@ -155,6 +155,6 @@ class KeyValue:
         return linear(torch.cat(heads, dim=1), *self._after)
 
     def _weights(self, query: Tensor, head: int) -> Tensor:
-        """Attention weights of one head, (N, M)."""
+        """Computes the attention weights of one head, (N, M)."""
         weights = linear(query, self.keys[head], self._key_bias)
         return torch.softmax(weights, dim=-1, out=weights)

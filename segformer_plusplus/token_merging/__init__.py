@@ -1,4 +1,4 @@
-"""Token merging: strategies, the plans they make, presets. Needs torch, tomesd and a registry."""
+"""Holds strategies of token merging, the plans that they make, and presets."""
 
 from .base import TOKEN_MERGERS, IdentityPlan, MergePlan, TokenMerger
 from .bipartite import BipartiteSoftMatching1d, BipartiteSoftMatching2d, TomesdMatching

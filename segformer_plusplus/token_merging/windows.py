@@ -1,4 +1,4 @@
-"""Merging inside fixed windows of the grid: all of them, or those whose tokens are alike.
+"""Merges inside fixed windows of the grid: all of them, or those whose tokens are alike.
 
 Sources: Segformer++ (Kienzle et al., MIPR 2024), where 2x2 cells of queries are averaged, whatever
 they look like; for the windows that are alike the conditional local average pooling of ALGM
@@ -28,7 +28,7 @@ from .plans import CellPlan, SlotPlan, WindowPlan, spread_windows
 
 @TOKEN_MERGERS.register_module()
 class NeighborMerging2d(TokenMerger):
-    """Average the cells of the grid; cells at the border hold what is left.
+    """Averages the cells of the grid; cells at the border hold what is left.
 
     Args:
         stride: rows and columns of a cell; an int for both.
@@ -44,7 +44,7 @@ class NeighborMerging2d(TokenMerger):
 
 @TOKEN_MERGERS.register_module()
 class NeighborMerging1d(TokenMerger):
-    """Average runs of consecutive tokens of the flattened grid; the last run may be shorter.
+    """Averages runs of consecutive tokens of the flattened grid; the last run may be shorter.
 
     Args:
         stride: tokens in a run.
@@ -62,7 +62,7 @@ class NeighborMerging1d(TokenMerger):
 
 @TOKEN_MERGERS.register_module()
 class LocalWindowMerging(TokenMerger):
-    """The windows whose tokens are most alike become their means; all other tokens stay.
+    """Averages the windows whose tokens are most alike; all other tokens stay.
 
     How alike the tokens of a window are is the mean cosine of all its pairs. Unlike a matching, it
     takes a number of operations that grows with the tokens, not with their square. What a border
@@ -71,8 +71,8 @@ class LocalWindowMerging(TokenMerger):
     Args:
         ratio: share of all tokens that is merged away, in [0, 1 - 1 / (rows * columns)]: as many
             windows are merged as it takes.
-        threshold: instead of a ratio, as in ALGM: the windows whose mean cosine is at least this,
-            in [-1, 1]. How many these are depends on the image.
+        threshold: instead of a ratio, as in ALGM: merges the windows whose mean cosine is at least
+            this, in [-1, 1]. How many these are depends on the image.
         stride: rows and columns of a window; an int for both.
 
     Raises:
@@ -114,7 +114,7 @@ class LocalWindowMerging(TokenMerger):
 
 @torch.no_grad()
 def window_similarity(tokens: Tensor, grid: Grid, stride: tuple[int, int]) -> Tensor:
-    """Mean cosine of all pairs of tokens in every whole window.
+    """Computes the mean cosine of all pairs of tokens in every whole window.
 
     The sum of all pairs of n unit vectors is that of the square of their sum, less n for the pairs
     of a vector with itself; a token of all zeros has similarity 0 to every other one.
@@ -138,7 +138,7 @@ def window_similarity(tokens: Tensor, grid: Grid, stride: tuple[int, int]) -> Te
 
 
 def _plan_of_any_number(merged: Tensor, grid: Grid, stride: tuple[int, int]) -> MergePlan:
-    """Of windows (B, rows, columns) that are merged or not, other ones in every image."""
+    """Plans for windows (B, rows, columns) that are merged or not, other ones in every image."""
     inside = spread_windows(merged, grid, stride, border=False)
     index = torch.arange(grid[0] * grid[1], device=merged.device).view(1, *grid)
     row, column = index // grid[1], index % grid[1]
