@@ -301,7 +301,6 @@ def test_processes_change_nothing(data, monkeypatch):
     ('options', 'message'),
     [
         (dict(splits=['test']), r'no test_dataloader; it has train, val$'),
-        (dict(limit=0), 'limit=0 is not allowed'),
         (dict(jobs=0), 'jobs=0 is not allowed'),
     ],
 )
@@ -310,16 +309,9 @@ def test_wrong_options(drawn, options, message):
         inspect(both(drawn('cityscapes')), **options)
 
 
-def test_what_cannot_be_checked(data, tmp_path):
+def test_what_cannot_be_checked(data):
     with pytest.raises(SegformerPlusPlusError, match='no data loader'):
         inspect(config(None))
-    missing = (
-        r'data not found: \S+/nowhere \(train_dataloader.dataset.data_root\); expected are images '
-        r'\S+/leftImg8bit/train/\*\*/\*_leftImg8bit.png, labels '
-        r'\S+/gtFine/train/\*\*/\*_gtFine_labelTrainIds.png; see docs/data.md'
-    )
-    with pytest.raises(SegformerPlusPlusError, match=missing):
-        inspect(config(cityscapes(tmp_path / 'nowhere')))
     shutil.rmtree(data / 'gtFine')
     with pytest.raises(SegformerPlusPlusError, match=r'gtFine/train .*data_prefix.seg_map_path'):
         inspect(config(cityscapes(data)))
