@@ -13,6 +13,7 @@ from PIL import Image
 
 from segformer_plusplus.errors import SegformerPlusPlusError
 from tools.dataset_checks import inspection
+from tools.dataset_checks.duplicates import Copy, find_duplicates
 from tools.dataset_checks.inspection import inspect_data
 
 STEM = 'ashford/ashford_000000_000019'
@@ -230,6 +231,12 @@ def test_one_name_in_both_splits_is_a_note(data):
     other = VAL.replace('elmburg_', 'ashford_')
     assert found(report) == [('same_name', 'train', IMAGE, f'same name as val: {other}')]
     assert report.problems == [] and report.to_leave_out('train') == []
+
+
+def test_one_name_twice_in_a_split_is_no_finding():
+    names = ('a/1.png', 'b/1.png')
+    copies = [Copy('train', 'train', f'/{name}', name, content=name) for name in names]
+    assert list(find_duplicates(copies)) == []
 
 
 def test_files_that_nothing_uses_are_notes(data):

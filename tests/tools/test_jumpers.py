@@ -59,6 +59,7 @@ def test_all_angles_are_within_human_ranges_and_far_apart():
     shoulders = [pose.left['shoulder'] for pose in sampled]
     assert min(knees) < 5 and max(knees) > 110
     assert min(shoulders) < -40 and max(shoulders) > 150
+    assert max(pose.right['hip'] - pose.left['hip'] for pose in sampled) > 90, 'as in a step'
 
 
 def test_knees_and_elbows_bend_one_way():
