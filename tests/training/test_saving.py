@@ -14,7 +14,7 @@ pytest.importorskip('mmseg')
 
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import Hook
-from tiny_training import config, in_child, run, validated, write_data
+from tiny_training import config, in_child, run, validated
 
 from segformer_plusplus.errors import CheckpointError
 from segformer_plusplus.training.checkpoint_files import (
@@ -30,23 +30,11 @@ def beside(path: Path) -> Path:
     return path.with_name(f'.{path.name}{UNFINISHED}')
 
 
-@pytest.fixture(scope='module')
-def data(tmp_path_factory) -> Path:
-    return write_data(tmp_path_factory.mktemp('data'))
-
-
-@pytest.fixture(scope='module')
-def trained(data, tmp_path_factory) -> Path:
-    """A work dir with checkpoints after 2, 4 and 6 iterations."""
-    folder = tmp_path_factory.mktemp('trained')
-    assert in_child(lambda: run(config(data, folder / 'work')), folder / 'log.txt') == 0
-    return folder / 'work'
-
-
 @pytest.fixture
-def work(trained, tmp_path) -> Path:
-    for path in trained.glob('*.pth'):
-        shutil.copy(path, tmp_path)
+def work(calm, tmp_path) -> Path:
+    """A work dir with checkpoints after 2, 4 and 6 iterations."""
+    for number in (2, 4, 6):
+        shutil.copy(calm / f'iter_{number}.pth', tmp_path)
     (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'iter_6.pth'))
     return tmp_path
 
@@ -140,8 +128,8 @@ def test_when_none_is_left_that_is_an_error(work):
     assert all(f'iter_{n}.pth is damaged' in str(error.value) for n in (2, 4, 6))
 
 
-def test_a_copied_work_dir_goes_on_from_its_own_checkpoint(work, trained):
-    (work / 'last_checkpoint').write_text(str(trained / 'iter_6.pth'))  # which is still there
+def test_a_copied_work_dir_goes_on_from_its_own_checkpoint(work, calm):
+    (work / 'last_checkpoint').write_text(str(calm / 'iter_6.pth'))  # which is still there
     assert find_resumable(work) == str(work / 'iter_6.pth')
 
 

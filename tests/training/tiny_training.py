@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
+import socket
 import sys
 import time
 import traceback
@@ -15,9 +17,11 @@ import cv2
 import numpy as np
 import torch
 from mmengine.config import Config
+from mmengine.hooks import Hook
 
 CLASSES = 4
 SIZE = 64
+KILLS = int(os.environ.get('KILLS', 5))
 
 
 def write_data(folder: Path, train: int = 8, val: int = 5) -> Path:
@@ -124,6 +128,14 @@ def run(cfg: Config, resume: bool = False, before: Callable[[Any], None] | None 
     return runner
 
 
+class Sums(Hook):
+    """Writes down the sum of every image that a process sees."""
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        with open(Path(runner.work_dir) / f'sums_{runner.rank}.txt', 'a') as file:
+            file.writelines(f'{int(image.sum())}\n' for image in data_batch['inputs'])
+
+
 def fork(call: Callable[[], Any], log: Path, **environment: str) -> int:
     """Start a call in a child process; what it prints goes to ``log``. Returns its id."""
     child = os.fork()
@@ -144,8 +156,7 @@ def fork(call: Callable[[], Any], log: Path, **environment: str) -> int:
 
         for manager in (MMLogger, MessageHub, DefaultScope, Visualizer):
             manager._instance_dict.clear()
-        for handler in list(__import__('logging').getLogger().handlers):
-            __import__('logging').getLogger().removeHandler(handler)
+        logging.getLogger().handlers.clear()
         call()
         code = 0
     except SystemExit as left:
@@ -177,8 +188,6 @@ def in_child(call: Callable[[], Any], log: Path, **environment: str) -> int:
 
 def together(call: Callable[[], Any], folder: Path, count: int = 2) -> list[int]:
     """Start a call in several processes as torchrun does; returns their ids."""
-    import socket
-
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = str(free.getsockname()[1])
@@ -195,6 +204,13 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
     from segformer_plusplus.checkpoints import read_checkpoint
 
     return read_checkpoint(path)['state_dict']
+
+
+def largest_difference(one: Path, other: Path) -> float:
+    """How far the weights of two checkpoints are apart at most."""
+    a, b = weights(one), weights(other)
+    assert a.keys() == b.keys()
+    return max(float((a[key] - b[key]).abs().max()) for key in a)
 
 
 def assert_same(one: Path, other: Path) -> None:
