@@ -136,35 +136,35 @@ class Settings:
             SegformerPlusPlusError: these tables cannot be measured with these settings.
         """
         demos = [table.name for table in tables if table.images]
+        training = [table.name for table in tables if table.timed == 'training']
+        settings = replace(self, data='synthetic' if demos else self.data or 'real')
+        paths = {'--out': settings.folder, '--data-root': self.data_root.resolve()}
+        unfit = next((each for each in paths.items() if _NOT_IN_OPTIONS.search(str(each[1]))), None)
+        fault = None
         if demos and (self.data == 'real' or len(demos) < len(tables) and not self.synthetic):
-            raise SegformerPlusPlusError(
+            fault = (
                 f'{demos[0]} draws its data, which are never mixed with real ones: run it in a '
                 'call of its own, or all with --data synthetic'
             )
-        settings = replace(self, data='synthetic' if demos else self.data or 'real')
-        settings._check([table.name for table in tables if table.timed == 'training'])
-        return settings
-
-    def _check(self, training: Sequence[str]) -> None:
-        if self.synthetic and self.checkpoints:
-            raise SegformerPlusPlusError(
-                '--checkpoints goes with --data real: on drawn data small models are trained'
+        elif settings.synthetic and self.checkpoints:
+            fault = '--checkpoints goes with --data real: on drawn data small models are trained'
+        elif self.iters and not settings.synthetic:
+            fault = '--iters goes with --data synthetic: configs say how long'
+        elif self.device == 'cuda' and not torch.cuda.is_available():
+            fault = '--device cuda: PyTorch finds no CUDA device here'
+        elif unfit:
+            fault = (
+                f'{unfit[0]} {unfit[1]}: spaces, commas, brackets and quotes cannot be passed on '
+                'to the tools; name another folder'
             )
-        if self.iters and not self.synthetic:
-            raise SegformerPlusPlusError('--iters goes with --data synthetic: configs say how long')
-        if self.device == 'cuda' and not torch.cuda.is_available():
-            raise SegformerPlusPlusError('--device cuda: PyTorch finds no CUDA device here')
-        for option, path in (('--out', self.folder), ('--data-root', self.data_root.resolve())):
-            if _NOT_IN_OPTIONS.search(str(path)):
-                raise SegformerPlusPlusError(
-                    f'{option} {path}: spaces, commas, brackets and quotes cannot be passed on '
-                    'to the tools; name another folder'
-                )
-        if self.dtype == 'float16' and training:
-            raise SegformerPlusPlusError(
+        elif self.dtype == 'float16' and training:
+            fault = (
                 f'--dtype float16: {", ".join(training)} time training steps, which take float32 '
                 'or bfloat16'
             )
+        if fault:
+            raise SegformerPlusPlusError(fault)
+        return settings
 
 
 class Planner:
@@ -211,7 +211,7 @@ class Planner:
         images = self._images(table)
         if images.folder:
             return self.data_root / images.folder
-        return settings.folder / 'data' / f'{table.data}-{sha256(self._drawing(images))[:8]}'
+        return settings.folder / 'data' / f'{table.data}-{_drawing(images)[:8]}'
 
     def _test(self, table: Table, row: str) -> Step:
         settings = self.settings
@@ -294,14 +294,13 @@ class Planner:
         options = [o for o in self._options(table, first) if o.startswith('model.')]
         if 'decode_head' in models[first]:
             options.append('model.test_cfg.mode=whole')  # one window, not many
-        environment = _environment()
         asked = {
             'timed': table.timed,
             'shape': list(settings.shape_of(table)),
             'batch_size': settings.batch_size_of(table),
             'rounds': settings.timed_rounds,
             'dtype': settings.dtype,
-            'device': environment['gpu' if settings.device == 'cuda' else 'cpu'],
+            'device': _environment()['gpu' if settings.device == 'cuda' else 'cpu'],
             'threads': torch.get_num_threads(),
         }
         result = settings.folder / BENCHMARK / f'{table.name}.json'
@@ -359,14 +358,6 @@ class Planner:
     def _images(self, table: Table) -> DrawnImages:
         return table.images or SMALL[table.data]
 
-    @functools.cached_property
-    def _generators(self) -> dict[str, str]:
-        files = sorted((ROOT / 'tools/dataset_generators').glob('*.py'))
-        return {path.name: hash_file(path) for path in files}
-
-    def _drawing(self, images: DrawnImages) -> list[Any]:
-        return [self._generators, images.arguments]
-
     def _options(self, table: Table, row: str) -> tuple[str, ...]:
         """Returns what is changed in the shipped config; it is part of the fingerprint."""
         settings = self.settings
@@ -390,7 +381,7 @@ class Planner:
 
     def _data_signature(self, table: Table, training: bool) -> str:
         if self.settings.synthetic:
-            return sha256(self._drawing(self._images(table)))
+            return _drawing(self._images(table))
         return self._signature(DATA_SETS[table.data], self.data_folder(table), training)
 
     def _given_weights(self, table: Table, row: str) -> Path | None:
@@ -416,6 +407,12 @@ def read_config(path: Path, options: Sequence[str] = ()) -> dict[str, Any]:
         reason = describe_error(error) or f'{type(error).__name__}: {error}'
         raise SegformerPlusPlusError(f'cannot read config {path}: {reason}') from error
     return cfg.to_dict()
+
+
+def _drawing(images: DrawnImages) -> str:
+    """Returns the SHA-256 of what is drawn, and by which code."""
+    files = sorted((ROOT / 'tools/dataset_generators').glob('*.py'))
+    return sha256([{path.name: hash_file(path) for path in files}, images.arguments])
 
 
 @functools.cache

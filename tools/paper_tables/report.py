@@ -16,6 +16,7 @@ from tools.paper_tables.small import SMALL
 from tools.paper_tables.tables import Table
 
 Record = Mapping[str, Any]
+Value = Callable[[Row, Row], float | str | None]
 
 _GB = 1e9
 _TIMED = {'inference': 'inference', 'training': 'training step'}
@@ -75,7 +76,7 @@ class Report:
         """Returns ours less the paper's, of the rounded values, where the two are comparable."""
         paper = self.table.figures[row]
         return {
-            key: round(round(value, _digits(key)) - paper[key], _digits(key)) + 0.0
+            key: round(round(value, 1 if key == 'memory_gb' else 2) - paper[key], 2) + 0.0
             for key, value in self.measured(row).items()
             if key in paper and self.not_comparable(key) is None
         }
@@ -105,8 +106,7 @@ class Report:
             'records': dict(self.records),
         }
         rows = [self._row(name) for name in self.rows]
-        caption = self._caption()
-        return ResultsTable(rows, columns, head='strategy', caption=caption, more=more)
+        return ResultsTable(rows, columns, caption=self._caption(), more=more)
 
     def _row(self, name: str) -> Row:
         measured, times = self.measured(name), self.records[BENCHMARK]
@@ -129,23 +129,38 @@ class Report:
     def _columns(self) -> Iterator[Column]:
         comparable = not self.settings.synthetic
         for key, label in self.figures.items():
-            yield Column(label, _ours(key), _digits(key))
+            digits = 1 if key == 'memory_gb' else 2
+            yield Column(label, self._ours(key), digits)
             if key in self.table.figures[self.rows[0]]:
                 name = label.partition(' (')[0]
-                yield Column(f'paper {name}', _from('paper', key), _digits(key))
+                yield Column(f'paper {name}', self._paper(key), digits)
                 if comparable:
-                    yield Column('difference', _from('difference', key), _digits(key), sign=True)
+                    yield Column('difference', self._difference(key), digits, sign=True)
         if not comparable:
-            yield Column('comparable', lambda row, _: 'no')
+            yield Column('comparable', lambda *_: 'no')
 
     def _demo_columns(self) -> Iterator[Column]:
         for name in self.table.metrics:
-            yield Column(name, _from('measured', name))
+            yield Column(name, self._ours(name))
             yield Column('change', _change(name), sign=True)
         yield SPEED_UP
         yield Column('ms / image', self._milliseconds, digits=0)
-        for key, label in {**{n: n for n in self.table.metrics}, 'speed_up': 'speed-up'}.items():
-            yield Column(f'paper {label}', _from('paper', key))
+        for key in (*self.table.metrics, 'speed_up'):
+            yield Column(f'paper {key.replace("_", "-")}', self._paper(key))
+
+    def _ours(self, key: str) -> Value:
+        def value(row: Row, _: Row) -> float | str | None:
+            number = self.measured(row.name).get(key)
+            # of a small model on small images, the usual digits would be 0.0
+            return f'{number:.3f}' if key == 'memory_gb' and number and number < 1 else number
+
+        return value
+
+    def _paper(self, key: str) -> Value:
+        return lambda row, _: self.table.figures[row.name].get(key)
+
+    def _difference(self, key: str) -> Value:
+        return lambda row, _: self.difference(row.name).get(key)
 
     def _milliseconds(self, row: Row, baseline: Row) -> float | None:
         if row.median_seconds is None:
@@ -258,20 +273,7 @@ class Report:
                 yield Panel(y_label, series, x_label=self.figures['speed_up'])
 
 
-def _ours(key: str) -> Callable[[Row, Row], float | str | None]:
-    def value(row: Row, _: Row) -> float | str | None:
-        number: float | None = row.more['measured'].get(key)
-        # of a small model on small images, the usual digits would be 0.0
-        return f'{number:.3f}' if key == 'memory_gb' and number and number < 1 else number
-
-    return value
-
-
-def _from(where: str, key: str) -> Callable[[Row, Row], float | None]:
-    return lambda row, _: row.more[where].get(key)
-
-
-def _change(key: str) -> Callable[[Row, Row], float | None]:
+def _change(key: str) -> Value:
     def change(row: Row, baseline: Row) -> float | None:
         if key not in row.values or key not in baseline.values:
             return None
@@ -289,10 +291,6 @@ def _points(rows: Mapping[str, Mapping[str, float]], metric: str) -> list[Point]
 def _device(record: Record) -> str:
     environment = record['environment']
     return str(environment['gpu'] if record['device'] == 'cuda' else environment['cpu'])
-
-
-def _digits(key: str) -> int:
-    return 1 if key == 'memory_gb' else 2
 
 
 def _each(values: Iterator[str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from segformer_plusplus.errors import SegformerPlusPlusError
 from tools.paper_tables.paper import PAPER_TABLES, PaperRow
@@ -113,118 +113,101 @@ class Table:
         return BASELINE if self.shares_weights else row
 
 
-_CITYSCAPES = 'configs/cityscapes/segformer_mit-b5_{}_1xb4-160k_cityscapes-1024x1024.py'
-_CITYSCAPES_WEIGHTS = {
-    'none': f'{_ZOO}/segformer_mit-b5_8x1_1024x1024_160k_cityscapes/'
-    'segformer_mit-b5_8x1_1024x1024_160k_cityscapes_20211206_072934-87a052ec.pth'
-}
+_CITYSCAPES_INFERENCE = Table(
+    name='cityscapes-inference',
+    title='Cityscapes, inference: one set of weights under every strategy',
+    paper='cityscapes_inference',
+    data='cityscapes',
+    config='configs/cityscapes/segformer_mit-b5_{}_1xb4-160k_cityscapes-1024x1024.py',
+    shape=(1024, 1024),
+    batch_size=4,
+    metrics=('mIoU',),
+    timed='inference',
+    shares_weights=True,
+    published={
+        'none': f'{_ZOO}/segformer_mit-b5_8x1_1024x1024_160k_cityscapes/'
+        'segformer_mit-b5_8x1_1024x1024_160k_cityscapes_20211206_072934-87a052ec.pth'
+    },
+)
+_JBD = Table(
+    name='jbd',
+    title='Jump-Broadcast, training: every row trained',
+    paper='jbd_training',
+    data='jbd',
+    config='configs/jbd/td-hm_mit-b5_{}_1xb16-210e_jbd-640x480.py',
+    shape=(640, 480),
+    batch_size=16,
+    metrics=PCK,
+    timed='training',
+)
 
-TABLES: dict[str, Table] = {
-    table.name: table
-    for table in (
-        Table(
-            name='cityscapes-inference',
-            title='Cityscapes, inference: one set of weights under every strategy',
-            paper='cityscapes_inference',
-            data='cityscapes',
-            config=_CITYSCAPES,
-            shape=(1024, 1024),
-            batch_size=4,
-            metrics=('mIoU',),
-            timed='inference',
-            shares_weights=True,
-            published=_CITYSCAPES_WEIGHTS,
-        ),
-        Table(
-            name='cityscapes-training',
-            title='Cityscapes, training: every row trained',
-            paper='cityscapes_training',
-            data='cityscapes',
-            config=_CITYSCAPES,
-            shape=(1024, 1024),
-            batch_size=4,
-            metrics=('mIoU',),
-            timed='training',
-            published=_CITYSCAPES_WEIGHTS,
-        ),
-        Table(
-            name='ade20k',
-            title='ADE20K, training: every row trained',
-            paper='ade20k_training',
-            data='ade20k',
-            config='configs/ade20k/segformer_mit-b5_{}_1xb8-160k_ade20k-640x640.py',
-            shape=(640, 640),
-            batch_size=8,
-            metrics=('mIoU',),
-            timed='training',
-            published={
-                'none': f'{_ZOO}/segformer_mit-b5_640x640_160k_ade20k/'
-                'segformer_mit-b5_640x640_160k_ade20k_20210801_121243-41d2845b.pth'
-            },
-        ),
-        Table(
-            name='jbd',
-            title='Jump-Broadcast, training: every row trained',
-            paper='jbd_training',
-            data='jbd',
-            config='configs/jbd/td-hm_mit-b5_{}_1xb16-210e_jbd-640x480.py',
-            shape=(640, 480),
-            batch_size=16,
-            metrics=PCK,
-            timed='training',
-        ),
-        Table(
-            name='coco',
-            title='COCO keypoints, training: every row trained',
-            paper='coco_training',
-            data='coco',
-            config='configs/coco/td-hm_mit-b5_{}_1xb16-210e_coco-384x288.py',
-            shape=(384, 288),
-            batch_size=16,
-            metrics=(*PCK, 'AP'),
-            timed='training',
-        ),
-        Table(
-            name='demo-seg',
-            title='Street scenes that are drawn: one set of weights under every strategy',
-            paper='cityscapes_inference',
-            data='cityscapes',
-            config='configs/synthetic/segformer_mit-b0_{}_1xb2-demo_synthetic-cityscapes.py',
-            shape=(1024, 2048),
-            batch_size=1,
-            metrics=('mIoU',),
-            timed='inference',
-            shares_weights=True,
-            images=DrawnImages(
-                'scenes', 'cityscapes', 80, 8, size=(1024, 2048), folder='demo_cityscapes'
-            ),
-            picture='comparison',
-            caption='Left: MiT-B0, trained once without merging on {train} synthetic street scenes '
-            'of {size}, tested under every strategy on {val}; batch {batch_size}, {dtype}, whole '
-            'image to label map, median of {rounds} rounds in turn on {device}, {torch}. '
-            'Right: the paper, MiT-B5 on Cityscapes.',
-        ),
-        Table(
-            name='demo-pose',
-            title='Jumpers that are drawn: one set of weights under every strategy',
-            paper='jbd_training',
-            data='jbd',
-            config='configs/synthetic/td-hm_mit-b0_{}_1xb2-demo_synthetic-jbd-640x480.py',
-            shape=(640, 480),
-            batch_size=1,
-            metrics=PCK,
-            timed='inference',
-            shares_weights=True,
-            images=DrawnImages('jumpers', 'jbd', 1200, 60, folder='demo_jumpers'),
-            picture='skeletons',
-            caption='Left: MiT-B0, trained once without merging on {train} synthetic jumpers, '
-            'input {size}, tested under every strategy on {val} with flip test and heatmaps of '
-            'sigma 6 (the paper: 3), which are learnt sooner; speed: batch {batch_size}, {dtype}, '
-            'cut-out person to heatmaps, median of {rounds} rounds in turn on {device}, {torch}. '
-            'Right: the paper, MiT-B5 on the Jump-Broadcast dataset, every row trained.',
-        ),
-    )
-}
+_TABLES = (
+    _CITYSCAPES_INFERENCE,
+    replace(
+        _CITYSCAPES_INFERENCE,
+        name='cityscapes-training',
+        title='Cityscapes, training: every row trained',
+        paper='cityscapes_training',
+        timed='training',
+        shares_weights=False,
+    ),
+    Table(
+        name='ade20k',
+        title='ADE20K, training: every row trained',
+        paper='ade20k_training',
+        data='ade20k',
+        config='configs/ade20k/segformer_mit-b5_{}_1xb8-160k_ade20k-640x640.py',
+        shape=(640, 640),
+        batch_size=8,
+        metrics=('mIoU',),
+        timed='training',
+        published={
+            'none': f'{_ZOO}/segformer_mit-b5_640x640_160k_ade20k/'
+            'segformer_mit-b5_640x640_160k_ade20k_20210801_121243-41d2845b.pth'
+        },
+    ),
+    _JBD,
+    replace(
+        _JBD,
+        name='coco',
+        title='COCO keypoints, training: every row trained',
+        paper='coco_training',
+        data='coco',
+        config='configs/coco/td-hm_mit-b5_{}_1xb16-210e_coco-384x288.py',
+        shape=(384, 288),
+        metrics=(*PCK, 'AP'),
+    ),
+    replace(
+        _CITYSCAPES_INFERENCE,
+        name='demo-seg',
+        title='Street scenes that are drawn: one set of weights under every strategy',
+        config='configs/synthetic/segformer_mit-b0_{}_1xb2-demo_synthetic-cityscapes.py',
+        shape=(1024, 2048),
+        images=DrawnImages('scenes', 'cityscapes', 80, 8, (1024, 2048), 'demo_cityscapes'),
+        picture='comparison',
+        caption='Left: MiT-B0, trained once without merging on {train} synthetic street scenes '
+        'of {size}, tested under every strategy on {val}; batch {batch_size}, {dtype}, whole '
+        'image to label map, median of {rounds} rounds in turn on {device}, {torch}. '
+        'Right: the paper, MiT-B5 on Cityscapes.',
+    ),
+    replace(
+        _JBD,
+        name='demo-pose',
+        title='Jumpers that are drawn: one set of weights under every strategy',
+        config='configs/synthetic/td-hm_mit-b0_{}_1xb2-demo_synthetic-jbd-640x480.py',
+        timed='inference',
+        shares_weights=True,
+        images=DrawnImages('jumpers', 'jbd', 1200, 60, folder='demo_jumpers'),
+        picture='skeletons',
+        caption='Left: MiT-B0, trained once without merging on {train} synthetic jumpers, '
+        'input {size}, tested under every strategy on {val} with flip test and heatmaps of '
+        'sigma 6 (the paper: 3), which are learnt sooner; speed: batch {batch_size}, {dtype}, '
+        'cut-out person to heatmaps, median of {rounds} rounds in turn on {device}, {torch}. '
+        'Right: the paper, MiT-B5 on the Jump-Broadcast dataset, every row trained.',
+    ),
+)
+
+TABLES = {table.name: table for table in _TABLES}
 """Tables by name, in the order in which several of them are measured."""
 
 PAPER = tuple(name for name, table in TABLES.items() if table.images is None)

@@ -74,7 +74,7 @@ def test_a_demo_is_the_inference_table_on_its_own_data(call):
     test = next(c for c in call.tools.commands if c[0] == 'tools/test.py')
     assert f'{tests}/demo-seg-none/predictions' in test
     text = call.markdown('demo-seg')
-    assert '| strategy | mIoU | change | speed-up | ms / image | paper mIoU | paper speed-up |' in (
+    assert '| preset | mIoU | change | speed-up | ms / image | paper mIoU | paper speed-up |' in (
         text
     )
     assert '| hq | 40.00 | +0.00 | 1.50 | 1000 | 82.31 | 1.61 |' in text
