@@ -15,7 +15,7 @@ pytest.importorskip('mmseg')
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import Hook
 from mmengine.runner import utils
-from tiny_training import KILLS, assert_same, config, fork, in_child, run, validated, wait
+from tiny_training import KILLS, assert_same, config, fork, in_child, run, trained, validated, wait
 
 from segformer_plusplus.training.checkpoint_files import UNFINISHED, iterations
 
@@ -95,7 +95,7 @@ def test_kills_leave_no_trace(data, calm, tmp_path):
         assert max(states, default=0) >= finished
         finished = max(states, default=0)
     assert 0 < finished < length
-    assert in_child(lambda: run(config(data, rough, **changes), resume=True), log) == 0
+    trained(config(data, rough, **changes), resume=True)
     assert_same(calm / f'iter_{length}.pth', rough / f'iter_{length}.pth')
     assert not list(rough.glob(f'.*{UNFINISHED}'))
     # an outdated one whose removal a kill forestalled may stay; a disk holds no more than these
@@ -167,7 +167,7 @@ def test_sigterm_saves_and_the_rest_is_as_if_nothing_had_been(
     def stop() -> None:
         os.setpgrp()
         utils.sync_random_seed = lambda: 3  # the seed of the calm training
-        run(make(data, rough), before=lambda r: r.register_hook(Terminate()))
+        run(make(data, rough), hook=Terminate())
 
     def go_on() -> None:
         utils.sync_random_seed = lambda: 4
@@ -179,17 +179,15 @@ def test_sigterm_saves_and_the_rest_is_as_if_nothing_had_been(
     assert (rough / 'last_checkpoint').read_text() == str(path)
     assert in_child(go_on, log) == 0, log.read_text()[-3000:]
     if make in (epochs_cfg, averaged_cfg):  # which end with other weights than the others
-        calm = tmp_path / 'calm'
-        assert in_child(lambda: run(make(data, calm)), log) == 0, log.read_text()[-3000:]
+        calm = trained(make(data, tmp_path / 'calm'))
     assert_same(calm / last, rough / last)
 
 
 def test_runs_without_the_mechanism_would_differ(data, calm, tmp_path):
     """That the comparison above can fail: other numbers for dropout give other weights."""
-    log, off = tmp_path / 'log.txt', {'default_hooks.step_seed': None}
-    assert in_child(lambda: run(config(data, tmp_path, **off)), log) == 0, log.read_text()[-2000:]
+    work = trained(config(data, tmp_path / 'off', **{'default_hooks.step_seed': None}))
     with pytest.raises(AssertionError):
-        assert_same(calm / 'iter_6.pth', tmp_path / 'iter_6.pth')
+        assert_same(calm / 'iter_6.pth', work / 'iter_6.pth')
 
 
 def test_a_second_sigterm_ends_at_once(data, tmp_path):
@@ -201,8 +199,7 @@ def test_a_second_sigterm_ends_at_once(data, tmp_path):
                 (tmp_path / 'there').touch()
                 time.sleep(30)
 
-    add = lambda r: r.register_hook(Slow())  # noqa: E731
-    child = fork(lambda: run(config(data, tmp_path / 'w'), before=add), log)
+    child = fork(lambda: run(config(data, tmp_path / 'w'), hook=Slow()), log)
     end = time.monotonic() + 60
     while not (tmp_path / 'there').exists():
         assert time.monotonic() < end, log.read_text()[-2000:]

@@ -80,8 +80,7 @@ def test_bfloat16_on_the_cpu(data, plain, tmp_path):
             hook = lambda module, inputs, output: seen.append(output.dtype)  # noqa: E731
             runner.model.decode_head.conv_seg.register_forward_hook(hook)
 
-    before = lambda r: r.register_hook(Look())  # noqa: E731
-    runner = run(switched('amp_bf16.py', data, tmp_path), before=before)
+    runner = run(switched('amp_bf16.py', data, tmp_path), hook=Look())
     assert isinstance(runner.optim_wrapper, BFloat16OptimWrapper)
     assert set(seen) == {torch.bfloat16}
     assert {p.dtype for p in runner.model.parameters()} == {torch.float32}
@@ -147,7 +146,7 @@ def test_compile(data, plain, tmp_path):
     counters = torch._dynamo.utils.counters
     counters.clear()
     with torch._dynamo.config.patch(error_on_recompile=True):
-        run(cfg, before=lambda r: r.register_hook(Count()))
+        run(cfg, hook=Count())
     assert graphs == [graphs[0]] * 6 and graphs[0] > 0
     assert largest_difference(plain / 'iter_6.pth', tmp_path / 'iter_6.pth') < 1e-4
 

@@ -115,17 +115,24 @@ def validated(cfg: Config) -> Config:
     return cfg
 
 
-def run(cfg: Config, resume: bool = False, before: Callable[[Any], None] | None = None) -> Any:
-    """Train in this process."""
+def run(cfg: Config, resume: bool = False, hook: Hook | None = None) -> Any:
+    """Train in this process, with a hook that is none of the config's."""
     from segformer_plusplus.training.runner import StrictRunner
 
     runner = StrictRunner.from_cfg(cfg)
     if resume:
         runner.resume_latest()
-    if before:
-        before(runner)
+    if hook:
+        runner.register_hook(hook)
     runner.train()
     return runner
+
+
+def trained(cfg: Config, resume: bool = False, hook: Hook | None = None) -> Path:
+    """Train to the end in a child process; returns the work dir."""
+    log = Path(f'{cfg.work_dir}.txt')
+    assert in_child(lambda: run(cfg, resume, hook), log) == 0, log.read_text()[-3000:]
+    return Path(cfg.work_dir)
 
 
 class Sums(Hook):
