@@ -1,4 +1,4 @@
-"""What the tests of training share: data, and trainings that several of them compare with."""
+"""Holds what the tests of training share: data, and trainings that several tests compare with."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope='session')
 def calm(data, tmp_path_factory) -> Path:
-    """The work dir of a training with all kinds of randomness; every iteration is saved."""
+    """Trains with all kinds of randomness, saves every iteration and returns the work dir."""
     changes = {'train_cfg.max_iters': max(6, 5 * KILLS), 'default_hooks.checkpoint.interval': 1}
     return trained(config(data, tmp_path_factory.mktemp('calm') / 'work', **changes), hook=Sums())
 
 
 @pytest.fixture(scope='session')
 def plain(data, tmp_path_factory) -> Path:
-    """The work dir of a training without randomness, of six iterations."""
+    """Trains six iterations without randomness and returns the work dir."""
     return trained(config(data, tmp_path_factory.mktemp('plain') / 'work', random=False))

@@ -1,4 +1,4 @@
-"""Accidents of a training, each of them caused: what is said, what is left behind."""
+"""Tests cause every accident of a training and look at its message and at what it leaves behind."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TRAIN = Path(__file__).resolve().parents[2] / 'tools' / 'train.py'
 
 @pytest.fixture
 def damaged(data, tmp_path) -> Path:
-    """Eight images, one of which ends too early."""
+    """Copies the eight images, of which one ends too early."""
     shutil.copytree(data, tmp_path / 'data')
     path = tmp_path / 'data/images/train/3.png'
     path.write_bytes(path.read_bytes()[:-2000])
@@ -92,7 +92,7 @@ def test_the_tool_ends_with_one_line_and_code_1(data, tmp_path, capfd):
 
 @pytest.mark.parametrize('workers', [0, 1])
 def test_a_corrupt_image_in_a_late_epoch_is_named(data, damaged, tmp_path, workers):
-    """It breaks while the training runs: what was good in two epochs is not in the third."""
+    """The image breaks while the training runs, after it was good for two epochs."""
     whole = (data / 'images/train/3.png').read_bytes()
     broken = (damaged / 'images/train/3.png').read_bytes()
     (damaged / 'images/train/3.png').write_bytes(whole)
@@ -180,7 +180,7 @@ def test_a_worker_that_is_killed(data, tmp_path):
 
 
 class LittleMemory(Hook):
-    """From the validation on, no more than a few MB beyond what is in use."""
+    """Allows a few MB more than are in use when the validation begins."""
 
     def before_val(self, runner):
         with open('/proc/self/statm') as file:

@@ -21,13 +21,13 @@ from segformer_plusplus.training.checkpoint_files import UNFINISHED, find_resuma
 
 
 def beside(path: Path) -> Path:
-    """Where a file is written first."""
+    """Names the place where a file is written first."""
     return path.with_name(f'.{path.name}{UNFINISHED}')
 
 
 @pytest.fixture
 def work(calm, tmp_path) -> Path:
-    """A work dir with checkpoints after 2, 4 and 6 iterations."""
+    """Makes a work dir with checkpoints after 2, 4 and 6 iterations."""
     for number in (2, 4, 6):
         shutil.copy(calm / f'iter_{number}.pth', tmp_path)
     (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'iter_6.pth'))
@@ -35,7 +35,7 @@ def work(calm, tmp_path) -> Path:
 
 
 def flip_a_bit(path: Path) -> None:
-    """In the middle of a tensor, where PyTorch reads what is there and asks nothing."""
+    """Flips a bit in the middle of a tensor, where PyTorch does not look at checksums."""
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(bytes(content))
@@ -64,7 +64,7 @@ def test_what_cannot_be_written_leaves_what_was_there(tmp_path):
 
 
 class NoMoreRoom(Hook):
-    """From an iteration on no file may grow beyond a few KB, as on a disk that is full."""
+    """Keeps files below 100 KB after the third iteration, as a full disk would."""
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         if runner.iter + 1 == 3:

@@ -50,7 +50,7 @@ class MeanLoss(Hook):
 
 @pytest.fixture(scope='module')
 def alone(data, tmp_path_factory) -> Path:
-    """One process, batch 4, trained and tested."""
+    """Trains and tests with one process and batches of four, and returns the work dir."""
     work = tmp_path_factory.mktemp('alone')
     cfg = config(data, work, random=False)
     cfg.train_dataloader.batch_size = 4
@@ -65,7 +65,7 @@ def alone(data, tmp_path_factory) -> Path:
 
 
 def of_two(data: Path, work: Path, **changes):
-    """Two processes, batch 2 each."""
+    """Configures two processes with batches of two each."""
     cfg = config(data, work, random=False, **changes)
     cfg.launcher = 'pytorch'
     return cfg
@@ -79,7 +79,7 @@ def launch(call, folder: Path, expected: int = 0) -> None:
 
 @pytest.mark.parametrize('launcher', ['pytorch', 'slurm'])
 def test_the_same_loss_and_weights(data, alone, tmp_path, launcher):
-    """With what torchrun sets, or with what srun sets for two tasks on one node."""
+    """The processes meet by what torchrun sets, or by what srun sets for two tasks on one node."""
     work = tmp_path / 'two'
     cfg = of_two(data, work)
     cfg.launcher = launcher
@@ -114,7 +114,7 @@ def test_random_augmentation_is_the_same_for_any_number_of_processes(data, calm,
 
 @pytest.mark.parametrize('round_up', [True, False])
 def test_the_metric_is_that_of_one_process(data, alone, tmp_path, round_up):
-    """Five images over two processes; per class, to the last bit."""
+    """Two processes share five images; the metrics are equal to the last bit."""
 
     def test() -> None:
         os.chdir(tmp_path)  # where processes leave their results for each other
@@ -151,7 +151,7 @@ def test_all_stop_together_when_one_is_told_to(data, alone, tmp_path):
 
 @pytest.mark.parametrize('told', [0, 1])
 def test_one_that_is_told_in_a_validation_leaves_nobody_waiting(data, alone, tmp_path, told):
-    """All finish it; the first one has saved before that, if it was the one that was told."""
+    """All finish the validation; if the first one was told, it saves before that."""
 
     class Terminate(Hook):
         def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None):
@@ -187,7 +187,7 @@ def test_sharding_is_refused_where_it_would_happen(data, tmp_path, launcher):
 
 
 def test_torchrun_starts_the_tools(data, alone, tmp_path):
-    """As a user does, once."""
+    """The command is the one that a user types."""
     cfg = config(data, tmp_path / 'work', random=False)
     cfg.train_cfg.max_iters = 2
     cfg.dump(str(tmp_path / 'tiny.py'))

@@ -21,7 +21,7 @@ from segformer_plusplus.training.checkpoint_files import UNFINISHED, iterations
 
 
 def kill_in_checkpoint(where: str, number: int, share: float) -> None:
-    """Have this process kill itself in a checkpoint: a -9 at exactly that moment.
+    """Makes this process kill itself by SIGKILL at one moment of a checkpoint.
 
     Args:
         where: 'half' when so much of the file is written, 'unnamed' when all of it is there but its
@@ -53,7 +53,7 @@ def kill_in_checkpoint(where: str, number: int, share: float) -> None:
 
 
 def kill_at_any_moment(child: int, work: Path, chance: random.Random) -> None:
-    """From another process: while it reads or builds, or a while after some checkpoints."""
+    """Kills a child while it reads or builds, or a while after some checkpoints."""
     files = lambda: {path.name for path in work.glob('*.pth')}  # noqa: E731
     end, seen, wanted = time.monotonic() + 60, files(), chance.randrange(3)
     new: set[str] = set()
@@ -125,7 +125,7 @@ def workers_cfg(data: Path, work: Path):
 
 
 def epochs_cfg(data: Path, work: Path):
-    """It is stopped in the middle of the second of three epochs, of four iterations each."""
+    """Configures three epochs of four iterations; the second one is interrupted."""
     cfg = config(data, work)
     cfg.train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=3)
     cfg.train_dataloader.update(num_workers=1, sampler=dict(type='DefaultSampler', shuffle=True))
@@ -134,7 +134,7 @@ def epochs_cfg(data: Path, work: Path):
 
 
 def averaged_cfg(data: Path, work: Path):
-    """It is stopped while EMAHook has exchanged the weights for their averages."""
+    """Configures a validation in which EMAHook has exchanged the weights for their averages."""
     cfg = validated(config(data, work))
     cfg.train_cfg.val_interval = 3
     cfg.custom_hooks = [dict(type='EMAHook', momentum=0.3)]
@@ -143,7 +143,7 @@ def averaged_cfg(data: Path, work: Path):
 
 
 def seedless_cfg(data: Path, work: Path):
-    """Its seed is drawn, and is taken from the checkpoint when it is resumed."""
+    """Configures a seed that is drawn, and that a resumed run takes from the checkpoint."""
     cfg = config(data, work)
     cfg.randomness.seed = None
     return cfg
@@ -184,7 +184,7 @@ def test_sigterm_saves_and_the_rest_is_as_if_nothing_had_been(
 
 
 def test_runs_without_the_mechanism_would_differ(data, calm, tmp_path):
-    """That the comparison above can fail: other numbers for dropout give other weights."""
+    """The comparison above can fail: other numbers for dropout give other weights."""
     work = trained(config(data, tmp_path / 'off', **{'default_hooks.step_seed': None}))
     with pytest.raises(AssertionError):
         assert_same(calm / 'iter_6.pth', work / 'iter_6.pth')

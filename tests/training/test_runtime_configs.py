@@ -42,7 +42,7 @@ def load_train() -> ModuleType:
 
 
 def switched(name: str, data: Path, work: Path, **changes) -> Config:
-    """The tiny training with the content of one of the files."""
+    """Adds the content of one of the files to the tiny training."""
     cfg = config(data, work, random=False, **changes)
     cfg.merge_from_dict(Config.fromfile(RUNTIME / name).to_dict())
     return cfg
@@ -130,9 +130,9 @@ def test_gradient_checkpointing_changes_no_number(data, plain, tmp_path, monkeyp
 
 
 def test_compile(data, plain, tmp_path):
-    """The graphs are taken and run; translating them to machine code takes a compiler minutes.
+    """The backbone is traced once, not in every iteration, and not for the images of a validation.
 
-    Once, not in every iteration anew, and not for the images of a validation.
+    The graphs run as they are: translating them to machine code takes a compiler minutes.
     """
     graphs = []
 
@@ -227,7 +227,7 @@ def test_the_kubernetes_job_passes_yamllint():
 
 
 def test_the_slurm_script_starts_the_tool_and_queues_itself_again(tmp_path):
-    """With a srun and a scontrol that write down what they are asked."""
+    """Stand-ins for srun and scontrol write down what they are asked."""
     for name, body in dict(
         srun='echo "srun $MASTER_ADDR $*" >> "$LOG"; exit "$CODE"',
         scontrol='echo "scontrol $*" >> "$LOG"; echo node7; echo node8',
