@@ -1,4 +1,4 @@
-"""Accidents of a training, each of them caused: what is said, what is left behind."""
+"""Tests cause every accident of a training and look at its message and at what it leaves behind."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TRAIN = Path(__file__).resolve().parents[2] / 'tools' / 'train.py'
 
 @pytest.fixture
 def damaged(data, tmp_path) -> Path:
-    """Eight images, one of which ends too early."""
+    """Copies the eight images, of which one ends too early."""
     shutil.copytree(data, tmp_path / 'data')
     path = tmp_path / 'data/images/train/3.png'
     path.write_bytes(path.read_bytes()[:-2000])
@@ -55,7 +55,7 @@ def saved(work: Path) -> list[str]:
 def test_a_loss_that_is_nan_stops_at_once_and_names_the_images(data, tmp_path):
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(DivergedError, match='iteration 3: .*loss.* is nan') as error:
-        run(config(data, tmp_path), before=lambda r: r.register_hook(Break(3)))
+        run(config(data, tmp_path), hook=Break(3))
     assert signal.getsignal(signal.SIGTERM) is before
     said = tmp_path / 'nan_batch_iter_3.json'
     assert str(said) in str(error.value)
@@ -67,13 +67,13 @@ def test_a_loss_that_is_nan_stops_at_once_and_names_the_images(data, tmp_path):
 
 def test_weights_that_are_nan_are_not_saved(data, tmp_path):
     with pytest.raises(DivergedError, match='iteration 4: decode_head.conv_seg.* no checkpoint is'):
-        run(config(data, tmp_path), before=lambda r: r.register_hook(Break(4, late=True)))
+        run(config(data, tmp_path), hook=Break(4, late=True))
     assert saved(tmp_path) == ['iter_2.pth']
 
 
 def test_nan_is_let_through_when_the_config_says_so(data, tmp_path):
     cfg = config(data, tmp_path, **{'default_hooks.stop_on_nan': None, 'train_cfg.max_iters': 3})
-    run(cfg, before=lambda r: r.register_hook(Break(2)))
+    run(cfg, hook=Break(2))
     assert (tmp_path / 'iter_3.pth').is_file()
 
 
@@ -92,7 +92,7 @@ def test_the_tool_ends_with_one_line_and_code_1(data, tmp_path, capfd):
 
 @pytest.mark.parametrize('workers', [0, 1])
 def test_a_corrupt_image_in_a_late_epoch_is_named(data, damaged, tmp_path, workers):
-    """It breaks while the training runs: what was good in two epochs is not in the third."""
+    """The image breaks while the training runs, after it was good for two epochs."""
     whole = (data / 'images/train/3.png').read_bytes()
     broken = (damaged / 'images/train/3.png').read_bytes()
     (damaged / 'images/train/3.png').write_bytes(whole)
@@ -107,7 +107,7 @@ def test_a_corrupt_image_in_a_late_epoch_is_named(data, damaged, tmp_path, worke
     cfg.train_dataloader.update(num_workers=workers, sampler=dict(type='DefaultSampler'))
     cfg.default_hooks.checkpoint = dict(type='CheckpointHook', interval=1)
     with pytest.raises(Exception) as error:
-        run(cfg, before=lambda r: r.register_hook(Rot()))
+        run(cfg, hook=Rot())
     assert f'image {damaged}/images/train/3.png cannot be read' in describe_error(error.value)
     assert saved(tmp_path / 'work') == ['epoch_1.pth', 'epoch_2.pth']
 
@@ -175,12 +175,12 @@ def test_a_worker_that_is_killed(data, tmp_path):
     with pytest.raises(
         SegformerPlusPlusError, match=r'worker of the train .* died \(pid \d+\)'
     ) as e:
-        run(cfg, before=lambda r: r.register_hook(Kill()))
+        run(cfg, hook=Kill())
     assert 'train_dataloader.num_workers' in str(e.value) and '--resume' in str(e.value)
 
 
 class LittleMemory(Hook):
-    """From the validation on, no more than a few MB beyond what is in use."""
+    """Allows a few MB more than are in use when the validation begins."""
 
     def before_val(self, runner):
         with open('/proc/self/statm') as file:
@@ -196,7 +196,7 @@ def test_out_of_memory_in_validation(data, tmp_path):
         cfg = validated(config(data, tmp_path / 'work'))
         cfg.train_cfg.val_interval = 2
         cfg.model.data_preprocessor.test_cfg = dict(size=(100_000, 100_000))  # 112 GiB
-        run(cfg, before=lambda r: r.register_hook(LittleMemory()))
+        run(cfg, hook=LittleMemory())
 
     assert in_child(validate, log) == 99
     said = log.read_text()

@@ -50,13 +50,13 @@ class MeanLoss(Hook):
 
 @pytest.fixture(scope='module')
 def alone(data, tmp_path_factory) -> Path:
-    """One process, batch 4, trained and tested."""
+    """Trains and tests with one process and batches of four, and returns the work dir."""
     work = tmp_path_factory.mktemp('alone')
     cfg = config(data, work, random=False)
     cfg.train_dataloader.batch_size = 4
 
     def train_and_test() -> None:
-        runner = run(cfg, before=lambda r: r.register_hook(MeanLoss()))
+        runner = run(cfg, hook=MeanLoss())
         (work / 'metrics.json').write_text(json.dumps(runner.test(), default=float))
 
     code = in_child(train_and_test, work / 'log.txt')
@@ -65,7 +65,7 @@ def alone(data, tmp_path_factory) -> Path:
 
 
 def of_two(data: Path, work: Path, **changes):
-    """Two processes, batch 2 each."""
+    """Configures two processes with batches of two each."""
     cfg = config(data, work, random=False, **changes)
     cfg.launcher = 'pytorch'
     return cfg
@@ -79,21 +79,18 @@ def launch(call, folder: Path, expected: int = 0) -> None:
 
 @pytest.mark.parametrize('launcher', ['pytorch', 'slurm'])
 def test_the_same_loss_and_weights(data, alone, tmp_path, launcher):
-    """With what torchrun sets, or with what srun sets for two tasks on one node."""
+    """The processes meet by what torchrun sets, or by what srun sets for two tasks on one node."""
     work = tmp_path / 'two'
     cfg = of_two(data, work)
     cfg.launcher = launcher
-
-    def wrapped(runner) -> None:
-        assert is_model_wrapper(runner.model)
-        runner.register_hook(MeanLoss())
 
     def task() -> None:
         if launcher == 'slurm':
             names = dict(RANK='PROCID', WORLD_SIZE='NTASKS', LOCAL_RANK='LOCALID')
             for ours, slurms in names.items():
                 os.environ[f'SLURM_{slurms}'] = os.environ.pop(ours)
-        run(cfg, before=wrapped)
+        runner = run(cfg, hook=MeanLoss())
+        assert is_model_wrapper(runner.model)
 
     launch(task, tmp_path)
     assert largest_difference(alone / 'iter_6.pth', work / 'iter_6.pth') <= 1e-5
@@ -108,7 +105,7 @@ def test_random_augmentation_is_the_same_for_any_number_of_processes(data, calm,
     """One process has batches of two images, two processes have one image each."""
     cfg = config(data, tmp_path / 'two')
     cfg.launcher, cfg.train_dataloader.batch_size = 'pytorch', 1
-    launch(lambda: run(cfg, before=lambda r: r.register_hook(Sums())), tmp_path)
+    launch(lambda: run(cfg, hook=Sums()), tmp_path)
     first, second = ((tmp_path / f'two/sums_{rank}.txt').read_text().split() for rank in (0, 1))
     dealt = [value for pair in zip(first, second, strict=True) for value in pair]
     assert len(set(dealt)) == 12
@@ -117,7 +114,7 @@ def test_random_augmentation_is_the_same_for_any_number_of_processes(data, calm,
 
 @pytest.mark.parametrize('round_up', [True, False])
 def test_the_metric_is_that_of_one_process(data, alone, tmp_path, round_up):
-    """Five images over two processes; per class, to the last bit."""
+    """Two processes share five images; the metrics are equal to the last bit."""
 
     def test() -> None:
         os.chdir(tmp_path)  # where processes leave their results for each other
@@ -146,7 +143,7 @@ def test_all_stop_together_when_one_is_told_to(data, alone, tmp_path):
                 os.kill(os.getpid(), signal.SIGTERM)
 
     cfg = of_two(data, tmp_path / 'work')
-    launch(lambda: run(cfg, before=lambda r: r.register_hook(Terminate())), tmp_path, 143)
+    launch(lambda: run(cfg, hook=Terminate()), tmp_path, 143)
     assert (tmp_path / 'work/last_checkpoint').read_text().endswith('iter_3.pth')
     launch(lambda: run(of_two(data, tmp_path / 'work'), resume=True), tmp_path)
     assert largest_difference(alone / 'iter_6.pth', tmp_path / 'work' / 'iter_6.pth') <= 1e-5
@@ -154,7 +151,7 @@ def test_all_stop_together_when_one_is_told_to(data, alone, tmp_path):
 
 @pytest.mark.parametrize('told', [0, 1])
 def test_one_that_is_told_in_a_validation_leaves_nobody_waiting(data, alone, tmp_path, told):
-    """All finish it; the first one has saved before that, if it was the one that was told."""
+    """All finish the validation; if the first one was told, it saves before that."""
 
     class Terminate(Hook):
         def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None):
@@ -165,7 +162,7 @@ def test_one_that_is_told_in_a_validation_leaves_nobody_waiting(data, alone, tmp
     cfg = validated(of_two(data, work))
     cfg.train_cfg.val_interval = 3
     cfg.custom_hooks = [dict(type='EMAHook', momentum=0.3)]
-    launch(lambda: run(cfg, before=lambda r: r.register_hook(Terminate())), tmp_path, 143)
+    launch(lambda: run(cfg, hook=Terminate()), tmp_path, 143)
     assert (work / 'last_checkpoint').read_text().endswith('iter_4.pth')
     assert (work / 'iter_3.pth').is_file() == (told == 0)
     if told:
@@ -190,7 +187,7 @@ def test_sharding_is_refused_where_it_would_happen(data, tmp_path, launcher):
 
 
 def test_torchrun_starts_the_tools(data, alone, tmp_path):
-    """As a user does, once."""
+    """The command is the one that a user types."""
     cfg = config(data, tmp_path / 'work', random=False)
     cfg.train_cfg.max_iters = 2
     cfg.dump(str(tmp_path / 'tiny.py'))

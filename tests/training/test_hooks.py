@@ -1,4 +1,4 @@
-"""The hooks that a config names: the progress bar, and merge maps of every validation."""
+"""Tests the hooks that a config names: the progress bar, and merge maps of every validation."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_progress_bar(rank, start, capsys):
 
 
 def validating(data, work_dir, **hook):
-    """Two iterations, each with a validation."""
+    """Configures two iterations, each with a validation."""
     pytest.importorskip('mmseg')
     cfg = validated(config(data, work_dir))
     cfg.train_cfg.update(max_iters=2, val_interval=1)

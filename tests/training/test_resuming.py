@@ -15,13 +15,13 @@ pytest.importorskip('mmseg')
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import Hook
 from mmengine.runner import utils
-from tiny_training import KILLS, assert_same, config, fork, in_child, run, validated, wait
+from tiny_training import KILLS, assert_same, config, fork, in_child, run, trained, validated, wait
 
 from segformer_plusplus.training.checkpoint_files import UNFINISHED, iterations
 
 
 def kill_in_checkpoint(where: str, number: int, share: float) -> None:
-    """Have this process kill itself in a checkpoint: a -9 at exactly that moment.
+    """Makes this process kill itself by SIGKILL at one moment of a checkpoint.
 
     Args:
         where: 'half' when so much of the file is written, 'unnamed' when all of it is there but its
@@ -53,7 +53,7 @@ def kill_in_checkpoint(where: str, number: int, share: float) -> None:
 
 
 def kill_at_any_moment(child: int, work: Path, chance: random.Random) -> None:
-    """From another process: while it reads or builds, or a while after some checkpoints."""
+    """Kills a child while it reads or builds, or a while after some checkpoints."""
     files = lambda: {path.name for path in work.glob('*.pth')}  # noqa: E731
     end, seen, wanted = time.monotonic() + 60, files(), chance.randrange(3)
     new: set[str] = set()
@@ -95,7 +95,7 @@ def test_kills_leave_no_trace(data, calm, tmp_path):
         assert max(states, default=0) >= finished
         finished = max(states, default=0)
     assert 0 < finished < length
-    assert in_child(lambda: run(config(data, rough, **changes), resume=True), log) == 0
+    trained(config(data, rough, **changes), resume=True)
     assert_same(calm / f'iter_{length}.pth', rough / f'iter_{length}.pth')
     assert not list(rough.glob(f'.*{UNFINISHED}'))
     # an outdated one whose removal a kill forestalled may stay; a disk holds no more than these
@@ -125,7 +125,7 @@ def workers_cfg(data: Path, work: Path):
 
 
 def epochs_cfg(data: Path, work: Path):
-    """It is stopped in the middle of the second of three epochs, of four iterations each."""
+    """Configures three epochs of four iterations; the second one is interrupted."""
     cfg = config(data, work)
     cfg.train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=3)
     cfg.train_dataloader.update(num_workers=1, sampler=dict(type='DefaultSampler', shuffle=True))
@@ -134,7 +134,7 @@ def epochs_cfg(data: Path, work: Path):
 
 
 def averaged_cfg(data: Path, work: Path):
-    """It is stopped while EMAHook has exchanged the weights for their averages."""
+    """Configures a validation in which EMAHook has exchanged the weights for their averages."""
     cfg = validated(config(data, work))
     cfg.train_cfg.val_interval = 3
     cfg.custom_hooks = [dict(type='EMAHook', momentum=0.3)]
@@ -143,7 +143,7 @@ def averaged_cfg(data: Path, work: Path):
 
 
 def seedless_cfg(data: Path, work: Path):
-    """Its seed is drawn, and is taken from the checkpoint when it is resumed."""
+    """Configures a seed that is drawn, and that a resumed run takes from the checkpoint."""
     cfg = config(data, work)
     cfg.randomness.seed = None
     return cfg
@@ -167,7 +167,7 @@ def test_sigterm_saves_and_the_rest_is_as_if_nothing_had_been(
     def stop() -> None:
         os.setpgrp()
         utils.sync_random_seed = lambda: 3  # the seed of the calm training
-        run(make(data, rough), before=lambda r: r.register_hook(Terminate()))
+        run(make(data, rough), hook=Terminate())
 
     def go_on() -> None:
         utils.sync_random_seed = lambda: 4
@@ -179,17 +179,15 @@ def test_sigterm_saves_and_the_rest_is_as_if_nothing_had_been(
     assert (rough / 'last_checkpoint').read_text() == str(path)
     assert in_child(go_on, log) == 0, log.read_text()[-3000:]
     if make in (epochs_cfg, averaged_cfg):  # which end with other weights than the others
-        calm = tmp_path / 'calm'
-        assert in_child(lambda: run(make(data, calm)), log) == 0, log.read_text()[-3000:]
+        calm = trained(make(data, tmp_path / 'calm'))
     assert_same(calm / last, rough / last)
 
 
 def test_runs_without_the_mechanism_would_differ(data, calm, tmp_path):
-    """That the comparison above can fail: other numbers for dropout give other weights."""
-    log, off = tmp_path / 'log.txt', {'default_hooks.step_seed': None}
-    assert in_child(lambda: run(config(data, tmp_path, **off)), log) == 0, log.read_text()[-2000:]
+    """The comparison above can fail: other numbers for dropout give other weights."""
+    work = trained(config(data, tmp_path / 'off', **{'default_hooks.step_seed': None}))
     with pytest.raises(AssertionError):
-        assert_same(calm / 'iter_6.pth', tmp_path / 'iter_6.pth')
+        assert_same(calm / 'iter_6.pth', work / 'iter_6.pth')
 
 
 def test_a_second_sigterm_ends_at_once(data, tmp_path):
@@ -201,8 +199,7 @@ def test_a_second_sigterm_ends_at_once(data, tmp_path):
                 (tmp_path / 'there').touch()
                 time.sleep(30)
 
-    add = lambda r: r.register_hook(Slow())  # noqa: E731
-    child = fork(lambda: run(config(data, tmp_path / 'w'), before=add), log)
+    child = fork(lambda: run(config(data, tmp_path / 'w'), hook=Slow()), log)
     end = time.monotonic() + 60
     while not (tmp_path / 'there').exists():
         assert time.monotonic() < end, log.read_text()[-2000:]

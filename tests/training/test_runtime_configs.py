@@ -42,7 +42,7 @@ def load_train() -> ModuleType:
 
 
 def switched(name: str, data: Path, work: Path, **changes) -> Config:
-    """The tiny training with the content of one of the files."""
+    """Adds the content of one of the files to the tiny training."""
     cfg = config(data, work, random=False, **changes)
     cfg.merge_from_dict(Config.fromfile(RUNTIME / name).to_dict())
     return cfg
@@ -80,8 +80,7 @@ def test_bfloat16_on_the_cpu(data, plain, tmp_path):
             hook = lambda module, inputs, output: seen.append(output.dtype)  # noqa: E731
             runner.model.decode_head.conv_seg.register_forward_hook(hook)
 
-    before = lambda r: r.register_hook(Look())  # noqa: E731
-    runner = run(switched('amp_bf16.py', data, tmp_path), before=before)
+    runner = run(switched('amp_bf16.py', data, tmp_path), hook=Look())
     assert isinstance(runner.optim_wrapper, BFloat16OptimWrapper)
     assert set(seen) == {torch.bfloat16}
     assert {p.dtype for p in runner.model.parameters()} == {torch.float32}
@@ -131,9 +130,9 @@ def test_gradient_checkpointing_changes_no_number(data, plain, tmp_path, monkeyp
 
 
 def test_compile(data, plain, tmp_path):
-    """The graphs are taken and run; translating them to machine code takes a compiler minutes.
+    """The backbone is traced once, not in every iteration, and not for the images of a validation.
 
-    Once, not in every iteration anew, and not for the images of a validation.
+    The graphs run as they are: translating them to machine code takes a compiler minutes.
     """
     graphs = []
 
@@ -147,7 +146,7 @@ def test_compile(data, plain, tmp_path):
     counters = torch._dynamo.utils.counters
     counters.clear()
     with torch._dynamo.config.patch(error_on_recompile=True):
-        run(cfg, before=lambda r: r.register_hook(Count()))
+        run(cfg, hook=Count())
     assert graphs == [graphs[0]] * 6 and graphs[0] > 0
     assert largest_difference(plain / 'iter_6.pth', tmp_path / 'iter_6.pth') < 1e-4
 
@@ -228,7 +227,7 @@ def test_the_kubernetes_job_passes_yamllint():
 
 
 def test_the_slurm_script_starts_the_tool_and_queues_itself_again(tmp_path):
-    """With a srun and a scontrol that write down what they are asked."""
+    """Stand-ins for srun and scontrol write down what they are asked."""
     for name, body in dict(
         srun='echo "srun $MASTER_ADDR $*" >> "$LOG"; exit "$CODE"',
         scontrol='echo "scontrol $*" >> "$LOG"; echo node7; echo node8',
