@@ -93,7 +93,7 @@ def test_a_finalist_that_cannot_be_timed_anew_is_rejected(tmp_path):
     rounds = FINAL_ROUNDS * LIMITS.rounds
     fidelity = failing(time=lambda variants, n: n == rounds and best in variants.values())
     result = tune_fidelity(fidelity, budget, tmp_path / 'b', space=SMALL, limits=LIMITS)
-    (rejected,) = result.selection.rejected
+    (rejected,) = result.rejected
     assert rejected.point.token_merging == best and rejected.check is None
     assert rejected.reason == 'it could not be timed anew: candidate: out of memory'
     others = [p for p in fair.points if p.token_merging != best and p.drop <= 2.0]
@@ -107,7 +107,7 @@ def test_a_check_that_fails_is_a_rejection(tmp_path):
     _, others = split_images(range(8), 4, 0)
     fidelity = failing(predict=lambda images, each: images == others and each == best)
     result = tune_fidelity(fidelity, budget, tmp_path / 'b', space=SMALL, limits=LIMITS)
-    (rejected,) = result.selection.rejected
+    (rejected,) = result.rejected
     assert rejected.point.token_merging == best and rejected.check is None
     assert rejected.reason == 'it could not be checked: strategy: out of memory'
     assert result.winner is not None and result.check is not None
@@ -119,7 +119,7 @@ def test_a_check_set_that_cannot_be_measured_leaves_the_winner_unchecked(tmp_pat
     budget = Budget(max_drop=2.0)
     result = tune_fidelity(fidelity, budget, tmp_path, space=SMALL, limits=LIMITS)
     assert result.winner is not None and result.check is None
-    assert result.selection.unchecked == 'strategy: out of memory'
+    assert result.unchecked == 'strategy: out of memory'
     assert 'Not checked: strategy: out of memory.' in describe_winner(result)
 
 

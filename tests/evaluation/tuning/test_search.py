@@ -166,7 +166,7 @@ def test_by_another_measure(tmp_path):
 def test_a_budget_that_nothing_meets(budget, nearest, folder):
     result = tuned(folder, **budget)
     assert result.winner is None
-    assert SMALL.identify(result.selection.nearest.token_merging) == SMALL.identify(nearest())
+    assert SMALL.identify(result.nearest.token_merging) == SMALL.identify(nearest())
     assert result.front
 
 

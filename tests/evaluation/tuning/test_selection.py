@@ -8,14 +8,13 @@ from evaluation.tuning.fakes import SMALL_SPACE, FakeFidelity, true_loss
 from segformer_plusplus import SegformerPlusPlusError
 from segformer_plusplus.evaluation.timing import Timing
 from segformer_plusplus.evaluation.tuning import Budget, Check, Limits, Point, Space, tune_fidelity
-from segformer_plusplus.evaluation.tuning.evaluation import speed_up_of
-from segformer_plusplus.evaluation.tuning.points import pareto_front
 from segformer_plusplus.evaluation.tuning.run import split_images
 from segformer_plusplus.evaluation.tuning.selection import (
     FINAL_ROUNDS,
     MAX_CHECKS,
     UNDECIDED,
-    judge,
+    TuneResult,
+    speed_up_of,
 )
 
 SMALL = Space(SMALL_SPACE)
@@ -28,7 +27,7 @@ def test_front_against_brute_force(seed):
     draw = random.Random(seed)
     # few values: many ties
     points = [Point(k, 'none', draw.randrange(6) / 2, draw.randrange(6) / 2) for k in range(25)]
-    front = pareto_front(points)
+    front = TuneResult(Budget(1.0), 'mIoU', {}, (1, 1), '', '', 1, 0, points).front
     for point in points:
         beaten = any(
             other.drop <= point.drop
@@ -80,18 +79,18 @@ def test_the_next_best_where_the_check_fails(tmp_path):
         space=SMALL,
         limits=EVERY,
     )
-    rejected = result.selection.rejected
+    rejected = result.rejected
     for each in rejected:
         assert each.point.drop <= 2.0 < each.check.drop == pytest.approx(1e6 * each.point.drop)
         assert each.reason == 'it misses the budget'
     assert result.winner is None
-    assert result.selection.nearest.drop == pytest.approx(min(e.check.drop for e in rejected))
+    assert result.nearest.drop == pytest.approx(min(e.check.drop for e in rejected))
     # the best and the safest were tried, and how many were not is said
     within = [p for p in result.points if p.drop <= 2.0 and p.speed_up > 1]
     tried = {each.point.number for each in rejected}
     assert min(within, key=lambda p: p.drop).number in tried
     assert {p.number for p in within if p.preset is not None} <= tried
-    assert result.selection.untried == len(within) - len(rejected) > 0
+    assert result.untried == len(within) - len(rejected) > 0
 
 
 def test_the_safest_are_tried_before_it_is_called_off(tmp_path):
@@ -100,8 +99,8 @@ def test_the_safest_are_tried_before_it_is_called_off(tmp_path):
     budget = Budget(max_drop=2.0)
     fidelity = FakeFidelity(harsh=others)
     result = tune_fidelity(fidelity, budget, tmp_path, space=SMALL, limits=EVERY)
-    assert len(result.selection.rejected) >= MAX_CHECKS
-    assert all(10 * each.point.drop > 2.0 for each in result.selection.rejected)
+    assert len(result.rejected) >= MAX_CHECKS
+    assert all(10 * each.point.drop > 2.0 for each in result.rejected)
     assert result.winner is not None and result.check.drop <= 2.0
     assert result.check.drop == pytest.approx(10 * result.winner.drop)
 
@@ -111,7 +110,7 @@ def test_a_check_that_a_slower_setting_passes(tmp_path):
     fidelity = FakeFidelity(harsh=others)
     budget = Budget(max_drop=0.3)
     result = tune_fidelity(fidelity, budget, tmp_path, space=SMALL, limits=EVERY)
-    assert result.selection.rejected
+    assert result.rejected
     assert result.winner is not None and 10 * true_loss(result.winner.token_merging) <= 0.3
     assert result.check.images == 4
     assert result.check.drop == pytest.approx(10 * result.winner.drop)
@@ -131,14 +130,14 @@ def test_a_check_that_a_slower_setting_passes(tmp_path):
 )
 def test_a_miss_within_the_noise_counts_as_kept(drop, noise, speed_up, reason):
     check = Check(4, drop, noise, speed_up, 0.1, {})
-    assert judge(check, Budget(max_drop=0.1)) == reason
+    assert Budget(max_drop=0.1).judge(check) == reason
 
 
 def test_a_speed_up_within_the_noise_counts_as_kept():
     check = Check(4, 0.1, 0.5, 1.5, 0.1, {})
-    assert judge(check, Budget(min_speedup=1.54)) is None
-    assert judge(check, Budget(min_speedup=1.59)) == UNDECIDED
-    assert judge(check, Budget(min_speedup=1.7)) == 'it misses the budget'
+    assert Budget(min_speedup=1.54).judge(check) is None
+    assert Budget(min_speedup=1.59).judge(check) == UNDECIDED
+    assert Budget(min_speedup=1.7).judge(check) == 'it misses the budget'
 
 
 def test_the_shape_is_that_of_what_was_timed(tmp_path):
