@@ -13,7 +13,6 @@ from mmengine.config import Config
 from segformer_plusplus import SegformerPlusPlusError
 from segformer_plusplus.evaluation.fidelity import open_fidelity
 from segformer_plusplus.evaluation.tuning import Budget, Point, TuneResult, tune
-from segformer_plusplus.evaluation.tuning.selection import Selection
 from segformer_plusplus.evaluation.tuning.writing import write_config
 
 TOOLS = Path(__file__).resolve().parents[3] / 'tools'
@@ -31,8 +30,8 @@ def test_a_config_with_proportional_attention_is_tested(large_scenes, tmp_path):
     assert plain['changed'] != values['changed']
     winner = Point(1, setting, 0.1, 1.5)
     result = TuneResult(
-        Budget(max_drop=1.0), 'mIoU', values, (512, 1024), 'a', 'b', 1, 0,
-        Selection([winner], winner=winner),
+        Budget(max_drop=1.0), 'mIoU', values, (512, 1024), 'a', 'b', 1, 0, [winner],
+        winner=winner,
     )  # fmt: skip
     tuned, metrics = tmp_path / 'tuned.py', tmp_path / 'metrics.json'
     write_config(tuned, config, Config.fromfile(str(config)), result)
@@ -65,6 +64,6 @@ def test_images_that_have_changed_are_refused(labels, large_scenes, tmp_path):
 def test_the_study_of_another_version_is_refused(large_scenes, tmp_path, monkeypatch):
     settings = dict(max_drop=100.0, trials=1, images=1, out=tmp_path / 'out')
     tune(*large_scenes, **settings)
-    monkeypatch.setattr('segformer_plusplus.evaluation.tuning.call.__version__', '99')
+    monkeypatch.setattr('segformer_plusplus.evaluation.tuning.run.__version__', '99')
     with pytest.raises(SegformerPlusPlusError, match='another version of this package .*not 99'):
         tune(*large_scenes, **settings)

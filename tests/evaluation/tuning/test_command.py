@@ -11,7 +11,7 @@ from mmengine.config import Config
 
 from segformer_plusplus.cli import tune as command
 from segformer_plusplus.evaluation.tuning import Point, Space, tune
-from segformer_plusplus.evaluation.tuning.evaluation import Evaluator
+from segformer_plusplus.evaluation.tuning.selection import Evaluator
 from segformer_plusplus.evaluation.tuning.writing import describe_setting
 from segformer_plusplus.token_merging import PRESETS, build_token_merging
 

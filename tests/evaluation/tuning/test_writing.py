@@ -2,6 +2,7 @@
 
 import ast
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -11,7 +12,6 @@ from mmengine.config import Config
 
 from evaluation.tuning.fakes import FakeFidelity
 from segformer_plusplus.evaluation.tuning import Budget, Limits, Point, Rejection, tune_fidelity
-from segformer_plusplus.evaluation.tuning.selection import Selection
 from segformer_plusplus.evaluation.tuning.writing import (
     WIDTH,
     draw_front,
@@ -43,7 +43,7 @@ def result(tmp_path_factory):
 
 def with_winner(result, token_merging):
     point = Point(3, token_merging, 0.1, 1.5)
-    return type(result)(**{**vars(result), 'selection': Selection([point], point)})
+    return replace(result, points=[point], winner=point, check=None, rejected=[])
 
 
 def written(tmp_path, result, backbone, **options):
@@ -131,8 +131,7 @@ def test_mmsegs_backbone_by_any_name(scope, name):
 
 def test_a_legend_names_what_failed_once(result, tmp_path, monkeypatch):
     rejected = [Rejection(point, None, 'because') for point in result.points[:3]]
-    selection = Selection(result.points, rejected=rejected)
-    drawn = type(result)(**{**vars(result), 'selection': selection})
+    drawn = replace(result, rejected=rejected)
     figures, save = [], Figure.savefig
 
     def keep(figure, *arguments, **options):
@@ -148,7 +147,7 @@ def test_a_legend_names_what_failed_once(result, tmp_path, monkeypatch):
 @pytest.mark.parametrize('budget', [Budget(max_drop=0.1), Budget(min_speedup=2.0)])
 def test_the_picture(points, budget, result, tmp_path):
     kept = result.points if points == 'all' else result.points[:1] if points == 'one' else []
-    drawn = type(result)(**{**vars(result), 'budget': budget, 'selection': Selection(kept)})
+    drawn = replace(result, budget=budget, points=kept, winner=None, check=None, rejected=[])
     draw_front(tmp_path / 'front.png', drawn, 'title')
     picture = cv2.imread(str(tmp_path / 'front.png'))
     assert picture is not None and picture.shape[1] > 600
