@@ -43,12 +43,6 @@ from .cases import (
 TINY = dict(embed_dims=8, num_layers=[1, 1, 2, 1], num_heads=[1, 2, 5, 8])
 
 
-def test_an_empty_batch_of_cells():
-    tokens = torch.zeros(0, 6, 2)
-    plan = NeighborMerging2d(2).plan(tokens, (2, 3))
-    assert plan.unmerge(plan.merge(tokens)).shape == tokens.shape
-
-
 def check_plan(plan: MergePlan, tokens: Tensor) -> None:
     """The contract of a plan, for finite tokens."""
     batch, num_tokens, channels = tokens.shape
@@ -174,11 +168,6 @@ def test_any_argument_is_refused_by_name_or_works(kind, arguments):
         return
     tokens = random(1, 2, 35, 3)
     check_plan(merging.stages[0].q.plan(tokens, (5, 7)), tokens)
-
-
-def test_a_seed_that_torch_refuses():
-    with pytest.raises(TokenMergingError, match='seed'):
-        CLASSES['TomesdMatching'](0.5, 2, seed=2**64)
 
 
 @cases(1)
@@ -440,11 +429,6 @@ def test_original_spelling_with_a_mistake(stages, at, key, value):
         for merger in (stage.q, stage.kv):
             if merger is not None:
                 check_plan(merger.plan(tokens, (6, 7)), tokens)
-
-
-def test_a_mode_that_is_a_list():
-    with pytest.raises(TokenMergingError, match='q_mode'):
-        read_tome_cfg([dict(q_mode=['bsm'])])
 
 
 @cases(0.5)
