@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import SegformerPlusPlusError
 from ..mit.backbone import MixVisionTransformerPlusPlus
-from ..token_merging import LocalWindowMerging, NeighborMerging2d
+from ..token_merging import NeighborMerging2d
 from .formats import find_format
 
 OPSETS = range(18, 24)
@@ -106,13 +106,6 @@ def check_model(model: Any, options: ExportOptions) -> None:
         raise SegformerPlusPlusError(
             f'output={options.output!r}: a {type(model).__name__} has {has}'
         )
-    for stage in backbone.token_merging.stages:
-        for merger in (stage.q, stage.kv):
-            if isinstance(merger, LocalWindowMerging) and merger.threshold is not None:
-                raise SegformerPlusPlusError(
-                    f'{merger!r} leaves a number of tokens that depends on the image, which no '
-                    'graph holds; give it a ratio in place of the threshold'
-                )
     if options.output == 'labels':
         _check_labels(model)
     _check_size(model, options)

@@ -97,12 +97,10 @@ class MergedAttention:
     def _key_bias(self, plan: MergePlan, dtype: torch.dtype) -> Tensor | None:
         """Returns what is added to the scores of every merged key, (B or 1, M)."""
         # a mask, even one of zeros, keeps PyTorch from its fastest attention
-        proportional = self.merging.proportional_attention
-        if isinstance(plan, IdentityPlan) or not (proportional or plan.padded):
+        if isinstance(plan, IdentityPlan) or not self.merging.proportional_attention:
             return None
-        sizes = plan.sizes() if proportional else plan.sizes().clamp(max=1)
-        # the logarithm of 0 hides padding; of large groups it wants more than half precision
-        return sizes.to(torch.promote_types(dtype, torch.float32)).log()
+        # the logarithm of large groups wants more than half precision
+        return plan.sizes().to(torch.promote_types(dtype, torch.float32)).log()
 
     def _attend(self, query: Tensor, key_value: Tensor, bias: Tensor | None) -> Tensor:
         q, (k, v) = self.project_query(query), self.project_key_value(key_value)

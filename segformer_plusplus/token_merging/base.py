@@ -48,11 +48,7 @@ class MergePlan(ABC):
     Attributes:
         num_tokens: N, the tokens before merging.
         num_merged: M <= N, the tokens after merging.
-        padded: whether some merged tokens stand for no token, because the images of the batch
-            have different numbers of them. As keys these are not seen.
     """
-
-    padded = False
 
     def __init__(self, num_tokens: int, num_merged: int) -> None:
         self.num_tokens = num_tokens

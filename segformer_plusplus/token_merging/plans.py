@@ -20,14 +20,12 @@ class SlotPlan(MergePlan):
 
     Args:
         slot: (B, N) integers in [0, num_merged).
-        num_merged: M; every slot is used by at least one token, unless ``padded``.
-        padded: whether slots may be used by no token; these become zeros, of size 0.
+        num_merged: M; every slot is used by at least one token.
     """
 
-    def __init__(self, slot: Tensor, num_merged: int, padded: bool = False) -> None:
+    def __init__(self, slot: Tensor, num_merged: int) -> None:
         batch, num_tokens = slot.shape
         super().__init__(num_tokens, num_merged)
-        self.padded = padded
         self._batch = batch
         # one flat index over the batch, so that each operation is a single call on (B * M, C)
         self._index = _flat_index(slot, num_merged)
@@ -39,8 +37,7 @@ class SlotPlan(MergePlan):
         wide = flat.float() if flat.dtype in (torch.float16, torch.bfloat16) else flat
         total = wide.new_zeros(self._batch * self.num_merged, flat.shape[1])
         total = total.index_add(0, self._index, wide)
-        sizes = self._sizes.clamp(min=1) if self.padded else self._sizes
-        mean = total / sizes.unsqueeze(1).to(total.dtype)
+        mean = total / self._sizes.unsqueeze(1).to(total.dtype)
         return mean.to(tokens.dtype).unflatten(0, (self._batch, self.num_merged))
 
     def unmerge(self, tokens: Tensor) -> Tensor:
@@ -103,10 +100,10 @@ def _window_of_tokens(
     place = windows.new_full((batch, num_windows), -1)
     place.scatter_(1, windows, torch.arange(count, device=windows.device).expand(batch, -1))
     image = place.view(batch, grid[0] // stride[0], grid[1] // stride[1])
-    return spread_windows(image, grid, stride, border=-1).flatten(1)
+    return _spread_windows(image, grid, stride, border=-1).flatten(1)
 
 
-def spread_windows(values: Tensor, grid: Grid, stride: tuple[int, int], border: int) -> Tensor:
+def _spread_windows(values: Tensor, grid: Grid, stride: tuple[int, int], border: int) -> Tensor:
     """Gives every token the value of its window: (B, H // rows, W // columns) -> (B, H, W).
 
     Args:

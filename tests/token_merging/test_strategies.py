@@ -49,6 +49,13 @@ def test_constants_survive_every_dtype(merger, dtype):
     torch.testing.assert_close(plan.unmerge(plan.merge(constant)), constant)
 
 
+def test_one_large_group_in_half_precision():
+    tokens = torch.ones(1, 1024, 4, dtype=torch.bfloat16)
+    plan = BipartiteSoftMatching2d(0.99, 10).plan(tokens, (32, 32))
+    assert plan.sizes().max() > 256
+    torch.testing.assert_close(plan.merge(tokens), torch.ones_like(plan.merge(tokens)))
+
+
 @by_strategy
 def test_gradients(merger):
     grid = (5, 6)
@@ -114,6 +121,7 @@ def test_tomesd_seed_is_repeatable_and_matters():
 def test_equal_to_a_plain_alternating_matching():
     """ToMe's algorithm, written out token by token."""
     tokens = random_tokens(1, (3, 7), dtype=torch.float64)
+    tokens[:, 4] = 0  # a token of zeros is like no other
     unit = F.normalize(tokens[0], dim=-1)
     sources, destinations = range(0, 21, 2), range(1, 21, 2)
     best = {s: max(destinations, key=lambda d: (unit[s] @ unit[d]).item()) for s in sources}
@@ -163,10 +171,6 @@ def test_neighbours_in_1d_are_runs_of_the_flattened_tokens():
         (lambda: BipartiteSoftMatching2d(0.5, 0), ['stride=0', 'positive']),
         (lambda: BipartiteSoftMatching2d(0.5, (2, 2, 2)), ['(2, 2, 2)', 'pair']),
         (lambda: LocalWindowMerging(0.8), ['0.8', '0.75', '2x2']),
-        (lambda: LocalWindowMerging(), ['ratio=None', 'threshold=None', 'one of them']),
-        (lambda: LocalWindowMerging(0.5, 0.9), ['ratio=0.5', 'threshold=0.9', 'one of them']),
-        (lambda: LocalWindowMerging(threshold=1.2), ['threshold=1.2', '[-1, 1]']),
-        (lambda: LocalWindowMerging(threshold='0.9'), ["'0.9'", 'cosine']),
         (lambda: NeighborMerging2d(-1), ['stride=-1', 'positive']),
         (lambda: NeighborMerging2d(2.0), ['2.0', 'positive']),
         (lambda: NeighborMerging1d((2, 2)), ['(2, 2)', 'integer']),
