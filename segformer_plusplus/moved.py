@@ -21,7 +21,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     'datasets': (),
     'datasets.keypoints': ('pose.keypoints',),
     'datasets.leave_out': ('loading.leave_out',),
-    'engine': ('training', 'evaluation.timing', 'evaluation.benchmark.complexity'),
+    'engine': ('training', 'evaluation.timing', 'evaluation.benchmark.costs'),
     'engine.benchmarking': ('evaluation.timing', 'errors'),
     'engine.cli': ('inference.configs', 'inference.opening', 'cli.options', 'files'),
     'engine.guard': ('cli.guard', 'errors'),
