@@ -169,12 +169,9 @@ def tune_fidelity(
         fidelity: the model on all images.
         budget: what is wanted.
         out: folder of the study; with an unfinished one in it, the search goes on.
-        space: what is searched.
-        limits: how long, and on what.
-        by: the measure that counts; None is the main one.
+        space: see :func:`tune`, as are ``by``, ``fresh`` and ``progress``.
+        limits: how long to search, and on what.
         identity: what else the numbers depend on, by a name that a message can say.
-        fresh: start anew in ``out``.
-        progress: show a bar.
         searched: is called with all trials before one of them is selected.
 
     Raises:

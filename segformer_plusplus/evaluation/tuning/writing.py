@@ -148,13 +148,7 @@ def _short(strategy: Mapping[str, Any]) -> str:
 
 
 def draw_front(path: Path, result: TuneResult, title: str = '') -> None:
-    """Draws every trial, the front, the budget, the winner and its check as a PNG.
-
-    Args:
-        path: of the picture.
-        result: what was found; without a point nothing is drawn but the budget.
-        title: above it.
-    """
+    """Draws every trial, the front, the budget, the winner and its check as a PNG."""
     measure, winner, check = MEASURES[result.by], result.winner, result.check
     trials = [_plotted(point, point.preset or '') for point in result.points]
     front = list(map(_plotted, result.front))

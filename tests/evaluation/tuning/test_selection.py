@@ -16,6 +16,7 @@ from segformer_plusplus.evaluation.tuning.selection import (
     TuneResult,
     speed_up_of,
 )
+from segformer_plusplus.evaluation.tuning.writing import describe_winner
 
 OTHERS = split_images(range(8), 4, 0)[1]
 ROUNDS = Limits().rounds
@@ -178,6 +179,8 @@ def test_people_of_one_picture_alone_leave_no_check():
 def test_too_few_images_for_a_check(count, tmp_path):
     result = search(tmp_path, FakeFidelity(count), trials=12, images=count)
     assert result.winner is not None and result.check is None and result.check_images == 0
+    reason = 'there is no image that it was not searched on'
+    assert f'Not checked: {reason}.' in describe_winner(result)
 
 
 def test_one_image_for_the_check_has_no_noise(tmp_path):

@@ -10,8 +10,8 @@ import pytest
 from matplotlib.figure import Figure
 from mmengine.config import Config
 
-from evaluation.tuning.fakes import FakeFidelity
-from segformer_plusplus.evaluation.tuning import Budget, Limits, Point, Rejection, tune_fidelity
+from evaluation.tuning.fakes import FakeFidelity, search
+from segformer_plusplus.evaluation.tuning import Budget, Point, Rejection, Space
 from segformer_plusplus.evaluation.tuning.writing import (
     WIDTH,
     draw_front,
@@ -37,8 +37,7 @@ OTHER = [{}, {}, dict(q='NeighborMerging2d'), {}]
 @pytest.fixture(scope='module')
 def result(tmp_path_factory):
     folder = tmp_path_factory.mktemp('study')
-    fidelity = FakeFidelity(refuse=0.89)
-    return tune_fidelity(fidelity, Budget(max_drop=0.5), folder, limits=Limits(trials=20))
+    return search(folder, FakeFidelity(refuse=0.89), max_drop=0.5, space=Space())
 
 
 def with_winner(result, token_merging):
@@ -119,10 +118,7 @@ def test_mmsegs_backbone_by_any_name(scope, name):
     """It is measured as the written config runs it."""
     name = 'MixVisionTransformerPlusPlus' if name == 'ours' else name
     cfg = Config(dict(default_scope=scope, model=dict(backbone=dict(type=name, in_channels=3))))
-    plain = name == 'mmseg.MixVisionTransformer' or (scope, name) == (
-        'mmseg',
-        'MixVisionTransformer',
-    )
+    plain = name.startswith('mmseg.') or (scope == 'mmseg' and not name.endswith('PlusPlus'))
     assert has_plain_backbone(cfg) == plain
     measured = with_own_backbone(cfg)
     assert measured.model.backbone.type == ('MixVisionTransformerPlusPlus' if plain else name)
