@@ -55,7 +55,7 @@ test: $(STAMP) ## Run the tests
 # Other Pythons, other versions: numbers, configs, training, loading, resuming, fidelity, tuning.
 CORE_TESTS := $(addprefix tests/,token_merging mit segmentation pose checkpoints \
   evaluation/fidelity evaluation/tuning training/test_hooks.py test_arguments.py test_compat.py \
-  test_configs.py test_package.py test_pose_configs.py test_rings.py tools/test_tools.py tools/test_pose_tools.py)
+  test_configs.py test_pose_configs.py test_rings.py tools/test_tools.py tools/test_pose_tools.py)
 
 test-core: export OMP_NUM_THREADS := 1
 

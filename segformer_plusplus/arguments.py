@@ -1,4 +1,4 @@
-"""Constructor arguments that are wrong: an error that names the key, its value and what is allowed.
+"""Checks constructor arguments: an error names the key, its value and what is allowed.
 
 Values come from configs, where a string, a list or None may stand where a number was meant; what
 Python or torch say to that, often in the first forward pass, does not name the key.
@@ -20,7 +20,7 @@ from .errors import ArgumentError, SegformerPlusPlusError
 
 @dataclass(frozen=True)
 class Kind:
-    """What an argument may be.
+    """Says what an argument may be.
 
     Attributes:
         words: ends the sentence 'is not ...'.
@@ -38,10 +38,10 @@ class Kind:
 
 
 def checked(**kinds: Kind) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Decorates an ``__init__``: what is given, by keyword or by position, must be of its kind.
+    """Decorates an ``__init__`` so that every given argument must be of its kind.
 
     Args:
-        kinds: argument -> kind; one that is not named here, and a default, is not looked at.
+        kinds: argument -> kind; other arguments and defaults are not checked.
 
     Raises:
         SegformerPlusPlusError: by the constructor, before it does anything.
@@ -72,17 +72,17 @@ def checked(**kinds: Kind) -> Callable[[Callable[..., None]], Callable[..., None
 
 @contextmanager
 def blaming(owner: object, parts: Mapping[str, tuple[Any, Callable[[Any], Any]]]) -> Iterator[None]:
-    """Where building fails, say which argument it is that cannot be built on its own.
+    """Says which argument cannot be built on its own, where building fails.
 
     Nothing is built twice unless it fails.
 
     Args:
-        owner: whose arguments they are.
-        parts: argument -> its value, and what builds a part from it; None is not looked at.
+        owner: has the arguments.
+        parts: argument -> its value, and what builds a part from it; None is not checked.
 
     Raises:
-        SegformerPlusPlusError: for the first argument that cannot be built. An error that is about
-            none of them stays as it is.
+        SegformerPlusPlusError: for the first argument that cannot be built. Any other error stays
+            as it is.
     """
     try:
         yield
@@ -107,7 +107,6 @@ def integer(least: int | None = None) -> Kind:
 
 
 def integers(least: int | None = None) -> Kind:
-    """One or more of them in a list or a tuple."""
     bound = '' if least is None else f' >= {least}'
     return Kind(
         f'a list of one or more integers{bound}',
@@ -131,7 +130,6 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_list(value: Any) -> bool:
-    """Of one or more values."""
     return isinstance(value, Sequence) and not isinstance(value, str) and len(value) > 0
 
 

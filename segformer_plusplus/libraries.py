@@ -1,4 +1,4 @@
-"""Imports libraries that need not be installed; a missing one is one line that says how to."""
+"""Imports libraries that need not be installed, or says in one line how to install them."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ REGISTERED = {
     'METRICS': {'BoxPCK': 'pose'},
     'RUNNERS': {'StrictRunner': 'training.runner'},
     'HOOKS': {
-        'DurableCheckpointHook': 'training.saving',
+        'DurableCheckpointHook': 'training.checkpoint_files',
         'PreemptionHook': 'training.preemption',
         'MergeMapHook': 'training.hooks',
         'ProgressBarHook': 'training.hooks',

@@ -24,6 +24,7 @@ from segformer_plusplus.arguments import (
     integer,
     integers,
 )
+from segformer_plusplus.mit import cpu
 
 NAN = float('nan')
 
@@ -122,6 +123,15 @@ def test_every_argument_of_backbone_and_heads_is_looked_at():
         for name in parameters - {'self', 'kwargs'} - looked_at_elsewhere:
             with pytest.raises(SegformerPlusPlusError, match=f'^{cls.__name__}: {name}=<object '):
                 cls(**{**settings, name: object()})
+
+
+@pytest.mark.parametrize('in_rows', [False, True])
+def test_in_rows_of_an_old_config_sets_the_switch(in_rows):
+    for cls, settings in classes():
+        with cpu.chunked(not in_rows):
+            with pytest.warns(FutureWarning, match=rf'in_rows={in_rows} is .*cpu\.chunked'):
+                cls(**settings, in_rows=in_rows)
+            assert cpu.is_chunked() == in_rows
 
 
 def test_parts_that_cannot_be_built_are_named():

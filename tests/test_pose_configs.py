@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import re
-from functools import cache
 from pathlib import Path
 
 import pytest
+from config_rows import ROOT, check_a_row, check_pipelines, load, step, widths
 
 pytest.importorskip('xtcocotools')  # mmpose is left out where nothing compiles it
 
@@ -16,7 +15,7 @@ import segformer_plusplus  # noqa: F401  (must precede mmpose)
 # isort: split
 import numpy as np
 import torch
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.optim import build_optim_wrapper
@@ -25,9 +24,6 @@ from mmengine.runner import Runner
 from mmpose.datasets.datasets.utils import parse_pose_metainfo
 from mmpose.registry import DATASETS, METRICS, MODELS
 
-from segformer_plusplus.mit.archs import ARCHS
-
-ROOT = Path(__file__).parents[1] / 'configs'
 FOLDERS = 'jbd', 'coco', 'synthetic'
 CONFIGS = sorted(path for folder in FOLDERS for path in (ROOT / folder).glob('td-hm_*.py'))
 OF_THE_PAPER = [path for path in CONFIGS if path.parent.name != 'synthetic']
@@ -55,25 +51,10 @@ def mmpose_scope():
     init_default_scope('mmpose')
 
 
-@cache
-def _read(path: Path) -> Config:
-    return Config.fromfile(path)
-
-
-def load(path: Path) -> Config:
-    """A copy, so that no test sees what another one changed."""
-    return copy.deepcopy(_read(path))
-
-
 def named(path: Path) -> dict[str, str]:
     match = NAME.fullmatch(path.stem)
     assert match is not None, f'{path.name} does not follow configs/README.md'
     return match.groupdict()
-
-
-def step(pipeline: list[ConfigDict], kind: str) -> ConfigDict:
-    (found,) = (transform for transform in pipeline if transform.type == kind)
-    return found
 
 
 def test_every_row_of_the_tables_has_its_file_and_no_file_is_left_over():
@@ -85,25 +66,22 @@ def test_every_config_belongs_to_one_of_the_two_tests():
     assert {path.name.split('_')[0] for path in found} == {'segformer', 'td-hm'}
 
 
+DATASETS_OF = {
+    'jbd': 'JumpBroadcastDataset',
+    'coco': 'CocoDataset',
+    'synthetic-jbd': 'JumpBroadcastDataset',
+}
+
+
 @every_config
 def test_the_name_is_the_content(path):
-    says, cfg = named(path), load(path)
-    assert cfg.model.backbone.arch == says['arch']
-    assert cfg.model.backbone.token_merging == says['strategy']
-    assert cfg.train_dataloader.batch_size == int(says['batch'])
-    assert cfg.default_scope == 'mmpose'
-    assert cfg.custom_imports.imports == ['segformer_plusplus']
+    says = named(path)
+    cfg = check_a_row(path, says, 'mmpose', DATASETS_OF)
     width, height = int(says['width']), int(says['height'])
     assert tuple(cfg.codec.input_size) == (width, height)
     assert tuple(cfg.codec.heatmap_size) == (width // 4, height // 4)
     if says['schedule'] == '210e':
         assert cfg.train_cfg.max_epochs == 210
-
-    dataset = 'CocoDataset' if says['data'] == 'coco' else 'JumpBroadcastDataset'
-    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
-        assert loader.dataset.type == dataset
-        assert loader.dataset.data_root == cfg.data_root
-        assert ('synthetic' in loader.dataset.data_root) == says['data'].startswith('synthetic')
 
 
 @every_config
@@ -135,9 +113,7 @@ def test_model_builds_and_makes_heatmaps_that_the_codec_reads(path):
     cfg = load(path)
     cfg.model.backbone.init_cfg = None
     model = MODELS.build(cfg.model).eval()
-    sizes = ARCHS[cfg.model.backbone.arch]
-    widths = [sizes['embed_dims'] * heads for heads in sizes['num_heads']]
-    assert model.head.in_channels == widths
+    assert model.head.in_channels == widths(cfg)
     width, height = cfg.codec.input_size
     if cfg.model.backbone.arch == 'b0':
         with torch.inference_mode():
@@ -155,11 +131,7 @@ def test_model_builds_and_makes_heatmaps_that_the_codec_reads(path):
 @every_config
 def test_pipelines_and_metrics_build(path):
     cfg = load(path)
-    for name in ('train', 'val', 'test'):
-        loader = cfg[f'{name}_dataloader']
-        dataset = DATASETS.build({**loader.dataset, 'lazy_init': True})
-        kinds = [type(transform).__name__ for transform in dataset.pipeline.transforms]
-        assert kinds == [transform.type for transform in loader.dataset.pipeline]
+    check_pipelines(cfg, DATASETS)
     for evaluators in (cfg.val_evaluator, cfg.test_evaluator):
         several = isinstance(evaluators, list | tuple)
         metrics = [METRICS.build(e) for e in (evaluators if several else [evaluators])]
@@ -289,22 +261,3 @@ def test_training_and_testing_as_in_the_paper(path):
     assert {'RandomFlip', 'RandomHalfBody', 'RandomBBoxTransform'} < set(kinds)
     for loader in (cfg.val_dataloader, cfg.test_dataloader):
         assert not loader.dataset.get('bbox_file'), 'boxes of the ground truth'
-
-
-@every_config
-def test_strategies_differ_in_nothing_but_the_strategy(path):
-    unmerged = path.with_name(path.name.replace(f'_{named(path)["strategy"]}_', '_none_'))
-    merged = load(path)
-    merged.model.backbone.token_merging = 'none'
-    assert merged.to_dict() == load(unmerged).to_dict()
-
-
-@every_config
-def test_pretrained_weights_are_those_of_the_arch(path):
-    cfg = load(path)
-    init = cfg.model.backbone.init_cfg
-    if 'synthetic' in path.parts:
-        assert init is None
-    else:
-        assert init.type == 'Pretrained'
-        assert f'/mit_{cfg.model.backbone.arch}_' in init.checkpoint

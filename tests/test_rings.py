@@ -19,17 +19,32 @@ LIGHT = {'compat', 'errors', 'libraries', 'moved', 'registration', 'version'}
 CORE = {'arguments', 'token_merging', 'mit', 'patching'}
 """Rooms that merging on somebody's model may load besides."""
 
-WITHOUT_OPENMMLAB = """
+BLOCK = """
+    import importlib.util
     import sys
     from importlib.abc import MetaPathFinder
 
+    def blocked(name):
+        return name.split('.')[0] in {names!r}
+
     class Block(MetaPathFinder):
         def find_spec(self, name, path=None, target=None):
-            if name.startswith('mm') and name != 'mmap':
-                raise ModuleNotFoundError(f'No module named {name!r}', name=name)
+            if blocked(name):
+                raise ModuleNotFoundError(f'No module named {{name!r}}', name=name)
 
     sys.meta_path.insert(0, Block())
+    real = importlib.util.find_spec
+    importlib.util.find_spec = lambda name, package=None: (
+        None if blocked(name) else real(name, package))
 """
+
+
+def without(*names):
+    """Code in which these cannot be imported."""
+    return BLOCK.format(names=names)
+
+
+WITHOUT_OPENMMLAB = without('mmengine', 'mmcv', 'mmseg', 'mmpose', 'mmdet')
 OURS = """
     print(*sorted(name.partition('.')[2] for name in sys.modules
                   if name.startswith('segformer_plusplus.')))
@@ -189,44 +204,184 @@ def test_merging_needs_torch_alone(openmmlab):
     assert 'Mine is already registered' in result.stdout
 
 
-@pytest.mark.parametrize('name', ['train', 'test', 'predict', 'benchmark', 'info', 'convert'])
-def test_a_command_that_needs_openmmlab_says_so_in_one_line(name):
-    code = 'from segformer_plusplus.cli.main import main\nsys.exit(main(sys.argv[1:]))'
-    result = run(WITHOUT_OPENMMLAB, code, arguments=[name, 'config.py', 'weights.pth'])
-    assert result.returncode == 2
-    (line,) = result.stderr.splitlines()
-    assert line.startswith(f'error: segformer-plusplus {name} needs mm')
-    assert 'install it with pip install' in line
+def test_every_command_that_needs_openmmlab_says_so_in_one_line():
+    code = """
+        import contextlib, io
+        from segformer_plusplus.cli.main import main
+        for name in ('train', 'test', 'predict', 'benchmark', 'info', 'convert', 'tune', 'demo'):
+            said = io.StringIO()
+            with contextlib.redirect_stderr(said):
+                code = main([name, 'config.py', 'weights.pth'])
+            print(name, code, said.getvalue(), end='')
+    """
+    result = run(WITHOUT_OPENMMLAB, code)
+    lines = result.stdout.splitlines()
+    assert len(lines) == 8, result.stderr
+    for line in lines:
+        name = line.split()[0]
+        assert line.startswith(f'{name} 2 error: segformer-plusplus {name} needs mm')
+        assert 'install it with pip install' in line
+
+
+NEEDY = {
+    'segformer_plusplus': 'MixVisionTransformerPlusPlus SegformerHeadPlusPlus JumpBroadcastDataset',
+    'segformer_plusplus.mit': 'MixVisionTransformerPlusPlus',
+    'segformer_plusplus.inference': 'Segmenter merge_map',
+    'segformer_plusplus.training': 'StrictRunner',
+    'segformer_plusplus.checkpoints': 'read_checkpoint',
+    'segformer_plusplus.loading': 'CheckedLoadImageFromFile',
+    'segformer_plusplus.export': 'export_model',
+    'segformer_plusplus.evaluation.fidelity': 'measure_fidelity',
+    'segformer_plusplus.evaluation.tuning': 'tune',
+    'segformer_plusplus.demo': 'Comparer',
+}
+
+
+def test_every_name_that_needs_openmmlab_says_so():
+    code = f"""
+        for module, names in {NEEDY!r}.items():
+            for name in names.split():
+                try:
+                    exec(f'from {{module}} import {{name}}')
+                except ImportError as error:
+                    print(module, type(error).__name__, error)
+    """
+    lines = run(WITHOUT_OPENMMLAB, code).stdout.splitlines()
+    assert len(lines) == sum(len(names.split()) for names in NEEDY.values())
+    for line in lines:
+        module = line.split()[0]
+        assert re.match(rf'{module} MissingDependencyError {module}[.\w]* needs mm', line), line
+        assert 'install it with pip install' in line
+
+
+def test_without_toolboxes_the_backbone_works_and_the_rest_says_what_to_install():
+    code = """
+        import torch, segformer_plusplus
+        from mmengine.registry import MODELS
+        cfg = dict(type='MixVisionTransformerPlusPlus', arch='b0', token_merging='hq')
+        model = MODELS.build(cfg)
+        print([tuple(f.shape) for f in model(torch.randn(1, 3, 64, 64))][0])
+        for name in ('SegformerHeadPlusPlus', 'SegformerHeatmapHead', 'JumpBroadcastDataset',
+                     'BoxPCK', 'CheckedLoadImage', 'no_such_name'):
+            try:
+                getattr(segformer_plusplus, name)
+            except (ImportError, AttributeError) as error:
+                print('asked:', error)
+        from segformer_plusplus.cli import fidelity
+        from segformer_plusplus.evaluation.fidelity import measure_fidelity
+        fidelity.main(['--help'])
+    """
+    result = run(without('mmseg', 'mmpose', 'mmdet'), code)
+    assert '(1, 32, 16, 16)' in result.stdout, result.stderr
+    what = {'maintained': "'segformer-plusplus[mmseg]'", 'original': 'mmsegmentation=='}
+    asked = r'asked: segformer_plusplus\.SegformerHeadPlusPlus needs mmseg, .*; install it with '
+    assert re.search(asked + re.escape(f'pip install {what[installed_line()]}'), result.stdout)
+    assert len(re.findall(r'asked: segformer_plusplus\.\w+ needs mmpose', result.stdout)) == 4
+    assert 'pip install --no-deps mmpose==' in result.stdout
+    assert "no attribute 'no_such_name'" in result.stdout
+    assert 'Usage: segformer-plusplus fidelity' in result.stdout
+
+
+def test_a_pose_config_without_mmpose_says_what_to_install():
+    config = ROOT / 'configs/jbd/td-hm_mit-b0_hq_1xb16-210e_jbd-640x480.py'
+    code = f"""
+        from segformer_plusplus.inference.configs import load_config
+        try:
+            load_config({str(config)!r})
+        except ImportError as error:
+            print('asked:', error)
+    """
+    result = run(without('mmpose'), code)
+    assert f'asked: {config} needs mmpose' in result.stdout, result.stderr
+    assert 'pip install --no-deps mmpose==' in result.stdout
+
+
+def test_without_mmcv_the_backbone_says_what_to_install():
+    code = """
+        import segformer_plusplus; segformer_plusplus.apply_token_merging
+        print('light')
+        from segformer_plusplus import MixVisionTransformerPlusPlus
+    """
+    result = run(without('mmcv'), code)
+    last = result.stderr.strip().splitlines()[-1]
+    assert result.stdout == 'light\n'
+    assert 'MixVisionTransformerPlusPlus needs mmcv, which cannot be imported' in last
+    assert 'pip install' in last
+
+
+def test_one_registration_serves_every_scope():
+    pytest.importorskip('xtcocotools')  # mmpose is left out where nothing compiles it
+    code = """
+        import segformer_plusplus
+        from mmengine.registry import MODELS, init_default_scope
+        import mmseg.registry, mmpose.registry
+        for registry in (MODELS, mmseg.registry.MODELS, mmpose.registry.MODELS):
+            for name in ('MixVisionTransformerPlusPlus', 'SegformerHeadPlusPlus',
+                         'SegformerHeatmapHead'):
+                assert registry.get(name).__name__ == name
+                assert getattr(segformer_plusplus, name).__name__ == name
+        ours = [name for name in sys.modules if name.startswith('segformer_plusplus.')]
+        print('late', *{name.split('.')[1] for name in ours} & {
+            'inference', 'export', 'training', 'evaluation', 'cli', 'demo'})
+    """
+    result = run('import sys', code)
+    assert result.stdout == 'late\n', result.stderr  # only the commands need them
+
+
+def test_ops_of_an_mmcv_without_them_import_and_say_so_on_call():
+    pytest.importorskip('xtcocotools')
+    code = """
+        import importlib.util, sys
+        import segformer_plusplus
+        compiled = importlib.util.find_spec('mmcv._ext') is not None
+        import mmpose.models, mmcv.ops, torch
+        assert compiled or 'mmcv._ext' not in sys.modules
+        assert compiled or importlib.util.find_spec('mmcv._ext') is None
+        try:
+            if not compiled:
+                mmcv.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
+            print('compiled')
+        except ImportError as error:
+            print(error)
+    """
+    result = run(code)
+    assert 'without compiled ops' in result.stdout or 'compiled' in result.stdout, result.stderr
 
 
 @pytest.mark.parametrize(
-    ('module', 'name'),
+    'toolbox, part, fault',
     [
-        ('segformer_plusplus', 'MixVisionTransformerPlusPlus'),
-        ('segformer_plusplus', 'SegformerHeadPlusPlus'),
-        ('segformer_plusplus', 'JumpBroadcastDataset'),
-        ('segformer_plusplus.mit', 'MixVisionTransformerPlusPlus'),
-        ('segformer_plusplus.inference', 'Segmenter'),
-        ('segformer_plusplus.inference', 'merge_map'),
-        ('segformer_plusplus.training', 'StrictRunner'),
-        ('segformer_plusplus.checkpoints', 'read_checkpoint'),
-        ('segformer_plusplus.loading', 'CheckedLoadImageFromFile'),
-        ('segformer_plusplus.export', 'export_model'),
-        ('segformer_plusplus.evaluation.fidelity', 'measure_fidelity'),
-        ('segformer_plusplus.evaluation.tuning', 'tune'),
-        ('segformer_plusplus.demo', 'Comparer'),
+        ('mmseg', 'SegformerHeadPlusPlus', "AssertionError('MMCV==9 is incompatible')"),
+        ('mmpose', 'BoxPCK', "ValueError('numpy.dtype size changed')"),  # an extension's NumPy
+        ('ftfy', 'SegformerHeadPlusPlus', "ModuleNotFoundError('No module named ftfy')"),
     ],
 )
-def test_a_name_that_needs_openmmlab_says_so(module, name):
+def test_a_broken_toolbox_does_not_take_the_rest_away(tmp_path, toolbox, part, fault):
+    package = tmp_path / toolbox
+    package.mkdir()
+    (package / '__init__.py').write_text(f'raise {fault}')
     code = f"""
+        import sys
+        sys.path.insert(0, {str(tmp_path)!r})
+        import segformer_plusplus
+        print(segformer_plusplus.MixVisionTransformerPlusPlus.__name__)
         try:
-            from {module} import {name}
+            segformer_plusplus.{part}
         except ImportError as error:
-            print(type(error).__name__, error)
+            print(error)
     """
-    printed = run(WITHOUT_OPENMMLAB, code).stdout
-    assert re.match(rf'MissingDependencyError {module}[.\w]* needs mm', printed), printed
-    assert 'install it with pip install' in printed
+    result = run(code)
+    assert 'MixVisionTransformerPlusPlus' in result.stdout, result.stderr
+    needed = 'mmseg.models' if toolbox == 'ftfy' else toolbox
+    assert fault.split("'")[1] in result.stdout and f'needs {needed}' in result.stdout
+
+
+@pytest.mark.parametrize('name', ['MixVisionTransformerPlusPlus', 'TOKEN_MERGERS', 'TokenMerger'])
+def test_public_names(name):
+    import segformer_plusplus
+
+    assert name in segformer_plusplus.__all__
+    assert hasattr(segformer_plusplus, name)
 
 
 @pytest.mark.parametrize(
@@ -305,7 +460,7 @@ OLD = [
     ('segformer_plusplus.engine', 'count_flops'),
     ('segformer_plusplus.engine.cli', 'load_config'),
     ('segformer_plusplus.engine.cli', 'write_json'),
-    ('segformer_plusplus.engine.models', 'build_model'),
+    ('segformer_plusplus.engine.models', 'without_init_cfg'),
     ('segformer_plusplus.hooks', 'MergeMapHook'),
     ('segformer_plusplus.hooks', 'PreemptionHook'),
     ('segformer_plusplus.transforms', 'CheckedLoadImageFromFile'),

@@ -21,10 +21,6 @@ presets = {
     'weighed 97%': [kv(0.97, 6)] * 4,
     'weighed, windows 50%': [kv(0.9, 4, q=windows(0.5))] * 4,
     'weighed, windows 60%': [kv(0.9, 4, q=windows(0.6))] * 4,
-    'weighed, alike windows': [
-        kv(0.9, 4, q=dict(type='LocalWindowMerging', threshold=0.8)),
-    ]
-    * 4,
     'windows': [dict(kv=windows(0.6))] * 2 + [dict(q=windows(0.6))] * 2,
     'kv 2x2': [dict(kv=dict(type='NeighborMerging2d', stride=2))] * 4,
     'kv 4x4': [dict(kv=dict(type='NeighborMerging2d', stride=4))] * 4,

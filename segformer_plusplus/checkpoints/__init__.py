@@ -1,4 +1,4 @@
-"""Reading checkpoints: safely, from any library, and either whole or not at all."""
+"""Reads checkpoints of any library safely, and either whole or not at all."""
 
 from ..libraries import naming_what_is_missing
 

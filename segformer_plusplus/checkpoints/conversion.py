@@ -21,7 +21,7 @@ _LINEAR_HEAD = ('decode_head.fusion_conv.conv.weight', 'decode_head.convs.0.conv
 
 @dataclass(frozen=True)
 class Conversion:
-    """Holds a state dict under new names, and what became of the keys of the source.
+    """Holds a state dict under new names and tells what became of the keys of the source.
 
     Args:
         source: name of the format of the source.
@@ -222,7 +222,7 @@ def _find_format(state: Mapping[str, Tensor]) -> Format | None:
 
 
 def _read(state: Mapping[str, Tensor], found: Format) -> Conversion:
-    """The keys of a known format under our names, without a check for missing ones."""
+    """Renames the keys of a known format to ours, without a check for missing ones."""
     prefix = found.prefixes[-1]
     lacking = '' if prefix + found.anchor in state else prefix
     matches: dict[str, tuple[Rule, int, dict[str, str]]] = {}

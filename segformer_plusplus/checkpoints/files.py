@@ -77,7 +77,7 @@ def _weights_in(folder: Path) -> Path:
 
 
 def _read_shards(index: Path, map_location: Any, unsafe: bool) -> dict[str, Tensor]:
-    """The tensors of several files, each of which must hold what the index says and no more."""
+    """Reads several files, each of which must hold what the index says and no more."""
     places = _read_index(index)
     state: dict[str, Tensor] = {}
     for name in sorted(set(places.values())):
@@ -95,7 +95,7 @@ def _read_shards(index: Path, map_location: Any, unsafe: bool) -> dict[str, Tens
 
 
 def _read_index(index: Path) -> dict[str, str]:
-    """The name of the file beside the index that holds a key, for every key."""
+    """Returns the name of the file beside the index that holds a key, for every key."""
     try:
         content = json.loads(index.read_text(encoding='utf-8'))
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Tables of the names that other libraries give to the weights of SegFormer.
+"""Lists the names that other libraries give to the weights of SegFormer.
 
 A rule pairs one of our keys with the keys of a library. A template stands for many keys: ``{i}`` is
 the stage or level counted from 0, ``{n}`` the same counted from 1, ``{r}`` the level counted from
@@ -124,7 +124,7 @@ def _pattern(template: str) -> re.Pattern[str]:
 
 
 def _reverse_levels(weight: Tensor) -> Tensor:
-    """(C, L * C, 1, 1) with its L groups of input channels in the other order."""
+    """Reverses the order of the L groups of input channels of (C, L * C, 1, 1)."""
     if weight.dim() != 4 or not weight.shape[0]:
         return weight  # refused with all other wrong shapes
     return torch.cat(weight.split(weight.shape[0], dim=1)[::-1], dim=1)
@@ -187,11 +187,12 @@ NVLABS = Format(
         column=1,
         stage=('backbone.', *_NVLABS_STAGE),
         qkv=('attn.q', 'attn.kv'),
-        head=('decode_head.linear_', 'c{n}.proj', 'fuse.conv', 'fuse.bn', 'pred'),
+        head=('decode_head.', 'linear_c{n}.proj', 'linear_fuse.conv', 'linear_fuse.bn',
+              'linear_pred'),
     ),
     # the ImageNet classifier, and a convolution that every head inherits and this one never calls
     left_out=('head.', 'backbone.head.', 'decode_head.conv_seg.'),
-)
+)  # fmt: skip
 
 SMP = Format(
     name='smp',

@@ -116,10 +116,7 @@ def load_checkpoint_strictly(
 
 @WEIGHT_INITIALIZERS.register_module(force=True)
 class StrictPretrained:
-    """Loads ``init_cfg=dict(type='Pretrained', ...)`` of our modules all or nothing.
-
-    Args: see :func:`load_checkpoint_strictly`.
-    """
+    """Loads ``init_cfg=dict(type='Pretrained', ...)`` by :func:`load_checkpoint_strictly`."""
 
     def __init__(
         self, checkpoint: str | Path, prefix: str | None = None, map_location: str = 'cpu'
@@ -215,7 +212,7 @@ def _download(url: str, map_location: str | torch.device, unsafe: bool) -> Any:
 
 
 def _hint(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
-    """What may be meant instead, for a message."""
+    """Says for a message what may be meant instead."""
     missing = [key for key in own if key not in state]
     if missing and all(f'backbone.{key}' in state for key in missing):
         return "; the file is a whole model, use prefix='backbone' for its backbone"
@@ -238,7 +235,7 @@ def _hint(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of an error, or what it says that a pickle asked for."""
+    """Returns what an error says that a pickle asked for, or its first line."""
     text = _ANSI.sub('', str(error))
     forbidden = _FORBIDDEN.search(text)
     lines = [line.strip() for line in text.splitlines() if line.strip()]

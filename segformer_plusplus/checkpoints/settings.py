@@ -125,13 +125,12 @@ def head_kind(state: Iterable[str]) -> str | None:
 
 
 def _count(state: Iterable[str], pattern: str) -> int:
-    """One more than the largest index in the keys."""
+    """Returns one more than the largest index in the keys."""
     compiled = re.compile(pattern)
     return max((int(match[1]) + 1 for key in state if (match := compiled.match(key))), default=0)
 
 
 def _weight(state: Mapping[str, Tensor], key: str) -> Tensor:
-    """The weight of a convolution."""
     tensor = state.get(key)
     if tensor is None:
         raise CheckpointError(f'1 keys missing: {key}')
@@ -227,7 +226,7 @@ def _head_shapes(prefix: str, state: Mapping[str, Tensor], about: Mapping[str, A
 
 
 def _is_part_of(numbers: list[int], of: list[int]) -> bool:
-    """Whether the second list has all of the first, in this order."""
+    """Says whether the second list has all of the first, in this order."""
     rest = iter(of)
     return all(number in rest for number in numbers)
 

@@ -80,7 +80,7 @@ def write_transformers_folder(folder: str | Path, state: Mapping[str, Tensor]) -
 
 
 def _transformers_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The content of ``config.json``; the strides, which weights do not tell, are SegFormer's."""
+    """Returns ``config.json``, with SegFormer's strides since the weights do not tell them."""
     if recognise(state) != 'transformers':
         raise CheckpointError('the weights do not have the names of Transformers')
     about = describe(to_mmseg(state))

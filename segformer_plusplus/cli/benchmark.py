@@ -1,8 +1,7 @@
-"""segformer-plusplus benchmark CONFIG...: time, memory and arithmetic of models and presets."""
+"""Runs segformer-plusplus benchmark: measures time, memory and arithmetic of models."""
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ from mmengine.logging import MMLogger
 from rich.console import Console
 
 from ..errors import SegformerPlusPlusError
-from ..evaluation.benchmark.comparison import Comparison
+from ..evaluation.benchmark.comparison import Comparison, Options, Setting
 from ..evaluation.benchmark.report import (
     break_even_lines,
     check_lines,
@@ -24,7 +23,6 @@ from ..evaluation.benchmark.report import (
     run_title,
     stage_table,
 )
-from ..evaluation.benchmark.settings import Options, Setting
 from ..evaluation.plots import check_plot_path, draw_benchmark
 from ..evaluation.timing import describe_environment
 from ..files import write_json
@@ -60,9 +58,12 @@ class Conditions:
 
     def settings(self) -> list[Setting]:
         """Returns every combination."""
-        threads = self.threads or [torch.get_num_threads()]
-        combinations = itertools.product(threads, self.batch_size, self.shape)
-        return [Setting(shape, batch, count) for count, batch, shape in combinations]
+        return [
+            Setting(shape, batch_size, threads)
+            for threads in self.threads or [torch.get_num_threads()]
+            for batch_size in self.batch_size
+            for shape in self.shape
+        ]
 
 
 @command
@@ -141,10 +142,9 @@ def print_run(console: Console, run: dict[str, Any], options: Options) -> None:
     """Prints the checks and the tables of one run."""
     for line in check_lines(run):
         console.print(line, highlight=False)
-    given = options.checkpoint
-    weights = f'weights from {given}' if given else f'random weights (seed {SEED})'
-    what = 'backbone' if options.backbone_only else 'inference'
-    beside = 'weights and input'
+    checkpoint = options.checkpoint
+    weights = f'weights from {checkpoint}' if checkpoint else f'random weights (seed {SEED})'
+    what, beside = 'backbone' if options.backbone_only else 'inference', 'weights and input'
     if options.training:
         what, beside = 'training step', 'weights and optimizer state'
     title = f'{what}, {run_title(run, options.dtype, options.device)}'

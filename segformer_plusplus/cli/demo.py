@@ -8,7 +8,6 @@ from typing import Annotated
 
 from cyclopts import Parameter, validators
 from mmengine.logging import print_log
-from mmengine.registry import init_default_scope
 from rich.console import Console
 
 from ..errors import SegformerPlusPlusError
@@ -65,7 +64,6 @@ def main(
 
     images = {} if samples is None else find_samples(samples)
     segmenter = Segmenter(config, checkpoint, device=device, cfg_options=cfg_options)
-    init_default_scope('mmseg')
     comparer = Comparer(segmenter, max_pixels or MAX_PIXELS)
     page = build_page(comparer, Path(config).name, images)
     if not is_local(host):

@@ -1,4 +1,4 @@
-"""segformer-plusplus fidelity CONFIG CHECKPOINT: what presets cost a trained model, and gain."""
+"""Runs segformer-plusplus fidelity: measures what presets cost a trained model, and gain."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from rich.console import Console
 
 from ..errors import SegformerPlusPlusError
 from ..evaluation.fidelity.base import ROUNDS, WARMUP
-from ..evaluation.fidelity.measuring import Measurement
+from ..evaluation.fidelity.measuring import Measurement, read_presets
 from ..evaluation.fidelity.opening import Options, open_fidelity
-from ..evaluation.fidelity.presets import read_presets
 from ..evaluation.plots import check_plot_path, draw_table
 from ..evaluation.results import ResultsTable
 from ..evaluation.timing import describe_environment
@@ -43,7 +42,7 @@ class Outputs:
     plot: str | None = None
 
     def check(self) -> None:
-        """Says what cannot be written before hours are spent."""
+        """Raises for what cannot be written, before hours are spent."""
         for path in filter(None, (self.json, self.markdown, self.plot)):
             check_writable(path)
         if self.plot:
@@ -53,10 +52,8 @@ class Outputs:
         """Writes all of them; one that fails leaves the others, and its error comes last."""
         writers: list[Callable[[], None]] = []
         if self.json:
-            content = dict(
-                arguments=arguments, environment=describe_environment(), **table.to_json()
-            )
-            writers.append(partial(write_json, self.json, content))
+            beside = dict(arguments=arguments, environment=describe_environment())
+            writers.append(partial(write_json, self.json, beside | table.to_json()))
         if self.markdown:
             writers.append(partial(write_text, self.markdown, table.to_markdown()))
         if self.plot and any(row.values and row.speed_up for row in table.rows):
@@ -123,18 +120,11 @@ def main(
             table = measurement.table(command_line())
             console.print(table.to_rich())
             console.print(table.caption, highlight=False, markup=False)
-            outputs.write(
-                table,
-                dict(
-                    config=config,
-                    checkpoint=checkpoint,
-                    token_merging=token_merging,
-                    rounds=rounds,
-                    cfg_options=cfg_options,
-                    **asdict(options),
-                ),  # fmt: skip
-                Path(config).stem,
-            )
+            arguments = dict(
+                config=config, checkpoint=checkpoint, token_merging=token_merging, rounds=rounds,
+                cfg_options=cfg_options, **asdict(options),
+            )  # fmt: skip
+            outputs.write(table, arguments, Path(config).stem)
     if measurement.failed:
         reasons = (f'preset {name!r}: {each}' for name, each in measurement.failed.items())
         raise SegformerPlusPlusError('; '.join(reasons))

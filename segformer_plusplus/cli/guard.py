@@ -1,4 +1,4 @@
-"""One line on stderr for what a user can mend, a traceback for what only we can."""
+"""Ends commands with one line on stderr for what a user can mend, else with a traceback."""
 
 import argparse
 import contextlib
@@ -26,14 +26,15 @@ def add_traceback_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def main_guard(main: Callable[..., int]) -> Callable[..., int]:
-    """Lets a tool's ``main`` end with one line and exit code 2 when the user can mend the cause.
+    """Makes a tool's ``main`` end with one line and exit code 2 when the user can mend the cause.
 
-    A :class:`SegformerPlusPlusError` may have another code, see ``exit_code``.
+    What :func:`describe_error` knows becomes ``error: ...`` on stderr (a
+    :class:`SegformerPlusPlusError` may bring another ``exit_code``); everything else is a bug and
+    keeps its traceback, which ``--traceback`` or ``SEGFORMER_PLUSPLUS_TRACEBACK=1`` always show.
 
-    The result takes the arguments, or none for ``sys.argv[1:]``, and what else ``main`` takes by
-    name (a command: ``prog``), and returns the exit code. What
-    :func:`describe_error` knows becomes ``error: ...`` on stderr; everything else is a bug and
-    keeps its traceback. ``--traceback`` or ``SEGFORMER_PLUSPLUS_TRACEBACK=1`` shows it always.
+    Returns:
+        A function of the arguments, or of none for ``sys.argv[1:]``, and of what else ``main``
+        takes by name (``prog``), that returns the exit code.
     """
 
     @functools.wraps(main)
@@ -56,12 +57,12 @@ def main_guard(main: Callable[..., int]) -> Callable[..., int]:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """SIGTERM, which schedulers and ``timeout`` send, interrupts as Ctrl-C does.
+    """Makes SIGTERM, which schedulers and ``timeout`` send, interrupt as Ctrl-C does.
 
-    A command that writes what it has when it is interrupted then loses nothing.
+    A command that writes its results when it is interrupted then loses nothing.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield  # signals are none of its business
+        yield  # only the main thread can set handlers
         return
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

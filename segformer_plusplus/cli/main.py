@@ -25,13 +25,13 @@ COMMANDS = {
     'demo': 'a page in the browser to try it',
     'info': 'versions, strategies, and what a config or a checkpoint holds',
 }
-"""By name; each is a module of this package with ``main(argv, prog)``."""
+"""Says what each command does; its module in this package has ``main(argv, prog)``."""
 
 _USAGE_ERROR = 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command and returns its exit code: 0 done, 1 in part, 2 the call is wrong."""
+    """Runs a command and returns its exit code: 0 done, 1 done in part, 2 wrong call."""
     arguments = sys.argv[1:] if argv is None else list(argv)
     if not arguments or arguments[0] in ('-h', '--help'):
         sys.stdout.write(_help())

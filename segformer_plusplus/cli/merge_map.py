@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from mmengine.registry import init_default_scope
 from rich.console import Console
 from rich.table import Table
 
@@ -53,7 +52,6 @@ def main(
     segmenter = Segmenter(
         config, checkpoint, token_merging=token_merging, device=device, cfg_options=cfg_options
     )
-    init_default_scope('mmseg')
     with memory_errors('the image', 'try a smaller one'):
         maps = merge_map(segmenter.model, pixels)
     title = f'{image.name}: {token_merging}'

@@ -32,7 +32,7 @@ IN_PART = 1
 
 @dataclass(frozen=True)
 class Output:
-    """Says what is written.
+    """Says where and what is written.
 
     Attributes:
         out: folder that gets overlays/, masks/ (labels as grey values), or keypoints.json.

@@ -116,12 +116,12 @@ def _describe_failures(result: TuneResult) -> list[str]:
 
 
 def _describe_outcome(result: TuneResult) -> list[str]:
-    lines = [_describe_rejection(result, each) for each in result.selection.rejected]
+    lines = [_describe_rejection(result, each) for each in result.rejected]
     if result.interrupted:
         return [*lines, 'interrupted; the same command goes on from here']
     if result.winner is not None:
         return [*lines, *describe_winner(result), *_describe_stages(result.winner)]
-    nearest, untried = result.selection.nearest, result.selection.untried
+    nearest, untried = result.nearest, result.untried
     if nearest is None:
         return [*lines, 'no setting is faster than no merging; nothing meets the budget']
     whole = f'; {untried} more that may were not checked' if untried else ''

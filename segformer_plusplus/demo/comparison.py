@@ -111,7 +111,7 @@ class Comparer:
         return np.ascontiguousarray(load_image(path)[..., ::-1])
 
     def __call__(self, image: np.ndarray, preset: str, ratios: Ratios | None = None) -> Result:
-        """Predicts with and without merging, sees what was merged, and times both in turn.
+        """Predicts with and without merging, draws what was merged, and times both in turn.
 
         Args:
             image: (H, W, 3) uint8 RGB.

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import SegformerPlusPlusError
-from ..token_merging.config import PRESETS
+from ..token_merging import BASELINE, PRESETS
 from .comparison import ROUNDS, Comparer, Ratios, Result, preset_ratios
 
 TITLE = 'SegFormer++: token merging'
@@ -107,7 +107,7 @@ def build_page(comparer: Comparer, model: str, samples: Mapping[str, Path]) -> g
 
 
 def _picture(title: str) -> gr.Image:
-    """Its title stands above it: Gradio's own label hides a corner of the picture."""
+    """Puts the title above a picture, of which Gradio's own label would hide a corner."""
     with gr.Column(min_width=280):
         gr.Markdown(f'### {title}')
         return gr.Image(
@@ -117,7 +117,7 @@ def _picture(title: str) -> gr.Image:
 
 
 def _sliders(preset: str) -> list[dict[str, Any]]:
-    """Label, range and value of each slider; hidden for a preset without ratios."""
+    """Returns label, range and value of each slider, hidden for a preset without ratios."""
     found = preset_ratios(preset)
     if found is None:
         return [dict(label=label, visible=False) for label in _LABELS]
@@ -154,7 +154,7 @@ def compare(
 
 
 def _read(comparer: Comparer, path: Path, name: str) -> np.ndarray:
-    """An image; in errors it has the name that the user knows, not its path here."""
+    """Reads an image, which errors call by the name that the user knows."""
     try:
         return comparer.read(path)
     except SegformerPlusPlusError as error:
@@ -173,9 +173,9 @@ def _summary(result: Result) -> str:
         f'{result.share_changed:.2%} of the pixels change their class.'
     )
     times = {'without merging': result.seconds_unmerged, result.preset: result.seconds}
-    if result.preset == 'none':
+    if result.preset == BASELINE:
         said = f'none at {height}x{width}: nothing is merged.'
-        times = {'none': result.seconds_unmerged}
+        times = {BASELINE: result.seconds_unmerged}
     rows = ''.join(
         f'<tr><th scope="row">{escape(name)}</th><td>{1000 * seconds:.0f} ms</td></tr>'
         for name, seconds in times.items()

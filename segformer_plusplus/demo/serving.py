@@ -14,7 +14,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ..errors import SegformerPlusPlusError
 from .page import CSS
 
-LOCALHOST = '127.0.0.1'
 MAX_UPLOAD = '64mb'
 FONT, FONT_MONO = ('system-ui', 'sans-serif'), ('ui-monospace', 'monospace')
 POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; base-uri 'self'"

@@ -1,2 +1,1 @@
-"""What strategies cost and gain: speed (benchmark), accuracy (fidelity), and the search for the
-fastest setting that loses no more than allowed (tuning)."""
+"""Measures speed (benchmark) and accuracy (fidelity), and searches for the best (tuning)."""

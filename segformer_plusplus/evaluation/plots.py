@@ -1,4 +1,4 @@
-"""The plots of results: what accuracy a speed-up costs, and the times of a benchmark."""
+"""Draws results: what accuracy a speed-up costs, and the times of a benchmark."""
 
 from __future__ import annotations
 
@@ -18,20 +18,13 @@ from ..errors import SegformerPlusPlusError
 from ..files import written_beside
 from ..libraries import require
 from .results import MEASURES, ResultsTable, find_front
+from .timing import name_threads
 
 Run = Mapping[str, Any]
 
 
 class Point(NamedTuple):
-    """A speed-up and what it costs.
-
-    Attributes:
-        x: the speed-up.
-        y: the value of a measure.
-        name: is written beside it; empty for none.
-        x_error: the standard error of the speed-up.
-        y_error: that of the value.
-    """
+    """Holds a speed-up, the value of a measure, a name to write beside it, and standard errors."""
 
     x: float
     y: float
@@ -42,15 +35,13 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True)
 class Series:
-    """Points that look alike.
+    """Holds points that look alike.
 
     Attributes:
         points: may be empty.
-        label: in the legend; empty for none.
-        marker: of matplotlib.
+        label: stands in the legend; empty for none.
         size: of the marker, in points squared.
         colour: None gives each name a colour of its own, the same in all series.
-        filled: whether the markers are.
         line: the style of a line through the points, such as '-' or ':'; empty for none.
         steps: whether that line goes in steps.
     """
@@ -67,15 +58,13 @@ class Series:
 
 @dataclass(frozen=True)
 class Panel:
-    """One measure over the speed-up.
+    """Describes a plot of one measure over the speed-up.
 
     Attributes:
-        y_label: what the measure is.
         series: drawn one over the other.
-        less_is_better: the axis then points down, and the best is at the top as ever.
+        less_is_better: turns the axis, so that the best is at the top as ever.
         orders: whether values go by their orders of magnitude, around 0.
         y_limit: the worst value that is shown; None shows all.
-        x_label: what the speed-up is of.
         limits: budgets, as dashed lines: 'x' or 'y' with the value.
     """
 
@@ -91,13 +80,8 @@ class Panel:
 def draw_panels(path: str | Path, panels: Sequence[Panel], title: str = '') -> None:
     """Draws panels below each other, with names beside the points.
 
-    Args:
-        path: of the picture, written beside and renamed; its suffix says which kind.
-        panels: one or more.
-        title: above all.
-
     Raises:
-        SegformerPlusPlusError: an unknown suffix.
+        SegformerPlusPlusError: matplotlib does not know the suffix of the path.
         MissingDependencyError: adjustText, which places the names, is not installed.
     """
     check_plot_path(path)
@@ -181,15 +165,11 @@ def _save(figure: Figure, path: str | Path) -> None:
 def draw_table(path: str | Path, table: ResultsTable, title: str = '') -> None:
     """Draws a panel for every measure of a table, over the speed-up.
 
-    Args:
-        path: of the picture, as for :func:`draw_panels`.
-        table: its rows without a time or without values are left out.
-        title: above all panels.
+    Rows without a time or without values are left out.
 
     Raises:
         SegformerPlusPlusError: an unknown suffix, or no row has both.
     """
-    check_plot_path(path)
     panels = []
     for name, measure in MEASURES.items():
         points = {
@@ -217,11 +197,7 @@ def draw_table(path: str | Path, table: ResultsTable, title: str = '') -> None:
 
 
 def check_plot_path(path: str | Path) -> None:
-    """Checks that matplotlib can write this kind of file.
-
-    Raises:
-        SegformerPlusPlusError: names the suffix, and those that can be written.
-    """
+    """Raises unless matplotlib can write this kind of file."""
     known = sorted(FigureCanvasBase.get_supported_filetypes())
     suffix = Path(path).suffix.lstrip('.').lower()
     if suffix not in known:
@@ -239,16 +215,13 @@ def draw_benchmark(path: str | Path, runs: Sequence[Run], title: str = '') -> No
     has a line for each model over the pixels of an image, both axes logarithmic, with a band from
     the first to the third quartile.
 
-    Args:
-        path: of the picture, written beside and renamed; its suffix says which kind.
-        runs: as in the JSON file of a benchmark; those without results are left out.
-        title: above all panels.
+    Runs without results are left out.
 
     Raises:
         SegformerPlusPlusError: an unknown suffix, or no run has results.
     """
     check_plot_path(path)
-    panels = _panels([run for run in runs if run.get('results')])
+    panels = group_runs([run for run in runs if run.get('results')])
     if not panels:
         raise SegformerPlusPlusError(f'{path}: no run has results to draw')
     names = list(dict.fromkeys(r['name'] for p in panels for run in p for r in run['results']))
@@ -269,11 +242,14 @@ def draw_benchmark(path: str | Path, runs: Sequence[Run], title: str = '') -> No
     _save(figure, path)
 
 
-def _panels(runs: Sequence[Run]) -> list[list[Run]]:
-    def key(run: Run) -> tuple[int, int]:
+def group_runs(runs: Sequence[Run]) -> list[list[Run]]:
+    """Returns the runs of each batch size and number of threads, from small to large images."""
+
+    def setting(run: Run) -> tuple[int, int]:
         return run['batch_size'], run['threads']
 
-    return [list(group) for _, group in groupby(sorted(runs, key=key), key=key)]
+    ordered = sorted(runs, key=lambda run: (*setting(run), _pixels(run)))
+    return [list(group) for _, group in groupby(ordered, key=setting)]
 
 
 def _is_one_shape(panel: Sequence[Run]) -> bool:
@@ -283,52 +259,43 @@ def _is_one_shape(panel: Sequence[Run]) -> bool:
 def _describe(panel: Sequence[Run]) -> str:
     run = panel[0]
     height, width = run['shape']
-    threads = '1 thread' if run['threads'] == 1 else f'{run["threads"]} threads'
     size = f'{height} x {width}, ' if _is_one_shape(panel) else ''
-    return f'{size}batch {run["batch_size"]}, {threads}'
+    return f'{size}batch {run["batch_size"]}, {name_threads(run["threads"])}'
 
 
 def _draw_bars(axis: Axes, run: Run, colours: Mapping[str, Any]) -> None:
     results = run['results']
     names = [result['name'] for result in results]
-    medians = [1e3 * result['median_seconds'] for result in results]
-    low, high = zip(*(result['quartiles_seconds'] for result in results), strict=True)
-    errors = [
-        [median - 1e3 * value for median, value in zip(medians, low, strict=True)],
-        [1e3 * value - median for median, value in zip(medians, high, strict=True)],
-    ]
     rows = range(len(names))
-    stages = list(results[0].get('stages', {}))
-    if stages:
-        shades = colormaps['Blues']
+    medians = [1e3 * result['median_seconds'] for result in results]
+    low, high = (_ms([result['quartiles_seconds'][k] for result in results]) for k in (0, 1))
+    errors = [
+        [median - value for median, value in zip(medians, low, strict=True)],
+        [value - median for median, value in zip(medians, high, strict=True)],
+    ]
+    ends = high
+    if stages := list(results[0].get('stages', {})):
         start = [0.0] * len(names)
         for index, stage in enumerate(stages):
-            lengths = [1e3 * result['stages'][stage] for result in results]
-            colour = shades(0.85 - 0.5 * index / max(1, len(stages) - 1))
+            lengths = _ms([result['stages'][stage] for result in results])
+            colour = colormaps['Blues'](0.85 - 0.5 * index / max(1, len(stages) - 1))
             axis.barh(rows, lengths, left=start, color=colour, label=stage)
             start = [a + b for a, b in zip(start, lengths, strict=True)]
         axis.errorbar(medians, rows, xerr=errors, fmt='k|', capsize=3, label='whole (number)')
         axis.legend(fontsize=8, loc='best')
-        ends = [max(start[row], 1e3 * high[row]) for row in rows]
+        ends = list(map(max, start, high))
     else:
         axis.barh(rows, medians, xerr=errors, capsize=3, color=[colours[name] for name in names])
-        ends = [1e3 * value for value in high]
     for row, end, median in zip(rows, ends, medians, strict=True):
-        axis.annotate(
-            f'{median:.0f}' if median >= 100 else f'{median:.3g}',
-            (end, row),
-            (6, 0),
-            textcoords='offset points',
-            va='center',
-        )
+        text = f'{median:.0f}' if median >= 100 else f'{median:.3g}'
+        axis.annotate(text, (end, row), (6, 0), textcoords='offset points', va='center')
     axis.set_yticks(rows, names)
     axis.invert_yaxis()
     axis.set_xlim(right=1.12 * max(ends))
     axis.set_xlabel('ms, median and quartiles')
 
 
-def _draw_lines(axis: Axes, panel: Sequence[Run], colours: Mapping[str, Any]) -> None:
-    runs = sorted(panel, key=_pixels)
+def _draw_lines(axis: Axes, runs: Sequence[Run], colours: Mapping[str, Any]) -> None:
     for name, colour in colours.items():
         points = [
             (_pixels(run), result['median_seconds'], *result['quartiles_seconds'])

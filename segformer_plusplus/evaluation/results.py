@@ -1,7 +1,6 @@
-"""The one table of results: a row for each model or preset, and what a reader needs beside it.
+"""Makes the tables of results of benchmark, fidelity, tuning and the paper.
 
-Benchmark, fidelity, tuning and the paper's tables fill it with rows, say which columns they show,
-and get JSON, Markdown, a table for the terminal and the numbers of a plot from it.
+A table becomes JSON, Markdown, or text on the terminal:
 
     table = ResultsTable(rows, [*measure_columns(rows, 'mIoU'), MILLISECONDS, SPEED_UP])
     table = replace(table, columns=[*table.columns, Column('MB', lambda row, _: row.more['mb'])])
@@ -26,10 +25,9 @@ PRESENT = '_present'
 
 @dataclass(frozen=True)
 class Measure:
-    """How tables and plots say a measure of accuracy.
+    """Describes a measure of accuracy for tables and plots.
 
     Attributes:
-        label: the head of its column.
         unit: '%' or 'px'.
         digits: behind the point.
         higher_is_better: whether more is better; otherwise the baseline has 0.
@@ -57,7 +55,7 @@ MEASURES: dict[str, Measure] = {
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured of one model or preset.
+    """Holds what was measured of one model or preset.
 
     Attributes:
         name: of the preset, of the file that holds it, or of the model.
@@ -85,22 +83,14 @@ class Row:
 
     @classmethod
     def timed(cls, name: str, timing: Timing | None, baseline: Timing | None, **more: Any) -> Row:
-        """Makes a row with the times of a model and the speed-up over the baseline.
-
-        Args:
-            name: of the row.
-            timing: of the row; None if it was not timed.
-            baseline: of the row that it is compared with.
-            more: its other fields.
-        """
+        """Makes a row with the times of a model, if any, and the speed-up over the baseline."""
         if timing is None:
             return cls(name, **more)
-        ratio = baseline.median / timing.median if baseline else None
         return cls(
             name,
             median_seconds=timing.median,
             quartiles_seconds=timing.quartiles,
-            speed_up=ratio,
+            speed_up=baseline.median / timing.median if baseline else None,
             **more,
         )
 
@@ -122,10 +112,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a table.
+    """Says how a table shows one value of its rows.
 
     Attributes:
-        label: its head.
+        label: the head of the column.
         value: returns the number or the text of a row, given the row and the baseline; None where
             there is none.
         digits: behind the point of a number.
@@ -183,9 +173,7 @@ MEMORY = Column(
 def measure_columns(rows: Sequence[Row], main: str) -> list[Column]:
     """Returns a column for each measure that the rows have; the main one is followed by its change.
 
-    Args:
-        rows: the first is the baseline.
-        main: the measure whose change is shown, a key of ``MEASURES``.
+    The change is the difference from the first row, the baseline.
     """
     columns = []
     for name, measure in MEASURES.items():
@@ -215,15 +203,15 @@ def _change_of(name: str, digits: int) -> Callable[[Row, Row], float | None]:
 
 @dataclass(frozen=True)
 class ResultsTable:
-    """Rows with what a reader needs to understand them.
+    """Holds rows with what a reader needs to understand them.
 
     Attributes:
         rows: the first is the baseline.
         columns: what is shown of each row beside its name.
-        head: of the column of names.
-        title: above the table on the terminal.
-        caption: what was measured, on what.
-        command: that did it.
+        head: the head of the column of names.
+        title: stands above the table on the terminal.
+        caption: says what was measured, on what.
+        command: the command that measured it.
         more: whatever else belongs into the JSON file.
     """
 
@@ -237,12 +225,12 @@ class ResultsTable:
 
     @property
     def header(self) -> list[str]:
-        """The heads of all columns."""
+        """Returns the heads of all columns."""
         return [self.head, *(column.label for column in self._shown())]
 
     @property
     def cells(self) -> list[list[str]]:
-        """The texts of all rows, the names first."""
+        """Returns the texts of all rows, the names first."""
         return [
             [row.name, *(column.cell(row, self.rows[0]) for column in self._shown())]
             for row in self.rows
@@ -292,11 +280,11 @@ def _join(cells: Sequence[str]) -> str:
 
 
 def find_front(points: Mapping[str, tuple[float, float]], higher_is_better: bool) -> list[str]:
-    """Returns the points that no other one beats in both, from slow to fast.
+    """Returns the names of the points that no other one beats in both, from slow to fast.
 
     Args:
         points: speed-up and value by name.
-        higher_is_better: of the values; speed-ups always are.
+        higher_is_better: whether a higher value is better; a higher speed-up always is.
     """
     sign = 1 if higher_is_better else -1
     # of two equally fast ones the better comes first

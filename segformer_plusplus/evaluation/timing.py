@@ -1,4 +1,4 @@
-"""Timing models against each other, their peak memory, and a record of where it was done."""
+"""Times models against each other, measures their peak memory, and describes the machine."""
 
 import contextlib
 import gc
@@ -23,22 +23,18 @@ Call = Callable[[], Any]
 
 @dataclass(frozen=True)
 class Timing:
-    """Wall-clock times of one model, in the order in which they were taken.
-
-    Attributes:
-        seconds: one time per round.
-    """
+    """Holds the times of one model, one per round, in the order in which they were taken."""
 
     seconds: tuple[float, ...]
 
     @property
     def median(self) -> float:
-        """The median, in seconds."""
+        """Returns the median, in seconds."""
         return statistics.median(self.seconds)
 
     @property
     def quartiles(self) -> tuple[float, float]:
-        """The first and the third quartile, in seconds (inclusive method)."""
+        """Returns the first and the third quartile, in seconds (inclusive method)."""
         if len(self.seconds) == 1:
             return self.seconds[0], self.seconds[0]
         first, _, third = statistics.quantiles(self.seconds, n=4, method='inclusive')
@@ -62,19 +58,15 @@ def measure(
     clock starts and before it stops.
 
     Args:
-        models: name -> function that runs the model once.
-        rounds: timed rounds, at least 1.
-        warmup: rounds before those, not timed.
+        models: functions by name; each runs its model once.
+        rounds: timed rounds, at least 1, after those of the warmup.
+        warmup: rounds that are not timed.
         device: where the models run.
-        taken: filled with the seconds of every model as they come, for those who want what was
-            measured before an interruption.
+        taken: is filled with the seconds of every model as they come, so that an interruption
+            loses nothing.
         clock: in seconds; ``time.process_time`` counts the time on the CPU alone.
-        before: called with the name before every run, outside of the clock; for models that are
-            one and are switched.
+        before: is called with the name before every run, outside of the clock.
         advice: what the user can do about a model that runs out of memory.
-
-    Returns:
-        name -> its times, in the order of ``models``.
 
     Raises:
         SegformerPlusPlusError: a wrong number of rounds, or a model ran out of memory.
@@ -83,37 +75,29 @@ def measure(
         raise SegformerPlusPlusError(
             f'rounds must be at least 1 and warmup at least 0, got {rounds} and {warmup}'
         )
-    before = before or (lambda name: None)
-    for _ in range(warmup):
-        for name, call in models.items():
-            with memory_errors(name, advice):
-                before(name)
-                call()
     seconds = {} if taken is None else taken
     seconds.update({name: [] for name in models})
-    for _ in range(rounds):
+    for index in range(-warmup, rounds):
         for name, call in models.items():
             with memory_errors(name, advice):
-                before(name)
+                if before is not None:
+                    before(name)
                 synchronize(device)
                 start = clock()
                 call()
                 synchronize(device)
-                seconds[name].append(clock() - start)
+                if index >= 0:
+                    seconds[name].append(clock() - start)
     return {name: Timing(tuple(times)) for name, times in seconds.items()}
 
 
 def peak_memory(call: Call, device: torch.device | str = 'cpu') -> int:
-    """Bytes that one call needs at its peak, on top of what was allocated before it.
+    """Measures the bytes that one call needs at its peak, on top of what was allocated before it.
 
-    What is alive before the call (weights, the input) is not included; all that the call
-    allocates is, its result and the temporary tensors inside operators too.
-
-    On CUDA: ``max_memory_allocated`` during the call less ``memory_allocated`` before it. On the
-    CPU: PyTorch's profiler records every allocation and release of PyTorch's allocator during the
-    call; the result is the maximum of their running sum. Not seen are the release of memory from
-    before the call, scratch memory that libraries such as oneDNN take from the system by
-    themselves, and what malloc holds back.
+    The result and the temporary tensors inside operators count, weights and input do not. On the
+    CPU it is the maximum of the running sum of what PyTorch's allocator gives and takes during the
+    call. The release of memory from before the call, scratch memory that libraries such as oneDNN
+    take from the system, and what malloc holds back are not seen.
     """
     device = torch.device(device)
     gc.collect()
@@ -136,13 +120,13 @@ def peak_memory(call: Call, device: torch.device | str = 'cpu') -> int:
 
 
 def synchronize(device: torch.device | str) -> None:
-    """Waits until the device has done what it was given; the CPU always has."""
+    """Waits until the device has done its work; the CPU always has."""
     if torch.device(device).type == 'cuda':
         torch.cuda.synchronize(device)
 
 
 def describe_environment() -> dict[str, Any]:
-    """Versions and hardware that a reader needs to compare numbers."""
+    """Returns the versions and the hardware that a reader needs to compare numbers."""
     packages = {
         'torch': ('torch',),
         'mmengine': ('onedl-mmengine', 'mmengine'),
@@ -159,26 +143,25 @@ def describe_environment() -> dict[str, Any]:
     return {
         'python': platform.python_version(),
         'platform': platform.platform(),
-        'cpu': cpu_name(),
+        'cpu': _cpu_name(),
         'cpu_count': os.cpu_count(),
         'gpu': gpu,
         'cuda': torch.version.cuda if gpu else None,
         'float32_matmul_precision': torch.get_float32_matmul_precision(),
         'versions': {name: _version(names) for name, names in packages.items()},
-        'git_commit': git_commit(),
+        'git_commit': _git_commit(),
     }
 
 
 def _version(distributions: tuple[str, ...]) -> str | None:
-    """'name version' of the first of these distributions that is installed."""
+    """Returns 'name version' of the first of these distributions that is installed."""
     for distribution in distributions:
         with contextlib.suppress(metadata.PackageNotFoundError):
             return f'{distribution} {metadata.version(distribution)}'
     return None
 
 
-def cpu_name() -> str:
-    """The processor's model name, as far as the system tells it."""
+def _cpu_name() -> str:
     with contextlib.suppress(OSError):
         for line in Path('/proc/cpuinfo').read_text().splitlines():
             if line.startswith('model name'):
@@ -187,15 +170,19 @@ def cpu_name() -> str:
 
 
 def device_name(device: torch.device) -> str:
-    """Of the processor, with the threads that PyTorch uses, or of the GPU."""
+    """Returns the name of the GPU, or of the processor with the threads that PyTorch uses."""
     if device.type == 'cuda':
         return torch.cuda.get_device_name(device)
-    threads = torch.get_num_threads()
-    return f'{cpu_name()} ({threads} thread{"" if threads == 1 else "s"})'
+    return f'{_cpu_name()} ({name_threads(torch.get_num_threads())})'
 
 
-def git_commit() -> str | None:
-    """The commit of the repository that this package stands in, '-dirty' if it was changed."""
+def name_threads(count: int) -> str:
+    """Returns '1 thread', '2 threads'."""
+    return f'{count} thread{"" if count == 1 else "s"}'
+
+
+def _git_commit() -> str | None:
+    """Returns the commit of this package's repository, '-dirty' if it was changed."""
     command = ['git', 'describe', '--always', '--dirty', '--abbrev=40', '--exclude=*']
     folder = Path(__file__).resolve().parent
     try:

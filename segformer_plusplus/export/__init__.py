@@ -1,4 +1,4 @@
-"""Models as files that run without this package: ONNX, OpenVINO, torch.export."""
+"""Exports models to files that run without this package: ONNX, OpenVINO, torch.export."""
 
 from ..libraries import naming_what_is_missing
 

@@ -118,7 +118,7 @@ class Difference(NamedTuple):
 
 @dataclass
 class _Reference:
-    """The model in PyTorch on its own fast paths, fed with the inputs of a file."""
+    """Runs the model in PyTorch, on its own fast paths, on the inputs of a file."""
 
     model: Any
     metadata: Mapping[str, Any]
@@ -129,7 +129,7 @@ class _Reference:
 
     @torch.inference_mode()
     def is_undecided(self, images: Tensor, expected: Tensor) -> bool:
-        """Whether changes of the input by rounding alone change the output beyond the limits."""
+        """Says whether changes by rounding alone change the output beyond the limits."""
         normalised = self._normalise(images)
         generator = torch.Generator().manual_seed(0)
         for _ in range(TRIALS):
@@ -143,7 +143,7 @@ class _Reference:
         return predict(self.model, images, self.metadata['output']['name'])
 
     def _normalise(self, images: Tensor) -> Tensor:
-        """uint8 (B, H, W, 3) RGB through the model's own data_preprocessor, which takes BGR."""
+        """Runs uint8 (B, H, W, 3) RGB through the model's data_preprocessor, which takes BGR."""
         if images.dtype != torch.uint8:
             return images
         bgr = [image.flip(-1).permute(2, 0, 1).contiguous() for image in images]
@@ -185,7 +185,7 @@ def _complaint(path: Path, check: Check, inputs: int) -> str:
 def _images(
     metadata: Mapping[str, Any], generator: torch.Generator, rounds: int
 ) -> Iterator[Tensor]:
-    """Random inputs of the file: in turn noise, and noise at a sixteenth of the size, enlarged."""
+    """Draws inputs of the file: in turn noise, and noise at a sixteenth of the size, enlarged."""
     batches = [1, 3] if metadata['dynamic']['batch'] else [metadata['batch_size']]
     shape, channels = tuple(metadata['shape']), metadata['input']['channels']
     sizes = [(shape, batch) for batch in batches]

@@ -79,7 +79,7 @@ def _repr(value: Any) -> str | None:
 
 
 def _describe_input(model: Any, options: ExportOptions) -> dict[str, Any]:
-    """Name, layout and type; and what is done, or has to be done before, to 0..255 images."""
+    """Tells name, layout and type, and how 0..255 images are, or have to be, normalised."""
     settings = model.data_preprocessor
     normalises = bool(getattr(settings, '_enable_normalize', False))
     converts = getattr(settings, '_channel_conversion', None)
@@ -101,5 +101,5 @@ def _describe_input(model: Any, options: ExportOptions) -> dict[str, Any]:
 
 
 def _numbers(values: Tensor) -> list[float]:
-    """The numbers of a (C, 1, 1) tensor in float32, as they were written."""
+    """Returns the numbers of a (C, 1, 1) tensor in float32 as they were written."""
     return [round(float(value), 4) for value in values.flatten()]

@@ -96,7 +96,7 @@ def export_model(
 
 
 def _prepare(model: Any, token_merging: Any) -> Any:
-    """A copy on the CPU in eval mode, with these strategies."""
+    """Copies a model to the CPU, in eval mode and with these strategies."""
     wrong = {each.dtype for each in model.parameters() if each.dtype != torch.float32}
     if wrong:
         raise SegformerPlusPlusError(
@@ -113,7 +113,7 @@ def _prepare(model: Any, token_merging: Any) -> Any:
 
 
 def _folder_beside(path: Path) -> tempfile.TemporaryDirectory[str]:
-    """A new folder on the same disk, which goes away with all that is in it."""
+    """Makes a new folder on the same disk, which goes away with all that is in it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         return tempfile.TemporaryDirectory(prefix=f'.{path.name}.', dir=path.parent)

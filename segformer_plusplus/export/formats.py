@@ -1,4 +1,4 @@
-"""Kinds of files that a model is exported to: how each is written, read and run."""
+"""Writes, reads and runs the kinds of files that a model is exported to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The module that is exported, from images to one output, and how it is traced."""
+"""Builds the module that is exported, from images to one output, and traces it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from ..errors import SegformerPlusPlusError
+from ..mit.cpu import chunked
 from ..token_merging import TokenMerger
 from .options import ExportOptions, size_step
 
@@ -39,16 +40,12 @@ def predict(model: Any, images: Tensor, output: str) -> Tensor:
 class ExportGraph(nn.Module):
     """Maps images to one output by a copy of a model, in plain operators without loops over rows.
 
-    What comes in and out is said by :class:`~.options.ExportOptions`.
+    The options say what comes in and out.
     """
 
     def __init__(self, model: Any, options: ExportOptions) -> None:
         super().__init__()
         self.model: Any = copy.deepcopy(model)
-        each: Any
-        for each in self.model.modules():
-            if hasattr(each, 'in_rows'):
-                each.in_rows = False
         self.options = options
 
     def forward(self, images: Tensor) -> Tensor:
@@ -57,7 +54,7 @@ class ExportGraph(nn.Module):
         return predict(self.model, images, self.options.output)
 
     def _preprocess(self, images: Tensor) -> Tensor:
-        """(B, H, W, 3) uint8 in RGB order -> (B, 3, H, W), as the data_preprocessor makes it."""
+        """Turns (B, H, W, 3) uint8 RGB into (B, 3, H, W), as the data_preprocessor does."""
         settings = self.model.data_preprocessor
         # it turns the BGR order that mmcv reads into RGB, or else the model takes BGR
         channels = images if settings._channel_conversion else images.flip(-1)
@@ -67,7 +64,7 @@ class ExportGraph(nn.Module):
         return result
 
     def example(self, batch: int, size: tuple[int, int]) -> Tensor:
-        """Returns images of this many and this size, all black."""
+        """Returns that many black images of this size."""
         if self.options.with_preprocessing:
             return torch.zeros(batch, *size, 3, dtype=torch.uint8)
         return torch.zeros(batch, self.model.backbone.layers[0][0].projection.in_channels, *size)
@@ -99,7 +96,7 @@ def trace(graph: ExportGraph) -> ExportedProgram:
 
 
 def _export(module: nn.Module, example: Tensor, axes: Any = None) -> ExportedProgram:
-    with torch.no_grad(), warnings.catch_warnings():
+    with torch.no_grad(), chunked(False), warnings.catch_warnings():
         warnings.simplefilter('ignore')  # about the tracer itself
         return torch.export.export(module.eval(), (example,), dynamic_shapes=axes, strict=False)
 

@@ -1,4 +1,4 @@
-"""What is exported and how, checked before anything is traced or written."""
+"""Checks what is exported and how, before anything is traced or written."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import SegformerPlusPlusError
 from ..mit.backbone import MixVisionTransformerPlusPlus
-from ..token_merging import LocalWindowMerging, NeighborMerging2d
+from ..token_merging import NeighborMerging2d
 from .formats import find_format
 
 OPSETS = range(18, 24)
@@ -74,7 +74,7 @@ class ExportOptions:
 
     @property
     def written_opset(self) -> int | None:
-        """The opset of the file, None where the format has none."""
+        """Returns the opset of the file, None where the format has none."""
         return (self.opset or DEFAULT_OPSET) if find_format(self.format).has_opset else None
 
 
@@ -106,13 +106,6 @@ def check_model(model: Any, options: ExportOptions) -> None:
         raise SegformerPlusPlusError(
             f'output={options.output!r}: a {type(model).__name__} has {has}'
         )
-    for stage in backbone.token_merging.stages:
-        for merger in (stage.q, stage.kv):
-            if isinstance(merger, LocalWindowMerging) and merger.threshold is not None:
-                raise SegformerPlusPlusError(
-                    f'{merger!r} leaves a number of tokens that depends on the image, which no '
-                    'graph holds; give it a ratio in place of the threshold'
-                )
     if options.output == 'labels':
         _check_labels(model)
     _check_size(model, options)
@@ -137,7 +130,7 @@ def default_shape(model: Any) -> tuple[int, int]:
 
 
 def size_step(backbone: MixVisionTransformerPlusPlus) -> int:
-    """Returns the number whose multiples, as heights and widths, give whole grids in every stage.
+    """Returns a number; heights and widths that it divides give whole grids in every stage.
 
     On these no spatial reduction, cell or downsampling leaves a border, so that one graph is right
     for all of them.
@@ -156,7 +149,7 @@ def size_step(backbone: MixVisionTransformerPlusPlus) -> int:
 
 
 def _cell(merger: Any) -> int:
-    """The number of tokens that the sides of a strategy's cells divide."""
+    """Returns the smallest number of tokens that both sides of a strategy's cells divide."""
     if merger is None:
         return 1
     if type(merger) is NeighborMerging2d:
@@ -201,7 +194,7 @@ def _check_size(model: Any, options: ExportOptions) -> None:
 
 
 def _codec_size(model: Any) -> tuple[int, int] | None:
-    """Height and width that a pose estimator's keypoints are decoded for."""
+    """Returns the height and width that a pose estimator's keypoints are decoded for."""
     decoder = getattr(getattr(model, 'head', None), 'decoder', None)
     size = getattr(decoder, 'input_size', None)
     return None if size is None else (int(size[1]), int(size[0]))

@@ -149,10 +149,10 @@ def check_data_roots(cfg: Config, splits: Sequence[str], labels: bool = True) ->
         SegformerPlusPlusError: names the key, the path, and how to change it.
     """
     for split in splits:
-        loader = cfg.get(f'{split}_dataloader')
-        if loader:
-            for key, dataset in _datasets(loader.get('dataset'), f'{split}_dataloader.dataset'):
-                _check_dataset(key, dataset, labels)
+        loader = cfg.get(f'{split}_dataloader') or {}
+        for key, dataset in _datasets(loader.get('dataset'), f'{split}_dataloader.dataset'):
+            for name, path in _data_paths(dataset, labels):
+                _check_path(f'{key}.{name}', path)
 
 
 def check_codec_sizes(cfg: Config) -> None:
@@ -200,24 +200,17 @@ def _datasets(dataset: Any, key: str) -> Iterator[tuple[str, ConfigDict]]:
         yield key, dataset
 
 
-def _check_dataset(key: str, dataset: ConfigDict, labels: bool) -> None:
+def _data_paths(dataset: ConfigDict, labels: bool) -> Iterator[tuple[str, str]]:
     root = dataset.get('data_root') or ''
-    if root:
-        _check_path(f'{key}.data_root', root)
+    yield 'data_root', root
+    steps = _flatten(dataset.get('pipeline') or [])
+    labels = labels and any('Annotations' in str(step.get('type')) for step in steps)
     for name, prefix in (dataset.get('data_prefix') or {}).items():
-        if isinstance(prefix, str) and (
-            name != 'seg_map_path' or (labels and _reads_labels(dataset))
-        ):
-            _check_path(f'{key}.data_prefix.{name}', os.path.join(root, prefix))
+        if isinstance(prefix, str) and (labels or name != 'seg_map_path'):
+            yield f'data_prefix.{name}', os.path.join(root, prefix)
     if dataset.get('ann_file'):
-        _check_path(f'{key}.ann_file', os.path.join(root, dataset['ann_file']))
-    if dataset.get('bbox_file'):
-        _check_path(f'{key}.bbox_file', dataset['bbox_file'])
-
-
-def _reads_labels(dataset: ConfigDict) -> bool:
-    steps = dataset.get('pipeline') or []
-    return any('Annotations' in str(step.get('type')) for step in _flatten(steps))
+        yield 'ann_file', os.path.join(root, dataset['ann_file'])
+    yield 'bbox_file', dataset.get('bbox_file') or ''
 
 
 def _flatten(steps: Any) -> Iterator[Mapping[str, Any]]:

@@ -60,14 +60,10 @@ class _Observer(TokenMerger):
     def __init__(
         self,
         inner: TokenMerger | None,
-        stage: int,
-        blocks: range,
-        role: Role,
+        places: list[tuple[int, int, Role]],
         seen: list[PlanRecord],
     ) -> None:
-        self._inner = inner
-        self._places: list[tuple[int, int, Role]] = [(stage, block, role) for block in blocks]
-        self._seen = seen
+        self._inner, self._places, self._seen = inner, places, seen
 
     def plan(self, tokens: Tensor, grid: Grid) -> MergePlan:
         if self._inner is None:
@@ -93,7 +89,7 @@ def record_plans(model: nn.Module) -> Iterator[list[PlanRecord]]:
         SegformerPlusPlusError: the model has no such backbone, or more than one.
     """
     attentions = the_backbone(model).attentions()
-    kept = [[attention.merging for attention in stage] for stage in attentions]
+    kept = [(attention, attention.merging) for stage in attentions for attention in stage]
     seen: list[PlanRecord] = []
     try:
         for i, stage in enumerate(attentions, 1):
@@ -103,14 +99,13 @@ def record_plans(model: nn.Module) -> Iterator[list[PlanRecord]]:
                 blocks = range(j, min(j + merging.share, len(stage) + 1))
                 attention.merging = replace(
                     merging,
-                    q=_Observer(merging.q, i, blocks, 'q', seen),
-                    kv=_Observer(merging.kv, i, blocks, 'kv', seen),
+                    q=_Observer(merging.q, [(i, block, 'q') for block in blocks], seen),
+                    kv=_Observer(merging.kv, [(i, block, 'kv') for block in blocks], seen),
                 )
         yield seen
     finally:
-        for stage, strategies in zip(attentions, kept, strict=True):
-            for attention, merging in zip(stage, strategies, strict=True):
-                attention.merging = merging
+        for attention, merging in kept:
+            attention.merging = merging
 
 
 @contextmanager

@@ -23,8 +23,6 @@ from .configs import load_config
 SEED = 0
 """Seeds random weights."""
 
-read_config = load_config  # evaluation/ calls it so
-
 
 def open_model(
     config_or_model: str | os.PathLike[str] | Config | nn.Module,
@@ -87,21 +85,6 @@ def open_model(
     return model.to(device=device, dtype=dtype).eval()
 
 
-def build_model(
-    model: Mapping[str, Any],
-    scope: str = 'mmseg',
-    checkpoint: str | None = None,
-    device: str = 'cpu',
-    dtype: torch.dtype = torch.float32,
-) -> nn.Module:
-    """Opens the model of a config's ``model`` alone, with seeded weights if none are given."""
-    config = Config(dict(model=model, default_scope=scope))
-    opened: nn.Module = open_model(
-        config, checkpoint, random_weights=True, device=device, dtype=dtype
-    )
-    return opened
-
-
 def _build(config: Config, scope: str | None) -> nn.Module:
     found = config.get('default_scope')
     if 'model' not in config or scope not in (None, found):
@@ -147,16 +130,6 @@ def _without_log() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-def share_weights(models: Mapping[str, nn.Module]) -> None:
-    """Gives the weights of the first model to all models that have the same parameters."""
-    first, *others = models.values()
-    state = first.state_dict()
-    shapes = {key: value.shape for key, value in state.items()}
-    for model in others:
-        if {key: value.shape for key, value in model.state_dict().items()} == shapes:
-            model.load_state_dict(state, strict=True)
 
 
 def without_init_cfg(config: Any) -> Any:

@@ -10,14 +10,13 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
-from mmengine.registry import init_default_scope
 from mmpose.datasets.datasets.utils import parse_pose_metainfo
 from mmpose.structures import PoseDataSample, merge_data_samples
 from mmpose.visualization import PoseLocalVisualizer
 from torch import nn
 
 from ..errors import SegformerPlusPlusError, memory_errors
-from .opening import open_model, test_dataset
+from .opening import test_dataset
 from .predictor import Predictor
 from .sources import Picture
 
@@ -34,50 +33,40 @@ class PoseEstimator(Predictor[PoseDataSample]):
     Args:
         config_or_model: config file or config of mmpose, or a model of mmpose that is already
             built and has its ``cfg``.
-        checkpoint: weights of the model; loaded strictly.
-        token_merging: a preset or strategy that replaces the config's.
-        device: None takes CUDA if there is one.
+        checkpoint: its weights.
         batch_size: number of people in a forward pass.
         boxes: people by the name of the picture (see :class:`~.sources.Picture`): (N, 4) left,
             top, right, bottom in pixels. A picture without boxes is taken for one person.
-        cfg_options: dotted keys of the config and their new values.
+        options: see :class:`~.predictor.Predictor`.
 
     Attributes:
         meta: mmpose's parsed meta data: names, colours, flip pairs.
 
     Raises:
-        SegformerPlusPlusError: see :func:`~.opening.open_model`; no test pipeline; invalid boxes.
+        SegformerPlusPlusError: see :class:`~.predictor.Predictor`; no test pipeline; invalid boxes.
         CheckpointError: the checkpoint does not fit.
     """
+
+    scope = 'mmpose'
 
     def __init__(
         self,
         config_or_model: str | os.PathLike[str] | Config | nn.Module,
         checkpoint: str | os.PathLike[str] | None = None,
         *,
-        token_merging: Any = None,
-        device: str | torch.device | None = None,
         batch_size: int = 8,
         boxes: Mapping[str, Any] | None = None,
-        cfg_options: Mapping[str, Any] | None = None,
+        **options: Any,
     ) -> None:
         self.boxes = {name: check_boxes(name, each) for name, each in (boxes or {}).items()}
-        model = open_model(
-            config_or_model,
-            checkpoint,
-            scope='mmpose',
-            token_merging=token_merging,
-            device=device,
-            cfg_options=cfg_options,
-        )
-        super().__init__(model, batch_size)
+        super().__init__(config_or_model, checkpoint, batch_size=batch_size, **options)
+        model = self.model
         steps = list(test_dataset(getattr(model, 'cfg', None)).get('pipeline') or [])
         if not hasattr(model, 'head') or not steps:
             raise SegformerPlusPlusError(
                 f'a {type(model).__name__} is no top-down estimator with a test pipeline: it needs '
                 'a head, and test_dataloader.dataset.pipeline in its cfg'
             )
-        init_default_scope('mmpose')
         if not model.dataset_meta:
             raise SegformerPlusPlusError(
                 'neither the checkpoint nor the config names the keypoints: give the config a '

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import itertools
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
 from torch import nn
 from tqdm import tqdm
 
 from ..errors import SegformerPlusPlusError
+from .opening import open_model
 from .sources import Picture, Source, count_pictures, find_pictures, is_one_image
 
 Sample = TypeVar('Sample')
@@ -36,25 +41,50 @@ class Prediction(Generic[Sample]):
 
 
 class Predictor(ABC, Generic[Sample]):
-    """Runs a model on pictures; subclasses turn images into data samples.
+    """Opens a model and runs it on pictures; subclasses turn images into data samples.
 
     Args:
-        model: in eval mode.
-        batch_size: images, or people, in one forward pass.
+        config_or_model: config file, config, or a model of the toolbox that is already built.
+        checkpoint: weights from any library that the package reads; loaded strictly.
+        token_merging: a preset or strategy that replaces the config's.
+        device: None takes CUDA if there is one.
+        batch_size: images, tiles or people in one forward pass.
+        cfg_options: dotted keys of the config and their new values.
 
     Attributes:
+        model: in eval mode.
+        scope: its toolbox.
         any_size: whether to read images with more pixels than Pillow takes for an attack.
 
     Raises:
-        SegformerPlusPlusError: the batch size is no whole number above 0.
+        SegformerPlusPlusError: see :func:`~.opening.open_model`; a batch size below 1.
+        CheckpointError: the checkpoint does not fit.
     """
 
+    scope: str
     any_size = False
 
-    def __init__(self, model: nn.Module, batch_size: int) -> None:
+    def __init__(
+        self,
+        config_or_model: str | os.PathLike[str] | Config | nn.Module,
+        checkpoint: str | os.PathLike[str] | None = None,
+        *,
+        token_merging: Any = None,
+        device: str | torch.device | None = None,
+        batch_size: int = 1,
+        cfg_options: Mapping[str, Any] | None = None,
+    ) -> None:
         if not isinstance(batch_size, int) or batch_size < 1:
             raise SegformerPlusPlusError(f'batch_size is {batch_size!r}; give 1 or more')
-        self.model: Any = model
+        self.model = open_model(
+            config_or_model,
+            checkpoint,
+            scope=self.scope,
+            token_merging=token_merging,
+            device=device,
+            cfg_options=cfg_options,
+        )
+        init_default_scope(self.scope)
         self.batch_size = batch_size
         self._progress = False
 

@@ -11,14 +11,13 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose
-from mmengine.registry import init_default_scope
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 from torch import nn
 
 from ..errors import SegformerPlusPlusError, memory_errors
 from .labels import distinct_colours, label_dtype
-from .opening import open_model, test_dataset
+from .opening import test_dataset
 from .predictor import Predictor
 from .sources import Picture
 from .tiling import Tiles, predict_tiles
@@ -37,52 +36,41 @@ class Segmenter(Predictor[SegDataSample]):
     Args:
         config_or_model: config file or config of mmseg, or a model of mmseg that is already built;
             without a ``cfg`` it takes images as they are.
-        checkpoint: weights from any library that the package reads; loaded strictly.
-        token_merging: a preset or strategy that replaces the config's.
-        device: None takes CUDA if there is one.
-        batch_size: number of images of one size, or of tiles of an image, in a forward pass.
+        checkpoint: its weights.
         tile: height and width, or one number for both: cut larger images into tiles of this size,
             without the pipeline's resizing. Memory then depends on the tile, except for the image
             and its labels, one byte per pixel.
         overlap: overlap of tiles in pixels (128, or a quarter of a smaller tile); the seam runs
             through its middle.
         keep_logits: keep ``seg_logits`` in the samples, if the model computes them.
-        cfg_options: dotted keys of the config and their new values.
+        options: see :class:`~.predictor.Predictor`.
 
     Attributes:
         classes: their names.
         palette: (K, 3) uint8, their RGB colours.
 
     Raises:
-        SegformerPlusPlusError: see :func:`~.opening.open_model`; impossible tiles.
+        SegformerPlusPlusError: see :class:`~.predictor.Predictor`; impossible tiles.
         CheckpointError: the checkpoint does not fit.
     """
+
+    scope = 'mmseg'
 
     def __init__(
         self,
         config_or_model: str | os.PathLike[str] | Config | nn.Module,
         checkpoint: str | os.PathLike[str] | None = None,
         *,
-        token_merging: Any = None,
-        device: str | torch.device | None = None,
-        batch_size: int = 1,
         tile: int | tuple[int, int] | None = None,
         overlap: int | None = None,
         keep_logits: bool = False,
-        cfg_options: Mapping[str, Any] | None = None,
+        **options: Any,
     ) -> None:
         self.tiles = None if tile is None else Tiles.of(tile, overlap)
         if self.tiles and keep_logits:
             raise SegformerPlusPlusError('tiles keep no logits: leave out tile or keep_logits')
-        model = open_model(
-            config_or_model,
-            checkpoint,
-            scope='mmseg',
-            token_merging=token_merging,
-            device=device,
-            cfg_options=cfg_options,
-        )
-        super().__init__(model, batch_size)
+        super().__init__(config_or_model, checkpoint, **options)
+        model = self.model
         if not hasattr(model, 'decode_head'):
             raise SegformerPlusPlusError(
                 f'a {type(model).__name__} is no segmentor of mmseg: it has no decode_head'
@@ -90,7 +78,6 @@ class Segmenter(Predictor[SegDataSample]):
         self.keep_logits = keep_logits
         self.any_size = self.tiles is not None
         self.classes, self.palette = _names(model.dataset_meta, model.decode_head.num_classes)
-        init_default_scope('mmseg')
         config = getattr(model, 'cfg', None)
         self._pipeline = Compose(_pipeline(config, resize=self.tiles is None))
 

@@ -1,4 +1,4 @@
-"""What the pipelines of every OpenMMLab toolbox load: images, and which of them are left out."""
+"""Loads images in the pipelines of every OpenMMLab toolbox, and leaves listed ones out."""
 
 from ..libraries import naming_what_is_missing
 

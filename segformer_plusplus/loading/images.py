@@ -1,4 +1,4 @@
-"""Image loading that names the file it cannot read, for every OpenMMLab toolbox."""
+"""Loads images for every OpenMMLab toolbox, and names a file that cannot be read."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _SLOTS = 256
 
 
 class Skips:
-    """What a loader has left out, counted over all workers of a data loader.
+    """Counts what a loader has left out, over all workers of a data loader.
 
     Args:
-        on_error: 'raise' fails on a damaged file; 'skip' leaves its sample out, whose place in the
-            batch another one takes, logs it and counts it.
-        max_skipped: that many damaged files are left out, one more is an error.
+        on_error: 'raise' fails on a damaged file; 'skip' logs and counts it, and another sample
+            takes its place in the batch.
+        max_skipped: so many damaged files are left out, one more is an error.
 
     Raises:
         SegformerPlusPlusError: another ``on_error`` or a ``max_skipped`` below 1.
@@ -44,16 +44,16 @@ class Skips:
 
     @property
     def count(self) -> int:
-        """Samples left out so far."""
+        """Returns how many samples were left out so far."""
         return int(self._counts.sum())
 
     @property
     def files(self) -> int:
-        """Different files among them."""
+        """Returns how many different files these samples are."""
         return len(torch.unique(self._files[self._files != 0]))
 
     def __call__(self, call: Callable[[], dict[str, Any] | None]) -> dict[str, Any] | None:
-        """The call's result; None, in mmengine "take another sample", if its file is left out.
+        """Returns the call's result; None, for mmengine "take another sample", if it is left out.
 
         Raises:
             SegformerPlusPlusError: a damaged file, when none or no more may be left out.
@@ -85,10 +85,9 @@ class Skips:
 
 @TRANSFORMS.register_module(force=True)
 class CheckedLoadImageFromFile(LoadImageFromFile):
-    """mmcv's ``LoadImageFromFile`` that fails on a damaged file, and says which.
+    """Is mmcv's ``LoadImageFromFile``, but fails on a damaged file, and says which.
 
-    The default decoder is Pillow: OpenCV fills what is missing of a truncated image with grey and
-    goes on.
+    It decodes with Pillow by default: OpenCV fills the rest of a truncated image with grey.
 
     Args:
         imdecode_backend: as in mmcv.
@@ -111,7 +110,7 @@ class CheckedLoadImageFromFile(LoadImageFromFile):
         self.skips = Skips(on_error, max_skipped)
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any] | None:
-        """Read ``results['img_path']`` into ``results['img']``, (H, W, 3) uint8 BGR."""
+        """Reads ``results['img_path']`` into ``results['img']``, (H, W, 3) uint8 BGR."""
         return self.skips(lambda: self._load(results))
 
     def _load(self, results: dict[str, Any]) -> dict[str, Any] | None:
@@ -122,13 +121,13 @@ class CheckedLoadImageFromFile(LoadImageFromFile):
 
 
 def unreadable(kind: str, path: str, error: BaseException) -> SegformerPlusPlusError:
-    """The error for a file that cannot be decoded; ``kind`` is 'image' or 'label map'."""
+    """Returns the error for a file that cannot be decoded; ``kind`` is 'image' or 'label map'."""
     reason = ' '.join(str(error).split()) or type(error).__name__
     return SegformerPlusPlusError(f'{kind} {path} cannot be read: {reason}')
 
 
 def skipping_steps(dataset: Any) -> Iterator[Any]:
-    """The steps with ``on_error='skip'`` in the pipelines of a dataset and of what it wraps."""
+    """Yields the steps with ``on_error='skip'`` in a dataset and in the datasets that it wraps."""
     for part in getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]:
         if part is not None:
             yield from skipping_steps(part)
@@ -138,7 +137,7 @@ def skipping_steps(dataset: Any) -> Iterator[Any]:
 
 
 def refuse_skipping(dataset: Any, key: str) -> None:
-    """Refuse ``on_error='skip'`` where the images are scored.
+    """Refuses ``on_error='skip'`` where the images are scored.
 
     Args:
         dataset: of a validation or test.

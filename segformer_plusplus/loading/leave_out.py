@@ -62,12 +62,12 @@ def without_listed(dataset: dict[str, Any] | BaseDataset, leave_out: str) -> Bas
 
 
 def absolute(path: str | os.PathLike[str], root: str | None = None) -> str:
-    """One spelling for a path, whichever way it was written; relative ones start at ``root``."""
+    """Returns the absolute path, however it was written; a relative one starts at ``root``."""
     return os.path.abspath(os.path.join(root or '', path))
 
 
 def relative(path: str, root: str | None) -> str:
-    """How a list names a path: from ``root`` on if it lies there, else in full."""
+    """Returns how a list names a path: from ``root`` on if it lies there, else in full."""
     full, start = absolute(path), absolute(root or '')
     inside = os.path.commonpath((full, start)) == start
     name = os.path.relpath(full, start) if inside else full
@@ -140,7 +140,7 @@ def check_all_known(
 
 @dataclass(frozen=True)
 class CocoFile:
-    """An annotation file.
+    """Holds an annotation file.
 
     Attributes:
         images: Its images.
@@ -153,12 +153,12 @@ class CocoFile:
     folder: str
 
     def path(self, image: Mapping[str, Any]) -> str:
-        """The file of one of the images, as mmpose names it."""
+        """Returns the path of one of the images, as mmpose names it."""
         return os.path.join(self.folder, str(image['file_name']))
 
 
 def read_coco(dataset: Any) -> CocoFile | None:
-    """The annotation file of a dataset, None if it is not in COCO's format.
+    """Reads the annotation file of a dataset; None if it is not in COCO's format.
 
     Raises:
         SegformerPlusPlusError: It is no JSON.
@@ -183,7 +183,7 @@ def read_coco(dataset: Any) -> CocoFile | None:
 
 
 def image_paths(dataset: Any) -> list[str]:
-    """All images of a dataset's annotation file, those that the dataset drops included."""
+    """Returns all images of a dataset's annotation file, also those that the dataset drops."""
     coco = read_coco(dataset)
     if coco is None:
         return []

@@ -1,5 +1,5 @@
-"""The encoder of SegFormer: attention, Mix-FFN and fusion as functions and mixins that need torch
-alone, and the backbone of OpenMMLab's models, which needs mmengine and mmcv."""
+"""Holds SegFormer's encoder: attention and Mix-FFN, which need torch alone, and what needs mmengine
+and mmcv: OpenMMLab's backbone and the fusion of its heads."""
 
 from ..compat import lazily
 from .archs import ARCHS

@@ -1,4 +1,4 @@
-"""The sizes of MiT (SegFormer, table 6)."""
+"""Holds the sizes of MiT (SegFormer, table 6)."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ ARCHS: dict[str, dict[str, Any]] = {
     'b4': dict(embed_dims=64, num_heads=_HEADS, num_layers=(3, 8, 27, 3)),
     'b5': dict(embed_dims=64, num_heads=_HEADS, num_layers=(3, 6, 40, 3)),
 }
-"""``embed_dims`` is the width of one head; stage i has ``embed_dims * num_heads[i]`` channels."""
+"""Maps a size to its settings; stage i has ``embed_dims * num_heads[i]`` channels."""
 
 _DEFAULTS = dict(embed_dims=64, num_heads=(1, 2, 4, 8), num_layers=(3, 4, 6, 3))  # mmseg's
 
 
 def resolve_arch(arch: str | None, **explicit: Any) -> dict[str, Any]:
-    """Sizes of ``arch``, or the explicit ones over mmseg's defaults.
+    """Returns the sizes of ``arch``, or the explicit ones over mmseg's defaults.
 
     Args:
         arch: 'b0' to 'b5', or None.

@@ -1,4 +1,4 @@
-"""Attention with merged queries, keys and values, whoever holds the parameters."""
+"""Attends with merged queries, keys and values, whoever holds the parameters."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ..token_merging.base import Grid, image_to_tokens, tokens_to_image
 from . import cpu
 
 SharedPlans = dict[str, MergePlan]
-"""Plans by what they merge, 'q' or 'kv', that consecutive blocks share in one forward pass."""
+"""Holds the plans for 'q' and 'kv' that consecutive blocks share in one forward pass."""
 
 
 class MergedAttention:
-    """Mixin for modules that hold the parameters of SegFormer's attention, under whatever names.
+    """Adds merging to a module that holds the parameters of SegFormer's attention.
 
     Queries are merged before the projection and copied back after the attention; keys and values
     are merged after the spatial reduction and its norm (Segformer++, Kienzle et al., MIPR 2024).
@@ -25,132 +25,112 @@ class MergedAttention:
         num_heads: heads of the attention.
         training: whether the module is in training mode.
         merging: strategies for queries and for keys and values.
-        in_rows: for inference on a CPU, work on a few queries at a time; equal to rounding.
     """
 
     num_heads: int
     training: bool
     merging: StageMerging
-    in_rows: bool = True
 
     def reduce(self, tokens: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
-        """Spatial reduction and norm of keys and values: (B, N, C) -> (B, N', C), their grid."""
+        """Reduces and norms what keys and values are made of: (B, N, C) -> (B, N', C), its grid."""
         raise NotImplementedError
 
     def project_query(self, tokens: Tensor) -> Tensor:
-        """(B, N, C) -> queries (B, N, C)."""
+        """Projects tokens (B, N, C) to queries (B, N, C)."""
         raise NotImplementedError
 
     def project_key_value(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, M, C) -> keys and values, (B, M, C) each."""
+        """Projects tokens (B, M, C) to keys and values, (B, M, C) each."""
         raise NotImplementedError
 
     def project_out(self, tokens: Tensor) -> Tensor:
-        """(B, N, C) -> (B, N, C), after the attention."""
+        """Projects what attention gives: (B, N, C) -> (B, N, C)."""
         raise NotImplementedError
 
     def outer_projections(self) -> tuple[cpu.Projection, cpu.Projection] | None:
-        """Weights that make queries, and that follow the attention; None where they are not known.
-
-        Without them the attention does not go in rows.
-        """
+        """Returns the layers before and after the attention, None where no chunks are possible."""
         raise NotImplementedError
 
     def dropout_rate(self) -> float:
-        """Dropout rate on the attention weights in training."""
+        """Returns the dropout rate on the attention weights in training."""
         raise NotImplementedError
 
     def attend(self, tokens: Tensor, grid: Grid, plans: SharedPlans | None = None) -> Tensor:
-        """Merge, attend, unmerge.
+        """Merges, attends and unmerges: (B, N, C) -> (B, N, C).
 
         Args:
-            tokens: (B, N, C), normalised.
+            tokens: normalised.
             grid: (H, W), H * W == N, each side at least the spatial reduction.
             plans: of the blocks that share them; empty for the first one, which fills it.
 
         Returns:
-            (B, N, C), after the output's projection, without dropout and residual.
+            The output's projection, without dropout and residual.
         """
-        query, plan = self._merge_query(tokens, grid, plans)
-        key_value, weights = self._merge_key_value(*self.reduce(tokens, grid), plans)
-        outer = self.outer_projections() if self._may_go_in_rows(tokens) else None
+        query_plan = self._plan('q', tokens, grid, plans)
+        query = tokens if query_plan is None else query_plan.merge(tokens)
+        key_value, reduced = self.reduce(tokens, grid)
+        plan = self._plan('kv', key_value, reduced, plans)
+        bias = None if plan is None else self._key_bias(plan, tokens.dtype)
+        key_value = key_value if plan is None else plan.merge(key_value)
+        outer = self.outer_projections() if self._works_chunked(tokens) else None
         if outer is None:
-            out = self._attend(query, key_value, weights)
+            out = self._attend(query, key_value, bias)
         else:
-            out = self._attend_in_rows(query, key_value, weights, *outer)
-        return out if plan is None else plan.unmerge(out)
+            out = self._attend_chunked(query, key_value, bias, *outer)
+        return out if query_plan is None else query_plan.unmerge(out)
 
-    def _may_go_in_rows(self, tokens: Tensor) -> bool:
-        # in half precision the fused attention adds up in float32, which rows would not
+    def _works_chunked(self, tokens: Tensor) -> bool:
+        # in half precision the fused attention adds up in float32, which chunks would not
         precise = tokens.dtype in (torch.float32, torch.float64)
-        return self.in_rows and precise and not self.training and cpu.works_in_rows(tokens)
+        return precise and not self.training and cpu.works_chunked(tokens)
 
-    def _merge_query(
-        self, tokens: Tensor, grid: Grid, plans: SharedPlans | None
-    ) -> tuple[Tensor, MergePlan | None]:
-        if self.merging.q is None:
-            return tokens, None
-        plan = _plan('q', self.merging.q, tokens, grid, plans)
-        return plan.merge(tokens), plan
+    def _plan(
+        self, side: str, tokens: Tensor, grid: Grid, plans: SharedPlans | None
+    ) -> MergePlan | None:
+        merger: TokenMerger | None = getattr(self.merging, side)
+        if merger is None or plans is None:
+            return None if merger is None else merger.plan(tokens, grid)
+        if side not in plans:
+            plans[side] = merger.plan(tokens, grid)
+        return plans[side]
 
-    def _merge_key_value(
-        self, tokens: Tensor, grid: Grid, plans: SharedPlans | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """(B, N, C) -> (B, M, C), and what is added to the scores of every key, (B or 1, M)."""
-        if self.merging.kv is None:
-            return tokens, None
-        plan = _plan('kv', self.merging.kv, tokens, grid, plans)
-        return plan.merge(tokens), self._weights_of_keys(plan, tokens.dtype)
-
-    def _weights_of_keys(self, plan: MergePlan, dtype: torch.dtype) -> Tensor | None:
+    def _key_bias(self, plan: MergePlan, dtype: torch.dtype) -> Tensor | None:
+        """Returns what is added to the scores of every merged key, (B or 1, M)."""
         # a mask, even one of zeros, keeps PyTorch from its fastest attention
-        proportional = self.merging.proportional_attention
-        if isinstance(plan, IdentityPlan) or not (proportional or plan.padded):
+        if isinstance(plan, IdentityPlan) or not self.merging.proportional_attention:
             return None
-        sizes = plan.sizes() if proportional else plan.sizes().clamp(max=1)
-        # the logarithm of 0 hides padding; of large groups it wants more than half precision
-        return sizes.to(torch.promote_types(dtype, torch.float32)).log()
+        # the logarithm of large groups wants more than half precision
+        return plan.sizes().to(torch.promote_types(dtype, torch.float32)).log()
 
-    def _attend(self, query: Tensor, key_value: Tensor, weights: Tensor | None) -> Tensor:
+    def _attend(self, query: Tensor, key_value: Tensor, bias: Tensor | None) -> Tensor:
         q, (k, v) = self.project_query(query), self.project_key_value(key_value)
         dropout = self.dropout_rate() if self.training else 0.0
         q, k, v = (t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (q, k, v))
-        mask = None if weights is None else weights[:, None, None].to(q.dtype)
+        mask = None if bias is None else bias[:, None, None].to(q.dtype)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
         return self.project_out(out.transpose(1, 2).flatten(2))
 
-    def _attend_in_rows(
+    def _attend_chunked(
         self,
         query: Tensor,
         key_value: Tensor,
-        weights: Tensor | None,
+        bias: Tensor | None,
         before: cpu.Projection,
         after: cpu.Projection,
     ) -> Tensor:
         k, v = self.project_key_value(key_value)
-        weights = None if weights is None else weights.expand(len(query), -1)
+        biases = [None] * len(query) if bias is None else bias.expand(len(query), -1)
         result = torch.empty_like(query)
-        for i in range(len(query)):
-            own = None if weights is None else weights[i]
+        for i, own in enumerate(biases):
             memory = cpu.KeyValue(k[i], v[i], self.num_heads, before, after, own)
-            parts = memory.num_queries
-            for part, target in zip(query[i].split(parts), result[i].split(parts), strict=True):
+            size = memory.num_queries
+            for part, target in zip(query[i].split(size), result[i].split(size), strict=True):
                 target.copy_(memory.attend(part))
         return result
 
 
-def _plan(
-    role: str, merger: TokenMerger, tokens: Tensor, grid: Grid, plans: SharedPlans | None
-) -> MergePlan:
-    if plans is None:
-        return merger.plan(tokens, grid)
-    if role not in plans:
-        plans[role] = merger.plan(tokens, grid)
-    return plans[role]
-
-
 class PackedAttention(MergedAttention):
-    """Mixin for modules with the parameters' names of mmseg.
+    """Attends with parameters under mmseg's names.
 
     Attributes:
         sr_ratio: by how much the grid of keys and values is reduced, per side.
@@ -189,7 +169,7 @@ class PackedAttention(MergedAttention):
         return self.attn.dropout
 
     def _projections(self) -> list[cpu.Projection]:
-        """Weight and bias for queries, for keys and values together, and of the output."""
+        """Returns weight and bias of queries, of keys and values together, and of the output."""
         weight, bias = self.attn.in_proj_weight, self.attn.in_proj_bias
         dims = weight.shape[1]
         biases = (None, None) if bias is None else (bias[:dims], bias[dims:])
@@ -198,7 +178,7 @@ class PackedAttention(MergedAttention):
 
 
 class EfficientAttention(PackedAttention, nn.Module):
-    """Multi-head attention whose keys and values lie on a spatially reduced grid.
+    """Attends with several heads to keys and values on a spatially reduced grid.
 
     Source: SegFormer (Xie et al., NeurIPS 2021), Eq. 2, and Segformer++ (Kienzle et al.,
     MIPR 2024).
@@ -212,7 +192,6 @@ class EfficientAttention(PackedAttention, nn.Module):
         proj_drop: dropout on the output.
         norm: after the spatial reduction, where there is one.
         merging: strategies for queries and for keys and values.
-        in_rows: for inference on a CPU, work on a few queries at a time; equal to rounding.
     """
 
     def __init__(
@@ -225,13 +204,11 @@ class EfficientAttention(PackedAttention, nn.Module):
         proj_drop: float,
         norm: nn.Module,
         merging: StageMerging,
-        in_rows: bool = True,
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.sr_ratio = sr_ratio
         self.merging = merging
-        self.in_rows = in_rows
         self.attn = nn.MultiheadAttention(embed_dims, num_heads, attn_drop, bias=qkv_bias)
         self.proj_drop = nn.Dropout(proj_drop)
         if sr_ratio > 1:
@@ -239,14 +216,5 @@ class EfficientAttention(PackedAttention, nn.Module):
             self.norm = norm
 
     def forward(self, tokens: Tensor, grid: Grid, plans: SharedPlans | None = None) -> Tensor:
-        """Attend.
-
-        Args:
-            tokens: (B, N, C), normalised.
-            grid: (H, W), H * W == N, each side at least ``sr_ratio``.
-            plans: see :meth:`MergedAttention.attend`.
-
-        Returns:
-            (B, N, C), without the residual.
-        """
+        """Attends as :meth:`MergedAttention.attend`, and drops out: (B, N, C) -> (B, N, C)."""
         return self.proj_drop(self.attend(tokens, grid, plans))

@@ -1,4 +1,4 @@
-"""MixVisionTransformer with token merging: the backbone, its blocks and patch embeddings."""
+"""Holds the MixVisionTransformer with token merging, its blocks and patch embeddings."""
 
 from __future__ import annotations
 
@@ -27,7 +27,13 @@ from ..arguments import (
     integers,
 )
 from ..errors import SegformerPlusPlusError
-from ..token_merging import StageMerging, TokenMergingConfig, build_token_merging, read_tome_cfg
+from ..token_merging import (
+    BASELINE,
+    StageMerging,
+    TokenMergingConfig,
+    build_token_merging,
+    read_tome_cfg,
+)
 from ..token_merging.base import Grid, image_to_tokens, tokens_to_image
 from . import cpu
 from .archs import resolve_arch
@@ -38,17 +44,17 @@ from .initialisation import initialise
 
 @MODELS.register_module(force=True)
 class MixVisionTransformerPlusPlus(BaseModule):
-    """The backbone of SegFormer (Xie et al., NeurIPS 2021) with the token merging of Segformer++.
+    """Is SegFormer's backbone (Xie et al., NeurIPS 2021) with the token merging of Segformer++.
 
-    Drop-in for mmseg's ``MixVisionTransformer``: the same arguments, the same state dict, and
-    without merging the same numbers.
+    It takes the place of mmseg's ``MixVisionTransformer``: it has the same arguments, the same
+    state dict, and without merging the same numbers.
 
     Args:
         arch: 'b0' to 'b5'; or None, with ``embed_dims``, ``num_heads`` and ``num_layers`` given
             explicitly (defaults as in mmseg).
-        token_merging: a preset ('none', 'hq', 'fast', '2x2', 'downsampling',
-            'downsampling-bilinear') or one dict per stage with a strategy for ``q`` and ``kv``,
-            e.g. ``dict(kv=dict(type='BipartiteSoftMatching2d', ratio=0.6, stride=2))``.
+        token_merging: a preset, such as 'hq' (see ``PRESETS``), or one dict per stage with a
+            strategy for ``q`` and ``kv``, such as
+            ``dict(kv=dict(type='BipartiteSoftMatching2d', ratio=0.6, stride=2))``.
         tome_cfg: the same in the spelling of the paper's original repository.
         in_channels: channels of the image.
         embed_dims: width of one head; stage i has ``embed_dims * num_heads[i]`` channels.
@@ -70,7 +76,7 @@ class MixVisionTransformerPlusPlus(BaseModule):
         init_cfg: ``dict(type='Pretrained', checkpoint=..., prefix=...)`` loads strictly: a missing
             file, or one whose keys or shapes differ, is an error.
         with_cp: gradient checkpointing of every block.
-        in_rows: for inference on a CPU, run the Mix-FFN on a few rows at a time; exact.
+        in_rows: the old way to set :func:`segformer_plusplus.mit.cpu.chunked`.
 
     Raises:
         SegformerPlusPlusError: an argument is unknown, out of range or contradicts another one.
@@ -96,7 +102,7 @@ class MixVisionTransformerPlusPlus(BaseModule):
         pretrained=FILE | NONE,
         init_cfg=INIT_CFG,
         with_cp=FLAG,
-        in_rows=FLAG,
+        in_rows=FLAG | NONE,
     )
     def __init__(
         self,
@@ -122,8 +128,9 @@ class MixVisionTransformerPlusPlus(BaseModule):
         pretrained: str | None = None,
         init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
         with_cp: bool = False,
-        in_rows: bool = True,
+        in_rows: bool | None = None,
     ) -> None:
+        cpu.accept_in_rows(in_rows)
         if pretrained is not None:
             if init_cfg is not None:
                 raise SegformerPlusPlusError('pretrained and init_cfg exclude each other')
@@ -152,8 +159,8 @@ class MixVisionTransformerPlusPlus(BaseModule):
         if len(set(self.out_indices)) < len(self.out_indices):
             raise SegformerPlusPlusError(f'out_indices={out_indices} names a stage twice')
         if tome_cfg is not None:
-            # 'none' says nothing that tome_cfg could contradict: shipped configs start from it
-            if token_merging not in (None, 'none'):
+            # the baseline contradicts no tome_cfg: shipped configs start from it
+            if token_merging not in (None, BASELINE):
                 raise SegformerPlusPlusError('token_merging and tome_cfg exclude each other')
             name = f'tome_cfg={tome_cfg!r}' if isinstance(tome_cfg, str) else 'tome_cfg'
             self.token_merging = build_token_merging(read_tome_cfg(tome_cfg), num_stages, name)
@@ -192,7 +199,6 @@ class MixVisionTransformerPlusPlus(BaseModule):
                         qkv_bias=qkv_bias,
                         act_cfg=act_cfg,
                         norm_cfg=norm_cfg,
-                        in_rows=in_rows,
                         with_cp=with_cp,
                     )
                     for _ in range(sizes['num_layers'][stage])
@@ -202,12 +208,12 @@ class MixVisionTransformerPlusPlus(BaseModule):
                 in_channels = channels
 
     def init_weights(self) -> None:
-        """Initialise as mmseg does, or load what ``init_cfg`` names, strictly."""
+        """Initialises as mmseg does, or strictly loads what ``init_cfg`` names."""
         initialise(self, self.init_cfg)
         self._is_init = True
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Features of the stages in ``out_indices``.
+        """Returns the features of the stages in ``out_indices``.
 
         Args:
             image: (B, in_channels, H, W), normalised.
@@ -234,7 +240,7 @@ class MixVisionTransformerPlusPlus(BaseModule):
         return features
 
     def set_token_merging(self, token_merging: TokenMergingConfig) -> None:
-        """Change the strategies of a built model; the weights stay as they are."""
+        """Changes the strategies of a built model; the weights stay as they are."""
         merging = build_token_merging(token_merging, len(self.layers))
         self.token_merging = merging
         stages: Any = self.layers
@@ -243,7 +249,7 @@ class MixVisionTransformerPlusPlus(BaseModule):
                 block.attn.merging = stage_merging
 
     def grids(self, height: int, width: int) -> list[tuple[int, int]]:
-        """Grid (rows, columns) of every stage for an image of this size in pixels."""
+        """Returns the grid (rows, columns) of every stage for an image of this size in pixels."""
         grids = []
         for patch, stride in zip(self.patch_sizes, self.strides, strict=True):
             height, width = (
@@ -266,7 +272,7 @@ class MixVisionTransformerPlusPlus(BaseModule):
                 )
 
     def _smallest_side(self) -> int:
-        """Pixels that a side needs, from the last stage back: see :meth:`grids`."""
+        """Returns how many pixels a side needs, from the last stage back: see :meth:`grids`."""
         side = 1
         for patch, stride, reduction in zip(
             reversed(self.patch_sizes),
@@ -279,22 +285,9 @@ class MixVisionTransformerPlusPlus(BaseModule):
 
 
 class MixTransformerBlock(nn.Module):
-    """``x = x + attention(norm(x)); x = x + ffn(norm(x))``.
+    """Computes ``x = x + attention(norm(x))``, then ``x = x + ffn(norm(x))``.
 
-    Args:
-        embed_dims: C.
-        num_heads: heads of the attention.
-        feedforward_channels: hidden channels of the Mix-FFN.
-        sr_ratio: spatial reduction of keys and values.
-        merging: strategies of this block.
-        drop_rate: dropout after attention and in the Mix-FFN.
-        attn_drop_rate: dropout on the attention weights.
-        drop_path_rate: probability that a sample skips a branch in training.
-        qkv_bias: whether the projections have a bias.
-        act_cfg: activation of the Mix-FFN.
-        norm_cfg: of all norms.
-        in_rows: for inference on a CPU, work on a few rows at a time; equal to rounding.
-        with_cp: recompute the block in the backward pass instead of keeping its activations.
+    Its arguments are those of the backbone, for one block; ``embed_dims`` is C.
     """
 
     def __init__(
@@ -310,12 +303,10 @@ class MixTransformerBlock(nn.Module):
         qkv_bias: bool,
         act_cfg: dict[str, Any],
         norm_cfg: dict[str, Any],
-        in_rows: bool,
         with_cp: bool,
     ) -> None:
         super().__init__()
         self.with_cp = with_cp
-        self.in_rows = in_rows
         self.norm1 = build_norm_layer(norm_cfg, embed_dims)[1]
         self.attn = EfficientAttention(
             embed_dims=embed_dims,
@@ -326,7 +317,6 @@ class MixTransformerBlock(nn.Module):
             proj_drop=drop_rate,
             norm=build_norm_layer(norm_cfg, embed_dims)[1],
             merging=merging,
-            in_rows=in_rows,
         )
         self.norm2 = build_norm_layer(norm_cfg, embed_dims)[1]
         self.ffn = MixFFN(
@@ -335,29 +325,21 @@ class MixTransformerBlock(nn.Module):
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, tokens: Tensor, grid: Grid, plans: SharedPlans | None = None) -> Tensor:
-        """(B, N, C) -> (B, N, C); ``plans`` are those of the blocks that share them."""
+        """Computes (B, N, C) -> (B, N, C); ``plans`` are those of the blocks that share them."""
         if self.with_cp and tokens.requires_grad:
             return checkpoint(self._forward, tokens, grid, plans, use_reentrant=False)
         return self._forward(tokens, grid, plans)
 
     def _forward(self, tokens: Tensor, grid: Grid, plans: SharedPlans | None) -> Tensor:
         tokens = tokens + self.drop_path(self.attn(self.norm1(tokens), grid, plans))
-        if self.in_rows and not self.training and cpu.works_in_rows(tokens):
-            self.ffn.add_in_rows(tokens, grid, self.norm2)
+        if not self.training and cpu.works_chunked(tokens):
+            self.ffn.add_chunked(tokens, grid, self.norm2)
             return tokens
         return tokens + self.drop_path(self.ffn(self.norm2(tokens), grid))
 
 
 class OverlapPatchEmbed(nn.Module):
-    """Image to normalised tokens (SegFormer, section 3.1).
-
-    Args:
-        in_channels: channels of the image or of the stage before.
-        embed_dims: C.
-        patch_size: kernel of the convolution; padded by half of it.
-        stride: by which the grid shrinks.
-        norm_cfg: of the norm after it.
-    """
+    """Turns an image, or the features of the stage before, into tokens (SegFormer, section 3.1)."""
 
     def __init__(
         self,
@@ -374,13 +356,13 @@ class OverlapPatchEmbed(nn.Module):
         self.norm = build_norm_layer(norm_cfg, embed_dims)[1]
 
     def forward(self, image: Tensor) -> tuple[Tensor, Grid]:
-        """(B, in_channels, H, W) -> (B, N, C) and the grid of the N tokens."""
+        """Computes (B, in_channels, H, W) -> (B, N, C) and the grid of the N tokens."""
         image = self.projection(image.contiguous(memory_format=torch.channels_last))
         return self.norm(image_to_tokens(image)), (image.shape[2], image.shape[3])
 
 
 def check_token_norm(norm: nn.Module, norm_cfg: dict[str, Any]) -> None:
-    """Raise for a norm that wants channels in the second dimension."""
+    """Raises for a norm that wants channels in the second dimension."""
     if isinstance(norm, nn.modules.batchnorm._NormBase | nn.GroupNorm):
         raise SegformerPlusPlusError(
             f'norm_cfg={norm_cfg} is a norm of images; the backbone needs one of tokens (B, N, C), '

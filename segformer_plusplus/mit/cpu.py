@@ -1,7 +1,8 @@
-"""What is particular to a CPU: work on a few rows at a time, matrix products through oneDNN.
+"""Makes inference fast on a CPU: chunked layers, matrix products through oneDNN.
 
-In inference, what is worked on at a time fits into the cache, and no large temporary tensors have
-to be asked from the system. In training, where all activations are kept, only the products differ.
+A chunked layer works on a few rows of the grid at a time, which fit into the cache, so that no
+large temporary tensor has to be asked from the system; :func:`chunked` turns this off. In training,
+where all activations are kept, only the products differ.
 
 PyTorch sends ``F.linear`` and its fused attention in float32 to MKL, whose products use the widest
 vectors on some makers' processors only; 1x1 convolutions on channels-last memory are the same
@@ -11,30 +12,67 @@ lost. Equal to rounding.
 
 from __future__ import annotations
 
+import warnings
+from contextlib import ExitStack
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 SCORES = 3 * 2**19
-"""Attention weights that are worked on at a time."""
+"""Limits the attention weights that are worked on at a time."""
 
 SMALLEST = 20480
-"""PyTorch computes convolutions of no more input elements than these without oneDNN."""
+"""Is the largest number of input elements that PyTorch convolves without oneDNN."""
 
 SMALLEST_TRAINED = 32 * 32
-"""The backward pass of convolutions with no more weights than these is slower than a product's."""
+"""Is the largest number of weights with which a convolution's backward pass is slower."""
 
 Projection = tuple[Tensor, Tensor | None]
-"""Weight (C', C) and bias (C') of a linear layer."""
+"""Is weight (C', C) and bias (C') of a linear layer."""
 
 
-def works_in_rows(tensor: Tensor) -> bool:
-    """Whether this is inference on a CPU in eager mode: no graph should hold a loop over rows."""
-    return is_eager(tensor) and not torch.is_grad_enabled()
+_chunked = True
+
+
+def chunked(enabled: bool) -> ExitStack:
+    """Turns chunked inference on or off; in a ``with`` statement, until its end.
+
+    With it off, models call PyTorch's own attention and fold no norms, for comparison or for a
+    graph. The results are equal to rounding. The switch holds for all models and all threads of the
+    process.
+    """
+    undo = ExitStack()
+    undo.callback(_set_chunked, _chunked)
+    _set_chunked(enabled)
+    return undo
+
+
+def _set_chunked(enabled: bool) -> None:
+    global _chunked
+    _chunked = enabled
+
+
+def is_chunked() -> bool:
+    """Returns what :func:`chunked` was last set to, by default True."""
+    return _chunked
+
+
+def accept_in_rows(in_rows: bool | None) -> None:
+    """Sets the switch as the argument ``in_rows`` of an old config says; None says nothing."""
+    if in_rows is not None:
+        name = f'{__name__}.chunked({in_rows})'
+        warnings.warn(f'in_rows={in_rows} is {name} now, for all models', FutureWarning, 3)
+        chunked(in_rows)
+
+
+def works_chunked(tensor: Tensor) -> bool:
+    """Tells whether this is inference on a CPU in eager mode: no graph may hold a loop."""
+    return _chunked and is_eager(tensor) and not torch.is_grad_enabled()
 
 
 def is_eager(tensor: Tensor) -> bool:
-    """Whether this runs on a CPU as written: neither traced nor in automatic mixed precision."""
+    """Tells whether this runs on a CPU as written, neither traced nor under autocast."""
     return (
         not torch.compiler.is_compiling()
         and tensor.device.type == 'cpu'
@@ -44,7 +82,7 @@ def is_eager(tensor: Tensor) -> bool:
 
 
 def linear(tokens: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``F.linear``: (..., C), (C', C), (C') -> (..., C')."""
+    """Computes ``F.linear``: (..., C), (C', C), (C') -> (..., C')."""
     small = weight.numel() <= SMALLEST_TRAINED and torch.is_grad_enabled()
     if small or not _suits_onednn(tokens):
         return F.linear(tokens, weight, bias)
@@ -64,7 +102,7 @@ def _suits_onednn(tokens: Tensor) -> bool:
 
 
 class KeyValue:
-    """Keys and values of one image, laid out as the weights of the products with queries.
+    """Attends to the keys and values of one image, laid out as weights of linear layers.
 
     With one head, the projections before and after the attention are folded into them: then
     scores are x (K W_q)^T + K b_q, and the output is P (V W_o^T) + b_o.
@@ -75,7 +113,7 @@ class KeyValue:
         num_heads: divides C.
         query_projection: weight (C, C) and bias (C) or None of the layer that makes queries.
         out_projection: those of the layer that follows.
-        weights: (M), added to the scores of each key.
+        bias: (M), added to the scores of each key.
     """
 
     def __init__(
@@ -85,16 +123,16 @@ class KeyValue:
         num_heads: int,
         query_projection: Projection,
         out_projection: Projection,
-        weights: Tensor | None = None,
+        bias: Tensor | None = None,
     ) -> None:
         self.num_heads = num_heads
         self._before, self._after = query_projection, out_projection
-        self._key_bias = weights
+        self._key_bias = bias
         key = key * (key.shape[1] // num_heads) ** -0.5
         if num_heads == 1:
-            weight, bias = query_projection
-            if bias is not None:
-                self._key_bias = key @ bias if weights is None else key @ bias + weights
+            weight, offset = query_projection
+            if offset is not None:
+                self._key_bias = key @ offset if bias is None else key @ offset + bias
             key = key @ weight
             value = value @ out_projection[0].t()
         self.keys = key.unflatten(1, (num_heads, -1)).transpose(0, 1).contiguous()
@@ -102,12 +140,12 @@ class KeyValue:
 
     @property
     def num_queries(self) -> int:
-        """How many queries :meth:`attend` should get at a time."""
+        """Returns how many queries :meth:`attend` should get at a time."""
         _, num_keys, head_dims = self.keys.shape
         return max(SCORES // max(num_keys, head_dims), SMALLEST // head_dims + 1)
 
     def attend(self, tokens: Tensor) -> Tensor:
-        """Attention from tokens (N, C), not yet projected, to the projected output (N, C)."""
+        """Attends from tokens (N, C), not yet projected, and projects the output (N, C)."""
         if self.num_heads == 1:
             return linear(self._weights(tokens, 0), self.values[0], self._after[1])
         query = linear(tokens, *self._before).chunk(self.num_heads, dim=1)
@@ -117,6 +155,6 @@ class KeyValue:
         return linear(torch.cat(heads, dim=1), *self._after)
 
     def _weights(self, query: Tensor, head: int) -> Tensor:
-        """Attention weights of one head, (N, M)."""
+        """Computes the attention weights of one head, (N, M)."""
         weights = linear(query, self.keys[head], self._key_bias)
         return torch.softmax(weights, dim=-1, out=weights)

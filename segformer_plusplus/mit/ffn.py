@@ -1,8 +1,8 @@
-"""Mix-FFN of SegFormer: the MLP with a depthwise convolution that tells tokens where they are."""
+"""Holds SegFormer's Mix-FFN, an MLP whose depthwise convolution tells tokens where they are."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -13,11 +13,11 @@ from ..token_merging.base import Grid
 from . import cpu
 
 HIDDEN = 2**20
-"""Hidden activations that are worked on at a time on a CPU: they stay in its cache."""
+"""Limits the hidden activations of a chunk, which stay in the cache of a CPU."""
 
 
 class FFNParts(NamedTuple):
-    """What a Mix-FFN consists of, whoever holds it.
+    """Names the layers of a Mix-FFN.
 
     Attributes:
         expand: linear layer or 1x1 convolution, C -> C'.
@@ -35,66 +35,62 @@ class FFNParts(NamedTuple):
 
 
 class ChannelsLastFFN:
-    """Mixin for modules that hold a Mix-FFN: runs it on channels-last tokens without a copy."""
+    """Runs the Mix-FFN that a module holds on channels-last tokens without a copy."""
 
     def parts(self) -> FFNParts:
-        """The layers, with whatever names."""
+        """Returns the layers, whatever the module calls them."""
         raise NotImplementedError
 
     def run(self, tokens: Tensor, grid: Grid) -> Tensor:
-        """(B, H * W, C) -> (B, H * W, C), without the residual."""
+        """Computes (B, H * W, C) -> (B, H * W, C), without the residual."""
         parts = self.parts()
         hidden = self._convolve(cpu.linear(tokens.unflatten(1, grid), *_weights(parts.expand)))
         out = cpu.linear(self._activate(hidden), *_weights(parts.reduce))
         return parts.dropout(out).flatten(1, 2)
 
-    def run_in_rows(self, tokens: Tensor, grid: Grid) -> Tensor:
-        """As :meth:`run`, for inference on a CPU: a few rows at a time."""
+    def run_chunked(self, tokens: Tensor, grid: Grid) -> Tensor:
+        """Computes what :meth:`run` does, for inference on a CPU."""
         result = torch.empty_like(tokens, memory_format=torch.contiguous_format)
-        rows = self._rows(grid)
-        for image, target in zip(tokens.unflatten(1, grid), result.unflatten(1, grid), strict=True):
-            for top in range(0, grid[0], rows):
-                start = max(top - 1, 0)
-                part = target[top : top + rows]
-                inside = slice(top - start, top - start + len(part))
-                part.copy_(self._run_part(image[start : top + rows + 1], inside))
+        image = result.unflatten(1, grid)
+        for place, out in self._chunks(tokens, grid, nn.Identity()):
+            image[place] = out
         return result
 
-    def add_in_rows(self, tokens: Tensor, grid: Grid, norm: nn.Module) -> None:
-        """``tokens += ffn(norm(tokens))`` in place, for inference.
+    def add_chunked(self, tokens: Tensor, grid: Grid, norm: nn.Module) -> None:
+        """Computes ``tokens += ffn(norm(tokens))`` in place, for inference on a CPU.
 
         Args:
             tokens: (B, H * W, C), contiguous.
             grid: (H, W).
             norm: of the tokens.
         """
-        rows = self._rows(grid)
-        for image in tokens.unflatten(1, grid):
-            done: tuple[Tensor, Tensor] | None = None
-            for top in range(0, grid[0], rows):
-                part = image[top : top + rows]
-                # The convolution needs one row more on either side; their own results are cut off.
-                start = max(top - 1, 0)
-                with_borders = norm(image[start : top + rows + 1])
-                # Only now may the rows above change: their last one is the border read just before.
-                if done is not None:
-                    done[0].add_(done[1])
-                inside = slice(top - start, top - start + len(part))
-                done = part, self._run_part(with_borders, inside)
-            if done is not None:
-                done[0].add_(done[1])
+        image = tokens.unflatten(1, grid)
+        done: list[tuple[Any, Tensor]] = []
+        for chunk in self._chunks(tokens, grid, norm):
+            # Only now may the chunk before change: its last row is the border read just before.
+            for place, out in done:
+                image[place].add_(out)
+            done = [chunk]
+        for place, out in done:
+            image[place].add_(out)
 
-    def _rows(self, grid: Grid) -> int:
-        return max(1, HIDDEN // (grid[1] * self.parts().conv.out_channels))
-
-    def _run_part(self, image: Tensor, own: slice) -> Tensor:
-        """Some rows of one normalised image with those around them -> the rows ``own``."""
+    def _chunks(
+        self, tokens: Tensor, grid: Grid, norm: nn.Module
+    ) -> Iterator[tuple[tuple[int, slice], Tensor]]:
+        """Yields an image's number and some of its rows, and ``ffn(norm(tokens))`` of these."""
         parts = self.parts()
-        hidden = self._convolve(cpu.linear(image, *_weights(parts.expand))[None])
-        return cpu.linear(self._activate(hidden[:, own])[0], *_weights(parts.reduce))
+        rows = max(1, HIDDEN // (grid[1] * parts.conv.out_channels))
+        for number, image in enumerate(tokens.unflatten(1, grid)):
+            for top in range(0, grid[0], rows):
+                # The convolution needs one row more on either side; their own results are cut off.
+                start, stop = max(top - 1, 0), min(top + rows, grid[0])
+                part = norm(image[start : stop + 1])
+                hidden = self._convolve(cpu.linear(part, *_weights(parts.expand))[None])
+                own = self._activate(hidden[:, top - start : stop - start])[0]
+                yield (number, slice(top, stop)), cpu.linear(own, *_weights(parts.reduce))
 
     def _convolve(self, hidden: Tensor) -> Tensor:
-        """The depthwise convolution, (B, H, W, C') -> (B, H, W, C')."""
+        """Convolves (B, H, W, C') -> (B, H, W, C')."""
         return depthwise_conv(hidden.permute(0, 3, 1, 2), self.parts().conv).permute(0, 2, 3, 1)
 
     def _activate(self, hidden: Tensor) -> Tensor:
@@ -103,7 +99,7 @@ class ChannelsLastFFN:
 
 
 class SequentialFFN(ChannelsLastFFN):
-    """Mixin for modules with the parameters' names of mmseg: ``layers`` are six in a row."""
+    """Runs a Mix-FFN under mmseg's names: ``layers`` are six in a row."""
 
     layers: nn.Sequential
 
@@ -113,7 +109,7 @@ class SequentialFFN(ChannelsLastFFN):
 
 
 class MixFFN(SequentialFFN, nn.Module):
-    """Expand, 3x3 depthwise convolution, activation, reduce (SegFormer, Eq. 3), on tokens.
+    """Expands, convolves by 3x3 depthwise, activates and reduces tokens (SegFormer, Eq. 3).
 
     The 1x1 convolutions run as linear layers on channels-last tokens; the modules that hold their
     weights are convolutions so that the state dict is mmseg's.
@@ -145,17 +141,17 @@ class MixFFN(SequentialFFN, nn.Module):
         )
 
     def forward(self, tokens: Tensor, grid: Grid) -> Tensor:
-        """(B, H * W, C) -> (B, H * W, C), without the residual."""
+        """Computes (B, H * W, C) -> (B, H * W, C), without the residual."""
         return self.run(tokens, grid)
 
 
 def _weights(layer: Any) -> tuple[Tensor, Tensor | None]:
-    """Of a linear layer or a 1x1 convolution, as those of a linear layer."""
+    """Returns weight and bias of a linear layer or a 1x1 convolution as those of the former."""
     return layer.weight.flatten(1), layer.bias
 
 
 def depthwise_conv(image: Tensor, conv: nn.Conv2d) -> Tensor:
-    """Run a depthwise convolution on a channels-last image, (B, C, H, W) -> (B, C, H, W).
+    """Runs a depthwise convolution on a channels-last image, (B, C, H, W) -> (B, C, H, W).
 
     The weight (C, 1, 3, 3) is viewed with channels-last strides: with the default ones PyTorch
     takes a path that is five times slower on the CPU, and ``contiguous(channels_last)`` sees

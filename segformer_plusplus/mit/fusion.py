@@ -1,7 +1,7 @@
-"""All-MLP fusion of a feature pyramid, shared by the heads, and which outputs a head takes.
+"""Fuses a feature pyramid by SegFormer's all-MLP decoder, for every head.
 
-For inference norms are folded into weights, and a few rows are worked on at a time: they fit into
-the cache, and no level ever exists at full resolution.
+For inference norms are folded into weights, and the fusion is chunked: its rows fit into the cache,
+and no level ever exists at full resolution.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..token_merging.base import image_to_tokens
 from . import cpu
 
 ROWS = 16
-"""Rows of the result that are made at a time on a CPU."""
+"""Is the number of rows in a chunk of the result."""
 
 
 def fuse_pyramid(
@@ -29,9 +29,10 @@ def fuse_pyramid(
     project: Callable[[Tensor], Tensor],
     mode: str = 'bilinear',
     align_corners: bool = False,
-    in_rows: bool = True,
 ) -> Tensor:
-    """``project(fusion_conv(concat(resize(conv_i(x_i)))))``, without the concat.
+    """Computes ``project(fusion_conv(concat(resize(conv_i(x_i)))))`` without the concat.
+
+    In inference it is chunked with folded norms where the modules allow it; equal to rounding.
 
     A 1x1 convolution commutes with the resize, and a convolution of a concatenation is the sum
     of the convolutions of its parts. So every level is multiplied by its slice of the fusion's
@@ -45,66 +46,49 @@ def fuse_pyramid(
         project: the head's last layer, (B, C, H, W) -> (B, C', H, W).
         mode: of ``torch.nn.functional.interpolate``.
         align_corners: likewise.
-        in_rows: for inference, work on a few rows at a time with folded norms, where the modules
-            allow it; equal to rounding.
 
     Returns:
         (B, C', H_0, W_0).
     """
-    fixed = not torch.is_grad_enabled() and not torch.is_autocast_enabled(features[0].device.type)
-    if in_rows and fixed and (mode, bool(align_corners)) == ('bilinear', False):
-        levels = list(convs)
-        if can_fuse_in_rows(levels, fusion_conv, project):
-            return fuse_in_rows(features, levels, fusion_conv, project)
-    return project(_fuse(features, convs, fusion_conv, mode, align_corners))
-
-
-def _fuse(
-    features: Sequence[Tensor],
-    convs: nn.ModuleList,
-    fusion_conv: ConvModule,
-    mode: str,
-    align_corners: bool,
-) -> Tensor:
-    size = features[0].shape[2:]
-    conv = fusion_conv.conv
-    weights = conv.weight.chunk(len(features), dim=1)
+    levels = list(convs)
+    if (
+        cpu.is_chunked()
+        and not torch.is_grad_enabled()
+        and not torch.is_autocast_enabled(features[0].device.type)
+        and (mode, bool(align_corners)) == ('bilinear', False)
+        and all(map(_is_foldable, (*levels, fusion_conv)))
+        and _is_pointwise(project)
+    ):
+        return fuse_chunked(features, levels, fusion_conv, project)
+    size, conv = features[0].shape[2:], fusion_conv.conv
+    corners = align_corners if mode in ('bilinear', 'bicubic') else None
     fused: Any = 0 if conv.bias is None else conv.bias.view(1, -1, 1, 1)
-    for feature, level_conv, weight in zip(features, convs, weights, strict=True):
+    weights = conv.weight.chunk(len(features), dim=1)
+    for feature, level_conv, weight in zip(features, levels, weights, strict=True):
         level = _multiply(feature, level_conv, weight)
         if level.shape[2:] != size:
-            corners = align_corners if mode in ('bilinear', 'bicubic') else None
             level = F.interpolate(level, size=size, mode=mode, align_corners=corners)
         fused = fused + level
     if fusion_conv.with_norm:
         fused = fusion_conv.norm(fused)
-    return fusion_conv.activate(fused) if fusion_conv.with_activation else fused
+    return project(fusion_conv.activate(fused) if fusion_conv.with_activation else fused)
 
 
-def _multiply(feature: Tensor, level_conv: nn.Module, weight: Tensor) -> Tensor:
-    """``conv(level_conv(feature))``, as one convolution where the level is nothing but one."""
-    if not is_linear(level_conv):
+def _multiply(feature: Tensor, level_conv: Any, weight: Tensor) -> Tensor:
+    """Computes ``conv(level_conv(feature))``, as one convolution where the level is just one."""
+    if not _is_linear(level_conv):
         return F.conv2d(level_conv(feature), weight)
-    inner: Any = level_conv
-    both, bias = compose((inner.conv.weight.flatten(1), inner.conv.bias), weight.flatten(1))
+    conv = level_conv.conv
+    both, bias = _compose((conv.weight.flatten(1), conv.bias), weight.flatten(1))
     return F.conv2d(feature, both[:, :, None, None], bias)
 
 
-def can_fuse_in_rows(convs: Sequence[nn.Module], fusion_conv: nn.Module, project: Any) -> bool:
-    """Whether :func:`fuse_in_rows` computes what these modules do, in the mode that they are in."""
-    return all(map(_is_foldable, (*convs, fusion_conv))) and _is_pointwise(project)
-
-
-def fuse_in_rows(
-    features: Sequence[Tensor],
-    convs: Sequence[ConvModule],
-    fusion_conv: ConvModule,
-    project: Any,
+def fuse_chunked(
+    features: Sequence[Tensor], convs: Sequence[ConvModule], fusion_conv: ConvModule, project: Any
 ) -> Tensor:
-    """``project(fusion_conv(concat(resize(conv_i(x_i)))))`` with bilinear resizes.
+    """Computes what :func:`fuse_pyramid` does with bilinear resizes and norms that are folded.
 
-    Equal to rounding. See :func:`fuse_pyramid` for why the fusion can run on every level
-    by itself, and :func:`can_fuse_in_rows` for what the modules must be.
+    On a CPU it makes a few rows of the result at a time.
 
     Args:
         features: one (B, C_i, H_i, W_i) per level; the first has the resolution of the result.
@@ -116,48 +100,36 @@ def fuse_in_rows(
         (B, C', H_0, W_0) in channels-last layout.
     """
     weight, bias = _fold(fusion_conv)
-    levels = [
-        _Level(feature, conv, part)
-        for feature, conv, part in zip(
-            features, convs, weight.chunk(len(features), dim=1), strict=True
-        )
-    ]
+    parts = weight.chunk(len(features), dim=1)
+    first, *others = (_Level(*each) for each in zip(features, convs, parts, strict=True))
     batch, _, height, width = features[0].shape
     result = features[0].new_empty(batch, height, width, project.out_channels)
-    rows = ROWS if cpu.works_in_rows(features[0]) else height
+    rows = ROWS if cpu.works_chunked(features[0]) else height
     for top in range(0, height, rows):
         part = slice(top, min(top + rows, height))
-        fused = levels[0].fuse(part)
+        fused = first.fuse(part)
         if bias is not None:
             fused += bias
-        for level in levels[1:]:
+        for level in others:
             fused += level.resized_rows(part, (height, width))
         fused = fusion_conv.activate(fused) if fusion_conv.with_activation else fused
         result[:, part] = cpu.linear(fused, project.weight.flatten(1), project.bias)
     return result.permute(0, 3, 1, 2)
 
 
-def compose(first: tuple[Tensor, Tensor | None], second: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Weight and bias of two linear layers in one.
-
-    Args:
-        first: (C', C) and (C') or None.
-        second: (C'', C'), without a bias.
-
-    Returns:
-        (C'', C) and (C'') or None.
-    """
+def _compose(first: tuple[Tensor, Tensor | None], second: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Joins a linear layer (C', C), (C') and another one (C'', C') without a bias."""
     weight, bias = first
     return second @ weight, None if bias is None else second @ bias
 
 
 class _Level:
-    """One level of the pyramid on its way into the sum.
+    """Makes rows of what one level of the pyramid adds to the sum.
 
     Args:
         feature: (B, C_i, H_i, W_i).
         conv: 1x1, to C channels.
-        part: (C, C), what of the fusion's weight acts on this level.
+        part: (C, C), the part of the fusion's weight that acts on this level.
     """
 
     def __init__(self, feature: Tensor, conv: ConvModule, part: Tensor) -> None:
@@ -166,22 +138,19 @@ class _Level:
         self.folded = _fold(conv)
         self.part = part
         if not conv.with_activation:
-            self.folded = compose(self.folded, part)
+            self.folded = _compose(self.folded, part)
 
     def fuse(self, rows: slice) -> Tensor:
-        """Rows of the level's product, (B, len(rows), W_i, C), a tensor of its own."""
+        """Computes rows of the product, (B, len(rows), W_i, C), in a tensor of its own."""
         level = cpu.linear(self.grid[:, rows], *self.folded)
         if not self.conv.with_activation:
             return level
         return cpu.linear(self.conv.activate(level), self.part)
 
     def resized_rows(self, rows: slice, size: tuple[int, int]) -> Tensor:
-        """Rows of the product's bilinear resize to (H, W), (B, len(rows), W, C).
-
-        First between rows, which are few and short here, then along them.
-        """
+        """Computes rows (B, len(rows), W, C) of the product's bilinear resize to (H, W)."""
         low = self.grid.shape[1]
-        # in float64, where Python computes the same positions to the last bit
+        # first between rows, which are few and short here; in float64, as Python computes positions
         target = torch.arange(rows.start, rows.stop, dtype=torch.float64, device=self.grid.device)
         source = ((target + 0.5) * (low / size[0]) - 0.5).clamp(min=0)
         above = source.long()
@@ -197,13 +166,13 @@ class _Level:
 
 
 def _source_rows(rows: slice, scale: float, low: int) -> tuple[int, int]:
-    """The rows, of ``low`` ones, that a bilinear resize reads for ``rows``: first, last + 1."""
+    """Returns which of ``low`` rows a bilinear resize reads for ``rows``: first, last + 1."""
     first, last = (max(0.0, (row + 0.5) * scale - 0.5) for row in (rows.start, rows.stop - 1))
     return int(first), min(low, int(last) + 2)
 
 
-def is_linear(module: nn.Module) -> bool:
-    """Whether this is nothing but a 1x1 convolution."""
+def _is_linear(module: nn.Module) -> bool:
+    """Tells whether this is a 1x1 convolution and nothing more."""
     if not isinstance(module, ConvModule) or module.with_norm or module.with_activation:
         return False
     return _is_pointwise(module.conv)
@@ -218,7 +187,7 @@ def _is_pointwise(conv: Any) -> bool:
 
 
 def _is_foldable(module: nn.Module) -> bool:
-    """A 1x1 convolution, then at most a batch norm with fixed statistics, then an activation."""
+    """Tells whether this is a 1x1 convolution, with at most a fixed batch norm before the end."""
     if not isinstance(module, ConvModule) or module.order != ('conv', 'norm', 'act'):
         return False
     norm = module.norm
@@ -229,7 +198,7 @@ def _is_foldable(module: nn.Module) -> bool:
 
 
 def _fold(module: ConvModule) -> tuple[Tensor, Tensor | None]:
-    """Weight (C', C) and bias (C') of the convolution and its norm in one."""
+    """Returns weight (C', C) and bias (C') of the convolution and its norm in one."""
     weight, bias, norm = module.conv.weight.flatten(1), module.conv.bias, module.norm
     if norm is None:
         return weight, bias
@@ -244,7 +213,7 @@ def _fold(module: ConvModule) -> tuple[Tensor, Tensor | None]:
 def pair_levels(
     in_channels: Sequence[int], in_index: Sequence[int] | None, head: str
 ) -> tuple[list[int], list[int]]:
-    """Channels and index of every level that a head takes; by default the first outputs.
+    """Returns channels and index of every level that a head takes; by default the first outputs.
 
     Args:
         in_channels: channels of each level.
@@ -267,7 +236,7 @@ def pair_levels(
 def select_levels(
     features: Sequence[Tensor], in_channels: Sequence[int], in_index: Sequence[int], head: str
 ) -> list[Tensor]:
-    """The outputs of the backbone (B, C_i, H_i, W_i) that a head takes.
+    """Selects the outputs of the backbone (B, C_i, H_i, W_i) that a head takes.
 
     Args:
         features: all outputs of the backbone.
@@ -294,7 +263,7 @@ def select_levels(
 
 
 def check_image_norm(norm: nn.Module, norm_cfg: dict[str, Any]) -> None:
-    """Raise for a norm that wants channels in the last dimension."""
+    """Raises for a norm that wants channels in the last dimension."""
     # subclasses of it may well be for images
     if type(norm) is nn.LayerNorm:
         raise SegformerPlusPlusError(

@@ -1,4 +1,4 @@
-"""The first weights of the backbone: mmseg's, those of an ``init_cfg``, or a file's."""
+"""Gives the backbone its first weights: mmseg's, those of an ``init_cfg``, or a file's."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ..errors import SegformerPlusPlusError
 
 
 def initialise(model: BaseModule, init_cfg: Any) -> None:
-    """Initialise as mmseg's backbone does, or as ``init_cfg`` says.
+    """Initialises as mmseg's backbone does, or as ``init_cfg`` says.
 
     Args:
         model: changed in place.

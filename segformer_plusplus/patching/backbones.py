@@ -229,7 +229,7 @@ class HostBackbone(PatchableBackbone):
             del entry.downsampling
 
     def _parts(self) -> list[tuple[Any, Any]]:
-        """Attention and Mix-FFN of every block."""
+        """Returns the attention and the Mix-FFN of every block."""
         return [
             (self.require(block, self.attention_name), self.require(block, self.ffn_name))
             for stage in self.blocks

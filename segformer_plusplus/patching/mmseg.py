@@ -1,4 +1,4 @@
-"""mmsegmentation's own ``MixVisionTransformer``, in its segmentors and in mmpose's estimators."""
+"""Adapts mmsegmentation's ``MixVisionTransformer``, also in mmpose's estimators."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .plain import DownsamplingEntry, HostFFN
 
 
 class MergedEfficientMultiheadAttention(PackedAttention, EfficientMultiheadAttention):
-    """mmseg's attention with merging."""
+    """Runs mmseg's attention with merging."""
 
     def forward(self, x: Tensor, hw_shape: Grid, identity: Tensor | None = None) -> Tensor:
         out = self.dropout_layer(self.proj_drop(self.attend(x, hw_shape)))
@@ -24,7 +24,7 @@ class MergedEfficientMultiheadAttention(PackedAttention, EfficientMultiheadAtten
 
 
 class FastMixFFN(HostFFN, SequentialFFN, MixFFN):
-    """mmseg's Mix-FFN without copies."""
+    """Runs mmseg's Mix-FFN without copies."""
 
     def forward(  # type: ignore[override]
         self, x: Tensor, hw_shape: Grid, identity: Tensor | None = None
@@ -36,7 +36,7 @@ class FastMixFFN(HostFFN, SequentialFFN, MixFFN):
 
 
 class DownsamplingPatchEmbed(DownsamplingEntry, PatchEmbed):
-    """mmseg's first patch embedding, of an image made smaller."""
+    """Runs mmseg's first patch embedding on an image made smaller."""
 
 
 class Backbone(HostBackbone):

@@ -1,4 +1,4 @@
-"""Parts of other libraries, run on their bare weights as long as nothing has replaced them."""
+"""Runs parts of other libraries on their bare weights as long as nothing has replaced them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def is_plain(*layers: nn.Module) -> bool:
 
 
 class HostAttention(MergedAttention):
-    """Mixin for an attention of another library whose projections are linear layers."""
+    """Adapts an attention of another library whose projections are linear layers (mixin)."""
 
     def projections(self) -> tuple[nn.Module, list[nn.Module], nn.Module]:
         """Returns the layers of the query, of key and value (in one or in two), and of the output.
@@ -75,14 +75,14 @@ class HostAttention(MergedAttention):
 
 
 def _project(layer: nn.Module, tokens: Tensor) -> Tensor:
-    """(B, N, C) -> (B, N, C'), through oneDNN if the layer is plain, else as the layer does it."""
+    """Maps (B, N, C) to (B, N, C'), through oneDNN if the layer is plain."""
     if isinstance(layer, nn.Linear) and is_plain(layer):
         return cpu.linear(tokens, layer.weight, layer.bias)
     return layer(tokens)
 
 
 class DownsamplingEntry(nn.Module):
-    """Mixin for the module that sees the image first: it gets the image made smaller."""
+    """Makes the image smaller for the module that sees it first (mixin)."""
 
     downsampling: InputDownsampling
 
@@ -91,7 +91,7 @@ class DownsamplingEntry(nn.Module):
 
 
 class HostFFN(ChannelsLastFFN):
-    """Mixin for the Mix-FFN of another library, whose class stands behind this one."""
+    """Runs the Mix-FFN of another library, whose class stands behind this mixin."""
 
     training: bool
 
@@ -101,10 +101,10 @@ class HostFFN(ChannelsLastFFN):
         return layer.forward(tokens, height, width) if out is None else out
 
     def run_on_weights(self, tokens: Tensor, grid: Grid) -> Tensor | None:
-        """(B, N, C) -> (B, N, C) without the residual, None unless all layers are plain."""
+        """Maps (B, N, C) to itself without the residual; None unless all layers are plain."""
         parts = self.parts()
         if not is_plain(parts.expand, parts.conv, parts.reduce):
             return None
-        if not self.training and cpu.works_in_rows(tokens):
-            return self.run_in_rows(tokens, grid)
+        if not self.training and cpu.works_chunked(tokens):
+            return self.run_chunked(tokens, grid)
         return self.run(tokens, grid)

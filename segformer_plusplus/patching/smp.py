@@ -1,4 +1,4 @@
-"""The ``mit_b*`` encoders of segmentation_models.pytorch (SMP), under any of its decoders."""
+"""Adapts the ``mit_b*`` encoders of segmentation_models.pytorch (SMP) under any decoder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .plain import DownsamplingEntry, HostAttention, HostFFN
 
 
 class MergedSmpAttention(HostAttention, Attention):
-    """SMP's attention with merging."""
+    """Runs SMP's attention with merging."""
 
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
         return self.proj_drop(self.attend(x, (height, width)))
@@ -33,14 +33,14 @@ class MergedSmpAttention(HostAttention, Attention):
 
 
 class FastMlp(HostFFN, Mlp):
-    """SMP's Mix-FFN without copies."""
+    """Runs SMP's Mix-FFN without copies."""
 
     def parts(self) -> FFNParts:
         return FFNParts(self.fc1, self.dwconv.dwconv, self.act, self.drop, self.fc2)
 
 
 class DownsamplingEncoder(DownsamplingEntry, MixVisionTransformerEncoder):
-    """SMP's encoder of an image made smaller; the features of every stride shrink alike."""
+    """Runs SMP's encoder on an image made smaller; the features of every stride shrink alike."""
 
 
 class Backbone(HostBackbone):

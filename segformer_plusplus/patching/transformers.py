@@ -1,4 +1,4 @@
-"""``SegformerModel`` of Transformers, alone or in its classifiers and segmentors."""
+"""Adapts ``SegformerModel`` of Transformers, alone or in classifiers and segmentors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .plain import DownsamplingEntry, HostAttention, HostFFN
 
 
 class MergedSegformerAttention(HostAttention, SegformerAttention):
-    """Transformers' attention with merging, whatever ``attn_implementation`` says."""
+    """Runs Transformers' attention with merging, whatever ``attn_implementation`` says."""
 
     def forward(  # type: ignore[override]
         self,
@@ -57,14 +57,14 @@ class MergedSegformerAttention(HostAttention, SegformerAttention):
 
 
 class FastMixMLP(HostFFN, SegformerMixMLP):
-    """Transformers' Mix-FFN without copies."""
+    """Runs Transformers' Mix-FFN without copies."""
 
     def parts(self) -> FFNParts:
         return FFNParts(self.fc1, self.dwconv.dwconv, self.activation_fn, self.dropout, self.fc2)
 
 
 class DownsamplingPatchEmbeddings(DownsamplingEntry, SegformerOverlapPatchEmbeddings):
-    """Transformers' first patch embedding, of an image made smaller."""
+    """Runs Transformers' first patch embedding on an image made smaller."""
 
 
 class Backbone(HostBackbone):

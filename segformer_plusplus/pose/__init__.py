@@ -1,4 +1,4 @@
-"""What needs mmpose: the head, the dataset, the metric and the image loader. Keypoint names do not.
+"""Holds what needs mmpose: the head, the dataset, the metric and the image loader.
 
 Human pose is estimated top-down: a box around the person is cut out, and a heatmap is predicted
 for every keypoint.

@@ -1,4 +1,4 @@
-"""The Jump-Broadcast dataset, and the images of mmpose's pipelines.
+"""Holds the Jump-Broadcast dataset, and loads the images of mmpose's pipelines.
 
 20 keypoints of triple, high and long jumpers. Ludwig, Lorenz, Schön, Lienhart: "All Keypoints You
 Need: Detecting Arbitrary Keypoints on the Body of Triple, High, and Long Jump Athletes" (2023).
@@ -22,7 +22,7 @@ _RIGHT = [255, 102, 51]
 
 
 def _colour(*names: str) -> list[int]:
-    """Left and right limbs each in one colour; what belongs to both sides in the middle's."""
+    """Returns the colour of the side on which all these keypoints lie, else that of the middle."""
     sides = {name for name in names if JBD.mirror(name) != name}
     if not sides or len({name[0] for name in sides}) > 1:
         return _MIDDLE
@@ -59,8 +59,9 @@ def _metainfo() -> dict[str, Any]:
 
 @DATASETS.register_module(force=True)
 class JumpBroadcastDataset(BaseCocoStyleDataset):
-    """Jump-Broadcast as ``tools/dataset_converters/jbd.py`` writes it. Arguments as in mmpose's
-    ``CocoDataset``.
+    """Reads Jump-Broadcast as ``tools/dataset_converters/jbd.py`` writes it.
+
+    It takes the arguments of mmpose's ``CocoDataset``.
 
     The keypoints: 0 head, 1 neck; right 2 shoulder, 3 elbow, 4 wrist, 5 hand; left 6 to 9
     likewise; right 10 hip, 11 knee, 12 ankle, 13 heel, 14 toe; left 15 to 19 likewise.
@@ -71,14 +72,14 @@ class JumpBroadcastDataset(BaseCocoStyleDataset):
 
 @TRANSFORMS.register_module(force=True)
 class CheckedLoadImage(CheckedLoadImageFromFile):
-    """mmpose's ``LoadImage`` that fails on a damaged file, and says which.
+    """Is mmpose's ``LoadImage``, but fails on a damaged file, and says which.
 
     As there, an image that is given as an array in ``results['img']`` (BGR) is taken as it is,
     which ``inference_topdown`` and the inferencers need.
     """
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any] | None:
-        """Read ``results['img_path']``, unless there is an ``img``; (H, W, 3) uint8 BGR."""
+        """Reads ``results['img_path']``, unless there is an ``img``; (H, W, 3) uint8 BGR."""
         if 'img' not in results:
             return super().transform(results)
         image: np.ndarray = results['img']

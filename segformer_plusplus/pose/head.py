@@ -1,4 +1,4 @@
-"""The all-MLP heatmap head of SegFormer for top-down pose estimation."""
+"""Holds SegFormer's all-MLP heatmap head for top-down pose estimation."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from ..arguments import (
     integers,
 )
 from ..errors import SegformerPlusPlusError
+from ..mit.cpu import accept_in_rows
 from ..mit.fusion import check_image_norm, fuse_pyramid, pair_levels, select_levels
 
 _BATCH_NORM = {'type': 'BN', 'requires_grad': True}
@@ -56,7 +57,7 @@ class SegformerHeatmapHead(HeatmapHead):
         final_layer: arguments of the last convolution, such as ``dict(kernel_size=3, padding=1)``;
             it must keep the size. None: the 1x1 convolution of the paper.
         loss: a loss of mmpose.
-        in_rows: for inference, a few rows at a time with folded norms; equal to rounding.
+        in_rows: the old way to set :func:`segformer_plusplus.mit.cpu.chunked`.
         decoder: the codec; give the one that makes the targets.
         init_cfg: by default mmcv's for the fusion, a normal distribution (std 0.001) for the last
             convolution.
@@ -79,7 +80,7 @@ class SegformerHeatmapHead(HeatmapHead):
         final_layer=SETTINGS | NONE,
         loss=CONFIG,
         decoder=CONFIG | NONE,
-        in_rows=FLAG,
+        in_rows=FLAG | NONE,
         init_cfg=INIT_CFG,
     )
     def __init__(
@@ -95,9 +96,10 @@ class SegformerHeatmapHead(HeatmapHead):
         final_layer: dict[str, Any] | None = None,
         loss: dict[str, Any] = _LOSS,
         decoder: dict[str, Any] | None = None,
-        in_rows: bool = True,
+        in_rows: bool | None = None,
         init_cfg: Any = None,
     ) -> None:
+        accept_in_rows(in_rows)
         widths, self.in_index = pair_levels(in_channels, in_index, 'head')
         last = dict(type='Conv2d', in_channels=channels, out_channels=out_channels, kernel_size=1)
         parts = dict(
@@ -128,7 +130,6 @@ class SegformerHeatmapHead(HeatmapHead):
         self.in_channels = widths
         self.interpolate_mode = interpolate_mode
         self.align_corners = align_corners
-        self.in_rows = in_rows
         if norm_cfg is not None:
             check_image_norm(self.fusion_conv.norm, norm_cfg)
         if not is_distributed():
@@ -137,11 +138,11 @@ class SegformerHeatmapHead(HeatmapHead):
 
     @property
     def default_init_cfg(self) -> dict[str, Any]:
-        """mmcv's ``ConvModule`` initialises itself; only the last convolution is left."""
+        """Covers the last convolution: mmcv's ``ConvModule`` initialises itself."""
         return dict(type='Normal', std=0.001, override=dict(name='final_layer'))
 
     def forward(self, feats: Sequence[Tensor]) -> Tensor:
-        """Features (B, C_i, H_i, W_i) of the backbone -> heatmaps (B, out_channels, H_0, W_0)."""
+        """Computes heatmaps (B, out_channels, H_0, W_0) from features (B, C_i, H_i, W_i)."""
         return fuse_pyramid(
             self._select(feats),
             self.convs,
@@ -149,13 +150,12 @@ class SegformerHeatmapHead(HeatmapHead):
             self.final_layer,
             self.interpolate_mode,
             self.align_corners,
-            self.in_rows,
         )
 
     def loss(
         self, feats: Sequence[Tensor], batch_data_samples: SampleList, train_cfg: Any = None
     ) -> dict[str, Tensor]:
-        """Features and the samples' targets, (out_channels, H_0, W_0) each -> losses, accuracy."""
+        """Computes losses and accuracy from features and the samples' target heatmaps."""
         self._check_codec(feats, batch_data_samples)
         height, width = self._select(feats)[0].shape[-2:]
         expected = self.final_layer.out_channels, height, width
@@ -171,9 +171,10 @@ class SegformerHeatmapHead(HeatmapHead):
     def predict(
         self, feats: Any, batch_data_samples: SampleList, test_cfg: Any = None
     ) -> Predictions:
-        """Features, with flip test a pair of them -> keypoints (1, K, 2), scores (1, K) a sample.
+        """Predicts keypoints (1, K, 2) and scores (1, K) of every sample from features.
 
-        The keypoints are in pixels of the input; the estimator maps them to the image. With
+        With a flip test, ``feats`` are those of the image and of its mirror image. The keypoints
+        are in pixels of the input; the estimator maps them to the image. With
         ``test_cfg['output_heatmaps']`` the heatmaps (K, H_0, W_0) come as well.
         """
         test_cfg = test_cfg or {}
@@ -185,7 +186,7 @@ class SegformerHeatmapHead(HeatmapHead):
         return select_levels(feats, self.in_channels, self.in_index, 'head')
 
     def _check_codec(self, feats: Sequence[Tensor], samples: SampleList) -> None:
-        """A codec for other sizes would move every keypoint without a word."""
+        """Raises for a codec of another size, which would move every keypoint without a word."""
         height, width = self._select(feats)[0].shape[-2:]
         actual = dict(heatmap_size=(width, height))
         if samples and 'input_size' in samples[0].metainfo:

@@ -1,4 +1,4 @@
-"""The keypoints of the two pose datasets: their order, mirrors and limbs."""
+"""Holds the keypoints of the two pose datasets: their order, mirrors and limbs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class KeypointSet:
-    """What a dataset annotates on a person.
+    """Names what a dataset annotates on a person.
 
     Attributes:
         name: of the dataset, as mmpose's ``dataset_name``.
@@ -26,14 +26,14 @@ class KeypointSet:
     upper: frozenset[str]
 
     def mirror(self, name: str) -> str:
-        """The keypoint that ``name`` becomes in a mirrored image: itself on the body's middle."""
+        """Returns the keypoint that ``name`` becomes in a mirrored image."""
         for left, right in self.mirrors:
             if name in (left, right):
                 return right if name == left else left
         return name
 
     def category(self) -> dict[str, Any]:
-        """The one category of a COCO keypoint file; it counts keypoints from 1."""
+        """Returns the category of a COCO keypoint file, which counts keypoints from 1."""
         return {
             'id': 1,
             'name': 'person',

@@ -1,4 +1,4 @@
-"""Percentage of correct keypoints at several thresholds."""
+"""Measures the percentage of correct keypoints at several thresholds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..errors import SegformerPlusPlusError
 
 @METRICS.register_module()
 class BoxPCK(PCKAccuracy):
-    """mmpose's ``PCKAccuracy``, normalised by the box, at several thresholds under their names.
+    """Is mmpose's ``PCKAccuracy``, normalised by the box, at several thresholds under their names.
 
     A keypoint is correct if it is nearer to the truth than the threshold times the longer side of
     the person's box, clipped to the image. The accuracy of every keypoint is averaged over the
@@ -43,7 +43,7 @@ class BoxPCK(PCKAccuracy):
         self.thresholds = _names(thresholds)
 
     def compute_metrics(self, results: list[dict[str, Any]]) -> dict[str, float]:
-        """The results of all samples, keypoints (1, K, 2) each -> accuracy by name."""
+        """Computes accuracies by name from the results of all samples, keypoints (1, K, 2) each."""
         if not any(result['mask'].any() for result in results):
             raise SegformerPlusPlusError(
                 'PCK: no keypoint is annotated in the whole set; check its annotation file'
@@ -56,7 +56,7 @@ class BoxPCK(PCKAccuracy):
 
 
 def _names(thresholds: float | Sequence[float]) -> dict[str, float]:
-    """The thresholds by the names of their metrics."""
+    """Maps the names of metrics to their thresholds."""
     given = thresholds if isinstance(thresholds, list | tuple) else [thresholds]
     numbers = [n for n in given if isinstance(n, int | float) and 0 < n < math.inf]
     names = {f'PCK@{number:g}': number for number in numbers}

@@ -1,4 +1,4 @@
-"""What needs mmseg: the segmentor, its heads and the label loader."""
+"""Holds what needs mmseg: the segmentor, its heads and the label loader."""
 
 from ..compat import lazily
 

@@ -1,4 +1,4 @@
-"""The all-MLP heads of SegFormer: mmseg's, and the linear one of other libraries."""
+"""Holds the all-MLP heads of SegFormer: mmseg's, and the linear one of other libraries."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from ..arguments import (
     integer,
     integers,
 )
+from ..mit.cpu import accept_in_rows
 from ..mit.fusion import check_image_norm, fuse_pyramid, pair_levels, select_levels
 
 DECODE_HEAD: dict[str, Kind] = dict(
@@ -49,15 +50,15 @@ DECODE_HEAD: dict[str, Kind] = dict(
     align_corners=FLAG | NONE,
     init_cfg=INIT_CFG,
     interpolate_mode=INTERPOLATION,
-    in_rows=FLAG,
+    in_rows=FLAG | NONE,
 )
-"""Kinds of the arguments of mmseg's ``BaseDecodeHead`` and of our own."""
+"""Maps the arguments of mmseg's ``BaseDecodeHead`` and our own to what they may be."""
 
 _BATCH_NORM = {'type': 'BN', 'requires_grad': True}
 
 
-def blaming_head(head: object, settings: dict[str, Any]) -> AbstractContextManager[None]:
-    """:func:`~segformer_plusplus.arguments.blaming` of a decode head with these arguments."""
+def _blaming(head: object, settings: dict[str, Any]) -> AbstractContextManager[None]:
+    """Names which of these arguments of a decode head cannot be built."""
     width = settings.get('channels', 1)
     builders = dict(
         norm_cfg=lambda cfg: ConvModule(1, width, 1, norm_cfg=cfg),
@@ -70,16 +71,27 @@ def blaming_head(head: object, settings: dict[str, Any]) -> AbstractContextManag
     return blaming(head, {name: (settings.get(name), b) for name, b in builders.items()})
 
 
+def _fuse(head: Any, inputs: Sequence[Tensor]) -> Tensor:
+    return fuse_pyramid(
+        select_levels(inputs, head.in_channels, head.in_index, 'decode_head'),
+        head.convs,
+        head.fusion_conv,
+        head.cls_seg if head.training else head.conv_seg,
+        head.interpolate_mode,
+        head.align_corners,
+    )
+
+
 @MODELS.register_module(force=True)
 class SegformerHeadPlusPlus(SegformerHead):
-    """mmseg's ``SegformerHead`` with the same arguments, weights and numbers, without its concat.
+    """Is mmseg's ``SegformerHead``: the same arguments, weights and numbers, without its concat.
 
     Every level is fused at its own resolution, see :mod:`segformer_plusplus.mit.fusion`.
 
     Args:
         in_channels: channels of the stages that are fused.
         in_index: which of the backbone's outputs these are; by default the first ones.
-        in_rows: for inference, a few rows at a time with folded norms; equal to rounding.
+        in_rows: the old way to set :func:`segformer_plusplus.mit.cpu.chunked`.
         kwargs: the others of mmseg's head.
 
     Raises:
@@ -92,35 +104,27 @@ class SegformerHeadPlusPlus(SegformerHead):
         self,
         in_channels: Sequence[int],
         in_index: Sequence[int] | None = None,
-        in_rows: bool = True,
+        in_rows: bool | None = None,
         **kwargs: Any,
     ) -> None:
+        accept_in_rows(in_rows)
         channels, index = pair_levels(in_channels, in_index, 'decode_head')
-        with blaming_head(self, kwargs):
+        with _blaming(self, kwargs):
             super().__init__(in_channels=channels, in_index=index, **kwargs)
         if self.norm_cfg is not None:
             check_image_norm(self.fusion_conv.norm, self.norm_cfg)
-        self.in_rows = in_rows
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
-        """Features (B, C_i, H_i, W_i) of the stages -> logits (B, num_classes, H_0, W_0)."""
-        return fuse_pyramid(
-            select_levels(inputs, self.in_channels, self.in_index, 'decode_head'),
-            self.convs,
-            self.fusion_conv,
-            self.cls_seg if self.training else self.conv_seg,
-            self.interpolate_mode,
-            self.align_corners,
-            self.in_rows,
-        )
+        """Computes logits (B, num_classes, H_0, W_0) from features (B, C_i, H_i, W_i)."""
+        return _fuse(self, inputs)
 
     def loss_by_feat(
         self, seg_logits: Tensor, batch_data_samples: list[SegDataSample]
     ) -> dict[str, Tensor]:
-        """mmseg's losses and accuracy from logits (B, num_classes, H_0, W_0).
+        """Computes mmseg's losses and accuracy from logits (B, num_classes, H_0, W_0).
 
-        The accuracy, which is only reported, compares the largest logit; mmseg's own sorts the
-        logits of every pixel for it, on a CPU a tenth of a training step.
+        The accuracy, which is only reported, compares the largest logit; mmseg sorts the logits of
+        every pixel for it, which takes a tenth of a training step on a CPU.
         """
         labels = self._stack_batch_gt(batch_data_samples)
         logits = resize(
@@ -140,7 +144,7 @@ class SegformerHeadPlusPlus(SegformerHead):
 
 @torch.no_grad()
 def _accuracy(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
-    """Percent of the labelled pixels whose largest logit is their label's, (1,); 100 of none."""
+    """Returns the percent (1,) of labelled pixels whose largest logit is that of their label."""
     counted = labels != ignore_index
     correct = (logits.argmax(dim=1) == labels) & counted
     epsilon = torch.finfo(torch.float32).eps
@@ -164,7 +168,7 @@ class SegformerLinearHead(BaseDecodeHead):
         norm_cfg: norm of the fusion; theirs is a batch norm with torch's eps of 1e-5.
         act_cfg: activation of the fusion.
         interpolate_mode: ``mode`` of ``F.interpolate``.
-        in_rows: for inference, a few rows at a time with folded norms; equal to rounding.
+        in_rows: the old way to set :func:`segformer_plusplus.mit.cpu.chunked`.
         kwargs: those of mmseg's ``BaseDecodeHead``.
 
     Raises:
@@ -181,14 +185,15 @@ class SegformerLinearHead(BaseDecodeHead):
         norm_cfg: dict[str, Any] | None = _BATCH_NORM,
         act_cfg: dict[str, Any] | None = None,
         interpolate_mode: str = 'bilinear',
-        in_rows: bool = True,
+        in_rows: bool | None = None,
         **kwargs: Any,
     ) -> None:
+        accept_in_rows(in_rows)
         widths, index = pair_levels(in_channels, in_index, 'decode_head')
         settings: dict[str, Any] = dict(
             channels=channels, norm_cfg=norm_cfg, act_cfg=act_cfg or {'type': 'ReLU'}, **kwargs
         )
-        with blaming_head(self, settings):
+        with _blaming(self, settings):
             super().__init__(
                 in_channels=widths, in_index=index, input_transform='multiple_select', **settings
             )
@@ -202,16 +207,7 @@ class SegformerLinearHead(BaseDecodeHead):
         if self.norm_cfg is not None:
             check_image_norm(self.fusion_conv.norm, self.norm_cfg)
         self.interpolate_mode = interpolate_mode
-        self.in_rows = in_rows
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
-        """Features (B, C_i, H_i, W_i) of the stages -> logits (B, num_classes, H_0, W_0)."""
-        return fuse_pyramid(
-            select_levels(inputs, self.in_channels, self.in_index, 'decode_head'),
-            self.convs,
-            self.fusion_conv,
-            self.cls_seg if self.training else self.conv_seg,
-            self.interpolate_mode,
-            self.align_corners,
-            self.in_rows,
-        )
+        """Computes logits (B, num_classes, H_0, W_0) from features (B, C_i, H_i, W_i)."""
+        return _fuse(self, inputs)

@@ -1,4 +1,4 @@
-"""From logits to labels: a segmentor that never resizes all logits."""
+"""Turns logits into labels, in a segmentor that never resizes all logits."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from mmseg.structures import SegDataSample
 from torch import Tensor
 
 CELLS = 4096
-"""Cells whose logits are interpolated at a time: they stay in the cache of a CPU."""
+"""Limits the cells whose logits are interpolated at a time, which stay in the cache of a CPU."""
 
 
 def label_map(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """``F.interpolate(logits, size, mode='bilinear', align_corners=False).argmax(dim=1)``.
+    """Returns ``F.interpolate(logits, size, mode='bilinear').argmax(dim=1)``.
 
     A pixel lies in a cell between four neighbouring logits. Where all four have their maximum in
     the same class, so has every mean of them, i.e. every pixel of the cell, which is filled; only
@@ -51,14 +51,14 @@ def label_map(logits: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _ratio(logits: Tensor, size: tuple[int, int]) -> int | None:
-    """The one whole, even ratio of both sides, or None."""
+    """Returns the ratio of both sides if it is one even number, else None."""
     ratio = size[0] // logits.shape[2]
     fits = size == (logits.shape[2] * ratio, logits.shape[3] * ratio)
     return ratio if fits and ratio >= 2 and ratio % 2 == 0 and logits.shape[1] <= 256 else None
 
 
 def _fill_borders(cells: Tensor, border: Tensor, logits: Tensor) -> None:
-    """Interpolate the logits in the cells of ``border`` and write their labels."""
+    """Interpolates the logits in the cells of ``border`` and writes their labels."""
     ratio = cells.shape[-1]
     height, width = logits.shape[2:]
     grid = logits.permute(0, 2, 3, 1).contiguous()
@@ -79,7 +79,7 @@ def _fill_borders(cells: Tensor, border: Tensor, logits: Tensor) -> None:
 
 @MODELS.register_module(force=True)
 class EncoderDecoderPlusPlus(EncoderDecoder):
-    """mmseg's ``EncoderDecoder`` whose prediction does not resize the logits of all classes.
+    """Is mmseg's ``EncoderDecoder``, but predicts without resizing the logits of all classes.
 
     For whole images the labels are made from the head's logits, see
     :func:`~segformer_plusplus.segmentation.segmentor.label_map`; the data samples then hold
@@ -88,7 +88,7 @@ class EncoderDecoderPlusPlus(EncoderDecoder):
     corners, this is mmseg's prediction, with both.
 
     Args:
-        labels_only: False for mmseg's prediction always, for those who want ``seg_logits``, such
+        labels_only: False gives mmseg's prediction always, for whoever wants ``seg_logits``, such
             as test-time augmentation.
         kwargs: those of mmseg's segmentor.
     """
@@ -100,7 +100,7 @@ class EncoderDecoderPlusPlus(EncoderDecoder):
     def predict(
         self, inputs: Tensor, data_samples: list[SegDataSample] | None = None
     ) -> list[SegDataSample]:
-        """Images (B, 3, H, W) -> data samples with ``pred_sem_seg``, (1, H, W) labels."""
+        """Predicts data samples with ``pred_sem_seg``, labels (1, H, W), of images (B, 3, H, W)."""
         if not self._can_skip_logits(inputs, data_samples):
             return super().predict(inputs, data_samples)
         samples = data_samples or [SegDataSample() for _ in inputs]
@@ -109,7 +109,7 @@ class EncoderDecoderPlusPlus(EncoderDecoder):
         return samples
 
     def predict_labels(self, inputs: Tensor) -> Tensor:
-        """Images (B, 3, H, W) -> labels (B, H, W), by the whole image."""
+        """Predicts labels (B, H, W) of whole images (B, 3, H, W)."""
         logits = self.decode_head(self.extract_feat(inputs))
         return label_map(logits, (inputs.shape[2], inputs.shape[3]))
 
@@ -126,7 +126,7 @@ class EncoderDecoderPlusPlus(EncoderDecoder):
 
 
 def _is_plain(meta: dict[str, Any], size: tuple[int, int]) -> bool:
-    """Whether the image was neither flipped nor padded, and is not resized back."""
+    """Tells whether the image was neither flipped nor padded, and is not resized back."""
     padding = meta.get('img_padding_size', meta.get('padding_size', [0] * 4))
     shapes = [meta[key] for key in ('ori_shape', 'img_shape', 'pad_shape') if key in meta]
     same_size = all(tuple(shape[:2]) == size for shape in shapes)

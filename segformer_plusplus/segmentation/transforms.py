@@ -1,4 +1,4 @@
-"""Label loading that names the file and the value that cannot be trained on."""
+"""Loads labels, and names the file and the value that cannot be trained on."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from ..loading.images import Skips, unreadable
 
 @TRANSFORMS.register_module(force=True)
 class CheckedLoadAnnotations(LoadAnnotations):
-    """mmseg's ``LoadAnnotations`` that fails on a damaged file or on a label outside the classes.
+    """Is mmseg's ``LoadAnnotations``, but fails on a damaged file or a label outside the classes.
 
     Without it such a label is an index error in the loss, an assertion on a CUDA device, or, in
     testing, a silently wrong metric.
 
     Args:
         num_classes: labels 0 .. num_classes - 1 are allowed, after ``reduce_zero_label``.
-        ignore_index: and this one.
+        ignore_index: this label is allowed too.
         on_error: 'raise', or in training 'skip': another sample takes the place of one whose file
             is damaged or has other labels.
         max_skipped: so many such files are left out, one more is an error.
@@ -48,7 +48,7 @@ class CheckedLoadAnnotations(LoadAnnotations):
         self.ignore_index = ignore_index
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any] | None:
-        """Read ``results['seg_map_path']`` into ``results['gt_seg_map']``, (H, W) uint8."""
+        """Reads ``results['seg_map_path']`` into ``results['gt_seg_map']``, (H, W) uint8."""
         return self.skips(lambda: self._load(results))
 
     def _load(self, results: dict[str, Any]) -> dict[str, Any]:
@@ -74,7 +74,6 @@ class CheckedLoadAnnotations(LoadAnnotations):
         return results
 
     def _pixel_mode(self, path: str) -> str:
-        """Pillow's name for the kind of pixels; only the header is decoded."""
         data = fileio.get(path, backend_args=self.backend_args)
         with Image.open(BytesIO(data)) as image:
             return image.mode

@@ -1,8 +1,9 @@
-"""Token merging: strategies, the plans they make, presets. Needs torch, tomesd and a registry."""
+"""Holds strategies of token merging, the plans that they make, and presets."""
 
 from .base import TOKEN_MERGERS, IdentityPlan, MergePlan, TokenMerger
 from .bipartite import BipartiteSoftMatching1d, BipartiteSoftMatching2d, TomesdMatching
 from .config import (
+    BASELINE,
     PRESETS,
     InputDownsampling,
     StageMerging,
@@ -14,6 +15,7 @@ from .config import (
 from .windows import LocalWindowMerging, NeighborMerging1d, NeighborMerging2d
 
 __all__ = [
+    'BASELINE',
     'PRESETS',
     'TOKEN_MERGERS',
     'BipartiteSoftMatching1d',

@@ -1,4 +1,4 @@
-"""The two contracts of token merging: a strategy makes a plan; a plan merges and unmerges."""
+"""Defines the two contracts: a strategy makes a plan, and a plan merges and unmerges tokens."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ try:
 except ImportError:  # strategies need no more of a registry than this
 
     class Registry:  # type: ignore[no-redef]
-        """Classes by name, as far as mmengine's registry is used here."""
+        """Keeps classes by name, as far as mmengine's registry is used here."""
 
         def __init__(self, name: str, scope: str, locations: list[str]) -> None:
             self.name, self.scope = name, scope
@@ -37,22 +37,18 @@ except ImportError:  # strategies need no more of a registry than this
 
 
 TOKEN_MERGERS = Registry('token merger', scope='segformer_plusplus', locations=[__package__])
-"""Every strategy by name. Register your own with ``@TOKEN_MERGERS.register_module()``."""
+"""Holds every strategy by name. Register your own with ``@TOKEN_MERGERS.register_module()``."""
 
 Grid = tuple[int, int]
 
 
 class MergePlan(ABC):
-    """Which tokens of one batch are merged, decided once and applied to any tensor of that grid.
+    """Knows which tokens of a batch belong together, and merges any tensor of that grid so.
 
     Attributes:
         num_tokens: N, the tokens before merging.
         num_merged: M <= N, the tokens after merging.
-        padded: whether some merged tokens stand for none, because the images of the batch have
-            different numbers of them. As keys they are not seen.
     """
-
-    padded = False
 
     def __init__(self, num_tokens: int, num_merged: int) -> None:
         self.num_tokens = num_tokens
@@ -60,22 +56,22 @@ class MergePlan(ABC):
 
     @abstractmethod
     def merge(self, tokens: Tensor) -> Tensor:
-        """Average the tokens of every group: (B, N, C) -> (B, M, C), for any C."""
+        """Averages the tokens of every group: (B, N, C) -> (B, M, C), for any C."""
 
     @abstractmethod
     def unmerge(self, tokens: Tensor) -> Tensor:
-        """Copy every merged token back to all places it stands for: (B, M, C) -> (B, N, C)."""
+        """Copies every merged token to all places that it stands for: (B, M, C) -> (B, N, C)."""
 
     @abstractmethod
     def sizes(self) -> Tensor:
-        """How many tokens each merged one stands for: (B or 1, M), integers that sum to N."""
+        """Counts the tokens of every merged one: (B or 1, M), integers that sum to N."""
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}({self.num_tokens} -> {self.num_merged} tokens)'
 
 
 class TokenMerger(ABC):
-    """A strategy: looks at the tokens of a block and decides which of them to merge.
+    """Is a strategy: it looks at the tokens of a block and decides which of them to merge.
 
     Subclass it, implement :meth:`plan`, register the class in :data:`TOKEN_MERGERS`, and name it
     in a config like the built-in ones. A strategy holds settings only: no parameters, and no
@@ -84,14 +80,11 @@ class TokenMerger(ABC):
 
     @abstractmethod
     def plan(self, tokens: Tensor, grid: Grid) -> MergePlan:
-        """Decide which tokens are merged.
+        """Decides which tokens are merged; the plan carries no gradient of its own.
 
         Args:
             tokens: (B, N, C), what the attention is about to project, row by row over the grid.
             grid: (H, W) in tokens, with H * W == N.
-
-        Returns:
-            The plan. It carries no gradient of its own: which tokens are merged is a choice.
         """
 
     def __repr__(self) -> str:
@@ -100,7 +93,7 @@ class TokenMerger(ABC):
 
 
 class IdentityPlan(MergePlan):
-    """Nothing is merged."""
+    """Merges nothing."""
 
     def __init__(self, num_tokens: int, device: torch.device) -> None:
         super().__init__(num_tokens, num_tokens)
@@ -117,7 +110,7 @@ class IdentityPlan(MergePlan):
 
 
 def check_grid(tokens: Tensor, grid: Grid) -> None:
-    """Raise unless ``tokens`` is (B, H * W, C) for this ``grid``."""
+    """Raises unless ``tokens`` is (B, H * W, C) for this ``grid``."""
     if tokens.dim() != 3 or tokens.shape[1] != grid[0] * grid[1]:
         raise TokenMergingError(
             f'tokens of shape {tuple(tokens.shape)} do not lie on a grid of {grid[0]}x{grid[1]}: '
@@ -126,7 +119,7 @@ def check_grid(tokens: Tensor, grid: Grid) -> None:
 
 
 def check_ratio(ratio: float, most: float, reason: str, owner: str) -> float:
-    """Return ``ratio`` if it lies in [0, most]; ``reason`` says where the bound comes from."""
+    """Returns ``ratio`` if it lies in [0, most]; ``reason`` says where the bound comes from."""
     if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 <= ratio <= 1:
         raise TokenMergingError(f'{owner}: ratio={ratio!r} is not a number in [0, 1]')
     if ratio > most:
@@ -138,7 +131,7 @@ def check_ratio(ratio: float, most: float, reason: str, owner: str) -> float:
 
 
 def check_stride(stride: int | tuple[int, int] | list[int], owner: str) -> tuple[int, int]:
-    """Return ``stride`` as (rows, columns); an int stands for both."""
+    """Returns ``stride`` as (rows, columns); an int stands for both."""
     pair = (stride, stride) if isinstance(stride, int) else stride
     valid = (
         isinstance(pair, tuple | list)
@@ -153,11 +146,11 @@ def check_stride(stride: int | tuple[int, int] | list[int], owner: str) -> tuple
 
 
 def tokens_to_image(tokens: Tensor, grid: Grid) -> Tensor:
-    """(B, H * W, C) -> (B, C, H, W) in channels-last layout, without a copy."""
+    """Views tokens (B, H * W, C) as a channels-last image (B, C, H, W)."""
     return tokens.unflatten(1, grid).permute(0, 3, 1, 2)
 
 
 def image_to_tokens(image: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, H * W, C), contiguous; no copy if the image is channels-last."""
+    """Turns an image (B, C, H, W) into tokens (B, H * W, C); copies none that is channels-last."""
     image = image.contiguous(memory_format=torch.channels_last)
     return image.permute(0, 2, 3, 1).flatten(1, 2)

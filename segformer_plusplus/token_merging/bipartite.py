@@ -1,5 +1,5 @@
-"""Bipartite soft matching: tokens are split into destinations and sources; the sources that are
-most similar to a destination are merged into it.
+"""Merges tokens by bipartite soft matching: tokens are split into destinations and sources, and the
+sources that are most similar to a destination are merged into it.
 
 Sources: ToMe (Bolya et al., ICLR 2023) for the matching, tomesd (Bolya and Hoffman, CVPRW 2023) for
 destinations on a 2D grid, Segformer++ (Kienzle et al., MIPR 2024) for where it acts in SegFormer.
@@ -30,14 +30,14 @@ from .plans import SlotPlan
 
 
 class _BipartiteSoftMatching(TokenMerger):
-    """The matching, whatever the split into sources and destinations."""
+    """Matches sources and destinations, however the tokens are split into them."""
 
     def __init__(self, ratio: float) -> None:
         self.ratio = ratio
 
     @abstractmethod
     def split(self, grid: Grid, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Indices of the sources (S,) and of the destinations (D,), each in rising order."""
+        """Returns the indices of sources (S,) and of destinations (D,), each in rising order."""
 
     def plan(self, tokens: Tensor, grid: Grid) -> MergePlan:
         check_grid(tokens, grid)
@@ -51,7 +51,7 @@ class _BipartiteSoftMatching(TokenMerger):
 
 @torch.no_grad()
 def match_tokens(tokens: Tensor, sources: Tensor, destinations: Tensor, num_kept: int) -> Tensor:
-    """Send every source but the ``num_kept`` least similar ones to its best destination.
+    """Sends every source but the ``num_kept`` least similar ones to its best destination.
 
     The similarity is the cosine, in fp32 at least: in bf16 most of the best matches would tie.
     A token of all zeros has similarity 0 to every other one.
@@ -63,7 +63,7 @@ def match_tokens(tokens: Tensor, sources: Tensor, destinations: Tensor, num_kept
         num_kept: how many sources stay alone; slots [0, num_kept) are theirs.
 
     Returns:
-        slot: (B, N), the merged token each token goes into; M = num_kept + D of them.
+        slot: (B, N), the merged token that each token goes into; M = num_kept + D of them.
     """
     batch, num_tokens, _ = tokens.shape
     with torch.autocast(tokens.device.type, enabled=False):
@@ -86,7 +86,7 @@ def match_tokens(tokens: Tensor, sources: Tensor, destinations: Tensor, num_kept
 
 @TOKEN_MERGERS.register_module()
 class BipartiteSoftMatching2d(_BipartiteSoftMatching):
-    """Soft matching with one destination per cell of the grid, its top left token.
+    """Matches with one destination per cell of the grid, its top left token.
 
     Equal to ``tomesd.merge.bipartite_soft_matching_random2d(..., no_rand=True)`` wherever the grid
     is at least one cell large; on a smaller grid the cell is cut to the grid (tomesd would have no
@@ -113,7 +113,7 @@ class BipartiteSoftMatching2d(_BipartiteSoftMatching):
 
 @TOKEN_MERGERS.register_module()
 class BipartiteSoftMatching1d(_BipartiteSoftMatching):
-    """ToMe's alternating split: even tokens are sources, odd tokens destinations.
+    """Splits as ToMe does: even tokens are sources, odd tokens destinations.
 
     Args:
         ratio: share of all tokens that is merged away, in [0, 0.5].
@@ -131,13 +131,13 @@ class BipartiteSoftMatching1d(_BipartiteSoftMatching):
 
 @TOKEN_MERGERS.register_module()
 class TomesdMatching(TokenMerger):
-    """The tomesd library itself: our reference, and the way to its random destinations.
+    """Calls the tomesd library itself: our reference, and the way to its random destinations.
 
     Args:
         ratio: as in :class:`BipartiteSoftMatching2d`.
         stride: as in :class:`BipartiteSoftMatching2d`.
-        seed: of the destination drawn in each cell, the same ones at every call; None takes the
-            top left token of each cell.
+        seed: draws the destination in each cell, the same one at every call; None takes the top
+            left token of each cell.
     """
 
     def __init__(
@@ -145,7 +145,8 @@ class TomesdMatching(TokenMerger):
     ) -> None:
         self.stride = check_stride(stride, 'TomesdMatching')
         self.ratio = check_ratio_2d(ratio, self.stride, 'TomesdMatching')
-        if seed is not None and not _is_seed(seed):
+        integer = isinstance(seed, int) and not isinstance(seed, bool)
+        if seed is not None and not (integer and -(2**63) <= seed < 2**64):  # what torch takes
             raise TokenMergingError(
                 f'TomesdMatching: seed={seed!r} is not an integer in [-2**63, 2**64) or None'
             )
@@ -199,28 +200,23 @@ class _TomesdPlan(MergePlan):
         return self._merge(self._ones, mode='sum').squeeze(-1).long()
 
 
-def _is_seed(seed: object) -> bool:
-    # what torch.Generator takes
-    return isinstance(seed, int) and not isinstance(seed, bool) and -(2**63) <= seed < 2**64
-
-
 def _fit_stride(stride: tuple[int, int], grid: Grid) -> tuple[int, int]:
     return min(stride[0], grid[0]), min(stride[1], grid[1])
 
 
 def highest_ratio(stride: tuple[int, int]) -> float:
-    """The share of the tokens that can be merged away with one destination in each cell."""
+    """Returns the share of the tokens that is merged away if one of each cell stays."""
     return 1 - 1 / (stride[0] * stride[1])
 
 
 def check_ratio_2d(ratio: float, stride: tuple[int, int], owner: str) -> float:
-    """Return ``ratio`` if one token of each cell can stay."""
+    """Returns ``ratio`` if one token of each cell can stay."""
     reason = f'one token in each {stride[0]}x{stride[1]} cell is a destination'
     return check_ratio(ratio, highest_ratio(stride), reason, owner)
 
 
 def _split_grid(grid: Grid, cell: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Top left token of every whole cell, and all other tokens, in rising order."""
+    """Returns all tokens but the top left ones of whole cells, and these, in rising order."""
     (height, width), (sy, sx) = grid, cell
     # Sorting instead of nonzero(): how many there are is known, so that a compiler can trace it. By
     # distinct keys instead of a stable sort, which ONNX does not have.

@@ -1,4 +1,4 @@
-"""From what a config says (``token_merging=...``) to strategies; presets; mistakes are named.
+"""Builds strategies from what a config says (``token_merging=...``), and holds the presets.
 
 Source of 'hq', 'fast', '2x2' and 'downsampling': Segformer++ (Kienzle et al., MIPR 2024).
 'weighted' and 'weighted-fast' are ours; docs/fidelity.md has what was measured.
@@ -20,6 +20,9 @@ from .base import TOKEN_MERGERS, TokenMerger
 
 StageConfig = dict[str, Any]
 
+BASELINE = 'none'
+"""The preset that merges nothing, which all others are compared with."""
+
 _NO_MERGING: list[StageConfig] = [{}, {}, {}, {}]
 
 _MEAN_2X2 = dict(type='NeighborMerging2d', stride=2)
@@ -35,7 +38,7 @@ _TOME_MODES: dict[str, tuple[str, dict[str, str]]] = {
 _TOME_KEYS = ('mode', 'r', 'sx', 'sy', 's')
 
 _RENAMED = {'weigh_keys': 'proportional_attention'}
-"""Old keys of a stage, which work with a warning in 0.2."""
+"""Maps old keys of a stage, which work with a warning for one version, to new ones."""
 
 DOWNSAMPLING_MODES = ('nearest', 'bilinear', 'bicubic', 'area')
 
@@ -47,7 +50,7 @@ def _bipartite(ratio: float, stride: int) -> StageConfig:
 _WEIGHTED = dict(kv=_bipartite(0.9, 4), proportional_attention=True)
 
 PRESETS: dict[str, dict[str, Any]] = {
-    'none': dict(stages=_NO_MERGING),
+    BASELINE: dict(stages=_NO_MERGING),
     'hq': dict(
         stages=[
             dict(kv=_bipartite(0.6, 2)),
@@ -68,18 +71,17 @@ PRESETS: dict[str, dict[str, Any]] = {
     # ours: keys and values alone, which count as often as the tokens that they stand for
     'weighted': dict(stages=[_WEIGHTED] * 4),
     'weighted-fast': dict(stages=[dict(q=_MEAN_2X2, **_WEIGHTED)] * 4),
-    # the paper's baseline: the image is halved, nothing is merged
+    # what the paper compares merging with: the image is halved, nothing is merged
     'downsampling': dict(stages=_NO_MERGING, downsampling=dict(factor=2, mode='nearest')),
     # the same with a fair filter
     'downsampling-bilinear': dict(stages=_NO_MERGING, downsampling=dict(factor=2, mode='bilinear')),
 }
-"""What ``token_merging='hq'`` stands for. ``stages`` has one dict per stage, with a strategy for
-the queries (``q``) and one for keys and values (``kv``); both may be left out. Other keys are those
-of :class:`~segformer_plusplus.token_merging.StageMerging`."""
+"""Holds what ``token_merging='hq'`` stands for: ``stages`` has one dict per stage, whose keys are
+those of :class:`~segformer_plusplus.token_merging.StageMerging`; all may be left out."""
 
 
 def read_tome_cfg(tome_cfg: str | Sequence[Mapping[str, Any]]) -> str | list[StageConfig]:
-    """Translate the original repository's ``tome_cfg`` into ``token_merging``.
+    """Translates the original repository's ``tome_cfg`` into ``token_merging``.
 
     Args:
         tome_cfg: one dict per stage, such as ``dict(kv_mode='bsm', kv_r=0.6, kv_sx=2, kv_sy=2)``
@@ -110,11 +112,8 @@ def _read_tome_stage(stage: Mapping[str, Any], number: int) -> StageConfig:
         )
     result: StageConfig = {}
     for side in ('q', 'kv'):
-        given = {
-            key: stage[f'{side}_{key}']
-            for key in _TOME_KEYS
-            if stage.get(f'{side}_{key}') is not None
-        }
+        values = {key: stage.get(f'{side}_{key}') for key in _TOME_KEYS}
+        given = {key: value for key, value in values.items() if value is not None}
         mode = given.pop('mode', None)
         where = f'tome_cfg, stage {number}: {side}_mode={mode!r}'
         needed: dict[str, str] = {}
@@ -136,7 +135,7 @@ def _read_tome_stage(stage: Mapping[str, Any], number: int) -> StageConfig:
 
 @dataclass(frozen=True)
 class InputDownsampling:
-    """The image is made smaller before the first stage.
+    """Makes the image smaller before the first stage.
 
     Attributes:
         factor: by which height and width are divided, an integer >= 2.
@@ -155,7 +154,7 @@ class InputDownsampling:
             )
 
     def __call__(self, image: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H // factor, W // factor), at least one pixel each."""
+        """Resizes (B, C, H, W) to (B, C, H // factor, W // factor), at least one pixel each."""
         size = [max(1, side // self.factor) for side in image.shape[2:]]
         align = False if self.mode in ('bilinear', 'bicubic') else None
         return F.interpolate(image, size=size, mode=self.mode, align_corners=align)
@@ -163,7 +162,7 @@ class InputDownsampling:
 
 @dataclass(frozen=True)
 class StageMerging:
-    """The strategies of one stage.
+    """Holds the strategies of one stage.
 
     Attributes:
         q: merges queries; None merges none.
@@ -171,8 +170,8 @@ class StageMerging:
         proportional_attention: whether a merged key counts as often as the tokens that it stands
             for: the logarithm of their number is added to its scores. Where these tokens are equal,
             the attention is that without merging (ToMe, Bolya et al., ICLR 2023).
-        share: that many consecutive blocks use the plans of the first of them. Saves the matching
-            where that is dear, as on a GPU with small batches.
+        share: so many consecutive blocks use the plans of the first of them, which saves matchings
+            where these are dear, as on a GPU with small batches.
     """
 
     q: TokenMerger | None = None
@@ -183,7 +182,7 @@ class StageMerging:
 
 @dataclass(frozen=True)
 class TokenMerging:
-    """The strategies of a whole backbone."""
+    """Holds the strategies of a whole backbone."""
 
     stages: tuple[StageMerging, ...]
     downsampling: InputDownsampling | None = None
@@ -192,28 +191,27 @@ class TokenMerging:
 TokenMergingConfig: TypeAlias = (
     str | Sequence[Mapping[str, Any]] | Mapping[str, Any] | TokenMerging | None
 )
-"""What ``token_merging=...`` takes, see :func:`build_token_merging`."""
+"""Is what ``token_merging=...`` takes, see :func:`build_token_merging`."""
 
 
 def build_token_merging(
     token_merging: TokenMergingConfig, num_stages: int = 4, name: str | None = None
 ) -> TokenMerging:
-    """Build the strategies of every stage.
+    """Builds the strategies of every stage.
 
     Args:
         token_merging: the name of a preset (see ``PRESETS``), or one dict per stage such as
             ``dict(kv=dict(type='NeighborMerging2d', stride=2), proportional_attention=True)``
             (see :class:`StageMerging`), or
             ``dict(stages=[...], downsampling=dict(factor=2, mode='bilinear'))``. None is the
-            preset 'none'. What was built before is taken as it is.
+            baseline. What was built before is taken as it is.
         num_stages: how many stages the backbone has.
-        name: what it is called in the config, for messages; by default 'token_merging'.
+        name: how messages call it; by default 'token_merging'.
 
     Raises:
         TokenMergingError: anything unknown, missing, out of range, or a wrong number of stages.
     """
-    if token_merging is None:
-        token_merging = 'none'
+    token_merging = BASELINE if token_merging is None else token_merging
     if isinstance(token_merging, TokenMerging):
         _check_stages(token_merging.stages, num_stages, name or 'token_merging')
         return token_merging
@@ -245,17 +243,15 @@ def build_token_merging(
         )
     _check_stages(stages, num_stages, name)
     return TokenMerging(
-        stages=tuple(
-            _build_stage(stage, f'{name}, stage {i}') for i, stage in enumerate(stages, 1)
-        ),
-        downsampling=None if shrink is None else _build_downsampling(shrink, name),
+        tuple(_build_stage(stage, f'{name}, stage {i}') for i, stage in enumerate(stages, 1)),
+        None if shrink is None else _build_downsampling(shrink, name),
     )
 
 
 def build_token_merger(
     config: str | type | Mapping[str, Any] | TokenMerger, where: str
 ) -> TokenMerger:
-    """Build a strategy from its registered name, its class or a dict with ``type``."""
+    """Builds a strategy from its registered name, its class or a dict with ``type``."""
     if isinstance(config, TokenMerger):
         return config
     by_name = isinstance(config, str) or inspect.isclass(config)
@@ -336,7 +332,7 @@ def _build_stage(stage: Mapping[str, Any] | None, where: str) -> StageMerging:
 
 
 def _read_options(stage: Mapping[str, Any], sides: list[str], where: str) -> dict[str, Any]:
-    """What a stage says beside its strategies for ``sides``; what is None is left out."""
+    """Reads what a stage says beside its strategies for ``sides``; None counts as not given."""
     options = {k: stage[k] for k in ('proportional_attention', 'share') if stage.get(k) is not None}
     proportional, share = options.get('proportional_attention', False), options.get('share', 1)
     if not isinstance(proportional, bool):

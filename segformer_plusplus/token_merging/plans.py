@@ -1,5 +1,4 @@
-"""Plans shared by the strategies: groups given by an index, some windows of the grid, and
-all cells of the grid.
+"""Holds the plans that strategies make: groups by an index, some windows, all cells of the grid.
 
 Means are accumulated in fp32 for half precision inputs: a group may hold hundreds of tokens, and
 a bf16 sum of ones stops growing at 256.
@@ -15,20 +14,18 @@ from .base import Grid, MergePlan, tokens_to_image
 
 
 class SlotPlan(MergePlan):
-    """Groups given by one index per token: ``slot[b, n]`` is the merged token that n goes into.
+    """Merges groups by one index per token: ``slot[b, n]`` is the merged token that n goes into.
 
     Merging is one scattered add and a division by the group sizes, unmerging one gather.
 
     Args:
         slot: (B, N) integers in [0, num_merged).
-        num_merged: M; every slot is used by at least one token, unless ``padded``.
-        padded: whether slots may be used by no token; they become zeros, of size 0.
+        num_merged: M; every slot is used by at least one token.
     """
 
-    def __init__(self, slot: Tensor, num_merged: int, padded: bool = False) -> None:
+    def __init__(self, slot: Tensor, num_merged: int) -> None:
         batch, num_tokens = slot.shape
         super().__init__(num_tokens, num_merged)
-        self.padded = padded
         self._batch = batch
         # one flat index over the batch, so that each operation is a single call on (B * M, C)
         self._index = _flat_index(slot, num_merged)
@@ -40,8 +37,7 @@ class SlotPlan(MergePlan):
         wide = flat.float() if flat.dtype in (torch.float16, torch.bfloat16) else flat
         total = wide.new_zeros(self._batch * self.num_merged, flat.shape[1])
         total = total.index_add(0, self._index, wide)
-        sizes = self._sizes.clamp(min=1) if self.padded else self._sizes
-        mean = total / sizes.unsqueeze(1).to(total.dtype)
+        mean = total / self._sizes.unsqueeze(1).to(total.dtype)
         return mean.to(tokens.dtype).unflatten(0, (self._batch, self.num_merged))
 
     def unmerge(self, tokens: Tensor) -> Tensor:
@@ -53,13 +49,13 @@ class SlotPlan(MergePlan):
 
 
 class WindowPlan(MergePlan):
-    """Some windows of the grid become one token each, their mean; all other tokens stay.
+    """Merges some windows of the grid into one token each, their mean; all other tokens stay.
 
     The merged windows come first, then the other tokens in rising order. Merging is a pooling and
     two gathers, unmerging one gather: no sum depends on the order of its terms.
 
     Args:
-        windows: (B, K) which of the whole windows, counted row by row.
+        windows: (B, K), numbers of the merged ones among the whole windows, row by row.
         grid: (H, W) in tokens.
         stride: rows and columns of a window.
     """
@@ -99,25 +95,22 @@ class WindowPlan(MergePlan):
 def _window_of_tokens(
     windows: Tensor, grid: Grid, stride: tuple[int, int], num_windows: int
 ) -> Tensor:
-    """Of every token (B, N) the place in ``windows`` (B, K) of that it lies in, -1 for none."""
+    """Returns for every token (B, N) the place of its window in ``windows`` (B, K), or -1."""
     batch, count = windows.shape
     place = windows.new_full((batch, num_windows), -1)
     place.scatter_(1, windows, torch.arange(count, device=windows.device).expand(batch, -1))
     image = place.view(batch, grid[0] // stride[0], grid[1] // stride[1])
-    return spread_windows(image, grid, stride, border=-1).flatten(1)
+    return _spread_windows(image, grid, stride, border=-1).flatten(1)
 
 
-def spread_windows(values: Tensor, grid: Grid, stride: tuple[int, int], border: int) -> Tensor:
-    """Every token gets the value of the whole window that it lies in, or ``border``.
+def _spread_windows(values: Tensor, grid: Grid, stride: tuple[int, int], border: int) -> Tensor:
+    """Gives every token the value of its window: (B, H // rows, W // columns) -> (B, H, W).
 
     Args:
-        values: (B, H // rows, W // columns).
+        values: one per whole window.
         grid: (H, W) in tokens.
         stride: rows and columns of a window.
-        border: for tokens that lie in none.
-
-    Returns:
-        (B, H, W).
+        border: for tokens that lie in no whole window.
     """
     image = values.repeat_interleave(stride[0], 1).repeat_interleave(stride[1], 2)
     missing = (0, grid[1] - image.shape[2], 0, grid[0] - image.shape[1])
@@ -125,23 +118,23 @@ def spread_windows(values: Tensor, grid: Grid, stride: tuple[int, int], border: 
 
 
 def _kept_tokens(alone: Tensor, rank: Tensor, count: int) -> Tensor:
-    """The tokens (B, count) that are ``alone`` (B, N), whose ``rank`` among them is known."""
+    """Lists the tokens (B, count) that are ``alone`` (B, N), by their ``rank`` among them."""
     tokens = torch.arange(alone.shape[1], device=alone.device).expand_as(alone)
-    # all others are written past the end, and cut off: how many there are needs no look at them
+    # all others are written past the end and cut off, so that no shape depends on values
     kept = rank.new_empty(alone.shape[0], count + 1)
     kept.scatter_(1, torch.where(alone, rank, count), tokens)
     return kept[:, :count]
 
 
 def _flat_index(index: Tensor, length: int) -> Tensor:
-    """(B, M) indices into ``length`` tokens of each image -> (B * M) into those of all."""
+    """Turns indices (B, M) into ``length`` tokens of each image into those (B * M) of a batch."""
     # len() would fix the batch of a graph that is traced
     offset = torch.arange(index.shape[0], device=index.device).unsqueeze(1) * length
     return (index + offset).flatten()
 
 
 class CellPlan(MergePlan):
-    """Groups that are rectangular cells of the grid; cells at the border may be smaller.
+    """Merges all rectangular cells of the grid; cells at the border may be smaller.
 
     Args:
         grid: (H, W) in tokens.

@@ -1,4 +1,4 @@
-"""Merging inside fixed windows of the grid: all of them, or those whose tokens are alike.
+"""Merges inside fixed windows of the grid: all of them, or those whose tokens are alike.
 
 Sources: Segformer++ (Kienzle et al., MIPR 2024), where 2x2 cells of queries are averaged, whatever
 they look like; for the windows that are alike the conditional local average pooling of ALGM
@@ -23,12 +23,12 @@ from .base import (
     tokens_to_image,
 )
 from .bipartite import check_ratio_2d
-from .plans import CellPlan, SlotPlan, WindowPlan, spread_windows
+from .plans import CellPlan, WindowPlan
 
 
 @TOKEN_MERGERS.register_module()
 class NeighborMerging2d(TokenMerger):
-    """Average the cells of the grid; cells at the border hold what is left.
+    """Averages the cells of the grid; cells at the border hold what is left.
 
     Args:
         stride: rows and columns of a cell; an int for both.
@@ -44,7 +44,7 @@ class NeighborMerging2d(TokenMerger):
 
 @TOKEN_MERGERS.register_module()
 class NeighborMerging1d(TokenMerger):
-    """Average runs of consecutive tokens of the flattened grid; the last run may be shorter.
+    """Averages runs of consecutive tokens of the flattened grid; the last run may be shorter.
 
     Args:
         stride: tokens in a run.
@@ -62,7 +62,7 @@ class NeighborMerging1d(TokenMerger):
 
 @TOKEN_MERGERS.register_module()
 class LocalWindowMerging(TokenMerger):
-    """The windows whose tokens are most alike become their means; all other tokens stay.
+    """Averages the windows whose tokens are most alike; all other tokens stay.
 
     How alike the tokens of a window are is the mean cosine of all its pairs. Unlike a matching, it
     takes a number of operations that grows with the tokens, not with their square. What a border
@@ -71,28 +71,15 @@ class LocalWindowMerging(TokenMerger):
     Args:
         ratio: share of all tokens that is merged away, in [0, 1 - 1 / (rows * columns)]: as many
             windows are merged as it takes.
-        threshold: instead of a ratio, as in ALGM: the windows whose mean cosine is at least this,
-            in [-1, 1]. How many these are depends on the image.
         stride: rows and columns of a window; an int for both.
 
     Raises:
-        TokenMergingError: a value out of range, or not exactly one of ratio and threshold.
+        TokenMergingError: a value out of range.
     """
 
-    def __init__(
-        self,
-        ratio: float | None = None,
-        threshold: float | None = None,
-        stride: int | tuple[int, int] = 2,
-    ) -> None:
-        name = 'LocalWindowMerging'
-        self.stride = check_stride(stride, name)
-        if (ratio is None) == (threshold is None):
-            raise TokenMergingError(
-                f'{name}: ratio={ratio!r} and threshold={threshold!r}; give exactly one of them'
-            )
-        self.ratio = None if ratio is None else check_ratio_2d(ratio, self.stride, name)
-        self.threshold = None if threshold is None else _check_cosine(threshold, name)
+    def __init__(self, ratio: float, stride: int | tuple[int, int] = 2) -> None:
+        self.stride = check_stride(stride, 'LocalWindowMerging')
+        self.ratio = check_ratio_2d(ratio, self.stride, 'LocalWindowMerging')
 
     def plan(self, tokens: Tensor, grid: Grid) -> MergePlan:
         check_grid(tokens, grid)
@@ -100,10 +87,6 @@ class LocalWindowMerging(TokenMerger):
         size = self.stride[0] * self.stride[1]
         if rows * columns == 0 or size == 1:
             return IdentityPlan(tokens.shape[1], tokens.device)
-        if self.threshold is not None:
-            merged = window_similarity(tokens, grid, self.stride) >= self.threshold
-            return _plan_of_any_number(merged, grid, self.stride)
-        assert self.ratio is not None
         count = min(int(tokens.shape[1] * self.ratio) // (size - 1), rows * columns)
         if count == 0:
             return IdentityPlan(tokens.shape[1], tokens.device)
@@ -114,7 +97,7 @@ class LocalWindowMerging(TokenMerger):
 
 @torch.no_grad()
 def window_similarity(tokens: Tensor, grid: Grid, stride: tuple[int, int]) -> Tensor:
-    """Mean cosine of all pairs of tokens in every whole window.
+    """Computes the mean cosine of all pairs of tokens in every whole window.
 
     The sum of all pairs of n unit vectors is that of the square of their sum, less n for the pairs
     of a vector with itself; a token of all zeros has similarity 0 to every other one.
@@ -135,28 +118,3 @@ def window_similarity(tokens: Tensor, grid: Grid, stride: tuple[int, int]) -> Te
         # n squared times the square of the mean; a unit vector's square is 1, that of zeros 0
         own = F.avg_pool2d(unit.square().sum(-1).view(-1, 1, *grid), stride).squeeze(1)
         return (count * mean.square().sum(1) - own) / (count - 1)
-
-
-def _plan_of_any_number(merged: Tensor, grid: Grid, stride: tuple[int, int]) -> MergePlan:
-    """Of windows (B, rows, columns) that are merged or not, other ones in every image."""
-    inside = spread_windows(merged, grid, stride, border=False)
-    index = torch.arange(grid[0] * grid[1], device=merged.device).view(1, *grid)
-    row, column = index // grid[1], index % grid[1]
-    corner = (row - row % stride[0]) * grid[1] + column - column % stride[1]
-    # every token names the one that stands for it, and those are numbered in rising order
-    leader = torch.where(inside, corner, index).flatten(1)
-    stays = leader == index.flatten(1)
-    number = stays.cumsum(1) - 1
-    if not len(merged):
-        return IdentityPlan(grid[0] * grid[1], merged.device)
-    fewest, most = (int(count) + 1 for count in number[:, -1].aminmax())
-    return SlotPlan(number.gather(1, leader), most, padded=fewest < most)
-
-
-def _check_cosine(threshold: float, owner: str) -> float:
-    number = isinstance(threshold, int | float) and not isinstance(threshold, bool)
-    if not number or not -1 <= threshold <= 1:
-        raise TokenMergingError(
-            f'{owner}: threshold={threshold!r} is not a cosine, a number in [-1, 1]'
-        )
-    return float(threshold)

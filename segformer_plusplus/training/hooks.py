@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from mmengine.dist import all_reduce, get_rank
-from mmengine.hooks import CheckpointHook, Hook
+from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from tqdm import tqdm
@@ -20,27 +19,6 @@ from ..errors import DivergedError, SegformerPlusPlusError
 from ..loading.images import skipping_steps
 from .distributed import unwrap
 from .randomness import seed_step
-
-_OURS = dict(
-    step_seed='StepSeedHook',
-    stop_on_nan='StopOnNaN',
-    skipped_samples='SkippedSamplesHook',
-    preemption='PreemptionHook',
-)
-
-
-def with_our_hooks(given: dict[str, Any] | None) -> dict[str, Any]:
-    """Adds our hooks to a config's ``default_hooks``, of which a None leaves one out.
-
-    mmengine's ``CheckpointHook`` becomes :class:`DurableCheckpointHook`; a hook of another kind
-    under ``checkpoint`` stays.
-    """
-    hooks = {name: dict(type=kind) for name, kind in _OURS.items()} | dict(given or {})
-    checkpoint = hooks.get('checkpoint', dict(type='CheckpointHook', interval=1))
-    theirs = ('CheckpointHook', CheckpointHook)
-    if isinstance(checkpoint, dict) and checkpoint.get('type') in theirs:
-        hooks['checkpoint'] = {**checkpoint, 'type': 'DurableCheckpointHook'}
-    return {name: hook for name, hook in hooks.items() if hook is not None or name not in _OURS}
 
 
 @HOOKS.register_module(force=True)
@@ -58,11 +36,7 @@ class StopOnNaN(Hook):
     priority = 'ABOVE_NORMAL'
 
     def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: dict[str, Any] | None = None,
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         """Looks at every loss of the iteration."""
         named = {name: value for name, value in (outputs or {}).items() if 'loss' in name}
@@ -120,11 +94,7 @@ class ProgressBarHook(Hook):
             )
 
     def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: dict[str, Any] | None = None,
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         """Moves the bar on by one."""
         if self._bar is None:
@@ -163,10 +133,6 @@ class SkippedSamplesHook(Hook):
     priority = 'LOW'
 
     def __init__(self) -> None:
-        self._before = 0
-
-    def before_train(self, runner: Runner) -> None:
-        """Starts to count."""
         self._before = 0
 
     def after_train_epoch(self, runner: Runner) -> None:
@@ -227,11 +193,7 @@ class MergeMapHook(Hook):
         self._drawn = 0
 
     def after_val_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: Sequence[Any] | None = None,
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         """Draws the images that are still missing in this validation."""
         if runner.rank != 0 or (self._validations - 1) % self.interval:

@@ -18,7 +18,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from .saving import write_last_checkpoint
+from .checkpoint_files import write_last_checkpoint
 
 EXIT_CODE = 128 + signal.SIGTERM
 """143, what a shell shows for a program that SIGTERM ended."""
@@ -60,21 +60,13 @@ class PreemptionHook(Hook):
             self._before = signal.signal(signal.SIGTERM, self._receive)
 
     def after_train(self, runner: Runner) -> None:
-        """Stops listening."""
-        self.restore()
-
-    def restore(self) -> None:
-        """Gives SIGTERM back to the handler that had it before."""
+        """Stops listening, and gives SIGTERM back to the handler that had it before."""
         if self._before is not None:
             signal.signal(signal.SIGTERM, self._before)
             self._before = None
 
     def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: dict[str, Any] | None = None,
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         """Leaves if any process was told to, unless gradients are still being accumulated."""
         wrapper = runner.optim_wrapper
@@ -83,11 +75,7 @@ class PreemptionHook(Hook):
             self._save(runner, runner.iter + 1, leave=True)
 
     def after_val_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: Any = None,
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         """Saves in the middle of a validation too, and leaves if nobody waits for this process."""
         if self._since is not None and self._saved != runner.iter:

@@ -51,37 +51,26 @@ class Positions(Sampler):
     Args:
         sampler: InfiniteSampler, DefaultSampler, or another that deals its indices out to the
             processes in turn.
-        seed: of the run; a sampler with a ``seed`` of its own goes by that.
+        seed: of the run, for a sampler that has none. The order and every sample's augmentation
+            follow from ``sampler.seed``.
+
+    Attributes:
+        pass_over: how many samples the next round through a sampler that ends leaves out.
     """
 
     def __init__(self, sampler: Any, seed: int) -> None:
         self.sampler = sampler
-        self._seed = seed
+        if getattr(sampler, 'seed', None) is None:
+            sampler.seed = seed
         self._rank, self._world_size = get_dist_info()
         self._done = 0
-        self._pass_over = 0
+        self.pass_over = 0
         if hasattr(sampler, 'skip'):
             sampler.skip = self._skip
 
-    @property
-    def seed(self) -> int:
-        """The seed of the order and of every sample's augmentation."""
-        own = getattr(self.sampler, 'seed', None)
-        return self._seed if own is None else int(own)
-
-    @seed.setter
-    def seed(self, seed: int) -> None:
-        self._seed = seed
-        if getattr(self.sampler, 'seed', None) is not None:
-            self.sampler.seed = seed
-
-    def pass_over(self, samples: int) -> None:
-        """Leaves out the first samples of the next round through a sampler that ends."""
-        self._pass_over = samples
-
     def __iter__(self) -> Iterator[Position]:
         epoch = int(getattr(self.sampler, 'epoch', 0))
-        left_out, self._pass_over = self._pass_over, 0
+        left_out, self.pass_over = self.pass_over, 0
         if not isinstance(self.sampler, InfiniteSampler):  # which goes on where it was
             self._done = 0
         for index in self.sampler:
@@ -89,7 +78,7 @@ class Positions(Sampler):
             self._done += 1
             if number >= left_out:
                 place = number * self._world_size + self._rank
-                yield Position(index, _derive(self.seed, _SAMPLE, epoch, place))
+                yield Position(index, _derive(self.sampler.seed, _SAMPLE, epoch, place))
 
     def __len__(self) -> int:
         return len(self.sampler)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
-import os
+from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
 from mmengine.dist import is_distributed, master_only
 from mmengine.fileio import LocalBackend, get_file_backend
+from mmengine.hooks import CheckpointHook
 from mmengine.model import is_model_wrapper, revert_sync_batchnorm
 from mmengine.registry import RUNNERS
 from mmengine.runner import EpochBasedTrainLoop, Runner, load_state_dict
@@ -21,31 +23,32 @@ from ..checkpoints import extract_state_dict, load_state_dict_strictly, read_che
 from ..errors import CheckpointError, SegformerPlusPlusError
 from ..loading.images import refuse_skipping
 from .advice import advice
+from .checkpoint_files import find_resumable, saving
 from .distributed import init_gloo, unwrap
-from .hooks import with_our_hooks
 from .preemption import PreemptionHook, start_worker
 from .randomness import make_repeatable, positions_of
-from .resuming import find_resumable
-from .saving import beside, saving
 from .switches import apply_switches, compile_backbone
+
+_HOOKS = dict(
+    step_seed='StepSeedHook',
+    stop_on_nan='StopOnNaN',
+    skipped_samples='SkippedSamplesHook',
+    preemption='PreemptionHook',
+)
 
 
 @RUNNERS.register_module(force=True)
 class StrictRunner(Runner):
     """mmengine's Runner, but a checkpoint must fit the model exactly, and accidents do no harm.
 
-    - mmengine only logs missing and unexpected keys and goes on, so that a checkpoint of another
-      model trains and tests as noise. Here that is a :class:`CheckpointError`.
+    - Missing and unexpected keys, which mmengine only logs, are a :class:`CheckpointError`.
       ``strict_load=False`` in the config brings back mmengine's behaviour, for fine-tuning with
-      another number of classes.
-    - Checkpoints are read with ``weights_only=True``: reading one runs no code that stands in it.
-    - Checkpoints are there whole or not at all; resuming looks for the latest whole one.
-    - A resumed run sees the samples, the augmentations and the random numbers that it would have
-      seen without the interruption, see docs/scaling.md.
+      another number of classes. Reading a checkpoint runs no code that stands in it.
+    - Checkpoints are there whole or not at all; resuming looks for the latest whole one and sees
+      the samples, the augmentations and the random numbers of a run without interruption.
     - It stops on NaN and on SIGTERM (see :mod:`.hooks`), and says in one line what to do when
       memory runs out or a data loader's worker dies.
-    - The switches ``amp``, ``accumulate`` and ``gradient_checkpointing`` of the config are carried
-      out by :meth:`from_cfg`, see configs/_base_/runtime.
+    - :meth:`from_cfg` carries out the switches of configs/_base_/runtime.
     - It runs distributed on CPUs too (gloo), with ``SyncBN`` as ``BN``. It does not shard a model.
     """
 
@@ -70,8 +73,6 @@ class StrictRunner(Runner):
         apply_switches(cfg)
         return super().from_cfg(cfg)
 
-    # --- environment -----------------------------------------------------------------------------
-
     def setup_env(self, env_cfg: dict[str, Any]) -> None:
         """Sets up the environment; processes without a GPU talk through gloo."""
         if self.distributed and not is_distributed() and not torch.cuda.is_available():
@@ -79,8 +80,18 @@ class StrictRunner(Runner):
         super().setup_env(env_cfg)
 
     def register_default_hooks(self, hooks: dict[str, Any] | None = None) -> None:
-        """Registers mmengine's hooks and ours; a None in the config leaves one out."""
-        super().register_default_hooks(with_our_hooks(hooks))
+        """Registers mmengine's hooks and ours, of which a None in the config leaves one out.
+
+        mmengine's ``CheckpointHook`` becomes ``DurableCheckpointHook``; a hook of another kind
+        under ``checkpoint`` stays.
+        """
+        hooks = {name: dict(type=kind) for name, kind in _HOOKS.items()} | dict(hooks or {})
+        checkpoint = hooks.get('checkpoint', dict(type='CheckpointHook', interval=1))
+        theirs = ('CheckpointHook', CheckpointHook)
+        if isinstance(checkpoint, dict) and checkpoint.get('type') in theirs:
+            hooks['checkpoint'] = {**checkpoint, 'type': 'DurableCheckpointHook'}
+        left_out = {name for name in _HOOKS if hooks[name] is None}
+        super().register_default_hooks({k: v for k, v in hooks.items() if k not in left_out})
 
     def wrap_model(self, model_wrapper_cfg: dict[str, Any] | None, model: nn.Module) -> nn.Module:
         """Wraps the model as the parent does, but on the CPU too."""
@@ -115,8 +126,6 @@ class StrictRunner(Runner):
         count = getattr(optim_wrapper, '_accumulative_counts', 1)
         super().scale_lr(optim_wrapper, {**auto_scale_lr, 'base_batch_size': base / count})
 
-    # --- loops -----------------------------------------------------------------------------------
-
     def train(self) -> nn.Module:
         """Trains the model; whatever happens, SIGTERM does afterwards what it did before."""
         try:
@@ -124,7 +133,7 @@ class StrictRunner(Runner):
         finally:
             for hook in self.hooks:
                 if isinstance(hook, PreemptionHook):
-                    hook.restore()
+                    hook.after_train(self)
 
     @staticmethod
     def build_dataloader(
@@ -161,19 +170,14 @@ class StrictRunner(Runner):
         """Builds a loop that scores every image, uncompiled, and whose errors say what to do."""
         return _evaluating(super().build_test_loop(loop), 'test')
 
-    # --- checkpoints -----------------------------------------------------------------------------
-
     def load_checkpoint(
-        self,
-        filename: str,
-        map_location: str | torch.device = 'cpu',
-        strict: bool = True,
+        self, filename: str, map_location: str | torch.device = 'cpu', strict: bool = True
     ) -> dict[str, Any]:
         """Loads weights into the model and returns the whole checkpoint.
 
         Args:
             filename: path or URL.
-            map_location: see :func:`torch.load`.
+            map_location: as in :func:`torch.load`.
             strict: False, or ``strict_load=False`` in the config, only logs what does not fit.
 
         Raises:
@@ -213,16 +217,13 @@ class StrictRunner(Runner):
         """
         meta, positions = dict(meta or {}), positions_of(self.train_dataloader)
         if positions is not None:
-            meta['sampler_seed'] = positions.seed
-        what = (file_client_args, save_optimizer, save_param_scheduler, meta, by_epoch)
+            meta['sampler_seed'] = int(positions.sampler.seed)
+        settings = (file_client_args, save_optimizer, save_param_scheduler, meta, by_epoch)
         backend = get_file_backend(out_dir, backend_args=backend_args)
-        if file_client_args is not None or not isinstance(backend, LocalBackend):
-            super().save_checkpoint(out_dir, filename, *what, backend_args)
-            return
-        with saving(os.path.join(out_dir, filename)):
-            super().save_checkpoint(out_dir, beside(filename).name, *what, backend_args)
-
-    # --- resuming --------------------------------------------------------------------------------
+        local = file_client_args is None and isinstance(backend, LocalBackend)
+        path = Path(out_dir, filename)
+        with saving(path) if local else contextlib.nullcontext(path) as place:
+            super().save_checkpoint(out_dir, place.name, *settings, backend_args)
 
     def resume_latest(self) -> None:
         """Makes the training go on from the latest whole checkpoint of the work dir, if any.
@@ -264,11 +265,12 @@ class StrictRunner(Runner):
         positions = positions_of(loop.dataloader)
         if positions is None:
             return
-        positions.seed = int(self._loaded_meta.get('sampler_seed', positions.seed))
+        sampler = positions.sampler
+        sampler.seed = int(self._loaded_meta.get('sampler_seed', sampler.seed))
         if isinstance(loop, EpochBasedTrainLoop):
             batches = loop.iter - loop.epoch * len(loop.dataloader)
             if 0 < batches <= len(loop.dataloader):
-                positions.pass_over(batches * loop.dataloader.batch_size)
+                positions.pass_over = batches * loop.dataloader.batch_size
 
 
 def _evaluating(loop: Any, phase: str) -> Any:

@@ -338,6 +338,8 @@ def test_every_missing_key_of_ours_is_noticed(head):
             part = {k: v for k, v in state.items() if k != key}
             with pytest.raises(CheckpointError):
                 check_complete(part, describe(part))
+            with pytest.raises(CheckpointError):
+                to_nvlabs(part)
 
 
 @pytest.mark.parametrize(

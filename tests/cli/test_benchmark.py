@@ -8,13 +8,14 @@ import torch
 
 pytest.importorskip('mmseg')
 
+from inference.tiny import build_model
 from PIL import Image
 
 from segformer_plusplus.cli.benchmark import Conditions, main
 from segformer_plusplus.evaluation.benchmark import comparison
+from segformer_plusplus.evaluation.benchmark.comparison import Setting
 from segformer_plusplus.evaluation.benchmark.contenders import OpenMMLabModel
 from segformer_plusplus.inference.configs import load_config
-from segformer_plusplus.inference.opening import build_model
 
 CONFIG = """
 custom_imports = dict(imports=['segformer_plusplus'], allow_failed_imports=False)
@@ -135,9 +136,8 @@ def test_every_peer_in_stages(config, tmp_path, capfd):
 
 def test_threads_are_swept_as_well():
     settings = Conditions([(64, 32), (8, 8)], [3], [1, 2]).settings()
-    assert [(each.shape, each.batch_size, each.threads) for each in settings] == [
-        ((64, 32), 3, 1), ((8, 8), 3, 1), ((64, 32), 3, 2), ((8, 8), 3, 2),
-    ]  # fmt: skip
+    shapes = [(64, 32), (8, 8)] * 2
+    assert settings == [Setting(*each) for each in zip(shapes, [3] * 4, [1, 1, 2, 2], strict=True)]
 
 
 def test_every_combination_of_settings(config, tmp_path, capfd):
@@ -175,7 +175,7 @@ def test_compiled_beside_eager(config):
 def test_training_steps(config, capfd, dtype):
     pytest.importorskip('transformers')
     argv = ['--token-merging', 'none', 'hq', '--against', 'mmseg', 'transformers', 'tomesd']
-    argv += ['--training', '--stages', '--shape', '64x64', '96x64', '--batch-size', 2]
+    argv += ['--training', '--stages', '--shape', '64x64', '--batch-size', 2]
     content = measured(config, *argv, '--dtype', dtype, *LINEAR)
     for run in content['runs']:
         assert names(run) == ['mmseg', 'transformers', 'none', 'hq', 'hq (tomesd)']
@@ -189,29 +189,25 @@ def test_training_steps(config, capfd, dtype):
     assert 'training step, 2 x 3 x 64 x 64' in capfd.readouterr().out
 
 
-def stop(error: BaseException):
-    def function(*args: object, **kwargs: object) -> None:
-        raise error
-
-    return function
-
-
-def test_an_interruption_loses_no_run(config, monkeypatch, capfd):
+@pytest.mark.parametrize('error', [KeyboardInterrupt(), torch.OutOfMemoryError('CUDA')])
+def test_an_interruption_or_too_little_memory_loses_no_run(config, monkeypatch, capfd, error):
     counted = []
 
     def count(call):
         counted.append(call)
         if len(counted) > 2:
-            raise KeyboardInterrupt
+            raise error
         return 1
 
     monkeypatch.setattr(comparison, 'count_flops', count)
     argv = ['--token-merging', 'none', '2x2', '--shape', '64x64', '64x96', '96x96']
-    first, second = measured(config, *argv, code=130)['runs']
+    interrupted = isinstance(error, KeyboardInterrupt)
+    first, second = measured(config, *argv, code=130 if interrupted else 2)['runs']
     assert first['complete'] and 'gflops' in first['results'][1]
     assert 'complete' not in second and names(second) == ['none', '2x2']
     assert len(second['results'][0]['seconds']) == 2 and 'gflops' not in second['results'][0]
-    assert 'interrupted' in capfd.readouterr().out
+    said = capfd.readouterr()
+    assert 'interrupted' in said.out if interrupted else 'error: none: out of memory' in said.err
 
 
 def test_an_interruption_between_rounds_keeps_those_before(config, monkeypatch):
@@ -227,14 +223,6 @@ def test_an_interruption_between_rounds_keeps_those_before(config, monkeypatch):
     argv = ['--token-merging', 'none', '2x2', '--shape', '64x64']
     (run,) = measured(config, *argv, code=130)['runs']
     assert [len(record['seconds']) for record in run['results']] == [2, 1]
-
-
-def test_running_out_of_memory_loses_no_run(config, monkeypatch, capfd):
-    error = torch.OutOfMemoryError('CUDA out of memory')
-    monkeypatch.setattr(comparison, 'peak_memory', stop(error))
-    (run,) = measured(config, '--shape', '64x64', '64x96', code=2)['runs']
-    assert names(run) == ['tiny'] and 'complete' not in run
-    assert 'error: tiny: out of memory' in capfd.readouterr().err
 
 
 def test_a_peer_that_cannot_be_compared(config, tmp_path, capfd):
@@ -262,6 +250,11 @@ def test_a_peer_that_cannot_be_compared(config, tmp_path, capfd):
         (['--token-merging', 'nope'], "'nope'"),
         (['--checkpoint', 'absent.pth'], 'absent.pth'),
         (['--shape', '8x8'], 'image of 8x8 is too small'),
+        (['--shape', '12'], '12'),
+        (['--shape', '0x4'], '0x4'),
+        (['--rounds', '0'], '--rounds is 0'),
+        (['--threads', '0'], '0'),
+        (['--against', 'mmseg,timm'], "'timm' is no peer"),
     ],
 )
 def test_refuses(config, capfd, argv, message):
@@ -271,17 +264,3 @@ def test_refuses(config, capfd, argv, message):
 def test_refuses_names_that_clash(config, capfd):
     assert 'several' in refused(capfd, config, config, '--token-merging', 'hq')
     assert 'twice' in refused(capfd, config, config)
-
-
-@pytest.mark.parametrize(
-    'option',
-    [
-        ['--shape', '12'],
-        ['--shape', '0x4'],
-        ['--rounds', '0'],
-        ['--threads', '0'],
-        ['--against', 'mmseg,timm'],
-    ],
-)
-def test_options_that_cannot_be_read(config, option, capfd):
-    assert option[-1].removeprefix('mmseg,') in refused(capfd, config, *option)

@@ -5,15 +5,14 @@ from typing import Any
 
 import pytest
 import torch
+from inference.tiny import build_model
 from torch import nn
-
-from segformer_plusplus.inference.opening import build_model
 
 WIDTHS = [8, 16, 40, 64]
 
 
 def tiny_config(head: str = 'SegformerLinearHead', **backbone: Any) -> dict[str, Any]:
-    """One block a stage, 8 channels a head."""
+    """Returns the config of one block a stage, 8 channels a head."""
     return dict(
         type='EncoderDecoderPlusPlus',
         data_preprocessor=dict(type='SegDataPreProcessor'),
@@ -36,7 +35,7 @@ def tiny_config(head: str = 'SegformerLinearHead', **backbone: Any) -> dict[str,
 
 
 def build_tiny(**settings: Any) -> nn.Module:
-    """The model of :func:`tiny_config` with weights none of which is a default.
+    """Builds the model of :func:`tiny_config` with weights none of which is a default.
 
     Initial weights hide mistakes: all biases are 0, all norms do the same.
     """
@@ -54,3 +53,19 @@ def build_tiny(**settings: Any) -> nn.Module:
 def tiny() -> tuple[Callable[..., dict[str, Any]], Callable[..., nn.Module]]:
     """The config and the model, as functions of settings."""
     return tiny_config, build_tiny
+
+
+def build_peer(library: str, config: dict[str, Any], ours: nn.Module) -> Any:
+    """Returns the contender of another library with the weights of ours."""
+    from segformer_plusplus.evaluation.benchmark import peers
+    from segformer_plusplus.evaluation.benchmark.contenders import OpenMMLabModel
+
+    if library != 'mmseg':
+        pytest.importorskip(library)
+        if library == 'transformers':
+            return peers.TransformersModel(config, ours)
+        return peers.OpenVinoModel(ours, 'a test')
+    theirs = build_model(peers.mmseg_peer(config))
+    peers.make_levels_linear(theirs, ours)
+    theirs.load_state_dict(ours.state_dict(), strict=True)
+    return OpenMMLabModel(theirs)

@@ -1,5 +1,7 @@
-"""Other people's models with our weights compute the same; what they cannot express is refused."""
+"""Other people's models with our weights compute the same, in parts and as a whole."""
 
+import ctypes
+import gc
 import sys
 
 import pytest
@@ -10,62 +12,110 @@ import segformer_plusplus  # noqa: F401  (must precede mmseg)
 
 # isort: split
 import torch
+from inference.tiny import build_model
+from torch import nn
 
 from segformer_plusplus import SegformerPlusPlusError
-from segformer_plusplus.evaluation.benchmark.contenders import OpenMMLabModel
-from segformer_plusplus.evaluation.benchmark.openvino_peer import OpenVinoModel, check_openvino
+from segformer_plusplus.evaluation.benchmark.comparison import share_weights
+from segformer_plusplus.evaluation.benchmark.contenders import OpenMMLabModel, stage_calls
 from segformer_plusplus.evaluation.benchmark.peers import (
-    TransformersModel,
+    check_openvino,
     check_peers,
     check_same_logits,
-    make_levels_linear,
     mmseg_peer,
     tomesd_peer,
     transformers_settings,
 )
-from segformer_plusplus.inference.opening import build_model
+from segformer_plusplus.inference.labels import resize_and_argmax
+from segformer_plusplus.mit.cpu import is_chunked
 from segformer_plusplus.token_merging import TomesdMatching
 
-IMAGES = torch.randn(1, 3, 64, 96)
+from .conftest import build_peer
+
+IMAGES = torch.randn(2, 3, 64, 96)
+NORMS = 'SegformerHeadPlusPlus'
+LINEAR = 'SegformerLinearHead'
+OURS = ['EncoderDecoderPlusPlus', 'MixVisionTransformerPlusPlus']
+MMSEG = ['EncoderDecoder', 'MixVisionTransformer', 'SegformerHead']
+TRANSFORMERS = ['SegformerForSemanticSegmentation', 'SegformerModel', 'SegformerDecodeHead']
 
 
-@pytest.mark.parametrize('head', ['SegformerHeadPlusPlus', 'SegformerLinearHead'])
-def test_mmseg(tiny, head):
+@pytest.mark.parametrize(
+    ('library', 'head', 'types'),
+    [
+        ('mmseg', LINEAR, MMSEG),
+        ('mmseg', NORMS, MMSEG),
+        ('transformers', LINEAR, TRANSFORMERS),
+        ('openvino', LINEAR, [*OURS, LINEAR]),
+    ],
+)
+def test_a_peer_has_the_same_logits_and_parts_that_make_the_whole(tiny, library, head, types):
     config, build = tiny
     ours = build(head=head)
-    theirs = build_model(mmseg_peer(config(head)))
-    make_levels_linear(theirs, ours)
-    theirs.load_state_dict(ours.state_dict(), strict=True)
-    assert type(theirs).__name__ == 'EncoderDecoder'
-    assert type(theirs.backbone).__name__ == 'MixVisionTransformer'
-    assert type(theirs.decode_head).__name__ == 'SegformerHead'
-    error = check_same_logits(OpenMMLabModel(ours), OpenMMLabModel(theirs), IMAGES, 1e-5)
-    assert 0 <= error < 1e-5
+    theirs = build_peer(library, config(head), ours)
+    module = theirs.module
+    found = [type(each).__name__ for each in (module, theirs.backbone, module.decode_head)]
+    assert found == types
+    assert check_same_logits(OpenMMLabModel(ours), theirs, IMAGES, 1e-5) < 1e-5
+    check_parts(theirs)
+    assert theirs.uses_torch == (library != 'openvino')
+    assert is_chunked()  # the switch is set back
+    if library == 'transformers':
+        assert theirs.details['attention'] in ('sdpa', 'eager')
+        assert {n.eps for n in module.modules() if isinstance(n, nn.LayerNorm)} == {1e-6}
+        module.decode_head.classifier.bias.data.add_(1)
+        with pytest.raises(SegformerPlusPlusError, match='the logits of transformers differ by'):
+            check_same_logits(OpenMMLabModel(ours), theirs, IMAGES, 1e-4, 'transformers')
 
 
-def test_transformers(tiny):
-    pytest.importorskip('transformers')
+def test_parts_of_ours(tiny):
+    check_parts(OpenMMLabModel(tiny[1](token_merging='hq')))
+
+
+def check_parts(model):
+    stages = stage_calls(model, IMAGES)
+    assert list(stages) == ['backbone', 'head', 'labels']
+    assert stages['head']().shape == (2, 5, 16, 24)
+    with torch.inference_mode():
+        whole = model.predict(IMAGES).clone()
+        logits = model.logits(IMAGES)
+        assert whole.shape == (2, 64, 96) and whole.dtype == torch.int64
+        assert torch.equal(whole, stages['labels']())
+        # our labels take a short cut: where two classes have equal logits, either is right
+        assert (whole == resize_and_argmax(logits, (64, 96))).float().mean() > 0.999
+
+
+def test_openvino_follows_another_shape_and_other_threads(tiny):
     config, build = tiny
-    ours = build()
-    theirs = TransformersModel(config(), ours)
-    assert type(theirs.module).__name__ == 'SegformerForSemanticSegmentation'
-    assert theirs.details['attention'] in ('sdpa', 'eager')
-    assert check_same_logits(OpenMMLabModel(ours), theirs, IMAGES, 1e-5) < 1e-5
-    assert {n.eps for n in theirs.module.modules() if type(n).__name__ == 'LayerNorm'} == {1e-6}
-    theirs.module.decode_head.classifier.bias.data.add_(1)
-    with pytest.raises(SegformerPlusPlusError, match='the logits of transformers differ by'):
-        check_same_logits(OpenMMLabModel(ours), theirs, IMAGES, 1e-4, 'transformers')
+    model = build_peer('openvino', config(), build())
+    threads = torch.get_num_threads()
+    try:
+        for size in [(1, 3, 64, 64), (2, 3, 96, 64)]:
+            torch.set_num_threads(size[0])
+            assert model.predict(torch.randn(size)).shape == (size[0], *size[2:])
+    finally:
+        torch.set_num_threads(threads)
+    if sys.platform == 'linux':
+        check_stack_for_signals()
 
 
-@pytest.mark.parametrize('head', ['SegformerHeadPlusPlus', 'SegformerLinearHead'])
-def test_openvino(tiny, head):
-    pytest.importorskip('openvino')
-    _, build = tiny
-    ours = build(head=head)
-    theirs = OpenVinoModel(ours, 'a test')
-    assert check_same_logits(OpenMMLabModel(ours), theirs, IMAGES, 1e-5) < 1e-5
-    assert not theirs.uses_torch
-    assert ours.backbone.layers[0][1][0].attn.in_rows  # the source is a copy
+def check_stack_for_signals():
+    """OpenVINO leaves none that is gone: reads the memory map of Linux."""
+
+    class Stack(ctypes.Structure):
+        _fields_ = [('start', ctypes.c_void_p), ('flags', ctypes.c_int), ('size', ctypes.c_size_t)]
+
+    gc.collect()
+    stack = Stack()
+    assert ctypes.CDLL(None).sigaltstack(None, ctypes.byref(stack)) == 0
+    maps = [line.split()[0].split('-') for line in open('/proc/self/maps')]
+    mapped = any(int(low, 16) <= (stack.start or 0) < int(high, 16) for low, high in maps)
+    assert not stack.start or mapped
+
+
+def test_what_has_no_head_is_refused():
+    with pytest.raises(SegformerPlusPlusError, match='Sequential has not both'):
+        OpenMMLabModel(nn.Sequential())
 
 
 @pytest.mark.parametrize('preset', ['hq', 'fast'])
@@ -78,30 +128,29 @@ def test_tomesd(tiny, preset):
     assert len(mergers) == 4 and all(isinstance(each, TomesdMatching) for each in mergers)
     images = torch.randn(1, 3, 128, 160)
     assert check_same_logits(OpenMMLabModel(ours), theirs, images, 1e-5) < 1e-5
-    unmerged = OpenMMLabModel(build())
     with pytest.raises(SegformerPlusPlusError, match='differ by'):
-        check_same_logits(unmerged, theirs, images, 1e-4)
-
-
-def test_tomesd_shares_the_weights(tiny):
-    _, build = tiny
-    ours = build(token_merging='hq')
-    theirs = tomesd_peer(ours)
+        check_same_logits(OpenMMLabModel(build()), theirs, images, 1e-4)
+    # the weights are shared, the matching is not
     assert {id(p) for p in theirs.module.parameters()} == {id(p) for p in ours.parameters()}
     assert not isinstance(ours.backbone.layers[0][1][0].attn.merging.kv, TomesdMatching)
 
 
-def test_tomesd_keeps_downsampling(tiny):
+def test_tomesd_keeps_downsampling_and_leaves_other_presets(tiny):
     _, build = tiny
     stages = [dict(kv=dict(type='BipartiteSoftMatching2d', ratio=0.6)), {}, {}, {}]
     ours = build(token_merging=dict(stages=stages, downsampling=dict(factor=2, mode='bilinear')))
     assert tomesd_peer(ours).module.backbone.token_merging.downsampling.factor == 2
+    assert tomesd_peer(build(token_merging='2x2')) is None
 
 
-@pytest.mark.parametrize('preset', ['none', '2x2'])
-def test_tomesd_has_nothing_to_say_about_other_presets(tiny, preset):
-    _, build = tiny
-    assert tomesd_peer(build(token_merging=preset)) is None
+def test_models_of_the_same_shapes_share_the_weights_of_the_first(tiny):
+    config, build = tiny
+    first, same, wider = build(), build_model(config()), build_model(config(mlp_ratio=2))
+    before = wider.backbone.layers[0][0].projection.weight.clone()
+    share_weights({'first': first, 'same': same, 'wider': wider})
+    for key, value in first.state_dict().items():
+        assert torch.equal(same.state_dict()[key], value)
+    assert torch.equal(wider.backbone.layers[0][0].projection.weight, before)
 
 
 def test_a_model_that_is_not_ours_has_no_peer(tiny):
@@ -113,7 +162,7 @@ def test_a_model_that_is_not_ours_has_no_peer(tiny):
 @pytest.mark.parametrize(
     ('part', 'setting', 'message'),
     [
-        ('decode_head', dict(type='SegformerHeadPlusPlus'), 'type=SegformerLinearHead'),
+        ('decode_head', dict(type=NORMS), 'type=SegformerLinearHead'),
         ('decode_head', dict(align_corners=True), 'decode_head.align_corners=True, only False'),
         ('decode_head', dict(interpolate_mode='nearest'), "interpolate_mode='nearest'"),
         ('backbone', dict(qkv_bias=False), 'backbone.qkv_bias=False, only True'),
@@ -144,10 +193,9 @@ def test_settings_of_transformers(tiny):
     ('peer', 'extra'), [('transformers', 'hf'), ('openvino', 'export'), ('mmseg', 'mmseg')]
 )
 def test_a_missing_library_names_its_extra(tiny, monkeypatch, peer, extra):
-    config, _ = tiny
     monkeypatch.setitem(sys.modules, peer, None)
     with pytest.raises(SegformerPlusPlusError, match=rf'segformer-plusplus\[{extra}\]'):
-        check_peers([peer], config())
+        check_peers([peer], tiny[0]())
 
 
 @pytest.mark.parametrize(('device', 'dtype'), [('cuda', 'float32'), ('cpu', 'bfloat16')])

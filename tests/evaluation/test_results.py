@@ -1,4 +1,4 @@
-"""The table of results and its plot: cells, JSON, Markdown, terminal, front."""
+"""Tables of results and their plots: cells, JSON, Markdown, terminal, front, benchmark."""
 
 import itertools
 import json
@@ -8,10 +8,26 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
+from PIL import Image
 from rich.console import Console
 
 from segformer_plusplus.errors import SegformerPlusPlusError
-from segformer_plusplus.evaluation.plots import Panel, Point, Series, draw_panels, draw_table
+from segformer_plusplus.evaluation.benchmark.report import (
+    break_even_lines,
+    check_lines,
+    result_table,
+    run_title,
+    stage_table,
+)
+from segformer_plusplus.evaluation.plots import (
+    Panel,
+    Point,
+    Series,
+    check_plot_path,
+    draw_benchmark,
+    draw_panels,
+    draw_table,
+)
 from segformer_plusplus.evaluation.results import (
     MEMORY,
     MILLISECONDS,
@@ -50,9 +66,8 @@ TABLE = ResultsTable(
 
 
 def test_a_row_of_times():
-    assert ROWS[1].median_seconds == 0.06 and ROWS[1].quartiles_seconds == pytest.approx(
-        (0.055, 0.07)
-    )
+    assert ROWS[1].median_seconds == 0.06
+    assert ROWS[1].quartiles_seconds == pytest.approx((0.055, 0.07))
     assert ROWS[1].speed_up == pytest.approx(0.2 / 0.06)
     assert Row.timed('a', None, BASE) == Row('a') and Row.timed('a', BASE, None).speed_up is None
 
@@ -154,7 +169,7 @@ def test_names_cover_neither_each_other_nor_points(tmp_path, figures):
     assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
 
 
-@pytest.mark.parametrize('suffix', ['png', 'svg', 'pdf'])
+@pytest.mark.parametrize('suffix', ['png', 'pdf'])
 def test_a_table_is_drawn(tmp_path, suffix, figures):
     rows = [Row('none', values={'mIoU': 70.0, 'changed': 0.0}, speed_up=1.0),
             Row('a', values={'mIoU': 69.9, 'changed': 0.01}, speed_up=1.5),
@@ -184,5 +199,111 @@ def test_beyond_the_limit_nothing_is_shown(tmp_path, figures):
 def test_nothing_to_draw(tmp_path):
     with pytest.raises(SegformerPlusPlusError, match='no preset was both timed and tested'):
         draw_table(tmp_path / 'a.png', replace(TABLE, rows=[Row('none', values={'mIoU': 1.0})]))
-    with pytest.raises(SegformerPlusPlusError, match="'doc'"):
-        draw_table(tmp_path / 'a.doc', replace(TABLE, rows=[]))
+    with pytest.raises(SegformerPlusPlusError, match='no run has results'):
+        draw_benchmark(tmp_path / 'a.png', [run(64, {})])
+    for draw in (check_plot_path, lambda path: draw_table(path, TABLE)):
+        for name in ('a.doc', 'a'):
+            with pytest.raises(SegformerPlusPlusError, match=f'{name}: a plot cannot.*\\.png'):
+                draw(name)
+
+
+def result(name, ms, **more):
+    seconds = ms / 1e3
+    return dict(
+        name=name, median_seconds=seconds, quartiles_seconds=(0.9 * seconds, 1.2 * seconds),
+        speed_up=1.0, parameters=3_700_000, gflops=12.34, peak_memory_bytes=2**20, **more,
+    )  # fmt: skip
+
+
+def run(size, times, batch_size=1, **more):
+    results = [result(name, ms, **more) for name, ms in times.items()]
+    return dict(shape=(size, 2 * size), batch_size=batch_size, threads=2, results=results)
+
+
+@pytest.mark.parametrize('stages', [{}, dict(backbone=0.01, head=0.002, labels=0.001)])
+def test_bars_of_one_shape(tmp_path, figures, stages):
+    one = run(128, {'mmseg': 32, 'none': 16}, **(dict(stages=stages) if stages else {}))
+    draw_benchmark(tmp_path / 'new' / 'a.png', [one], 'A title')
+    (axis,) = figures[0].axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == ['mmseg', 'none']
+    widths = [10, 10, 2, 2, 1, 1] if stages else [32, 16]
+    assert [bar.get_width() for bar in axis.patches] == pytest.approx(widths)
+    assert [text.get_text() for text in axis.texts] == ['32', '16']
+    assert (axis.get_legend() is not None) == bool(stages)
+    image = np.asarray(Image.open(tmp_path / 'new' / 'a.png').convert('L'))
+    assert image.min() < 100 and [path.name for path in (tmp_path / 'new').iterdir()] == ['a.png']
+
+
+def test_lines_over_sizes_one_panel_a_batch_size(tmp_path, figures):
+    def timed(size, batch_size=1):
+        return run(size, {'mmseg': size**2 / 1e3, 'none': size**2 / 2e3}, batch_size)
+
+    runs = [timed(512), timed(128), timed(256), timed(128, 4), timed(256, 4), run(64, {})]
+    draw_benchmark(tmp_path / 'a.svg', runs)
+    axes = figures[0].axes
+    assert [axis.get_title() for axis in axes] == ['batch 1, 2 threads', 'batch 4, 2 threads']
+    lines = {line.get_label(): line for line in axes[0].get_lines()}
+    assert list(lines) == ['mmseg', 'none']
+    sizes = np.array([128, 256, 512])
+    assert list(lines['none'].get_xdata()) == list(2 * sizes**2)
+    assert list(lines['none'].get_ydata()) == pytest.approx(list(sizes**2 / 2e3))
+    assert axes[0].get_xscale() == axes[0].get_yscale() == 'log'
+    shapes = [label.get_text() for label in axes[0].get_xticklabels()]
+    assert shapes == ['128x256', '256x512', '512x1024']
+    assert (tmp_path / 'a.svg').read_text().startswith('<?xml')
+
+
+def test_from_which_size_on_a_preset_pays():
+    runs = [
+        run(512, {'none': 10, 'a': 9, 'b': 9, 'c': 11, 'd': 11}),
+        run(256, {'none': 10, 'a': 9, 'b': 11, 'c': 9, 'd': 11}),
+        run(1024, {'none': 10, 'a': 9, 'b': 9, 'c': 9, 'd': 11}),
+    ]
+    lines = list(break_even_lines(runs, ['none', 'a', 'b', 'c', 'd', 'absent']))
+    assert [line.partition(' is faster than ')[2] for line in lines] == [
+        'none at all of these sizes, from 256x512',
+        'none from 512x1024 on',
+        'none from 1024x2048 on',
+        'none at none of these sizes',
+    ]
+    assert lines[0].startswith('batch 1, 2 threads: a ')
+    assert list(break_even_lines(runs[:1], ['none', 'a'])) == []
+    # compiled models are compared among themselves
+    times = {'none': 10, 'a': 11, 'none, compiled': 9, 'a, compiled': 8}
+    lines = list(break_even_lines([run(64, times), run(96, times)], ['none', 'a']))
+    assert 'a is faster than none at none' in lines[0]
+    assert 'a, compiled is faster than none, compiled at all' in lines[1]
+
+
+def test_tables_of_a_benchmark_fit_into_80_columns(capsys):
+    stages = dict(backbone=1.234, head=0.2, labels=0.01)
+    quartiles = {name: (0.9 * s, 1.1 * s) for name, s in stages.items()}
+    more = dict(
+        gflops_per_second=123.4, share_of_matrix_products=0.456,
+        stages=stages, stages_quartiles=quartiles,
+    )  # fmt: skip
+    one = run(1024, {'transformers, compiled': 2345.6, 'openvino': 9}, **more)
+    del one['results'][1]['peak_memory_bytes']
+    console = Console(width=80)
+    console.print(result_table(one, run_title(one, 'float32', 'cpu')).to_rich())
+    console.print(stage_table(one).to_rich())
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 80
+    for cell in ('2346 (2111-2815)', '123 (46%)', '1234 (1111-1357)', 'openvino', ' - '):
+        assert cell in text
+    assert '1 x 3 x 1024 x 2048, 2 threads, float32 on cpu' in text
+
+
+def test_checks():
+    record = dict(
+        relative_error_of_logits={'mmseg': 1.2e-6},
+        relative_error_of_training_step={'mmseg': dict(loss=0.0, gradient=3e-5)},
+        compiled={'none': dict(seconds=61.2, equal_labels=0.99987)},
+        matrix_products_gflops_per_second={'mm': 93.4, 'conv1x1': 120.0},
+    )
+    assert list(check_lines(record)) == [
+        'mmseg: logits equal to ours within 1e-06 of the largest one',
+        'mmseg: training step equal to ours: loss within 0e+00, gradient within 3e-05',
+        'none, compiled: in 61 s; 99.987% of the labels as in eager mode',
+        'this machine multiplies matrices at 93 GFLOP/s by mm, 120 GFLOP/s by conv1x1',
+    ]

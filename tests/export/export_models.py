@@ -5,9 +5,9 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
+from inference.tiny import build_model
 
 from segformer_plusplus.export.formats import openvino_core
-from segformer_plusplus.inference.opening import build_model
 
 WIDTHS = [8, 16, 40, 64]
 RUNTIMES = ['onnxruntime', *(['openvino'] if find_spec('openvino') else [])]

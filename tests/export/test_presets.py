@@ -14,7 +14,6 @@ from export_models import (
     plain_torch,
 )
 
-from segformer_plusplus.errors import SegformerPlusPlusError
 from segformer_plusplus.export import check_export, export_model, read_metadata
 from segformer_plusplus.export.formats import convert_to_openvino
 
@@ -84,11 +83,3 @@ def test_windows_by_ratio(tmp_path):
     export = export_model(model, tmp_path / 'windows.onnx', shape=SHAPE, dynamic_batch=True)
     assert all(check.relative_error < 1e-4 for check in export.checks)
     assert export.metadata['token_merging']['stages'][0]['proportional_attention'] is True
-
-
-def test_windows_by_threshold_are_refused(tmp_path):
-    windows = dict(type='LocalWindowMerging', threshold=0.5)
-    model = build_segmentor(token_merging=[dict(q=windows)] * 4)
-    with pytest.raises(SegformerPlusPlusError, match='threshold=0.5.*depends on the image'):
-        export_model(model, tmp_path / 'a.onnx', shape=SHAPE)
-    assert not list(tmp_path.iterdir())

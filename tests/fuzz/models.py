@@ -41,7 +41,6 @@ TINY = dict(
     act_cfg=dict(type='GELU'),
     norm_cfg=dict(type='LN', eps=1e-6),
     with_cp=False,
-    in_rows=True,
     pretrained=None,
     init_cfg=None,
 )

@@ -183,17 +183,6 @@ def test_a_damaged_file(tmp_path, damage):
     assert not noticed or (content is None and not loaded)
 
 
-@cases(1)
-@given(
-    name=st.sampled_from(KINDS), data=st.one_of(st.binary(max_size=300), st.text().map(str.encode))
-)
-def test_any_bytes(tmp_path, name, data):
-    path = tmp_path / name
-    path.write_bytes(data)
-    content = read_or_refuse(path)
-    assert content is None or isinstance(content, dict)  # an empty safetensors file is one
-
-
 def zipped(entries: dict[str, bytes]) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, 'w') as archive:

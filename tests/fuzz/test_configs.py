@@ -14,12 +14,11 @@ pytest.importorskip('mmseg')
 pytest.importorskip('mmpose')
 
 from segformer_plusplus import SegformerPlusPlusError
-from segformer_plusplus.token_merging import build_token_merging
 
 from .cases import cases
 from .models import CONFIGS, DELETED, HEADS, KNOWN, MISTAKES, complaint, config, edit, run, values
 
-MORE = ['in_rows', 'interpolate_mode', 'act_cfg', 'align_corners', 'no_such_key']
+MORE = ['interpolate_mode', 'act_cfg', 'align_corners', 'no_such_key']
 NO_BACKBONES = ['', 'nearest', 'bilinear']
 """The first is mmengine's "Failed to get", the others modules of mmcv with other arguments."""
 BACKBONE = [*config('mmseg')['backbone'], 'tome_cfg', 'no_such_key']
@@ -159,11 +158,6 @@ def test_a_mistake_in_merging(name):
         assert outcome('mmseg', model, [(each, value) for each in names]) is None
 
     check()
-
-
-def test_a_strategy_without_a_name():
-    with pytest.raises(SegformerPlusPlusError, match='stage 1, q'):
-        build_token_merging([dict(q=dict(type='')), {}, {}, {}])
 
 
 def test_tome_cfg_with_too_few_stages_is_named():

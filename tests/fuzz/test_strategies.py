@@ -15,6 +15,7 @@ from segformer_plusplus import (
     TokenMerger,
 )
 from segformer_plusplus.errors import TokenMergingError
+from segformer_plusplus.mit.cpu import chunked
 from segformer_plusplus.token_merging import (
     PRESETS,
     MergePlan,
@@ -40,12 +41,6 @@ from .cases import (
 )
 
 TINY = dict(embed_dims=8, num_layers=[1, 1, 2, 1], num_heads=[1, 2, 5, 8])
-
-
-def test_an_empty_batch_of_cells():
-    tokens = torch.zeros(0, 6, 2)
-    plan = NeighborMerging2d(2).plan(tokens, (2, 3))
-    assert plan.unmerge(plan.merge(tokens)).shape == tokens.shape
 
 
 def check_plan(plan: MergePlan, tokens: Tensor) -> None:
@@ -175,11 +170,6 @@ def test_any_argument_is_refused_by_name_or_works(kind, arguments):
     check_plan(merging.stages[0].q.plan(tokens, (5, 7)), tokens)
 
 
-def test_a_seed_that_torch_refuses():
-    with pytest.raises(TokenMergingError, match='seed'):
-        CLASSES['TomesdMatching'](0.5, 2, seed=2**64)
-
-
 @cases(1)
 @given(mergers, st.lists(st.integers(0, 9), max_size=4), grids)
 def test_tokens_that_do_not_lie_on_the_grid(merger, shape, grid):
@@ -303,13 +293,12 @@ def forward_or_too_small(model, image):
 
 @cases(1)
 @given(merging_configs, sizes, st.integers(1, 2))
-def test_backbone_in_rows_is_the_backbone(token_merging, size, batch):
+def test_chunked_backbone_is_the_backbone(token_merging, size, batch):
     """Both ways through a block are equal, in a precision in which no matching is a near tie."""
-    image = random(3, batch, 3, *size)
+    model, image = backbone(token_merging).double(), random(3, batch, 3, *size)
     features = []
-    for in_rows in (True, False):
-        model = backbone(token_merging, in_rows=in_rows).double()
-        with torch.inference_mode():
+    for enabled in (True, False):
+        with torch.inference_mode(), chunked(enabled):
             features.append(forward_or_too_small(model, image))
     if features[0] is not None:
         for actual, expected in zip(*features, strict=True):
@@ -440,11 +429,6 @@ def test_original_spelling_with_a_mistake(stages, at, key, value):
         for merger in (stage.q, stage.kv):
             if merger is not None:
                 check_plan(merger.plan(tokens, (6, 7)), tokens)
-
-
-def test_a_mode_that_is_a_list():
-    with pytest.raises(TokenMergingError, match='q_mode'):
-        read_tome_cfg([dict(q_mode=['bsm'])])
 
 
 @cases(0.5)

@@ -13,12 +13,11 @@ import segformer_plusplus  # noqa: F401  (must precede mmseg)
 
 # isort: split
 from mmseg.apis import inference_model
-from PIL import Image
 
 from segformer_plusplus import CheckpointError, SegformerPlusPlusError
 from segformer_plusplus.inference import Segmenter
 
-from .test_sources import random_image, write_video
+from .test_sources import random_image
 
 
 def mmseg_labels(model, image):
@@ -56,17 +55,6 @@ def test_many_images_are_as_one_by_one(segmentation, segmenter, batch_size):
     assert [sample.img_path for sample in samples] == [f'array-{n}' for n in range(6)]
     for image, sample in zip(images, samples, strict=True):
         assert (labels_of(sample) == labels_of(segmenter(image))).mean() > 0.999
-
-
-def test_files_folders_videos_and_pil(segmenter, tmp_path):
-    image = random_image(64, 96)
-    cv2.imwrite(str(tmp_path / 'x.png'), image)
-    write_video(tmp_path / 'v.avi', frames=2)
-    expected = labels_of(segmenter(image))
-    pil = Image.fromarray(np.ascontiguousarray(image[..., ::-1]))
-    for one in (str(tmp_path / 'x.png'), tmp_path / 'x.png', pil):
-        np.testing.assert_array_equal(labels_of(segmenter(one)), expected)
-    assert len(segmenter(tmp_path)) == 3
 
 
 @pytest.fixture
@@ -111,12 +99,6 @@ def test_logits_on_request(segmentation):
     np.testing.assert_array_equal(sample.seg_logits.data.argmax(0).numpy(), labels_of(sample))
 
 
-def test_a_tile_as_large_as_the_image_is_the_image(segmentation, segmenter):
-    image = random_image(64, 96)  # not resized by the pipeline
-    tiled = Segmenter(*segmentation, device='cpu', tile=(64, 96))
-    np.testing.assert_array_equal(labels_of(tiled(image)), labels_of(segmenter(image)))
-
-
 def test_tiles_are_predicted_at_the_images_own_size(segmentation, bare):
     image = random_image(64, 300)
     tiled = Segmenter(*segmentation, device='cpu', tile=(64, 96), overlap=32, batch_size=2)
@@ -129,6 +111,7 @@ def test_tiles_are_predicted_at_the_images_own_size(segmentation, bare):
 def test_one_that_cannot_be_read_does_not_stop_the_others(segmenter, tmp_path):
     for name in 'ac':
         cv2.imwrite(str(tmp_path / f'{name}.png'), random_image())
+    assert [sample.img_path for sample in segmenter(tmp_path)] == ['a.png', 'c.png']
     (tmp_path / 'b.png').write_bytes(b'no image')
     found = list(segmenter.stream(tmp_path))
     assert [each.picture.name for each in found] == ['a.png', 'b.png', 'c.png']
@@ -144,7 +127,6 @@ def test_one_that_cannot_be_read_does_not_stop_the_others(segmenter, tmp_path):
         (dict(batch_size=0), 'batch_size is 0'),
         (dict(tile=64, overlap=64), 'overlap is 64'),
         (dict(tile=64, keep_logits=True), 'tiles keep no logits'),
-        (dict(cfg_options={'modle.x': 1}), "did you mean 'model'"),
     ],
 )
 def test_arguments_that_are_refused(segmentation, arguments, message):
@@ -152,16 +134,10 @@ def test_arguments_that_are_refused(segmentation, arguments, message):
         Segmenter(*segmentation, device='cpu', **arguments)
 
 
-def test_models_that_are_refused(segmentation, pose, segmenter, tmp_path):
+def test_models_that_are_refused(segmentation, pose, segmenter):
     config, checkpoint = segmentation
-    with pytest.raises(SegformerPlusPlusError, match='no checkpoint'):
-        Segmenter(config)
-    with pytest.raises(SegformerPlusPlusError, match="default_scope 'mmpose'"):
-        Segmenter(*pose)
     with pytest.raises(CheckpointError, match='does not fit'):
         Segmenter(config, pose[1])
-    with pytest.raises(SegformerPlusPlusError, match='config not found'):
-        Segmenter(tmp_path / 'none.py', checkpoint)
     with pytest.raises(SegformerPlusPlusError, match='is a int'):
         Segmenter(3, checkpoint)
     with pytest.raises(SegformerPlusPlusError, match='no segmentor'):

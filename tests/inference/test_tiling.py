@@ -66,13 +66,17 @@ def test_tiles_that_do_not_go_together(tile, overlap, message):
         Tiles.of(tile, overlap)
 
 
-def test_one_number_is_a_square():
-    assert Tiles.of(64, 8) == Tiles(64, 64, 8) == Tiles.of((64, 64), 8)
-
-
-def test_the_overlap_follows_the_tile():
-    assert Tiles.of((64, 2048)).overlap == 16
-    assert Tiles.of(1024).overlap == 128
+@pytest.mark.parametrize(
+    'arguments, expected',
+    [
+        ((64, 8), (64, 64, 8)),
+        (((64, 32), 8), (64, 32, 8)),
+        (((64, 2048),), (64, 2048, 16)),
+        ((1024,), (1024, 1024, 128)),
+    ],
+)
+def test_one_number_is_a_square_and_the_overlap_follows(arguments, expected):
+    assert Tiles.of(*arguments) == Tiles(*expected)
 
 
 def test_labels_above_255_have_two_bytes():

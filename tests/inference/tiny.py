@@ -73,11 +73,19 @@ test_dataloader = dict(dataset=dict(
 """
 
 
+def build_model(model, scope='mmseg', **options):
+    """The model of a config's ``model`` with seeded weights, on the CPU."""
+    from mmengine.config import Config
+
+    from segformer_plusplus.inference.opening import open_model
+
+    config = Config(dict(model=model, default_scope=scope))
+    return open_model(config, random_weights=True, **dict(dict(device='cpu'), **options))
+
+
 def write_model(folder: Path, text: str) -> tuple[Path, Path]:
     """A config file and a checkpoint with random weights, none of which is a default."""
     from mmengine.config import Config
-
-    from segformer_plusplus.inference.opening import build_model
 
     folder.mkdir(parents=True, exist_ok=True)
     config, checkpoint = folder / 'config.py', folder / 'weights.pth'

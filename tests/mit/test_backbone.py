@@ -9,13 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from segformer_plusplus import MixVisionTransformerPlusPlus, SegformerPlusPlusError
 from segformer_plusplus.mit import cpu
-from segformer_plusplus.token_merging import (
-    PRESETS,
-    TOKEN_MERGERS,
-    MergePlan,
-    NeighborMerging2d,
-    TokenMerger,
-)
+from segformer_plusplus.token_merging import PRESETS, TOKEN_MERGERS, MergePlan, TokenMerger
 
 TINY = dict(embed_dims=8, num_layers=[2, 1, 2, 1], num_heads=[1, 2, 5, 8])
 BOTH = [dict(q='NeighborMerging2d', kv=dict(type='BipartiteSoftMatching1d', ratio=0.5))] * 4
@@ -102,40 +96,15 @@ def test_initialised_like_mmseg():
 
 
 @by_strategy
-@pytest.mark.parametrize('size', SIZES, ids=str)
-@pytest.mark.parametrize('batch', [1, 2])
-def test_any_strategy_any_size(strategy, size, batch):
-    model = MixVisionTransformerPlusPlus(**TINY, token_merging=strategy).eval()
-    halved = isinstance(strategy, str) and strategy.startswith('downsampling')
-    image = (
-        torch.randn(batch, 3, *(2 * s for s in size)) if halved else torch.randn(batch, 3, *size)
-    )
-    plain = MixVisionTransformerPlusPlus(**TINY).eval()
-    with torch.inference_mode():
-        features, expected = model(image), plain(torch.randn(batch, 3, *size))
-    for feature, other in zip(features, expected, strict=True):
-        assert feature.shape == other.shape
-        assert torch.isfinite(feature).all()
-
-
-@by_strategy
-@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-def test_autocast(strategy, dtype):
+def test_autocast_in_float16(strategy):
     model = MixVisionTransformerPlusPlus(**TINY, token_merging=strategy)
     model.init_weights()
     image = torch.randn(2, 3, 130, 90)
-    with torch.autocast('cpu', dtype=dtype):
+    with torch.autocast('cpu', dtype=torch.float16):
         features = model(image)
     sum(f.float().mean() for f in features).backward()
     assert all(torch.isfinite(f).all() for f in features)
     assert all(torch.isfinite(p.grad).all() for p in model.parameters())
-
-
-@by_strategy
-def test_constant_and_black_images_give_no_nan(strategy):
-    model = MixVisionTransformerPlusPlus(**TINY, token_merging=strategy).eval()
-    for image in (torch.zeros(1, 3, 96, 96), torch.ones(1, 3, 96, 96)):
-        assert all(torch.isfinite(f).all() for f in model(image))
 
 
 @by_strategy
@@ -162,29 +131,27 @@ def test_gradient_checkpointing_changes_nothing(strategy, monkeypatch):
 
 
 def count_attended(model, image, monkeypatch):
-    """(queries, keys) of every attention, by the fused call and in rows: the same ones."""
-    fused, in_rows = [], {}
-    attend_fused, attend_rows = F.scaled_dot_product_attention, cpu.KeyValue.attend
+    """(queries, keys) of every attention, by the fused call and chunked: the same ones."""
+    fused, chunked = [], {}
+    attend_fused, attend_chunk = F.scaled_dot_product_attention, cpu.KeyValue.attend
 
     def counting_fused(query, key, value, **kwargs):
         fused.append((query.shape[2], key.shape[2]))
         return attend_fused(query, key, value, **kwargs)
 
-    def counting_rows(self, query):
-        queries, _ = in_rows.get(self, (0, 0))
-        in_rows[self] = queries + len(query), self.keys.shape[1]
-        return attend_rows(self, query)
+    def counting_chunks(self, query):
+        queries, _ = chunked.get(self, (0, 0))
+        chunked[self] = queries + len(query), self.keys.shape[1]
+        return attend_chunk(self, query)
 
     with monkeypatch.context() as patch, torch.inference_mode():
         patch.setattr(F, 'scaled_dot_product_attention', counting_fused)
-        patch.setattr(cpu.KeyValue, 'attend', counting_rows)
+        patch.setattr(cpu.KeyValue, 'attend', counting_chunks)
         model(image)
         assert not fused
-        for module in model.modules():
-            if hasattr(module, 'in_rows'):
-                module.in_rows = False
-        model(image)
-    assert fused == list(in_rows.values())
+        with cpu.chunked(False):
+            model(image)
+    assert fused == list(chunked.values())
     return fused
 
 
@@ -197,6 +164,7 @@ def count_attended(model, image, monkeypatch):
         ('fast', [(4096, 7), (1024, 7), (26, 64), (7, 64)]),
         ('2x2', [(1024, 64), (256, 64), (64, 64), (16, 64)]),
         ('downsampling', [(1024, 16), (256, 16), (64, 16), (16, 16)]),
+        (BOTH, [(1024, 32), (256, 32), (64, 32), (16, 32)]),
     ],
 )
 def test_attended_tokens_really_drop(strategy, expected, monkeypatch):
@@ -222,19 +190,6 @@ def test_merging_equals_merging_by_hand():
     out = attention.attn(*(t.transpose(0, 1) for t in (query, kv, kv)))[0].transpose(0, 1)
     out = out.transpose(1, 2).reshape(2, 16, 4, 6).repeat_interleave(2, 2).repeat_interleave(2, 3)
     torch.testing.assert_close(attention(tokens, grid), out.flatten(2).transpose(1, 2))
-
-
-def test_set_token_merging_is_the_same_as_building_with_it():
-    torch.manual_seed(0)
-    built = MixVisionTransformerPlusPlus(**TINY, token_merging='hq').eval()
-    changed = MixVisionTransformerPlusPlus(**TINY).eval()
-    changed.load_state_dict(built.state_dict())
-    changed.set_token_merging('hq')
-    image = torch.randn(1, 3, 128, 160)
-    for a, b in zip(changed(image), built(image), strict=True):
-        assert torch.equal(a, b)
-    changed.set_token_merging('none')
-    assert not torch.equal(changed(image)[-1], built(image)[-1])
 
 
 def test_tome_cfg_is_token_merging():
@@ -317,17 +272,10 @@ def test_mistakes_are_named_at_build_time(kwargs, words):
         assert word in str(error.value)
 
 
-@pytest.mark.parametrize('size', [(28, 64), (64, 28), (3, 3)])
+@pytest.mark.parametrize('size', [(28, 64), (64, 28)])
 def test_an_image_smaller_than_the_smallest_grid(size):
     model = MixVisionTransformerPlusPlus(**TINY)
     with pytest.raises(
         SegformerPlusPlusError, match=f'{size[0]}x{size[1]} is too small.*29 pixels'
     ):
         model(torch.randn(1, 3, *size))
-
-
-def test_merged_twice_in_one_stage_uses_both_strategies(monkeypatch):
-    model = MixVisionTransformerPlusPlus(**TINY, token_merging=BOTH).eval()
-    assert isinstance(model.layers[0][1][0].attn.merging.q, NeighborMerging2d)
-    seen = count_attended(model, torch.randn(1, 3, 256, 256), monkeypatch)
-    assert seen[0] == (1024, 32)

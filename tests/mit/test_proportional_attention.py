@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from segformer_plusplus import TOKEN_MERGERS, MixVisionTransformerPlusPlus, TokenMerger
+from segformer_plusplus.mit import cpu
 from segformer_plusplus.mit.attention import EfficientAttention
 from segformer_plusplus.token_merging import BipartiteSoftMatching2d, IdentityPlan, StageMerging
 from segformer_plusplus.token_merging.plans import SlotPlan
@@ -12,9 +13,9 @@ from segformer_plusplus.token_merging.plans import SlotPlan
 DIMS = 24
 
 
-def attention(merging, num_heads, sr_ratio=1, in_rows=True):
+def attention(merging, num_heads, sr_ratio=1):
     module = EfficientAttention(
-        DIMS, num_heads, sr_ratio, True, 0.0, 0.0, torch.nn.LayerNorm(DIMS), merging, in_rows
+        DIMS, num_heads, sr_ratio, True, 0.0, 0.0, torch.nn.LayerNorm(DIMS), merging
     )
     for parameter in module.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
@@ -51,13 +52,13 @@ class Given(TokenMerger):
 
 @pytest.mark.parametrize('num_heads', [1, 3])
 @pytest.mark.parametrize('batch', [1, 2])
-@pytest.mark.parametrize('in_rows', [True, False])
-def test_equal_keys_that_are_merged_change_nothing(num_heads, batch, in_rows):
+@pytest.mark.parametrize('chunked', [True, False])
+def test_equal_keys_that_are_merged_change_nothing(num_heads, batch, chunked):
     """The reference is the attention of PyTorch over all tokens, with its weights."""
     tokens, group = repeated_tokens(batch)
-    module = attention(proportional(Given(group)), num_heads, in_rows=in_rows)
+    module = attention(proportional(Given(group)), num_heads)
     module = module.double()
-    with torch.inference_mode():
+    with torch.inference_mode(), cpu.chunked(chunked):
         expected = plain_attention(module, tokens, tokens)
         actual = module(tokens, (6, 8))
         module.merging = StageMerging(kv=Given(group))
@@ -68,13 +69,13 @@ def test_equal_keys_that_are_merged_change_nothing(num_heads, batch, in_rows):
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
 @pytest.mark.parametrize('num_heads', [1, 3])
-@pytest.mark.parametrize('in_rows', [True, False])
-def test_scores_get_the_logarithm_of_the_sizes(dtype, num_heads, in_rows):
+@pytest.mark.parametrize('chunked', [True, False])
+def test_scores_get_the_logarithm_of_the_sizes(dtype, num_heads, chunked):
     tokens = torch.randn(2, 48, DIMS, dtype=dtype)
     kv = BipartiteSoftMatching2d(0.6, 2)
-    module = attention(proportional(kv), num_heads, in_rows=in_rows).to(dtype)
+    module = attention(proportional(kv), num_heads).to(dtype)
     plan = kv.plan(tokens, (6, 8))
-    with torch.inference_mode():
+    with torch.inference_mode(), cpu.chunked(chunked):
         mask = plan.sizes().to(dtype).log()
         expected = plain_attention(module, tokens, plan.merge(tokens), mask)
         actual = module(tokens, (6, 8))
@@ -97,7 +98,7 @@ def test_where_nothing_is_merged_there_is_no_mask(monkeypatch):
         return attend(*args, attn_mask=attn_mask, **kwargs)
 
     monkeypatch.setattr(F, 'scaled_dot_product_attention', spy)
-    module = attention(proportional(Nothing()), 3, in_rows=False)
+    module = attention(proportional(Nothing()), 3)
     tokens = torch.randn(2, 48, DIMS)
     actual = module(tokens, (6, 8))
     assert masks == [None]

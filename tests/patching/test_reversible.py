@@ -102,20 +102,6 @@ def test_copies_are_independent(case):
     assert torch.equal(run(case, twin), output)
 
 
-@every_case
-def test_weights_go_to_a_file_and_come_from_one(case, tmp_path):
-    plain, patched = case.build(1), case.build(2)
-    apply_token_merging(patched, 'hq')
-    torch.save(patched.state_dict(), tmp_path / 'weights.pth')
-    plain.load_state_dict(torch.load(tmp_path / 'weights.pth', weights_only=True))
-    apply_token_merging(plain, 'hq')
-    assert torch.equal(run(case, plain), run(case, patched))
-    other = case.build(3).state_dict()
-    patched.load_state_dict(other)
-    remove_token_merging(patched)
-    assert all(torch.equal(value, other[key]) for key, value in patched.state_dict().items())
-
-
 @every_host
 def test_a_whole_model_can_be_pickled(case):
     model = case.build()

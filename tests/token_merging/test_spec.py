@@ -7,7 +7,6 @@ from segformer_plusplus.token_merging import (
     TOKEN_MERGERS,
     BipartiteSoftMatching2d,
     IdentityPlan,
-    NeighborMerging1d,
     NeighborMerging2d,
     TokenMerger,
     build_token_merging,
@@ -95,19 +94,6 @@ def test_original_spelling(tome_cfg, preset):
     )
 
 
-def test_original_modes_for_queries_and_for_keys():
-    cfg = [dict(q_mode='n1d', q_s=3, kv_mode='n2d', kv_s=2), dict(kv_mode='n1d', kv_s=2)]
-    first, second = build_token_merging(read_tome_cfg(cfg), num_stages=2).stages
-    assert isinstance(first.q, NeighborMerging1d) and first.q.stride == 3
-    assert isinstance(first.kv, NeighborMerging2d)
-    assert second.q is None and isinstance(second.kv, NeighborMerging1d)
-
-
-def test_original_strides_keep_their_axes():
-    merging = build_token_merging(read_tome_cfg([dict(q_mode='bsm', q_r=0.5, q_sx=4, q_sy=2)]), 1)
-    assert merging.stages[0].q.stride == (2, 4)  # rows, columns
-
-
 @pytest.mark.parametrize(
     'tome_cfg, words',
     [
@@ -118,6 +104,7 @@ def test_original_strides_keep_their_axes():
         ([dict(q_mode='n2d', q_s=2, q_r=0.5)], ['q_r', 'q_s']),
         ([dict(q_r=0.5)], ['q_r', 'None']),
         ([3], ['one dict per stage']),
+        ([dict(q_mode=['bsm'])], ['q_mode']),
         (dict(q_mode='n2d'), ['one dict per stage']),
     ],
 )
@@ -138,6 +125,7 @@ def test_original_spelling_mistakes(tome_cfg, words):
         ([{}, {}, {}, 'hq'], ['stage 4', 'hq']),
         ([dict(q='Nope')] * 4, ['stage 1, q', 'Nope', 'NeighborMerging2d']),
         ([dict(q=dict(stride=2))] * 4, ['stage 1, q', 'type']),
+        ([dict(q=dict(type=''))] * 4, ['stage 1, q']),
         ([dict(q=dict(type='NeighborMerging2d', size=2))] * 4, ['size', 'stride']),
         ([dict(kv=dict(type='BipartiteSoftMatching2d'))] * 4, ['ratio']),
         (

@@ -1,4 +1,4 @@
-"""The contract of every strategy, and equality with tomesd."""
+"""Strategies against tomesd and against plain loops; tests/fuzz has the contract of every plan."""
 
 import pytest
 import torch
@@ -31,43 +31,12 @@ STRATEGIES = [
     TomesdMatching(0.6, 2, seed=3),
     TomesdMatching(0.9, 4, seed=None),
 ]
-GRIDS = [(8, 8), (7, 13), (1, 9), (3, 2), (2, 3), (1, 1), (16, 12)]
 
 by_strategy = pytest.mark.parametrize('merger', STRATEGIES, ids=repr)
-by_grid = pytest.mark.parametrize('grid', GRIDS, ids=str)
 
 
 def random_tokens(batch, grid, channels=6, dtype=torch.float32):
     return torch.randn(batch, grid[0] * grid[1], channels).to(dtype)
-
-
-@by_strategy
-@by_grid
-@pytest.mark.parametrize('batch', [1, 3])
-def test_shapes_sizes_and_means(merger, grid, batch):
-    tokens = random_tokens(batch, grid)
-    plan = merger.plan(tokens, grid)
-    merged = plan.merge(tokens)
-    sizes = plan.sizes().expand(batch, -1)
-
-    assert plan.num_tokens == tokens.shape[1]
-    assert merged.shape == (batch, plan.num_merged, tokens.shape[2])
-    assert plan.unmerge(merged).shape == tokens.shape
-    assert sizes.shape == (batch, plan.num_merged)
-    assert sizes.min() >= 1
-    assert (sizes.sum(1) == tokens.shape[1]).all()
-    # merged tokens are means of disjoint groups: weighted by their sizes they keep the sum
-    total = (merged * sizes.unsqueeze(-1)).sum(1)
-    torch.testing.assert_close(total, tokens.sum(1), rtol=1e-4, atol=1e-4)
-
-
-@by_strategy
-@by_grid
-def test_unmerge_then_merge_changes_nothing(merger, grid):
-    tokens = random_tokens(2, grid)
-    plan = merger.plan(tokens, grid)
-    merged = plan.merge(tokens)
-    torch.testing.assert_close(plan.merge(plan.unmerge(merged)), merged)
 
 
 @by_strategy
@@ -81,27 +50,10 @@ def test_constants_survive_every_dtype(merger, dtype):
 
 
 def test_one_large_group_in_half_precision():
-    grid = (32, 32)
     tokens = torch.ones(1, 1024, 4, dtype=torch.bfloat16)
-    plan = BipartiteSoftMatching2d(0.99, 10).plan(tokens, grid)
+    plan = BipartiteSoftMatching2d(0.99, 10).plan(tokens, (32, 32))
     assert plan.sizes().max() > 256
     torch.testing.assert_close(plan.merge(tokens), torch.ones_like(plan.merge(tokens)))
-
-
-@by_strategy
-@by_grid
-def test_zero_tokens_give_no_nan(merger, grid):
-    tokens = torch.zeros(2, grid[0] * grid[1], 4)
-    plan = merger.plan(tokens, grid)
-    assert torch.equal(plan.unmerge(plan.merge(tokens)), tokens)
-
-
-@by_strategy
-def test_any_number_of_channels_and_foreign_tensors(merger):
-    grid = (6, 7)
-    plan = merger.plan(random_tokens(2, grid), grid)
-    other = random_tokens(2, grid, channels=1)
-    assert plan.unmerge(plan.merge(other)).shape == other.shape
 
 
 @by_strategy
@@ -124,12 +76,6 @@ def test_eval_in_inference_mode_then_train(merger):
     plan = merger.plan(tokens, grid)
     plan.unmerge(plan.merge(tokens)).square().sum().backward()
     assert torch.isfinite(tokens.grad).all()
-
-
-@by_strategy
-def test_wrong_grid_is_an_error(merger):
-    with pytest.raises(ValueError, match='do not lie on a grid of 3x5'):
-        merger.plan(torch.randn(1, 16, 4), (3, 5))
 
 
 @pytest.mark.parametrize('ratio, stride', [(0.6, 2), (0.9, 4), (0.75, 2), (0.4, (2, 4))])
@@ -175,6 +121,7 @@ def test_tomesd_seed_is_repeatable_and_matters():
 def test_equal_to_a_plain_alternating_matching():
     """ToMe's algorithm, written out token by token."""
     tokens = random_tokens(1, (3, 7), dtype=torch.float64)
+    tokens[:, 4] = 0  # a token of zeros is like no other
     unit = F.normalize(tokens[0], dim=-1)
     sources, destinations = range(0, 21, 2), range(1, 21, 2)
     best = {s: max(destinations, key=lambda d: (unit[s] @ unit[d]).item()) for s in sources}
@@ -219,14 +166,11 @@ def test_neighbours_in_1d_are_runs_of_the_flattened_tokens():
         (lambda: BipartiteSoftMatching2d(0.9, 2), ['0.9', '0.75', '2x2']),
         (lambda: TomesdMatching(0.9, 2), ['0.9', '0.75']),
         (lambda: TomesdMatching(0.5, 2, seed='x'), ['seed', "'x'", 'integer']),
+        (lambda: TomesdMatching(0.5, 2, seed=2**64), ['seed', str(2**64)]),
         (lambda: BipartiteSoftMatching1d(0.6), ['0.6', '0.5']),
         (lambda: BipartiteSoftMatching2d(0.5, 0), ['stride=0', 'positive']),
         (lambda: BipartiteSoftMatching2d(0.5, (2, 2, 2)), ['(2, 2, 2)', 'pair']),
         (lambda: LocalWindowMerging(0.8), ['0.8', '0.75', '2x2']),
-        (lambda: LocalWindowMerging(), ['ratio=None', 'threshold=None', 'one of them']),
-        (lambda: LocalWindowMerging(0.5, 0.9), ['ratio=0.5', 'threshold=0.9', 'one of them']),
-        (lambda: LocalWindowMerging(threshold=1.2), ['threshold=1.2', '[-1, 1]']),
-        (lambda: LocalWindowMerging(threshold='0.9'), ["'0.9'", 'cosine']),
         (lambda: NeighborMerging2d(-1), ['stride=-1', 'positive']),
         (lambda: NeighborMerging2d(2.0), ['2.0', 'positive']),
         (lambda: NeighborMerging1d((2, 2)), ['(2, 2)', 'integer']),

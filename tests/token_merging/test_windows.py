@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from segformer_plusplus import MixVisionTransformerPlusPlus
-from segformer_plusplus.token_merging import LocalWindowMerging
+from segformer_plusplus.errors import TokenMergingError
+from segformer_plusplus.token_merging import LocalWindowMerging, build_token_merging
 from segformer_plusplus.token_merging.windows import window_similarity
 
 CASES = pytest.mark.parametrize(
@@ -60,48 +60,13 @@ def test_a_ratio_merges_the_most_alike_windows(grid, stride, share):
         torch.testing.assert_close(actual, merged_by_hand(each, best))
 
 
-@CASES
-@pytest.mark.parametrize('threshold', [-1.0, 0.1, 1.0])
-def test_a_threshold_merges_what_is_at_least_as_alike(grid, stride, threshold):
-    tokens = torch.randn(3, grid[0] * grid[1], 5, dtype=torch.float64)
-    plan = LocalWindowMerging(threshold=threshold, stride=stride).plan(tokens, grid)
-    merged, sizes = plan.merge(tokens), plan.sizes()
-    counts = []
-    for each, actual in zip(tokens, plan.unmerge(merged), strict=True):
-        alike = [w for w in windows_of(grid, stride) if similarity_of(each, w) >= threshold]
-        torch.testing.assert_close(actual, merged_by_hand(each, alike))
-        counts.append(len(each) - len(alike) * (stride[0] * stride[1] - 1))
-    assert plan.num_merged == max(counts)
-    assert plan.padded == (min(counts) < max(counts))
-    assert (sizes > 0).sum(1).tolist() == counts
-    assert (sizes.sum(1) == tokens.shape[1]).all()
-    assert (merged[sizes == 0] == 0).all()
-
-
 def test_a_batch_of_none():
     tokens = torch.zeros(0, 12, 3)
-    for merger in (LocalWindowMerging(0.5), LocalWindowMerging(threshold=0.5)):
-        plan = merger.plan(tokens, (3, 4))
-        assert plan.unmerge(plan.merge(tokens)).shape == tokens.shape
+    plan = LocalWindowMerging(0.5).plan(tokens, (3, 4))
+    assert plan.unmerge(plan.merge(tokens)).shape == tokens.shape
 
 
-@pytest.mark.parametrize('proportional_attention', [False, True])
-@pytest.mark.parametrize('training', [False, True])
-def test_an_image_does_not_depend_on_the_others_of_its_batch(proportional_attention, training):
-    """Images with other numbers of tokens are padded, and what is padding is not attended to."""
-    stage = dict(
-        q=dict(type='LocalWindowMerging', threshold=0.3),
-        kv=dict(type='LocalWindowMerging', threshold=0.2),
-        proportional_attention=proportional_attention,
-    )
-    model = MixVisionTransformerPlusPlus(
-        embed_dims=8, num_layers=[1] * 4, num_heads=[1, 2, 5, 8], token_merging=[stage] * 4,
-        drop_path_rate=0.0,
-    ).double().train(training)  # fmt: skip
-    images = torch.randn(3, 3, 96, 160, dtype=torch.float64)
-    images[1] *= torch.linspace(0, 1, 160)
-    with torch.set_grad_enabled(training):
-        together = model(images)
-        alone = [model(image[None]) for image in images]
-    for stage_features, *single in zip(together, *alone, strict=True):
-        torch.testing.assert_close(stage_features, torch.cat(single), rtol=1e-9, atol=1e-11)
+def test_a_threshold_is_no_setting_any_more():
+    message = r"argument: 'ratio'; it takes \['ratio', 'stride'\], found \['threshold'\]"
+    with pytest.raises(TokenMergingError, match=message):
+        build_token_merging([dict(q=dict(type='LocalWindowMerging', threshold=0.8))] * 4)

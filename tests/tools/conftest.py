@@ -1,4 +1,4 @@
-"""Small data sets, each drawn once for all tests of the tools."""
+"""Shares small data sets, each drawn once for all tests of the tools."""
 
 from pathlib import Path
 

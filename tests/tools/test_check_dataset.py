@@ -1,4 +1,4 @@
-"""tools/check_dataset.py: its exit codes, what it prints and what it writes."""
+"""Tests the exit codes of tools/check_dataset.py, what it prints and what it writes."""
 
 import json
 import re
@@ -23,7 +23,7 @@ main = runpy.run_path(str(TOOL))['main']
 
 @pytest.fixture
 def data(drawn, tmp_path):
-    """A copy to damage."""
+    """Copies a drawn set to damage it."""
     return shutil.copytree(drawn('cityscapes'), tmp_path / 'data')
 
 

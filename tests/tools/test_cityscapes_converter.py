@@ -1,4 +1,4 @@
-"""Cityscapes' label converter, with a stand-in for the table of `cityscapesscripts`."""
+"""Tests Cityscapes' label converter with a stand-in for the table of `cityscapesscripts`."""
 
 import os
 import subprocess
@@ -27,7 +27,7 @@ labels.append(Label('license plate', -1, -1))
 
 @pytest.fixture
 def table(monkeypatch):
-    """The stand-in, in place of the package."""
+    """Puts the stand-in in place of the package."""
     names: dict = {}
     exec(STAND_IN, names)
     module = SimpleNamespace(labels=names['labels'])
@@ -38,7 +38,7 @@ def table(monkeypatch):
 
 @pytest.fixture
 def root(tmp_path):
-    """Three label maps with all 34 ids in them."""
+    """Writes three label maps with all 34 ids in them."""
     ids = np.arange(34, dtype=np.uint8).repeat(2).reshape(4, 17)
     for split, city in (('train', 'aachen'), ('train', 'bochum'), ('val', 'lindau')):
         folder = tmp_path / 'gtFine' / split / city

@@ -1,4 +1,4 @@
-"""Leaving images out by a list: through the Runner's data loaders of both toolboxes."""
+"""Tests that listed images are left out of the Runner's data loaders of both toolboxes."""
 
 import json
 import shutil
@@ -69,7 +69,7 @@ def inspect(cfg):
 
 
 def images(scope, dataset):
-    """What a Runner's loader hands out in one pass."""
+    """Lists what a Runner's loader hands out in one pass."""
     sampler = dict(type='DefaultSampler', shuffle=False)
     loader = dict(batch_size=1, num_workers=0, sampler=sampler, dataset=dataset)
     with DefaultScope.overwrite_default_scope(scope):

@@ -1,4 +1,4 @@
-"""The check of keypoint data: one damage at a time, and the exact finding."""
+"""Tests the check of keypoint data: each damage gives exactly its finding."""
 
 import json
 import shutil
@@ -19,13 +19,12 @@ from tools.dataset_checks.inspection import inspect_data
 FILE = 'annotations/train_jump.json'
 IMAGE = 'images/train/triple_jump_01/triple_jump_01_(00012).jpg'
 SECOND = 'images/train/high_jump_01/high_jump_01_(00012).jpg'
-VAL = 'images/val/triple_jump_03/triple_jump_03_(00012).jpg'
 SIZE = 'the image has 200 x 120'
 
 
 @pytest.fixture
 def data(drawn, tmp_path):
-    """A copy to damage."""
+    """Copies a drawn set to damage it."""
     return shutil.copytree(drawn('jbd'), tmp_path / 'data')
 
 
@@ -143,28 +142,15 @@ STRAY = 'images/train/stray.jpg'
     ('damage', 'expected'),
     [
         (lambda data: (data / IMAGE).unlink(), ('image_missing', IMAGE, '')),
-        (
-            lambda data: (data / IMAGE).write_bytes((data / IMAGE).read_bytes()[:-300]),
-            ('image_unreadable', IMAGE, None),
-        ),
         (enlarge, ('annotated_size', IMAGE, '300 x 200, annotated as 200 x 120')),
-        (
-            lambda data: shutil.copy(data / IMAGE, data / STRAY),
-            ('image_unused', STRAY, ''),
-        ),
-        (
-            lambda data: shutil.copy(data / VAL, data / IMAGE),
-            ('duplicate_between', IMAGE, f'same content as val: {VAL}'),
-        ),
+        (lambda data: shutil.copy(data / IMAGE, data / STRAY), ('image_unused', STRAY, '')),
     ],
 )
 def test_images(data, damage, expected):
     damage(data)
     report = inspect(data)
-    ((check, source, path, detail),) = found(report)
-    assert (check, source, path) == (expected[0], 'train', expected[1])
-    assert detail == expected[2] if expected[2] is not None else 'truncated' in detail
-    assert bool(report.problems) == (check != 'image_unused')
+    assert [(one.check, one.path, one.detail) for one in report.findings] == [expected]
+    assert bool(report.problems) == (expected[0] != 'image_unused')
 
 
 def test_an_image_of_several_people_is_listed_once(drawn):

@@ -1,4 +1,4 @@
-"""Synthetic jumpers: human joints, left and right where they belong."""
+"""Tests synthetic jumpers: human joints, left and right where they belong."""
 
 import numpy as np
 import pytest
@@ -59,6 +59,7 @@ def test_all_angles_are_within_human_ranges_and_far_apart():
     shoulders = [pose.left['shoulder'] for pose in sampled]
     assert min(knees) < 5 and max(knees) > 110
     assert min(shoulders) < -40 and max(shoulders) > 150
+    assert max(pose.right['hip'] - pose.left['hip'] for pose in sampled) > 90, 'as in a step'
 
 
 def test_knees_and_elbows_bend_one_way():

@@ -1,4 +1,4 @@
-"""Drawn data on disk: readable by the toolboxes, continued, refused, the same with any workers."""
+"""Tests drawn data on disk: what reads it, continues it, refuses it, with any workers."""
 
 import csv
 import json
@@ -142,6 +142,7 @@ def test_damaged_record_and_a_file_for_a_folder(drawn, tmp_path, text, message):
         (dict(val=1.5), 'val=1.5'),
         (dict(seed=-1), 'seed=-1'),
         (dict(workers=0), 'workers=0'),
+        (dict(workers=True), 'workers=True'),
     ],
 )
 @pytest.mark.parametrize('layout', ['cityscapes', 'coco'])

@@ -1,4 +1,4 @@
-"""Synthetic scenes: the same bytes every time, all classes, thin things."""
+"""Tests synthetic scenes: the same bytes every time, all classes, thin things."""
 
 import cv2
 import numpy as np
@@ -13,7 +13,7 @@ SMALL = 128, 256
 
 @pytest.fixture(scope='module')
 def labels():
-    """(10, H, W) of ten scenes."""
+    """Draws the labels of ten scenes, (10, H, W)."""
     return np.stack([draw_scene((0, 0, index), (256, 512)).labels for index in range(10)])
 
 

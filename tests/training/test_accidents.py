@@ -1,4 +1,4 @@
-"""Accidents of a training, each of them caused: what is said, what is left behind."""
+"""Tests cause every accident of a training and look at its message and at what it leaves behind."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 pytest.importorskip('mmseg')
 
 from mmengine.hooks import Hook
-from tiny_training import config, in_child, run, validated, weights, write_data
+from tiny_training import config, in_child, run, validated, weights
 
 from segformer_plusplus.errors import DivergedError, SegformerPlusPlusError, describe_error
 from segformer_plusplus.training.runner import StrictRunner
@@ -24,14 +24,9 @@ from segformer_plusplus.training.runner import StrictRunner
 TRAIN = Path(__file__).resolve().parents[2] / 'tools' / 'train.py'
 
 
-@pytest.fixture(scope='module')
-def data(tmp_path_factory) -> Path:
-    return write_data(tmp_path_factory.mktemp('data'))
-
-
 @pytest.fixture
 def damaged(data, tmp_path) -> Path:
-    """Eight images, one of which ends too early."""
+    """Copies the eight images, of which one ends too early."""
     shutil.copytree(data, tmp_path / 'data')
     path = tmp_path / 'data/images/train/3.png'
     path.write_bytes(path.read_bytes()[:-2000])
@@ -39,26 +34,47 @@ def damaged(data, tmp_path) -> Path:
 
 
 class Break(Hook):
-    """Makes a weight NaN before an iteration."""
+    """Makes a weight NaN before an iteration, or after its loss and before its checkpoint."""
 
-    def __init__(self, iteration: int) -> None:
-        self.iteration = iteration
+    def __init__(self, iteration: int, late: bool = False) -> None:
+        self.iteration, self.late = iteration, late
 
-    def before_train_iter(self, runner, batch_idx, data_batch=None):
-        if runner.iter + 1 == self.iteration:
+    def before_train_iter(self, runner, batch_idx, data_batch=None, late=False):
+        if runner.iter + 1 == self.iteration and late == self.late:
             parameter = next(runner.model.decode_head.conv_seg.parameters())
             parameter.data.fill_(float('nan'))
 
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        self.before_train_iter(runner, batch_idx, late=True)
+
+
+def saved(work: Path) -> list[str]:
+    return sorted(path.name for path in work.glob('*.pth'))
+
 
 def test_a_loss_that_is_nan_stops_at_once_and_names_the_images(data, tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(DivergedError, match='iteration 3: .*loss.* is nan') as error:
-        run(config(data, tmp_path), before=lambda r: r.register_hook(Break(3)))
+        run(config(data, tmp_path), hook=Break(3))
+    assert signal.getsignal(signal.SIGTERM) is before
     said = tmp_path / 'nan_batch_iter_3.json'
     assert str(said) in str(error.value)
     content = json.loads(said.read_text())
     assert content['iteration'] == 3 and content['losses']['loss'] == 'nan'
     assert len(content['images']) == 2 and all(Path(path).is_file() for path in content['images'])
-    assert sorted(p.name for p in tmp_path.glob('*.pth')) == ['iter_2.pth']
+    assert saved(tmp_path) == ['iter_2.pth']
+
+
+def test_weights_that_are_nan_are_not_saved(data, tmp_path):
+    with pytest.raises(DivergedError, match='iteration 4: decode_head.conv_seg.* no checkpoint is'):
+        run(config(data, tmp_path), hook=Break(4, late=True))
+    assert saved(tmp_path) == ['iter_2.pth']
+
+
+def test_nan_is_let_through_when_the_config_says_so(data, tmp_path):
+    cfg = config(data, tmp_path, **{'default_hooks.stop_on_nan': None, 'train_cfg.max_iters': 3})
+    run(cfg, hook=Break(2))
+    assert (tmp_path / 'iter_3.pth').is_file()
 
 
 def test_the_tool_ends_with_one_line_and_code_1(data, tmp_path, capfd):
@@ -74,30 +90,9 @@ def test_the_tool_ends_with_one_line_and_code_1(data, tmp_path, capfd):
     assert not any('Traceback' in line for line in lines)
 
 
-def test_weights_that_are_nan_are_not_saved(data, tmp_path):
-    class Late(Break):
-        """After the loss of iteration 4 was computed, before its checkpoint."""
-
-        def before_train_iter(self, runner, batch_idx, data_batch=None):
-            pass
-
-        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-            Break.before_train_iter(self, runner, batch_idx)
-
-    with pytest.raises(DivergedError, match='iteration 4: decode_head.conv_seg.* no checkpoint is'):
-        run(config(data, tmp_path), before=lambda r: r.register_hook(Late(4)))
-    assert sorted(p.name for p in tmp_path.glob('*.pth')) == ['iter_2.pth']
-
-
-def test_nan_is_let_through_when_the_config_says_so(data, tmp_path):
-    changes = {'default_hooks.stop_on_nan': None}
-    run(config(data, tmp_path, **changes), before=lambda r: r.register_hook(Break(3)))
-    assert (tmp_path / 'iter_6.pth').is_file()
-
-
 @pytest.mark.parametrize('workers', [0, 1])
 def test_a_corrupt_image_in_a_late_epoch_is_named(data, damaged, tmp_path, workers):
-    """It breaks while the training runs: what was good in two epochs is not in the third."""
+    """The image breaks while the training runs, after it was good for two epochs."""
     whole = (data / 'images/train/3.png').read_bytes()
     broken = (damaged / 'images/train/3.png').read_bytes()
     (damaged / 'images/train/3.png').write_bytes(whole)
@@ -112,31 +107,30 @@ def test_a_corrupt_image_in_a_late_epoch_is_named(data, damaged, tmp_path, worke
     cfg.train_dataloader.update(num_workers=workers, sampler=dict(type='DefaultSampler'))
     cfg.default_hooks.checkpoint = dict(type='CheckpointHook', interval=1)
     with pytest.raises(Exception) as error:
-        run(cfg, before=lambda r: r.register_hook(Rot()))
+        run(cfg, hook=Rot())
     assert f'image {damaged}/images/train/3.png cannot be read' in describe_error(error.value)
-    assert sorted(p.name for p in (tmp_path / 'work').glob('*.pth')) == [
-        'epoch_1.pth',
-        'epoch_2.pth',
-    ]
+    assert saved(tmp_path / 'work') == ['epoch_1.pth', 'epoch_2.pth']
 
 
 @pytest.mark.parametrize('workers', [0, 2])
-def test_a_corrupt_image_is_skipped_and_counted_when_the_config_says_so(
+def test_corrupt_files_are_skipped_and_counted_when_the_config_says_so(
     damaged, tmp_path, capfd, workers
 ):
+    shutil.copy(damaged / 'images/train/1.png', damaged / 'labels/train/1.png')
     cfg = config(damaged, tmp_path / 'work')
     cfg.train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=3)
     cfg.train_dataloader.update(num_workers=workers, sampler=dict(type='DefaultSampler'))
-    cfg.train_dataloader.dataset.pipeline[0].on_error = 'skip'
+    for step in cfg.train_dataloader.dataset.pipeline[:2]:
+        step.on_error = 'skip'
     cfg.default_hooks.checkpoint = dict(type='CheckpointHook', interval=3)
     runner = run(cfg)
-    (load, *_) = runner.train_dataloader.dataset.pipeline.transforms
+    image, label, *_ = runner.train_dataloader.dataset.pipeline.transforms
     # once an epoch, and more where it was drawn again in place of itself
-    assert load.skips.count >= 3 and load.skips.files == 1
+    assert image.skips.count >= 3 and image.skips.files == label.skips.files == 1
     said = ''.join(capfd.readouterr())
     assert f'skipped: image {damaged}/images/train/3.png cannot be read' in said
     assert said.count('samples of damaged files were skipped since') >= 3
-    assert (tmp_path / 'work' / 'epoch_3.pth').is_file()
+    assert saved(tmp_path / 'work') == ['epoch_3.pth']
 
 
 def test_too_many_corrupt_images_are_an_error(damaged, tmp_path):
@@ -146,16 +140,6 @@ def test_too_many_corrupt_images_are_an_error(damaged, tmp_path):
     cfg.train_dataloader.dataset.pipeline[0].update(on_error='skip', max_skipped=2)
     with pytest.raises(SegformerPlusPlusError, match='more than max_skipped=2 files are damaged'):
         run(cfg)
-
-
-def test_labels_are_skipped_too(damaged, tmp_path):
-    shutil.copy(damaged / 'images/train/1.png', damaged / 'labels/train/1.png')
-    cfg = config(damaged, tmp_path / 'work')
-    for step in cfg.train_dataloader.dataset.pipeline[:2]:
-        step.on_error = 'skip'
-    runner = run(cfg)
-    labels = runner.train_dataloader.dataset.pipeline.transforms[1]
-    assert labels.skips.files == 1
 
 
 def test_images_of_people_are_skipped_too(damaged):
@@ -191,12 +175,12 @@ def test_a_worker_that_is_killed(data, tmp_path):
     with pytest.raises(
         SegformerPlusPlusError, match=r'worker of the train .* died \(pid \d+\)'
     ) as e:
-        run(cfg, before=lambda r: r.register_hook(Kill()))
+        run(cfg, hook=Kill())
     assert 'train_dataloader.num_workers' in str(e.value) and '--resume' in str(e.value)
 
 
 class LittleMemory(Hook):
-    """From the validation on, no more than a few MB beyond what is in use."""
+    """Allows a few MB more than are in use when the validation begins."""
 
     def before_val(self, runner):
         with open('/proc/self/statm') as file:
@@ -212,7 +196,7 @@ def test_out_of_memory_in_validation(data, tmp_path):
         cfg = validated(config(data, tmp_path / 'work'))
         cfg.train_cfg.val_interval = 2
         cfg.model.data_preprocessor.test_cfg = dict(size=(100_000, 100_000))  # 112 GiB
-        run(cfg, before=lambda r: r.register_hook(LittleMemory()))
+        run(cfg, hook=LittleMemory())
 
     assert in_child(validate, log) == 99
     said = log.read_text()
@@ -223,9 +207,8 @@ def test_out_of_memory_in_validation(data, tmp_path):
 
 
 @pytest.mark.parametrize('kind', ['bare', 'wrapped'])
-def test_ema_starts_from_weights_that_no_runner_wrote(data, tmp_path, kind):
-    run(config(data, tmp_path / 'one'))
-    state = weights(tmp_path / 'one' / 'iter_6.pth')
+def test_ema_starts_from_weights_that_no_runner_wrote(data, calm, tmp_path, kind):
+    state = weights(calm / 'iter_6.pth')
     foreign = state if kind == 'bare' else {'model': {f'module.{k}': v for k, v in state.items()}}
     torch.save(foreign, tmp_path / 'bare.pth')
     cfg = config(data, tmp_path / 'two', load_from=str(tmp_path / 'bare.pth'))

@@ -14,19 +14,26 @@ import pytest
 
 pytest.importorskip('mmseg')
 
+import torch
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
-from tiny_training import config, in_child, run, together, validated, wait, weights, write_data
+from tiny_training import (
+    Sums,
+    config,
+    in_child,
+    largest_difference,
+    run,
+    together,
+    validated,
+    wait,
+    weights,
+)  # fmt: skip
 
+from segformer_plusplus.checkpoints import read_checkpoint
 from segformer_plusplus.errors import SegformerPlusPlusError
 from segformer_plusplus.training.runner import StrictRunner
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope='module')
-def data(tmp_path_factory) -> Path:
-    return write_data(tmp_path_factory.mktemp('data'))
 
 
 class MeanLoss(Hook):
@@ -43,18 +50,22 @@ class MeanLoss(Hook):
 
 @pytest.fixture(scope='module')
 def alone(data, tmp_path_factory) -> Path:
-    """One process, batch 4."""
+    """Trains and tests with one process and batches of four, and returns the work dir."""
     work = tmp_path_factory.mktemp('alone')
     cfg = config(data, work, random=False)
     cfg.train_dataloader.batch_size = 4
-    add = lambda r: r.register_hook(MeanLoss())  # noqa: E731
-    code = in_child(lambda: run(cfg, before=add), work / 'log.txt')
+
+    def train_and_test() -> None:
+        runner = run(cfg, hook=MeanLoss())
+        (work / 'metrics.json').write_text(json.dumps(runner.test(), default=float))
+
+    code = in_child(train_and_test, work / 'log.txt')
     assert code == 0, (work / 'log.txt').read_text()[-3000:]
     return work
 
 
 def of_two(data: Path, work: Path, **changes):
-    """Two processes, batch 2 each. The first gives its loss as the mean of both."""
+    """Configures two processes with batches of two each."""
     cfg = config(data, work, random=False, **changes)
     cfg.launcher = 'pytorch'
     return cfg
@@ -66,62 +77,50 @@ def launch(call, folder: Path, expected: int = 0) -> None:
     assert codes == [expected] * 2, said
 
 
-def close(one: Path, other: Path) -> None:
-    a, b = weights(one), weights(other)
-    assert a.keys() == b.keys()
-    worst = max(float((a[key] - b[key]).abs().max()) for key in a)
-    assert worst <= 1e-5
+@pytest.mark.parametrize('launcher', ['pytorch', 'slurm'])
+def test_the_same_loss_and_weights(data, alone, tmp_path, launcher):
+    """The processes meet by what torchrun sets, or by what srun sets for two tasks on one node."""
+    work = tmp_path / 'two'
+    cfg = of_two(data, work)
+    cfg.launcher = launcher
 
-
-def test_the_same_loss_and_weights(data, alone, tmp_path):
-    cfg = of_two(data, tmp_path / 'two')
-
-    def wrapped(runner) -> None:
+    def task() -> None:
+        if launcher == 'slurm':
+            names = dict(RANK='PROCID', WORLD_SIZE='NTASKS', LOCAL_RANK='LOCALID')
+            for ours, slurms in names.items():
+                os.environ[f'SLURM_{slurms}'] = os.environ.pop(ours)
+        runner = run(cfg, hook=MeanLoss())
         assert is_model_wrapper(runner.model)
-        runner.register_hook(MeanLoss())
 
-    launch(lambda: run(cfg, before=wrapped), tmp_path)
-    close(alone / 'iter_6.pth', tmp_path / 'two' / 'iter_6.pth')
-    losses = [float(line) for line in (tmp_path / 'two/losses_0.txt').read_text().split()]
+    launch(task, tmp_path)
+    assert largest_difference(alone / 'iter_6.pth', work / 'iter_6.pth') <= 1e-5
+    losses = [float(line) for line in (work / 'losses_0.txt').read_text().split()]
     expected = [float(line) for line in (alone / 'losses_0.txt').read_text().split()]
     assert losses == pytest.approx(expected, abs=1e-5) and len(losses) == 6
     # and it starts elsewhere than it ends, so that all this says something
-    moved = weights(tmp_path / 'two' / 'iter_2.pth')
-    last = weights(tmp_path / 'two' / 'iter_6.pth')
-    assert max(float((moved[k] - last[k]).abs().max()) for k in last) > 1e-4
+    assert largest_difference(work / 'iter_2.pth', work / 'iter_6.pth') > 1e-4
 
 
-def test_random_augmentation_is_the_same_for_any_number_of_processes(data, tmp_path):
-    def seen(cfg, batch: int) -> None:
-        class Sums(Hook):
-            def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-                name = Path(runner.work_dir) / f'sums_{runner.rank}.txt'
-                with open(name, 'a') as file:
-                    file.writelines(f'{int(image.sum())}\n' for image in data_batch['inputs'])
-
-        cfg.train_dataloader.batch_size = batch
-        run(cfg, before=lambda r: r.register_hook(Sums()))
-
-    one, two = config(data, tmp_path / 'one'), config(data, tmp_path / 'two')
-    two.launcher = 'pytorch'
-    assert in_child(lambda: seen(one, 4), tmp_path / 'log.txt') == 0
-    launch(lambda: seen(two, 2), tmp_path)
-    read = lambda name: (tmp_path / name).read_text().split()  # noqa: E731
-    dealt = [v for pair in zip(read('two/sums_0.txt'), read('two/sums_1.txt'), strict=True)
-             for v in pair]  # fmt: skip
-    assert dealt == read('one/sums_0.txt') and len(set(dealt)) > 12
+def test_random_augmentation_is_the_same_for_any_number_of_processes(data, calm, tmp_path):
+    """One process has batches of two images, two processes have one image each."""
+    cfg = config(data, tmp_path / 'two')
+    cfg.launcher, cfg.train_dataloader.batch_size = 'pytorch', 1
+    launch(lambda: run(cfg, hook=Sums()), tmp_path)
+    first, second = ((tmp_path / f'two/sums_{rank}.txt').read_text().split() for rank in (0, 1))
+    dealt = [value for pair in zip(first, second, strict=True) for value in pair]
+    assert len(set(dealt)) == 12
+    assert dealt == (calm / 'sums_0.txt').read_text().split()[:12]
 
 
 @pytest.mark.parametrize('round_up', [True, False])
 def test_the_metric_is_that_of_one_process(data, alone, tmp_path, round_up):
-    """Five images over two processes; per class, to the last bit."""
+    """Two processes share five images; the metrics are equal to the last bit."""
 
-    def test(launcher: str) -> None:
-        cfg = config(data, tmp_path / launcher, random=False, load_from=str(alone / 'iter_6.pth'))
-        cfg.launcher = launcher
+    def test() -> None:
+        os.chdir(tmp_path)  # where processes leave their results for each other
+        cfg = config(data, tmp_path, random=False, load_from=str(alone / 'iter_6.pth'))
+        cfg.launcher = 'pytorch'
         cfg.test_dataloader.sampler.round_up = round_up
-        os.makedirs(tmp_path / launcher, exist_ok=True)
-        os.chdir(tmp_path / launcher)
         runner = StrictRunner.from_cfg(cfg)
         found: list = []
         metric = runner.build_evaluator(cfg.test_evaluator).metrics[0]
@@ -130,53 +129,49 @@ def test_the_metric_is_that_of_one_process(data, alone, tmp_path, round_up):
         metrics = runner.test()
         if runner.rank == 0:
             assert found == [5]
-            (tmp_path / f'{launcher}.json').write_text(json.dumps(metrics, default=float))
+            (tmp_path / 'metrics.json').write_text(json.dumps(metrics, default=float))
 
-    assert in_child(lambda: test('none'), tmp_path / 'log.txt') == 0
-    launch(lambda: test('pytorch'), tmp_path)
-    one, two = ((tmp_path / f'{name}.json').read_text() for name in ('none', 'pytorch'))
-    assert one == two and json.loads(one)['mIoU'] > 0
+    launch(test, tmp_path)
+    two = (tmp_path / 'metrics.json').read_text()
+    assert two == (alone / 'metrics.json').read_text() and json.loads(two)['mIoU'] > 0
 
 
-def test_all_stop_together_when_one_is_told_to(data, tmp_path):
+def test_all_stop_together_when_one_is_told_to(data, alone, tmp_path):
     class Terminate(Hook):
         def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
             if runner.rank == 1 and runner.iter + 1 == 3:
                 os.kill(os.getpid(), signal.SIGTERM)
 
     cfg = of_two(data, tmp_path / 'work')
-    launch(lambda: run(cfg, before=lambda r: r.register_hook(Terminate())), tmp_path, 143)
+    launch(lambda: run(cfg, hook=Terminate()), tmp_path, 143)
     assert (tmp_path / 'work/last_checkpoint').read_text().endswith('iter_3.pth')
     launch(lambda: run(of_two(data, tmp_path / 'work'), resume=True), tmp_path)
-    assert (tmp_path / 'work' / 'iter_6.pth').is_file()
+    assert largest_difference(alone / 'iter_6.pth', tmp_path / 'work' / 'iter_6.pth') <= 1e-5
 
 
 @pytest.mark.parametrize('told', [0, 1])
-def test_one_that_is_told_in_a_validation_leaves_nobody_waiting(data, tmp_path, told):
-    """All finish it; the first one has saved before that, if it was the one that was told."""
+def test_one_that_is_told_in_a_validation_leaves_nobody_waiting(data, alone, tmp_path, told):
+    """All finish the validation; if the first one was told, it saves before that."""
 
     class Terminate(Hook):
         def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None):
             if runner.rank == told and batch_idx == 0:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-    def cfg():
-        made = validated(of_two(data, tmp_path / 'work'))
-        made.train_cfg.val_interval = 3
-        made.custom_hooks = [dict(type='EMAHook', momentum=0.3)]
-        return made
-
-    launch(lambda: run(cfg(), before=lambda r: r.register_hook(Terminate())), tmp_path, 143)
-    assert (tmp_path / 'work/last_checkpoint').read_text().endswith('iter_4.pth')
-    assert (tmp_path / 'work/iter_3.pth').is_file() == (told == 0)
+    work = tmp_path / 'work'
+    cfg = validated(of_two(data, work))
+    cfg.train_cfg.val_interval = 3
+    cfg.custom_hooks = [dict(type='EMAHook', momentum=0.3)]
+    launch(lambda: run(cfg, hook=Terminate()), tmp_path, 143)
+    assert (work / 'last_checkpoint').read_text().endswith('iter_4.pth')
+    assert (work / 'iter_3.pth').is_file() == (told == 0)
     if told:
         return
-    (tmp_path / 'work/iter_4.pth').unlink()  # as if they had been killed in that validation
-    launch(lambda: run(cfg(), resume=True), tmp_path)
-    calm = cfg()
-    calm.work_dir = str(tmp_path / 'calm')
-    launch(lambda: run(calm), tmp_path)
-    close(tmp_path / 'work' / 'iter_6.pth', tmp_path / 'calm' / 'iter_6.pth')
+    (work / 'iter_4.pth').unlink()  # as if they had been killed in that validation
+    launch(lambda: run(cfg, resume=True), tmp_path)
+    trained = read_checkpoint(work / 'iter_6.pth')['ema_state_dict']  # the hook has swapped them
+    for name, expected in weights(alone / 'iter_6.pth').items():
+        torch.testing.assert_close(trained[f'module.{name}'], expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize('launcher', ['pytorch', 'none'])
@@ -191,22 +186,8 @@ def test_sharding_is_refused_where_it_would_happen(data, tmp_path, launcher):
         StrictRunner.from_cfg(cfg)
 
 
-def test_slurm_launcher(data, alone, tmp_path):
-    """What srun sets, two tasks on one node."""
-    cfg = of_two(data, tmp_path / 'two')
-    cfg.launcher = 'slurm'
-
-    def task() -> None:
-        for ours, slurms in dict(RANK='PROCID', WORLD_SIZE='NTASKS', LOCAL_RANK='LOCALID').items():
-            os.environ[f'SLURM_{slurms}'] = os.environ.pop(ours)
-        run(cfg)
-
-    launch(task, tmp_path)
-    close(alone / 'iter_6.pth', tmp_path / 'two' / 'iter_6.pth')
-
-
 def test_torchrun_starts_the_tools(data, alone, tmp_path):
-    """As a user does, once."""
+    """The command is the one that a user types."""
     cfg = config(data, tmp_path / 'work', random=False)
     cfg.train_cfg.max_iters = 2
     cfg.dump(str(tmp_path / 'tiny.py'))
@@ -219,4 +200,4 @@ def test_torchrun_starts_the_tools(data, alone, tmp_path):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert re.search(r'GPU number: 2', done.stdout + done.stderr)
-    close(alone / 'iter_2.pth', tmp_path / 'work' / 'iter_2.pth')
+    assert largest_difference(alone / 'iter_2.pth', tmp_path / 'work' / 'iter_2.pth') <= 1e-5

@@ -59,7 +59,7 @@ def test_an_endless_sampler_goes_on_where_it_was():
 def test_an_epoch_goes_on_in_its_middle_and_the_next_begins_at_its_start():
     def second(loader, positions):
         loader.sampler.set_epoch(1)
-        positions.pass_over(2)
+        positions.pass_over = 2
 
     whole = throws(
         DefaultSampler(Dice(), seed=1), before=lambda loader, _: loader.sampler.set_epoch(1)

@@ -14,21 +14,14 @@ pytest.importorskip('mmseg')
 
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import Hook
-from tiny_training import assert_same, config, fork, in_child, run, validated, wait, write_data
+from mmengine.runner import utils
+from tiny_training import KILLS, assert_same, config, fork, in_child, run, trained, validated, wait
 
-from segformer_plusplus.training.resuming import iterations
-from segformer_plusplus.training.saving import UNFINISHED
-
-KILLS = int(os.environ.get('KILLS', 5))
-
-
-@pytest.fixture(scope='module')
-def data(tmp_path_factory) -> Path:
-    return write_data(tmp_path_factory.mktemp('data'))
+from segformer_plusplus.training.checkpoint_files import UNFINISHED, iterations
 
 
 def kill_in_checkpoint(where: str, number: int, share: float) -> None:
-    """Have this process kill itself in a checkpoint: a -9 at exactly that moment.
+    """Makes this process kill itself by SIGKILL at one moment of a checkpoint.
 
     Args:
         where: 'half' when so much of the file is written, 'unnamed' when all of it is there but its
@@ -60,7 +53,7 @@ def kill_in_checkpoint(where: str, number: int, share: float) -> None:
 
 
 def kill_at_any_moment(child: int, work: Path, chance: random.Random) -> None:
-    """From another process: while it reads or builds, or a while after some checkpoints."""
+    """Kills a child while it reads or builds, or a while after some checkpoints."""
     files = lambda: {path.name for path in work.glob('*.pth')}  # noqa: E731
     end, seen, wanted = time.monotonic() + 60, files(), chance.randrange(3)
     new: set[str] = set()
@@ -72,13 +65,12 @@ def kill_at_any_moment(child: int, work: Path, chance: random.Random) -> None:
     os.kill(child, signal.SIGKILL)
 
 
-def test_kills_leave_no_trace(data, tmp_path):
+def test_kills_leave_no_trace(data, calm, tmp_path):
     """``KILLS=20 pytest -k kills`` kills twenty times."""
     length = 5 * KILLS
     changes = {'train_cfg.max_iters': length, 'default_hooks.checkpoint.interval': 1,
                'default_hooks.checkpoint.max_keep_ckpts': 2}  # fmt: skip
-    calm, rough, log = tmp_path / 'calm', tmp_path / 'rough', tmp_path / 'log.txt'
-    assert in_child(lambda: run(config(data, calm, **changes)), log) == 0, log.read_text()[-2000:]
+    rough, log = tmp_path / 'rough', tmp_path / 'log.txt'
     seed = int.from_bytes(os.urandom(4), 'big')
     print(f'seed of the kills: {seed}')  # shown when the test fails
     chance = random.Random(seed)
@@ -103,7 +95,7 @@ def test_kills_leave_no_trace(data, tmp_path):
         assert max(states, default=0) >= finished
         finished = max(states, default=0)
     assert 0 < finished < length
-    assert in_child(lambda: run(config(data, rough, **changes), resume=True), log) == 0
+    trained(config(data, rough, **changes), resume=True)
     assert_same(calm / f'iter_{length}.pth', rough / f'iter_{length}.pth')
     assert not list(rough.glob(f'.*{UNFINISHED}'))
     # an outdated one whose removal a kill forestalled may stay; a disk holds no more than these
@@ -111,113 +103,91 @@ def test_kills_leave_no_trace(data, tmp_path):
 
 
 class Terminate(Hook):
-    """What a scheduler does, after an iteration."""
+    """Ends the whole process group, as a scheduler does."""
 
-    def __init__(self, after: int, group: bool = False) -> None:
-        self.after, self.group = after, group
+    def terminate(self) -> None:
+        os.killpg(0, signal.SIGTERM)
+        time.sleep(0.3)  # the workers have it, too
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        if runner.iter + 1 == self.after:
-            if self.group:
-                os.killpg(0, signal.SIGTERM)
-                time.sleep(0.3)  # the workers have it, too
-            else:
-                os.kill(os.getpid(), signal.SIGTERM)
+        if runner.iter + 1 == 5:
+            self.terminate()
+
+    def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter == 3 and batch_idx == 1:
+            self.terminate()
 
 
-def epochs(cfg):
+def workers_cfg(data: Path, work: Path):
+    cfg = config(data, work)
+    cfg.train_dataloader.update(num_workers=2, persistent_workers=True)
+    return cfg
+
+
+def epochs_cfg(data: Path, work: Path):
+    """Configures three epochs of four iterations; the second one is interrupted."""
+    cfg = config(data, work)
     cfg.train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=3)
-    cfg.train_dataloader.sampler = dict(type='DefaultSampler', shuffle=True)
+    cfg.train_dataloader.update(num_workers=1, sampler=dict(type='DefaultSampler', shuffle=True))
     cfg.default_hooks.checkpoint = dict(type='CheckpointHook', interval=1)
     return cfg
 
 
-@pytest.mark.parametrize('kind', ['iterations', 'workers', 'epochs', 'no seed'])
-def test_sigterm_saves_and_the_rest_is_as_if_nothing_had_been(data, tmp_path, kind):
-    def cfg(work: Path):
-        made = config(data, work)
-        if kind == 'workers':
-            made.train_dataloader.update(num_workers=2, persistent_workers=True)
-        if kind == 'epochs':  # in the middle of the second one of four iterations
-            made = epochs(made)
-            made.train_dataloader.num_workers = 1
-        if kind == 'iterations':
-            validated(made).train_cfg.val_interval = 3
-        return made
-
-    calm, rough = tmp_path / 'calm', tmp_path / 'rough'
-    name = 'epoch_3.pth' if kind == 'epochs' else 'iter_6.pth'
-    log = tmp_path / 'log.txt'
-
-    def stopped() -> None:
-        if kind == 'workers':
-            os.setpgrp()
-        made = cfg(rough)
-        if kind == 'no seed':
-            made.randomness.seed = None
-        run(made, before=lambda r: r.register_hook(Terminate(5, group=kind == 'workers')))
-
-    assert in_child(stopped, log) == 143, log.read_text()[-3000:]
-    said = log.read_text()
-    assert f'stopped by SIGTERM after iteration 5: {rough}/iter_5.pth is saved' in said
-    assert (rough / 'last_checkpoint').read_text() == str(rough / 'iter_5.pth')
-    again = cfg(rough)
-    if kind == 'no seed':  # what was drawn is taken from the checkpoint
-        again.randomness.seed = None
-
-    def undisturbed() -> None:
-        made = cfg(calm)
-        if kind == 'no seed':
-            from segformer_plusplus.checkpoints import read_checkpoint
-
-            made.randomness.seed = read_checkpoint(rough / 'iter_5.pth')['meta']['seed']
-        run(made)
-
-    assert in_child(undisturbed, log) == 0, log.read_text()[-3000:]
-    assert in_child(lambda: run(again, resume=True), log) == 0, log.read_text()[-3000:]
-    assert_same(calm / name, rough / name)
+def averaged_cfg(data: Path, work: Path):
+    """Configures a validation in which EMAHook has exchanged the weights for their averages."""
+    cfg = validated(config(data, work))
+    cfg.train_cfg.val_interval = 3
+    cfg.custom_hooks = [dict(type='EMAHook', momentum=0.3)]
+    cfg.val_dataloader.num_workers = 1
+    return cfg
 
 
-class TerminateInValidation(Hook):
-    """In the middle of a validation, with the group as a scheduler does it."""
-
-    def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        if batch_idx == 1:
-            os.killpg(0, signal.SIGTERM)
-            time.sleep(0.3)  # the workers have it, too
+def seedless_cfg(data: Path, work: Path):
+    """Configures a seed that is drawn, and that a resumed run takes from the checkpoint."""
+    cfg = config(data, work)
+    cfg.randomness.seed = None
+    return cfg
 
 
-@pytest.mark.parametrize('workers', [0, 1])
-def test_sigterm_in_a_validation_with_averaged_weights(data, tmp_path, workers):
-    """While a validation runs, EMAHook has exchanged the weights for their averages."""
+@pytest.mark.parametrize(
+    ('make', 'stopped', 'last'),
+    [
+        (workers_cfg, 5, 'iter_6.pth'),
+        (seedless_cfg, 5, 'iter_6.pth'),
+        (epochs_cfg, 5, 'epoch_3.pth'),
+        (averaged_cfg, 3, 'iter_6.pth'),
+    ],
+    ids=['workers', 'no seed', 'epochs', 'averages'],
+)
+def test_sigterm_saves_and_the_rest_is_as_if_nothing_had_been(
+    data, calm, tmp_path, make, stopped, last
+):
+    rough, log = tmp_path / 'rough', tmp_path / 'log.txt'
 
-    def cfg(work: Path):
-        made = validated(config(data, work))
-        made.train_cfg.val_interval = 3
-        made.custom_hooks = [dict(type='EMAHook', momentum=0.3)]
-        made.val_dataloader.num_workers = workers
-        return made
-
-    def stopped() -> None:
+    def stop() -> None:
         os.setpgrp()
-        run(cfg(rough), before=lambda r: r.register_hook(TerminateInValidation()))
+        utils.sync_random_seed = lambda: 3  # the seed of the calm training
+        run(make(data, rough), hook=Terminate())
 
-    calm, rough, log = tmp_path / 'calm', tmp_path / 'rough', tmp_path / 'log.txt'
-    assert in_child(stopped, log) == 143, log.read_text()[-3000:]
-    assert (rough / 'last_checkpoint').read_text() == str(rough / 'iter_3.pth')
-    assert in_child(lambda: run(cfg(calm)), log) == 0
-    assert in_child(lambda: run(cfg(rough), resume=True), log) == 0, log.read_text()[-3000:]
-    assert_same(calm / 'iter_6.pth', rough / 'iter_6.pth')
+    def go_on() -> None:
+        utils.sync_random_seed = lambda: 4
+        run(make(data, rough), resume=True)
+
+    assert in_child(stop, log) == 143, log.read_text()[-3000:]
+    path = rough / f'iter_{stopped}.pth'
+    assert f'stopped by SIGTERM after iteration {stopped}: {path} is saved' in log.read_text()
+    assert (rough / 'last_checkpoint').read_text() == str(path)
+    assert in_child(go_on, log) == 0, log.read_text()[-3000:]
+    if make in (epochs_cfg, averaged_cfg):  # which end with other weights than the others
+        calm = trained(make(data, tmp_path / 'calm'))
+    assert_same(calm / last, rough / last)
 
 
-def test_runs_without_the_mechanism_would_differ(data, tmp_path):
-    """That the comparison above can fail: other numbers for dropout give other weights."""
-    a, b, log = tmp_path / 'a', tmp_path / 'b', tmp_path / 'log.txt'
-    assert in_child(lambda: run(config(data, a)), log) == 0, log.read_text()[-2000:]
-    off = {'default_hooks.step_seed': None}
-    assert in_child(lambda: run(config(data, b, **off)), log) == 0
+def test_runs_without_the_mechanism_would_differ(data, calm, tmp_path):
+    """The comparison above can fail: other numbers for dropout give other weights."""
+    work = trained(config(data, tmp_path / 'off', **{'default_hooks.step_seed': None}))
     with pytest.raises(AssertionError):
-        assert_same(a / 'iter_6.pth', b / 'iter_6.pth')
+        assert_same(calm / 'iter_6.pth', work / 'iter_6.pth')
 
 
 def test_a_second_sigterm_ends_at_once(data, tmp_path):
@@ -229,8 +199,7 @@ def test_a_second_sigterm_ends_at_once(data, tmp_path):
                 (tmp_path / 'there').touch()
                 time.sleep(30)
 
-    add = lambda r: r.register_hook(Slow())  # noqa: E731
-    child = fork(lambda: run(config(data, tmp_path / 'w'), before=add), log)
+    child = fork(lambda: run(config(data, tmp_path / 'w'), hook=Slow()), log)
     end = time.monotonic() + 60
     while not (tmp_path / 'there').exists():
         assert time.monotonic() < end, log.read_text()[-2000:]

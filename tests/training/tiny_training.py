@@ -1,9 +1,11 @@
-"""A training of a second or two, in a process of its own that may be killed."""
+"""Runs trainings of a second or two, in processes of their own that may be killed."""
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
+import socket
 import sys
 import time
 import traceback
@@ -15,13 +17,15 @@ import cv2
 import numpy as np
 import torch
 from mmengine.config import Config
+from mmengine.hooks import Hook
 
 CLASSES = 4
 SIZE = 64
+KILLS = int(os.environ.get('KILLS', 5))
 
 
 def write_data(folder: Path, train: int = 8, val: int = 5) -> Path:
-    """Noise with blocks of classes, as PNG."""
+    """Writes noise with blocks of classes as PNG files."""
     random = np.random.default_rng(0)
     for split, count in dict(train=train, val=val).items():
         for kind in ('images', 'labels'):
@@ -36,7 +40,7 @@ def write_data(folder: Path, train: int = 8, val: int = 5) -> Path:
 
 
 def config(data: Path, work: Path, *, random: bool = True, **changes: Any) -> Config:
-    """A tiny SegFormer, with all kinds of randomness, or with none."""
+    """Configures a tiny SegFormer, with all kinds of randomness or with none."""
     steps = [
         dict(type='CheckedLoadImageFromFile'),
         dict(type='CheckedLoadAnnotations', num_classes=CLASSES),
@@ -105,27 +109,42 @@ def config(data: Path, work: Path, *, random: bool = True, **changes: Any) -> Co
 
 
 def validated(cfg: Config) -> Config:
-    """The same with a validation on the test data."""
+    """Adds a validation on the test data to a config."""
     cfg.val_dataloader, cfg.val_evaluator = cfg.test_dataloader, cfg.test_evaluator
     cfg.val_cfg = dict()
     return cfg
 
 
-def run(cfg: Config, resume: bool = False, before: Callable[[Any], None] | None = None) -> Any:
-    """Train in this process."""
+def run(cfg: Config, resume: bool = False, hook: Hook | None = None) -> Any:
+    """Trains in this process, with one more hook than the config has."""
     from segformer_plusplus.training.runner import StrictRunner
 
     runner = StrictRunner.from_cfg(cfg)
     if resume:
         runner.resume_latest()
-    if before:
-        before(runner)
+    if hook:
+        runner.register_hook(hook)
     runner.train()
     return runner
 
 
+def trained(cfg: Config, resume: bool = False, hook: Hook | None = None) -> Path:
+    """Trains to the end in a child process and returns the work dir."""
+    log = Path(f'{cfg.work_dir}.txt')
+    assert in_child(lambda: run(cfg, resume, hook), log) == 0, log.read_text()[-3000:]
+    return Path(cfg.work_dir)
+
+
+class Sums(Hook):
+    """Writes down the sum of every image that a process sees."""
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        with open(Path(runner.work_dir) / f'sums_{runner.rank}.txt', 'a') as file:
+            file.writelines(f'{int(image.sum())}\n' for image in data_batch['inputs'])
+
+
 def fork(call: Callable[[], Any], log: Path, **environment: str) -> int:
-    """Start a call in a child process; what it prints goes to ``log``. Returns its id."""
+    """Starts a call in a child process, whose output goes to ``log``, and returns its id."""
     child = os.fork()
     if child:
         return child
@@ -144,8 +163,7 @@ def fork(call: Callable[[], Any], log: Path, **environment: str) -> int:
 
         for manager in (MMLogger, MessageHub, DefaultScope, Visualizer):
             manager._instance_dict.clear()
-        for handler in list(__import__('logging').getLogger().handlers):
-            __import__('logging').getLogger().removeHandler(handler)
+        logging.getLogger().handlers.clear()
         call()
         code = 0
     except SystemExit as left:
@@ -158,7 +176,7 @@ def fork(call: Callable[[], Any], log: Path, **environment: str) -> int:
 
 
 def wait(child: int, seconds: float = 60) -> int:
-    """The exit code of a child, negative for a signal; it is killed when it takes too long."""
+    """Returns the exit code of a child, negative for a signal; kills it when it takes too long."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         done, status = os.waitpid(child, os.WNOHANG)
@@ -171,14 +189,12 @@ def wait(child: int, seconds: float = 60) -> int:
 
 
 def in_child(call: Callable[[], Any], log: Path, **environment: str) -> int:
-    """Run a call to its end in a child process."""
+    """Runs a call to its end in a child process and returns its exit code."""
     return wait(fork(call, log, **environment))
 
 
 def together(call: Callable[[], Any], folder: Path, count: int = 2) -> list[int]:
-    """Start a call in several processes as torchrun does; returns their ids."""
-    import socket
-
+    """Starts a call in several processes as torchrun does, and returns their ids."""
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = str(free.getsockname()[1])
@@ -197,8 +213,15 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
     return read_checkpoint(path)['state_dict']
 
 
+def largest_difference(one: Path, other: Path) -> float:
+    """Returns how far the weights of two checkpoints are apart at most."""
+    a, b = weights(one), weights(other)
+    assert a.keys() == b.keys()
+    return max(float((a[key] - b[key]).abs().max()) for key in a)
+
+
 def assert_same(one: Path, other: Path) -> None:
-    """Every weight is the same, to the last bit."""
+    """Asserts that every weight is the same to the last bit."""
     a, b = weights(one), weights(other)
     assert a.keys() == b.keys()
     assert [key for key in a if not torch.equal(a[key], b[key])] == []

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from segformer_plusplus.cli.guard import main_guard
 from segformer_plusplus.cli.options import add_config_arguments, parse_shape
-from segformer_plusplus.evaluation.benchmark.compiling import compile_contender
 from segformer_plusplus.evaluation.benchmark.contenders import OpenMMLabModel
+from segformer_plusplus.evaluation.benchmark.costs import compile_contender
 from segformer_plusplus.evaluation.timing import Timing, describe_environment, measure
 from segformer_plusplus.export import FORMATS, export_model
 from segformer_plusplus.files import write_json, write_text

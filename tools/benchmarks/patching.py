@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from segformer_plusplus.cli.guard import add_traceback_argument, main_guard
 from segformer_plusplus.errors import SegformerPlusPlusError
-from segformer_plusplus.evaluation.benchmark.report import spread
+from segformer_plusplus.evaluation.results import spread
 from segformer_plusplus.evaluation.timing import describe_environment, measure
 from segformer_plusplus.files import write_json
 from segformer_plusplus.libraries import require

@@ -118,7 +118,7 @@ class Report:
 
     @property
     def problems(self) -> list[Finding]:
-        """The findings that are more than notes."""
+        """Lists the findings that are more than notes."""
         return [one for one in self.findings if not CHECKS[one.check].note]
 
     def totals(self) -> dict[str, int]:
@@ -127,7 +127,7 @@ class Report:
         return {check: amounts[check] for check in CHECKS if amounts[check]}
 
     def of(self, check: str) -> list[Finding]:
-        """The findings of one check."""
+        """Lists the findings of one check."""
         return [one for one in self.findings if one.check == check]
 
     def to_leave_out(self, source: str) -> list[str]:

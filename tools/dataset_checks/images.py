@@ -21,26 +21,14 @@ class LabelRule:
     """Says which numbers a label file may hold.
 
     Attributes:
-        classes: Number of classes, after the two changes below.
+        table: (256,) int, what training makes of each number.
+        classes: Number of classes.
         ignore: The number for ignored pixels.
-        reduce_zero: Whether 0 is ignored and the others are counted from 1.
-        renamed: Pairs of an old and a new number, where the config picks classes.
     """
 
+    table: np.ndarray
     classes: int
-    ignore: int = 255
-    reduce_zero: bool = False
-    renamed: tuple[tuple[int, int], ...] = ()
-
-    def table(self) -> np.ndarray:
-        """Returns what training makes of each of the 256 numbers, (256,) int."""
-        table: np.ndarray = np.arange(256)
-        if self.reduce_zero:
-            table = np.where((table == 0) | (table == 255), 255, table - 1)
-        changed = table.copy()
-        for old, new in self.renamed:
-            changed[table == old] = new
-        return changed
+    ignore: int
 
 
 @dataclass(frozen=True)
@@ -126,8 +114,7 @@ def _check_label(label: Image.Image, rule: LabelRule, result: FileResult) -> Non
         result.found.append(('label_format', f'its pixels are of kind {label.mode!r}'))
         return
     amounts = np.bincount(np.asarray(label).astype(np.uint8).ravel(), minlength=256)
-    table = rule.table()
-    valid, ignored = table < rule.classes, table == rule.ignore
+    valid, ignored = rule.table < rule.classes, rule.table == rule.ignore
     outside = np.flatnonzero((amounts > 0) & ~valid & ~ignored)
     if len(outside):
         allowed, passed = (_numbers(np.flatnonzero(values)) for values in (valid, ignored))

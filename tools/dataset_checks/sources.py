@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 
@@ -35,8 +36,8 @@ class Source:
         split: 'train', 'val' or 'test'.
         name: The split, with a number behind if it has several datasets: 'train.0'.
         key: Its key in the config.
-        dataset: Of mmseg, mmpose or another toolbox on mmengine's ``BaseDataset``.
-        labels: By image: its label map, None without one. Every image once, in order.
+        dataset: Dataset of mmseg, mmpose or another toolbox on mmengine's ``BaseDataset``.
+        labels: Label map of each image in order, None without one.
         twice: Images that the dataset lists more than once, though it has no boxes.
         used: Absolute paths of all images and label maps, those that are left out included.
         left_out: Absolute paths of what a ``LeaveOut`` of the config takes out.
@@ -57,38 +58,40 @@ class Source:
 
     @property
     def root(self) -> str:
-        """The folder that paths are named from."""
+        """Returns the folder that paths are named from."""
         return self.dataset.data_root or ''
 
     @property
     def whole(self) -> bool:
-        """Whether the dataset takes all that its files have (no ``indices`` and the like)."""
+        """Says whether the dataset takes all that its files have (no ``indices`` and the like)."""
         interval = getattr(self.dataset, 'sample_interval', 1)
         return self.dataset._indices is None and interval == 1 and not self.dataset.filter_cfg
 
     @property
     def image_folder(self) -> str | None:
-        """Where its images are."""
+        """Returns the folder of its images."""
         prefix = self.dataset.data_prefix
         return prefix.get('img_path') or prefix.get('img')
 
     @property
     def label_folder(self) -> str | None:
-        """Where its label maps are, None if its pipeline reads none."""
+        """Returns the folder of its label maps, None if its pipeline reads none."""
         if any('Annotations' in type(step).__name__ for step in self.dataset.pipeline.transforms):
             return self.dataset.data_prefix.get('seg_map_path')
         return None
 
     @property
     def rule(self) -> LabelRule:
-        """Which labels its classes allow."""
+        """Returns which labels its classes allow."""
         info = self.dataset.metainfo
-        return LabelRule(
-            classes=len(info.get('classes') or ()),
-            ignore=getattr(self.dataset, 'ignore_index', 255),
-            reduce_zero=bool(info.get('reduce_zero_label')),
-            renamed=tuple((info.get('label_map') or {}).items()),
-        )
+        table: np.ndarray = np.arange(256)
+        if info.get('reduce_zero_label'):
+            table = np.where((table == 0) | (table == 255), 255, table - 1)
+        renamed = table.copy()
+        for old, new in (info.get('label_map') or {}).items():
+            renamed[table == old] = new
+        ignore = getattr(self.dataset, 'ignore_index', 255)
+        return LabelRule(renamed, len(info.get('classes') or ()), ignore)
 
     def shown(self, path: str) -> str:
         """Names a file as a report does: relative to the data root."""
@@ -112,8 +115,8 @@ def read_sources(cfg: Config, splits: Sequence[str] | None) -> tuple[list[Source
     """Builds the datasets of some splits and reads their lists.
 
     Args:
-        cfg: Of mmseg or mmpose.
-        splits: Out of `SPLITS`; None for those that the config has.
+        cfg: A config of mmseg or mmpose.
+        splits: Some of `SPLITS`; None for those that the config has.
 
     Returns:
         The datasets, and remarks on what was passed over.

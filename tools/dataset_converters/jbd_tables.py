@@ -58,7 +58,7 @@ class Frame:
 
     @property
     def file(self) -> str:
-        """The frame's path below the folder of all events."""
+        """Returns the frame's path below the folder of all events."""
         return f'{self.event}/{self.name}.jpg'
 
 

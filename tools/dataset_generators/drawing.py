@@ -6,19 +6,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import cv2
 import numpy as np
 
 from segformer_plusplus.errors import SegformerPlusPlusError
 
 Colour: TypeAlias = tuple[float, float, float]
 Colours: TypeAlias = tuple[Colour, ...]
+Size: TypeAlias = tuple[int, int]
+Span: TypeAlias = tuple[float, float]
+Box: TypeAlias = tuple[float, float, float, float]
+"""x, y, width and height in pixels."""
 
-SUBPIXEL_BITS = 4  # OpenCV's fixed-point coordinates
+_SUBPIXEL_BITS = 4  # OpenCV's fixed-point coordinates
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """What is drawn.
+    """Describes what is drawn.
 
     Attributes:
         name: 'scenes' or 'jumpers'.
@@ -29,10 +34,10 @@ class Drawing:
 
     name: str
     version: int
-    smallest: tuple[int, int]
-    largest: tuple[int, int]
+    smallest: Size
+    largest: Size
 
-    def check_size(self, size: tuple[int, int]) -> None:
+    def check_size(self, size: Size) -> None:
         """Raises `SegformerPlusPlusError` unless (height, width) can be drawn."""
         whole = len(size) == 2 and all(isinstance(side, int | np.integer) for side in size)
         sides = zip(self.smallest, size, self.largest, strict=True) if whole else ()
@@ -81,6 +86,28 @@ def circle(corners: int) -> np.ndarray:
     return np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
-def fixed_point(points: np.ndarray) -> np.ndarray:
-    """Turns (N, 2) pixels into OpenCV's fixed-point coordinates."""
-    return np.round((points - 0.5) * (1 << SUBPIXEL_BITS)).astype(np.int32)
+def fill(
+    image: np.ndarray, points: np.ndarray, colour: Sequence[float], line: int = cv2.LINE_AA
+) -> None:
+    """Fills a polygon of (N, 2) pixels, or fractions of them, in place."""
+    fixed = np.round((points - 0.5) * (1 << _SUBPIXEL_BITS)).astype(np.int32)
+    cv2.fillPoly(image, [fixed], colour, line, _SUBPIXEL_BITS)
+
+
+def smooth_noise(rng: np.random.Generator, size: Size, cells: Size) -> np.ndarray:
+    """Returns smooth noise, (H, W) float32, from (rows, columns) of independent values."""
+    coarse = rng.standard_normal(cells, np.float32)
+    return cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_LINEAR)
+
+
+def add_noise(image: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """Adds (H, W) noise to all channels of (H, W, 3) uint8."""
+    return cv2.add(image, cv2.merge([noise.astype(np.int16)] * 3), dtype=cv2.CV_8U)
+
+
+def relight(rng: np.random.Generator, image: np.ndarray, gain: Span, gamma: Span) -> np.ndarray:
+    """Changes the brightness, tint and contrast of (H, W, 3) uint8 at random."""
+    gains = rng.uniform(*gain) * rng.uniform(0.96, 1.04, size=3)
+    levels = np.arange(256)[:, None] / 255
+    curve = np.clip(255 * gains * levels ** rng.uniform(*gamma), 0, 255)
+    return cv2.LUT(image, curve.astype(np.uint8)[:, None])

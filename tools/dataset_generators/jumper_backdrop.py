@@ -7,11 +7,16 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from tools.dataset_generators.drawing import Colour, Colours, pick, vary
+from tools.dataset_generators.drawing import (
+    Box,
+    Colour,
+    Colours,
+    add_noise,
+    pick,
+    smooth_noise,
+    vary,
+)
 from tools.dataset_generators.scenes import draw_scene
-
-Box = tuple[float, float, float, float]
-"""x, y, width and height in pixels."""
 
 STREETS = 12  # to cut from; they take long to draw, so every process draws each of them once
 _STREET_SEED, _STREET_SIZE = 20231, (512, 1024)
@@ -50,18 +55,11 @@ def _street(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
     return cv2.convertScaleAbs(image, alpha=rng.uniform(0.6, 0.85), beta=rng.uniform(20, 40))
 
 
-def _noise(rng: np.random.Generator, size: tuple[int, int], cells: tuple[int, int]) -> np.ndarray:
-    """Returns smooth noise, (H, W) float32, from (rows, columns) of independent values."""
-    coarse = rng.standard_normal(cells, np.float32)
-    return cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_LINEAR)
-
-
 def _blotched(rng: np.random.Generator, image: np.ndarray, strength: float) -> np.ndarray:
     """Adds large and small patches of other brightness."""
-    size = image.shape[:2]
-    noise = _noise(rng, size, (6, 9)) + 0.7 * _noise(rng, size, (60, 100))
-    offset = (strength * noise).astype(np.int16)
-    return cv2.add(image, cv2.merge([offset] * 3), dtype=cv2.CV_8U)
+    size = image.shape[0], image.shape[1]
+    noise = smooth_noise(rng, size, (6, 9)) + 0.7 * smooth_noise(rng, size, (60, 100))
+    return add_noise(image, strength * noise)
 
 
 def _graded(size: tuple[int, int], top: Colour, bottom: Colour) -> np.ndarray:

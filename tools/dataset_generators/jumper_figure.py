@@ -5,22 +5,13 @@ Left and right look the same but for where they are: no colour tells one side fr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
-from tools.dataset_generators.drawing import (
-    SUBPIXEL_BITS,
-    Colour,
-    Colours,
-    circle,
-    darker,
-    fixed_point,
-    pick,
-    vary,
-)
+from tools.dataset_generators.drawing import Colour, Colours, circle, darker, fill, pick, vary
 from tools.dataset_generators.jumper_skeleton import Body
 from tools.dataset_generators.scene_objects import SKIN
 
@@ -40,34 +31,23 @@ _CIRCLE = circle(16)
 _SHADING = ((1.0, 0.74), (0.8, 0.95), (0.45, 1.1))
 
 
-@dataclass(frozen=True)
-class Kit:
-    """Holds the colours of one athlete, and the build: a factor on the girth of the limbs."""
+Kit = Mapping[str, Colour]
+"""The colours of one athlete."""
 
-    skin: Colour
-    hair: Colour
-    jersey: Colour
-    stripe: Colour
-    shorts: Colour
-    socks: Colour
-    shoes: Colour
-    build: float
 
-    @staticmethod
-    def sample(rng: np.random.Generator) -> Kit:
-        """Samples all colours."""
-        jersey, stripe = (JERSEYS[i] for i in rng.permutation(len(JERSEYS))[:2])
-        skin = pick(rng, SKIN, 14)
-        return Kit(
-            skin=skin,
-            hair=pick(rng, HAIR, 10),
-            jersey=vary(rng, jersey),
-            stripe=vary(rng, stripe),
-            shorts=pick(rng, SHORTS),
-            socks=skin if rng.uniform() < 0.4 else pick(rng, SHORTS),
-            shoes=pick(rng, SHOES),
-            build=float(rng.uniform(0.9, 1.12)),
-        )
+def sample_kit(rng: np.random.Generator) -> Kit:
+    """Samples all colours of an athlete."""
+    jersey, stripe = (JERSEYS[i] for i in rng.permutation(len(JERSEYS))[:2])
+    skin = pick(rng, SKIN, 14)
+    return {
+        'skin': skin,
+        'hair': pick(rng, HAIR, 10),
+        'jersey': vary(rng, jersey),
+        'stripe': vary(rng, stripe),
+        'shorts': pick(rng, SHORTS),
+        'socks': skin if rng.uniform() < 0.4 else pick(rng, SHORTS),
+        'shoes': pick(rng, SHOES),
+    }
 
 
 @dataclass(frozen=True)
@@ -97,14 +77,16 @@ class Figure:
     Args:
         body: The joints, turned to the camera.
         kit: The colours.
+        build: A factor on the girth of the limbs.
         light: (2,) where the light comes from in the image, of length 1.
 
     Attributes:
         points: The joints in metres, as in `Body`.
     """
 
-    def __init__(self, body: Body, kit: Kit, light: np.ndarray) -> None:
-        self.points, self._body, self._kit, self._light = body.points, body, kit, light
+    def __init__(self, body: Body, kit: Kit, build: float, light: np.ndarray) -> None:
+        self.points, self._body, self._kit = body.points, body, kit
+        self._build, self._light = build, light
         parts = [self._torso(), self._head()]
         for side in 'rl':
             parts += self._arm(side) + self._leg(side)
@@ -144,7 +126,7 @@ class Figure:
     ) -> Blob:
         """Returns the hull of circles round joints or points, with radii for an average build."""
         centres = [self.points[at] if isinstance(at, str) else at for at, _ in circles]
-        radii = self._kit.build * np.array([radius for _, radius in circles])
+        radii = self._build * np.array([radius for _, radius in circles])
         return Blob(np.stack(centres), radii, colour, shaded)
 
     def _between(self, first: str, second: str, part: float) -> np.ndarray:
@@ -158,12 +140,12 @@ class Figure:
         sho, elb, wri, han = (f'{side}{joint}' for joint in ('sho', 'elb', 'wri', 'han'))
         palm, tip = self._between(wri, han, 0.45), self._between(wri, han, 0.88)
         upper = [
-            self._hull(kit.skin, (sho, 0.052), (elb, 0.04)),
-            self._hull(kit.jersey, (sho, 0.064), (self._between(sho, elb, 0.3), 0.058)),
+            self._hull(kit['skin'], (sho, 0.052), (elb, 0.04)),
+            self._hull(kit['jersey'], (sho, 0.064), (self._between(sho, elb, 0.3), 0.058)),
         ]
         fore = [
-            self._hull(kit.skin, (elb, 0.04), (wri, 0.027)),
-            self._hull(kit.skin, (wri, 0.025), (palm, 0.038), (tip, 0.02)),
+            self._hull(kit['skin'], (elb, 0.04), (wri, 0.027)),
+            self._hull(kit['skin'], (wri, 0.025), (palm, 0.038), (tip, 0.02)),
         ]
         return [(self._depth(sho, elb), upper), (self._depth(elb, wri), fore)]
 
@@ -172,13 +154,13 @@ class Figure:
         hip, kne, ank, hee, toe = (side + joint for joint in ('hip', 'kne', 'ank', 'hee', 'toe'))
         calf, sock = self._between(kne, ank, 0.3), self._between(kne, ank, 0.72)
         thigh = [
-            self._hull(kit.skin, (hip, 0.085), (kne, 0.055)),
-            self._hull(kit.shorts, (hip, 0.095), (self._between(hip, kne, 0.5), 0.08)),
+            self._hull(kit['skin'], (hip, 0.085), (kne, 0.055)),
+            self._hull(kit['shorts'], (hip, 0.095), (self._between(hip, kne, 0.5), 0.08)),
         ]
         shank = [
-            self._hull(kit.skin, (kne, 0.054), (calf, 0.058), (ank, 0.034)),
-            self._hull(kit.socks, (sock, 0.045), (ank, 0.036)),
-            self._hull(kit.shoes, (hee, 0.034), (ank, 0.036), (toe, 0.018)),
+            self._hull(kit['skin'], (kne, 0.054), (calf, 0.058), (ank, 0.034)),
+            self._hull(kit['socks'], (sock, 0.045), (ank, 0.036)),
+            self._hull(kit['shoes'], (hee, 0.034), (ank, 0.036), (toe, 0.018)),
         ]
         return [(self._depth(hip, kne), thigh), (self._depth(kne, ank), shank)]
 
@@ -186,8 +168,8 @@ class Figure:
         kit = self._kit
         trunk = ('pelvis', 0.105), ('belly', 0.105), ('chest', 0.12), ('rsho', 0.06), ('lsho', 0.06)
         blobs = [
-            self._hull(kit.shorts, ('belly', 0.085), ('rhip', 0.09), ('lhip', 0.09)),
-            self._hull(kit.jersey, *trunk),
+            self._hull(kit['shorts'], ('belly', 0.085), ('rhip', 0.09), ('lhip', 0.09)),
+            self._hull(kit['jersey'], *trunk),
         ]
         facing = self._body.chest[2, 0]  # of the chest's forward, towards the camera
         if facing > 0.12:
@@ -195,7 +177,7 @@ class Figure:
             for digit in (-0.045, 0.045):
                 blobs.append(self._patch(0.11, (digit - 0.022, digit + 0.022), (-0.04, 0.04), INK))
         elif facing < -0.12:
-            blobs.append(self._patch(-0.11, (-0.13, 0.13), (0.02, 0.08), kit.stripe))
+            blobs.append(self._patch(-0.11, (-0.13, 0.13), (0.02, 0.08), kit['stripe']))
         return self._depth('chest', 'pelvis'), blobs
 
     def _patch(
@@ -213,17 +195,17 @@ class Figure:
         def at(forward: float, up: float) -> np.ndarray:
             return points['skull'] + head @ np.array([forward, up, 0.0])
 
-        neck = self._hull(kit.skin, ('neck', 0.055), ('skull', 0.05))
-        hair = self._hull(kit.hair, (at(-0.025, 0.022), 0.088), (at(-0.035, -0.02), 0.07))
+        neck = self._hull(kit['skin'], ('neck', 0.055), ('skull', 0.05))
+        hair = self._hull(kit['hair'], (at(-0.025, 0.022), 0.088), (at(-0.035, -0.02), 0.07))
         face = [
-            self._hull(kit.skin, (at(0.025, 0.01), 0.078), (at(0.05, -0.075), 0.038)),
-            self._hull(darker(kit.skin, 1.08), ('nose', 0.014), (at(0.09, 0.0), 0.016)),
+            self._hull(kit['skin'], (at(0.025, 0.01), 0.078), (at(0.05, -0.075), 0.038)),
+            self._hull(darker(kit['skin'], 1.08), ('nose', 0.014), (at(0.09, 0.0), 0.016)),
         ]
         for side in ('right', 'left'):
             if points[f'{side}_eye'][2] > points['skull'][2] + 0.02:
                 face.append(self._hull(INK, (f'{side}_eye', 0.011), shaded=False))
             if points[f'{side}_ear'][2] > points['skull'][2] + 0.03:
-                ear = darker(kit.skin, 0.85)
+                ear = darker(kit['skin'], 0.85)
                 face.append(self._hull(ear, (f'{side}_ear', 0.02), shaded=False))
         # Whichever is nearer covers the other: seen from behind, there is hair only.
         ahead = head[2, 0] > -0.35
@@ -247,5 +229,4 @@ def _fill_hull(
 ) -> None:
     """Fills the hull of circles in place: (N, 2) centres and (N,) radii in pixels."""
     edge = (centres[:, None] + radii[:, None, None] * _CIRCLE).reshape(-1, 2).astype(np.float32)
-    hull = fixed_point(cv2.convexHull(edge))
-    cv2.fillPoly(image, [hull], tuple(colour), line, SUBPIXEL_BITS)
+    fill(image, cv2.convexHull(edge), colour, line)

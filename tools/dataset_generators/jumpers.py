@@ -15,14 +15,9 @@ import numpy as np
 from segformer_plusplus.errors import SegformerPlusPlusError
 from segformer_plusplus.pose.keypoints import COCO, JBD
 from tools.dataset_files import check_whole
-from tools.dataset_generators.drawing import Drawing, random_numbers
-from tools.dataset_generators.jumper_backdrop import (
-    Box,
-    draw_backdrop,
-    draw_crossbar,
-    draw_occluder,
-)
-from tools.dataset_generators.jumper_figure import Figure, Kit
+from tools.dataset_generators.drawing import Box, Drawing, add_noise, random_numbers, relight
+from tools.dataset_generators.jumper_backdrop import draw_backdrop, draw_crossbar, draw_occluder
+from tools.dataset_generators.jumper_figure import Figure, sample_kit
 from tools.dataset_generators.jumper_pose import BYSTANDING, DISCIPLINES, Sequences, sample_pose
 from tools.dataset_generators.jumper_skeleton import assemble, view
 
@@ -156,7 +151,8 @@ def _figure(rng: np.random.Generator, light: np.ndarray, sequences: Sequences) -
     """
     body = assemble(sample_pose(rng, sequences), 1.75 * rng.uniform(0.94, 1.08))
     camera = view(rng.uniform(50, 130), rng.uniform(-5, 10), 3 * rng.standard_normal())
-    return Figure(body.turned(camera), Kit.sample(rng), light)
+    kit, build = sample_kit(rng), rng.uniform(0.9, 1.12)
+    return Figure(body.turned(camera), kit, build, light)
 
 
 def _place(
@@ -229,8 +225,5 @@ def _photograph(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
         middle = length // 2
         cv2.line(kernel, (0, middle - rise), (length - 1, middle + rise), 1.0)
         image = cv2.filter2D(image, -1, kernel / kernel.sum())
-    gain = rng.uniform(0.82, 1.15) * rng.uniform(0.96, 1.04, size=3)
-    curve = np.clip(255 * gain * (np.arange(256)[:, None] / 255) ** rng.uniform(0.85, 1.2), 0, 255)
-    image = cv2.LUT(image, curve.astype(np.uint8)[:, None])
-    grain = (rng.uniform(2, 7) * rng.standard_normal(image.shape[:2], np.float32)).astype(np.int16)
-    return cv2.add(image, cv2.merge([grain] * 3), dtype=cv2.CV_8U)
+    image = relight(rng, image, (0.82, 1.15), (0.85, 1.2))
+    return add_noise(image, rng.uniform(2, 7) * rng.standard_normal(image.shape[:2], np.float32))

@@ -1,4 +1,4 @@
-"""The layouts that drawn data are written in: Cityscapes, ADE20K, Jump-Broadcast and COCO 2017."""
+"""Lays out drawn data as Cityscapes, ADE20K, Jump-Broadcast or COCO 2017."""
 
 from __future__ import annotations
 
@@ -16,15 +16,7 @@ from tools.dataset_generators import jumpers, scenes
 from tools.dataset_generators.jumpers import draw_jumpers
 from tools.dataset_generators.scene_canvas import CLASSES
 from tools.dataset_generators.scenes import draw_scene
-from tools.dataset_generators.writing import (
-    Annotated,
-    Frame,
-    Job,
-    Layout,
-    People,
-    save_pixels,
-    write,
-)
+from tools.dataset_generators.writing import Annotated, Frame, Job, Layout, People, write
 
 CITIES = {
     'train': ('ashford', 'birkstadt', 'corvale', 'dunmere'),
@@ -65,7 +57,7 @@ def _ade20k_frame(split: str, index: int) -> Frame:
 def _draw_cityscapes(job: Job) -> None:
     scene = draw_scene(job.seed, job.size)
     job.save_image(scene.image)
-    save_pixels(job.annotation, scene.labels)
+    job.save_labels(scene.labels)
 
 
 def _draw_ade20k(job: Job) -> None:
@@ -74,7 +66,7 @@ def _draw_ade20k(job: Job) -> None:
     # 0 is "none of the 150 classes": trams and ignored pixels
     table = np.zeros(256, np.uint8)
     table[: len(CLASSES)] = _ADE20K_LABELS
-    save_pixels(job.annotation, table[scene.labels])
+    job.save_labels(table[scene.labels])
 
 
 def _jbd_frame(folder: str, split: str, index: int) -> Frame:

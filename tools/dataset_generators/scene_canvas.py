@@ -12,7 +12,7 @@ from typing import TypeAlias
 import cv2
 import numpy as np
 
-from tools.dataset_generators.drawing import SUBPIXEL_BITS, Colour, circle, fixed_point
+from tools.dataset_generators.drawing import Colour, Span, circle, fill
 
 CLASSES = (
     *('road', 'sidewalk', 'building', 'wall', 'fence', 'pole', 'traffic light', 'traffic sign'),
@@ -26,6 +26,10 @@ IGNORE = 255
 
 Point: TypeAlias = tuple[float, float]
 Points: TypeAlias = np.ndarray | Sequence[Point]
+Place: TypeAlias = tuple[float, float, float]
+Paint: TypeAlias = Colour | None
+Label: TypeAlias = int | None
+Haze: TypeAlias = float | None
 
 FOCAL = 0.8  # in image widths: a field of view of 64 degrees
 CAMERA_HEIGHT = 1.4
@@ -74,17 +78,38 @@ class Canvas:
             self.horizon + (CAMERA_HEIGHT - y) * up,
         )
 
-    def face(self, x0: float, x1: float, y0: float, y1: float, z: float) -> list[Point]:
-        """Returns the corners of an upright rectangle that looks at the camera."""
-        return [self.project(x, y, z) for x, y in ((x0, y0), (x1, y0), (x1, y1), (x0, y1))]
+    def face(
+        self, x: Span, y: Span, z: float, colour: Paint, label: Label = None, haze: Haze = None
+    ) -> None:
+        """Fills an upright rectangle that looks at the camera, hazy as at `z` or at `haze`."""
+        corners = ((x[0], y[0]), (x[1], y[0]), (x[1], y[1]), (x[0], y[1]))
+        points = [self.project(across, up, z) for across, up in corners]
+        self.polygon(points, colour, label, z if haze is None else haze)
 
-    def plane(self, x: float, y0: float, y1: float, z0: float, z1: float) -> list[Point]:
-        """Returns the corners of an upright rectangle that runs along the road."""
-        return [self.project(x, y, z) for y, z in ((y0, z0), (y0, z1), (y1, z1), (y1, z0))]
+    def plane(
+        self, x: float, y: Span, z: Span, colour: Paint, label: Label = None, haze: Haze = None
+    ) -> None:
+        """Fills an upright rectangle that runs along the road; the rest as for `face`."""
+        corners = ((y[0], z[0]), (y[0], z[1]), (y[1], z[1]), (y[1], z[0]))
+        points = [self.project(x, up, ahead) for up, ahead in corners]
+        self.polygon(points, colour, label, z[0] if haze is None else haze)
 
-    def floor(self, x0: float, x1: float, z0: float, z1: float, y: float = 0.0) -> list[Point]:
+    def ground(self, x: Span, z: Span, y: float = 0.0) -> list[Point]:
         """Returns the corners of a flat rectangle at height `y`."""
-        return [self.project(x, y, z) for x, z in ((x0, z0), (x1, z0), (x1, z1), (x0, z1))]
+        corners = ((x[0], z[0]), (x[1], z[0]), (x[1], z[1]), (x[0], z[1]))
+        return [self.project(across, y, ahead) for across, ahead in corners]
+
+    def floor(
+        self, x: Span, z: Span, colour: Paint, label: Label = None, haze: Haze = None, y: float = 0
+    ) -> None:
+        """Fills a flat rectangle at height `y`; the rest as for `face`."""
+        self.polygon(self.ground(x, z, y), colour, label, z[0] if haze is None else haze)
+
+    def edge(
+        self, start: Place, end: Place, width: float, colour: Colour, haze: float = 0.0
+    ) -> None:
+        """Draws a line between two points of the world, `width` pixels wide and at least one."""
+        self.line(self.project(*start), self.project(*end), width, colour, None, haze)
 
     def shade(self, colour: Colour, z: float) -> Colour:
         """Returns the colour as it looks through `z` metres of haze."""
@@ -93,9 +118,7 @@ class Canvas:
         red, green, blue = (near * clear + far * (1 - clear) for near, far in pairs)
         return red, green, blue
 
-    def polygon(
-        self, points: Points, colour: Colour | None, label: int | None = None, z: float = 0.0
-    ) -> None:
+    def polygon(self, points: Points, colour: Paint, label: Label = None, z: float = 0.0) -> None:
         """Fills a polygon; without a colour only its label, without a label only its colour.
 
         Args:
@@ -105,18 +128,18 @@ class Canvas:
             z: Distance in metres, for the haze.
         """
         limit = self._limit
-        fixed = [fixed_point(np.clip(np.asarray(points, np.float64), 0.5 - limit, 0.5 + limit))]
+        inside = np.clip(np.asarray(points, np.float64), 0.5 - limit, 0.5 + limit)
         if colour is not None:
-            cv2.fillPoly(self.image, fixed, self.shade(colour, z), cv2.LINE_AA, SUBPIXEL_BITS)
+            fill(self.image, inside, self.shade(colour, z))
         if label is not None:
-            cv2.fillPoly(self.labels, fixed, label, cv2.LINE_8, SUBPIXEL_BITS)
+            fill(self.labels, inside, (label,), cv2.LINE_8)
 
     def ellipse(
         self,
         centre: Point,
         radii: Point,
-        colour: Colour | None,
-        label: int | None = None,
+        colour: Paint,
+        label: Label = None,
         z: float = 0.0,
         corners: int = 16,
     ) -> None:
@@ -144,7 +167,7 @@ class Canvas:
         end: Point,
         width: float,
         colour: Colour,
-        label: int | None = None,
+        label: Label = None,
         z: float = 0.0,
     ) -> None:
         """Draws a line between two pixels, `width` pixels wide and at least one."""
@@ -176,22 +199,18 @@ class Billboard:
         """Returns the pixel `u` metres to the side and `v` metres up."""
         return self.canvas.project(self.x + self.side * u, v, self.z)
 
-    def polygon(
-        self, points: Sequence[Point], colour: Colour | None, label: int | None = None
-    ) -> None:
+    def polygon(self, points: Sequence[Point], colour: Paint, label: Label = None) -> None:
         """Fills a polygon of (u, v) corners in metres."""
         self.canvas.polygon([self.at(u, v) for u, v in points], colour, label, self.z)
 
-    def disc(
-        self, u: float, v: float, radii: Point, colour: Colour | None, label: int | None = None
-    ) -> None:
+    def disc(self, u: float, v: float, radii: Point, colour: Paint, label: Label = None) -> None:
         """Fills an ellipse; all in metres."""
         across, up = self.canvas.metre(self.z)
         pixels = radii[0] * across, radii[1] * up
         self.canvas.ellipse(self.at(u, v), pixels, colour, label, self.z)
 
     def stroke(
-        self, start: Point, end: Point, width: float, colour: Colour, label: int | None = None
+        self, start: Point, end: Point, width: float, colour: Colour, label: Label = None
     ) -> None:
         """Draws a line; all in metres, at least one pixel wide."""
         pixels = width * self.canvas.metre(self.z)[0]

@@ -7,7 +7,7 @@ from itertools import pairwise
 import cv2
 import numpy as np
 
-from tools.dataset_generators.drawing import Colour, Colours, darker, pick, vary
+from tools.dataset_generators.drawing import Colour, Colours, Span, darker, pick, vary
 from tools.dataset_generators.scene_canvas import CLASSES, Billboard, Canvas, steps
 
 ROAD, SIDEWALK, BUILDING, WALL, FENCE, POLE, TRAFFIC_LIGHT, TRAFFIC_SIGN = range(8)
@@ -44,43 +44,41 @@ def draw_skyline(canvas: Canvas, rng: np.random.Generator) -> None:
     """Draws distant houses and trees, which close the road at the horizon."""
     for x in steps(-130, 131, 10):
         half, height = rng.uniform(4, 9), rng.uniform(6, 22)
-        face = canvas.face(x - half, x + half, 0, height, 190.0)
-        canvas.polygon(face, pick(rng, BRICKS), BUILDING, 120.0)
+        span = x - half, x + half
+        canvas.face(span, (0, height), 190.0, pick(rng, BRICKS), BUILDING, haze=120.0)
     for x in rng.uniform(-90, 90, size=24):
         tree(canvas, rng, float(x), 170.0, rng.uniform(5, 9))
 
 
 def draw_ground(canvas: Canvas, rng: np.random.Generator) -> None:
     """Draws grass, sidewalks with slabs, and a road with lanes, patches and a green island."""
-    canvas.polygon(canvas.floor(-800, 800, NEAR, FAR), vary(rng, GRASS), TERRAIN, 20.0)
+    canvas.floor((-800, 800), (NEAR, FAR), vary(rng, GRASS), TERRAIN, haze=20.0)
     slab, asphalt = vary(rng, (186, 158, 150), 10), vary(rng, (84, 84, 90), 10)
     for side in (-1, 1):
-        strip = canvas.floor(side * CURB, side * VERGE, NEAR, FAR)
-        canvas.polygon(strip, slab, SIDEWALK, 10.0)
+        curb, verge = side * CURB, side * VERGE
+        canvas.floor((curb, verge), (NEAR, FAR), slab, SIDEWALK, haze=10.0)
         joint = darker(slab, 0.78)
         for x in (CURB + 0.6, (CURB + VERGE) / 2, VERGE - 0.6):
-            ends = canvas.project(side * x, 0, NEAR), canvas.project(side * x, 0, 60)
-            canvas.line(*ends, 1, joint)
+            canvas.edge((side * x, 0, NEAR), (side * x, 0, 60), 1, joint)
         for z in steps(9.0, 45.0, 1.2):
-            ends = canvas.project(side * CURB, 0, z), canvas.project(side * VERGE, 0, z)
-            canvas.line(*ends, 0.02 * canvas.metre(z)[1], joint)
-    canvas.polygon(canvas.floor(-CURB, CURB, NEAR, FAR), asphalt, ROAD, 10.0)
+            canvas.edge((curb, 0, z), (verge, 0, z), 0.02 * canvas.metre(z)[1], joint)
+    canvas.floor((-CURB, CURB), (NEAR, FAR), asphalt, ROAD, haze=10.0)
     for _ in range(14):
         x, z = rng.uniform(-CURB, CURB - 2.5), rng.uniform(4, 50)
-        patch = canvas.floor(x, x + rng.uniform(0.5, 2.5), z, z * rng.uniform(1.05, 1.3))
-        canvas.polygon(patch, darker(asphalt, rng.uniform(0.82, 1.15)), None, z)
+        patch = (x, x + rng.uniform(0.5, 2.5)), (z, z * rng.uniform(1.05, 1.3))
+        canvas.floor(*patch, darker(asphalt, rng.uniform(0.82, 1.15)))
     white = vary(rng, (206, 206, 204), 14)
     for lane in (-5.6, -2.8, 0.0, 2.8, 5.6):
         for z in steps(4.0 + rng.uniform(0, 3), 110.0, 7.0):
             length = 7.0 if abs(lane) > 5 else 3.0
-            canvas.polygon(canvas.floor(lane - 0.09, lane + 0.09, z, z + length), white, None, z)
+            canvas.floor((lane - 0.09, lane + 0.09), (z, z + length), white)
     for side in (-1, 1):
-        curb = canvas.floor(side * (CURB - 0.15), side * (CURB + 0.15), NEAR, FAR, 0.05)
-        canvas.polygon(curb, darker(slab, 1.12), SIDEWALK, 10.0)
+        stone = side * (CURB - 0.15), side * (CURB + 0.15)
+        canvas.floor(stone, (NEAR, FAR), darker(slab, 1.12), SIDEWALK, haze=10.0, y=0.05)
     x, z = canvas.camera_x + rng.uniform(-2.0, 0.6), rng.uniform(6.0, 6.8)
     long = rng.uniform(2.6, 4.0)
-    canvas.polygon(canvas.floor(x - 0.35, x + 2.05, z - 0.35, z + long + 0.5), slab, SIDEWALK, z)
-    canvas.polygon(canvas.floor(x, x + 1.7, z, z + long), vary(rng, GRASS), TERRAIN, z)
+    canvas.floor((x - 0.35, x + 2.05), (z - 0.35, z + long + 0.5), slab, SIDEWALK, haze=z)
+    canvas.floor((x, x + 1.7), (z, z + long), vary(rng, GRASS), TERRAIN)
 
 
 def facades(canvas: Canvas, rng: np.random.Generator, side: int) -> None:
@@ -88,40 +86,29 @@ def facades(canvas: Canvas, rng: np.random.Generator, side: int) -> None:
     ends = [16.0]
     while ends[-1] < 180:
         ends.append(ends[-1] + rng.uniform(8, 18))
-    for z0, z1 in reversed(list(pairwise(ends))):
+    for z in reversed(list(pairwise(ends))):
         x = side * (FACADE + rng.uniform(0, 2.5))
         height, colour = rng.uniform(6.5, 14), pick(rng, BRICKS, 16)
         if rng.uniform() < 0.15:
             continue
-        gable = canvas.face(x, x + side * 12, 0, height, z0)
-        canvas.polygon(gable, darker(colour, 0.8), BUILDING, z0)
-        canvas.polygon(canvas.plane(x, 0, height, z0, z1), colour, BUILDING, z0)
-        eaves = canvas.plane(x, height - 0.5, height, z0, z1)
-        canvas.polygon(eaves, darker(colour, 0.6), None, z0)
-        _windows(canvas, rng, x, height, z0, z1, colour)
+        canvas.face((x, x + side * 12), (0, height), z[0], darker(colour, 0.8), BUILDING)
+        canvas.plane(x, (0, height), z, colour, BUILDING)
+        canvas.plane(x, (height - 0.5, height), z, darker(colour, 0.6))
+        _windows(canvas, rng, x, height, z, colour)
 
 
 def _windows(
-    canvas: Canvas,
-    rng: np.random.Generator,
-    x: float,
-    height: float,
-    z0: float,
-    z1: float,
-    bricks: Colour,
+    canvas: Canvas, rng: np.random.Generator, x: float, height: float, depth: Span, bricks: Colour
 ) -> None:
     """Draws storeys of windows, and the courses of brick between them."""
     glass, frame = vary(rng, (58, 66, 84), 14), darker(bricks, 1.3)
     width, storey = rng.uniform(0.9, 1.5), rng.uniform(2.7, 3.3)
     for y in steps(0.6, height - 0.6, 0.6):
-        ends = canvas.project(x, y, z0), canvas.project(x, y, z1)
-        canvas.line(*ends, 1, darker(bricks, 0.88), None, z0)
+        canvas.edge((x, y, depth[0]), (x, y, depth[1]), 1, darker(bricks, 0.88), depth[0])
     for y in steps(0.9, height - 2.0, storey):
-        for z in steps(z0 + 0.8, z1 - width, width * 1.9):
-            pane = canvas.plane(x, y, y + 1.6, z, z + width)
-            canvas.polygon(pane, frame, None, z)
-            inner = canvas.plane(x, y + 0.15, y + 1.45, z + 0.12, z + width - 0.12)
-            canvas.polygon(inner, glass, None, z)
+        for z in steps(depth[0] + 0.8, depth[1] - width, width * 1.9):
+            canvas.plane(x, (y, y + 1.6), (z, z + width), frame)
+            canvas.plane(x, (y + 0.15, y + 1.45), (z + 0.12, z + width - 0.12), glass, haze=z)
 
 
 def barriers(canvas: Canvas, rng: np.random.Generator, side: int) -> None:
@@ -134,33 +121,30 @@ def barriers(canvas: Canvas, rng: np.random.Generator, side: int) -> None:
         pieces.append((z, z + length))
         z += length + rng.uniform(0, 2.5)
     for index in reversed(range(len(pieces))):
-        kinds[index % 2](canvas, rng, side * BARRIER, *pieces[index])
+        kinds[index % 2](canvas, rng, side * BARRIER, pieces[index])
 
 
-def wall(canvas: Canvas, rng: np.random.Generator, x: float, z0: float, z1: float) -> None:
+def wall(canvas: Canvas, rng: np.random.Generator, x: float, z: Span) -> None:
     """Draws a wall of concrete blocks along the road."""
     height, colour = rng.uniform(1.9, 2.6), vary(rng, (132, 156, 160), 12)
-    canvas.polygon(canvas.plane(x, 0, height, z0, z1), colour, WALL, z0)
+    canvas.plane(x, (0, height), z, colour, WALL)
     joint = darker(colour, 0.72)
     for row, y in enumerate(steps(0, height, 0.42)):
-        ends = canvas.project(x, y, z0), canvas.project(x, y, z1)
-        canvas.line(*ends, 0.03 * canvas.metre(z0)[1], joint)
-        for z in steps(z0 + 0.5 * (row % 2), z1, 1.0):
-            top = min(y + 0.42, height)
-            canvas.line(canvas.project(x, y, z), canvas.project(x, top, z), 1, joint, None, z)
-    coping = canvas.plane(x, height - 0.15, height + 0.05, z0, z1)
-    canvas.polygon(coping, darker(colour, 1.2), WALL, z0)
+        canvas.edge((x, y, z[0]), (x, y, z[1]), 0.03 * canvas.metre(z[0])[1], joint)
+        for end in steps(z[0] + 0.5 * (row % 2), z[1], 1.0):
+            canvas.edge((x, y, end), (x, min(y + 0.42, height), end), 1, joint, end)
+    canvas.plane(x, (height - 0.15, height + 0.05), z, darker(colour, 1.2), WALL)
 
 
-def fence(canvas: Canvas, rng: np.random.Generator, x: float, z0: float, z1: float) -> None:
+def fence(canvas: Canvas, rng: np.random.Generator, x: float, z: Span) -> None:
     """Draws thin slats and two rails along the road; the gaps between them are fence, too."""
     height = rng.uniform(1.5, 2.0)
     colour = pick(rng, ((222, 214, 196), (104, 66, 40)), 10)
-    canvas.polygon(canvas.plane(x, 0, height, z0, z1), None, FENCE)
-    for z in steps(z1, z0, -0.3):
-        canvas.polygon(canvas.plane(x, 0.05, height, z, z + 0.14), colour, None, z)
+    canvas.plane(x, (0, height), z, None, FENCE)
+    for slat in steps(z[1], z[0], -0.3):
+        canvas.plane(x, (0.05, height), (slat, slat + 0.14), colour)
     for y in (0.3, height - 0.3):
-        canvas.polygon(canvas.plane(x, y, y + 0.12, z0, z1), darker(colour, 0.85), None, z0)
+        canvas.plane(x, (y, y + 0.12), z, darker(colour, 0.85))
 
 
 def tree(canvas: Canvas, rng: np.random.Generator, x: float, z: float, height: float) -> None:
@@ -230,11 +214,11 @@ def traffic_sign(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -
         board.polygon(arrow, white, TRAFFIC_SIGN)
 
 
-def shadow(canvas: Canvas, x0: float, x1: float, z0: float, z1: float) -> None:
+def shadow(canvas: Canvas, x: Span, z: Span) -> None:
     """Darkens the ground below something that stands on it; labels stay."""
-    points = np.asarray(canvas.floor(x0, x1, z0, z1))
-    left, top = np.clip(np.floor(points.min(0)), 0, (canvas.width, canvas.height)).astype(int)
-    right, bottom = np.clip(np.ceil(points.max(0)), 0, (canvas.width, canvas.height)).astype(int)
+    points, size = np.asarray(canvas.ground(x, z)), (canvas.width, canvas.height)
+    left, top = np.clip(np.floor(points.min(0)), 0, size).astype(int)
+    right, bottom = np.clip(np.ceil(points.max(0)), 0, size).astype(int)
     if left >= right or top >= bottom:
         return
     region = canvas.image[top:bottom, left:right]

@@ -11,15 +11,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import cv2
 import numpy as np
 
+from tools.dataset_generators import drawing
 from tools.dataset_generators import scene_objects as objects
 from tools.dataset_generators import scene_street as street
-from tools.dataset_generators.drawing import Drawing, random_numbers
 from tools.dataset_generators.scene_canvas import CLASSES, IGNORE, Canvas, steps
 
-DRAWING = Drawing('scenes', version=1, smallest=(64, 128), largest=(1024, 2048))
+DRAWING = drawing.Drawing('scenes', version=1, smallest=(64, 128), largest=(1024, 2048))
 
 LANES = -3.7, -1.3, 1.3, 3.7  # metres from the road's middle
 PARKED = 5.95
@@ -65,7 +64,7 @@ def draw_scene(seed: int | Sequence[int], size: tuple[int, int]) -> Scene:
         SegformerPlusPlusError: For a size or a seed that is not allowed.
     """
     DRAWING.check_size(size)
-    rng = random_numbers(seed)
+    rng = drawing.random_numbers(seed)
     vanishing = rng.uniform(0.45, 0.55), rng.uniform(0.43, 0.49)
     red, green, blue = (rng.uniform(*ends) for ends in ((196, 216), (206, 222), (214, 232)))
     canvas = Canvas(size, vanishing, rng.uniform(-2.2, 2.2), (red, green, blue))
@@ -120,8 +119,7 @@ def _traffic(canvas: Canvas, rng: np.random.Generator) -> None:
                 place(objects.car, side * PARKED, z)
             z += rng.uniform(6.0, 9.0)
         for z in steps(20.0, 84.0, 10.0):
-            x = side * rng.uniform(7.3, 7.8)
-            place(street.lamp_post, x, z + rng.uniform(-2, 2))
+            place(street.lamp_post, side * rng.uniform(7.3, 7.8), z + rng.uniform(-2, 2))
         for z in (17.0, 26.0, 40.0, 58.0):
             place(street.traffic_sign, side * rng.uniform(7.4, 9.8), z * rng.uniform(0.9, 1.2))
         for z in (18.0, 30.0, 48.0):
@@ -169,22 +167,14 @@ def _ignored(canvas: Canvas, rng: np.random.Generator) -> None:
 
 def _textured(canvas: Canvas, rng: np.random.Generator) -> None:
     """Adds each class's texture and the day's light."""
-    levels = np.arange(256)[:, None] / 255
-    gain = rng.uniform(0.85, 1.12) * rng.uniform(0.96, 1.04, size=3)
-    curve = np.clip(255 * gain * levels ** rng.uniform(0.9, 1.15), 0, 255).astype(np.uint8)
-    size = canvas.width, canvas.height
+    image, size = drawing.relight(rng, canvas.image, (0.85, 1.12), (0.9, 1.15)), canvas.labels.shape
     strength = np.full((256, 3), OTHER_TEXTURE, np.float32)
     for name, values in TEXTURE.items():
         strength[CLASSES.index(name)] = values
-    leaves, blotches = (
-        cv2.resize(rng.standard_normal(cells, np.float32), size, interpolation=cv2.INTER_LINEAR)
-        for cells in ((200, 400), (10, 20))
-    )
+    leaves, blotches = (drawing.smooth_noise(rng, size, cells) for cells in ((200, 400), (10, 20)))
     # Drawn last: the only numbers whose count depends on the size.
-    grain = rng.standard_normal(canvas.labels.shape, np.float32)
+    grain = rng.standard_normal(size, np.float32)
     noise = strength[canvas.labels, 0] * grain
     noise += strength[canvas.labels, 1] * leaves
     noise += strength[canvas.labels, 2] * blotches
-    lit = cv2.LUT(canvas.image, curve[:, None])
-    offset = cv2.merge([np.round(noise).astype(np.int16)] * 3)
-    canvas.image = cv2.add(lit, offset, dtype=cv2.CV_8U)
+    canvas.image = drawing.add_noise(image, np.round(noise))

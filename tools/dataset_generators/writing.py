@@ -28,7 +28,7 @@ _UNFINISHED = '.unfinished'
 
 @dataclass(frozen=True)
 class Frame:
-    """One image of a data set.
+    """Names one image of a data set.
 
     Attributes:
         split: 'train' or 'val'.
@@ -55,7 +55,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class Job:
-    """One frame to draw: its (height, width), its seed, and the folder of the data set."""
+    """Holds a frame to draw, its (height, width), its seed, and the folder of the data set."""
 
     root: Path
     frame: Frame
@@ -64,18 +64,22 @@ class Job:
 
     @property
     def image(self) -> Path:
-        """The image file to write."""
+        """Returns the image file to write."""
         return self.root / self.frame.folder / self.frame.name
 
     @property
     def annotation(self) -> Path:
-        """The label map to write, or the file that holds the people until all are drawn."""
+        """Returns the label map to write, or the file of the people until all are drawn."""
         unfinished = f'{_UNFINISHED}/{self.frame.split}_{self.frame.index}.json'
         return self.root / (self.frame.labels or unfinished)
 
     def save_image(self, pixels: np.ndarray) -> None:
         """Writes the image, (H, W, 3) uint8 RGB, as its suffix says."""
-        save_pixels(self.image, pixels[..., ::-1])
+        _save_pixels(self.image, pixels[..., ::-1])
+
+    def save_labels(self, labels: np.ndarray) -> None:
+        """Writes the label map, (H, W) uint8."""
+        _save_pixels(self.annotation, labels)
 
 
 People = list[dict[str, Any]]
@@ -85,7 +89,7 @@ Annotated = Sequence[tuple[Job, People]]
 
 @dataclass(frozen=True)
 class Layout:
-    """How a data set is stored.
+    """Says how a data set is stored.
 
     Attributes:
         name: Name of the layout on the command line.
@@ -219,8 +223,7 @@ def _listed(record: Mapping[str, Any]) -> str:
     return ', '.join(f'{key}={value}' for key, value in record.items())
 
 
-def save_pixels(path: Path, pixels: np.ndarray) -> None:
-    """Writes (H, W, 3) uint8 BGR or (H, W) uint8 as the file type of the suffix."""
+def _save_pixels(path: Path, pixels: np.ndarray) -> None:
     png = path.suffix == '.png'
     parameters = (cv2.IMWRITE_PNG_COMPRESSION, 1) if png else (cv2.IMWRITE_JPEG_QUALITY, 92)
     _, encoded = cv2.imencode(path.suffix, np.ascontiguousarray(pixels), parameters)

@@ -1,1 +1,1 @@
-"""Speed and memory of models and strategies, timed in turn, logits checked first."""
+"""Measures speed and memory of models and strategies, in turn, once their logits are equal."""

@@ -3,44 +3,205 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from mmengine.config import Config
+from torch import Tensor, nn
 
-from ...errors import memory_errors
-from ...inference.opening import SEED
+from ...errors import SegformerPlusPlusError, memory_errors
+from ...inference.opening import SEED, open_model
+from ...mit.cpu import chunked, is_chunked
+from ...token_merging import BASELINE
 from ..timing import Call, Timing, measure, peak_memory
-from .compiling import TOLERANCE, compile_contender, trace_errors
-from .complexity import count_flops, count_parameters, matrix_product_rates
 from .contenders import Contender, OpenMMLabModel, stage_calls
-from .peers import check_same_logits
-from .settings import DTYPES, TOMESD, Field, Options, Setting
-from .training_step import TrainingStep, check_same_step
+from .costs import (
+    TOLERANCE,
+    TrainingStep,
+    check_same_step,
+    compile_contender,
+    count_flops,
+    count_parameters,
+    matrix_product_rates,
+    trace_errors,
+)
+from .peers import (
+    PEERS,
+    OpenVinoModel,
+    TransformersModel,
+    check_openvino,
+    check_peers,
+    check_same_logits,
+    make_levels_linear,
+    mmseg_peer,
+    tomesd_peer,
+)
+
+DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
 COMPILED = ', compiled'
+TOMESD = ' (tomesd)'
+"""What follows the name of a row whose matching is that of tomesd."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What all runs of a benchmark have in common.
+
+    Attributes:
+        against: the same weights in mmseg, transformers, openvino, openvino-mmseg or tomesd, in
+            this order, checked for the same logits first; also with commas, mmseg,tomesd.
+        checkpoint: weights, loaded strictly (default: seeded random ones).
+        device: where it runs.
+        dtype: of weights and images; in training, of autocast.
+        rounds: timed ones.
+        warmup: rounds before those.
+        backbone_only: time the backbone alone.
+        stages: also time backbone, head and labels by themselves.
+        training: time optimisation steps (forward, backward, AdamW) instead of inference.
+        compile: also time everything in PyTorch through torch.compile.
+        compile_backend: of torch.compile.
+        peak: also measure the machine's plain matrix products, and what share a model reaches.
+    """
+
+    against: Sequence[str] = ()
+    checkpoint: str | None = None
+    device: Literal['cpu', 'cuda'] = 'cpu'
+    dtype: Literal['float32', 'bfloat16', 'float16'] = 'float32'
+    rounds: int = 10
+    warmup: int = 2
+    backbone_only: bool = False
+    stages: bool = False
+    training: bool = False
+    compile: bool = False
+    compile_backend: str = 'inductor'
+    peak: bool = False
+
+    def __post_init__(self) -> None:
+        peers = tuple(dict.fromkeys(name for each in self.against for name in each.split(',')))
+        object.__setattr__(self, 'against', peers)
+        openvino = any(peer.startswith('openvino') for peer in peers)
+        if self.device == 'cuda' and not torch.cuda.is_available():
+            raise SegformerPlusPlusError('--device cuda: PyTorch finds no CUDA device here')
+        if self.rounds < 1 or self.warmup < 0:
+            raise SegformerPlusPlusError(
+                f'--rounds is {self.rounds} and --warmup {self.warmup}; give at least 1 and 0'
+            )
+        for name in peers:
+            if name not in PEERS:
+                raise SegformerPlusPlusError(
+                    f'--against: {name!r} is no peer; choose from {", ".join(PEERS)}'
+                )
+        for flag, given in (('compile', self.compile), ('backbone-only', self.backbone_only)):
+            if self.training and given:
+                raise SegformerPlusPlusError(f'--training and --{flag} exclude each other')
+        if self.training and openvino:
+            raise SegformerPlusPlusError('--against openvino: it does not train')
+        if self.training and self.dtype == 'float16':
+            raise SegformerPlusPlusError(
+                '--training takes --dtype float32 or bfloat16 (autocast): float16 needs a scaled '
+                'loss'
+            )
+        if openvino:
+            check_openvino(self.device, DTYPES[self.dtype])
+
+    @property
+    def weight_dtype(self) -> torch.dtype:
+        """Returns the precision of weights and images.
+
+        In training, autocast rounds what float32 is multiplied with.
+        """
+        return torch.float32 if self.training else DTYPES[self.dtype]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What differs between the runs of a benchmark.
+
+    Attributes:
+        shape: height and width of the images, in pixels.
+        batch_size: images of one call.
+        threads: of PyTorch, and of OpenVINO.
+    """
+
+    shape: tuple[int, int]
+    batch_size: int
+    threads: int
 
 
 class Comparison:
-    """Runs of a field of contenders.
+    """Builds all models once, and compares them in any number of runs.
 
     Args:
-        variants: see :class:`~.settings.Field`.
+        variants: configs by name, of models of ours (without peers: of any model of OpenMMLab). The
+            peers get the weights of the first one and are compared with it unmerged.
         options: what is measured.
+
+    Raises:
+        SegformerPlusPlusError: a peer's library is missing, or cannot express the model.
     """
 
     def __init__(self, variants: Mapping[str, Any], options: Options) -> None:
         self.options = options
-        self._field = Field(variants, options)
+        first = next(iter(variants.values()))
+        check_peers(options.against, first.model)
+        self._modules = {name: self._build(cfg) for name, cfg in variants.items()}
+        self._peers: dict[str, Contender] = {}
+        if options.against:
+            self._build_peers(first)
+        else:
+            share_weights(self._modules)
+
+    def _build(self, config: Any, trained: bool = True) -> nn.Module:
+        options = self.options
+        checkpoint = options.checkpoint if trained else None
+        place: Any = dict(device=options.device, dtype=options.weight_dtype)
+        opened: nn.Module = open_model(config, checkpoint, random_weights=True, **place)
+        return opened
+
+    def _build_peers(self, first: Any) -> None:
+        cfg = copy.deepcopy(first)
+        config = cfg.model
+        config.backbone.update(token_merging=BASELINE, tome_cfg=None)
+        unmerged = self._build(cfg)
+        share_weights({'unmerged': unmerged, **self._modules})
+        self._unmerged = OpenMMLabModel(unmerged)
+        for peer in self.options.against:
+            if peer == 'mmseg':
+                self._peers[peer] = OpenMMLabModel(self._build_mmseg(config, unmerged))
+            elif peer == 'transformers':
+                self._peers[peer] = TransformersModel(config, unmerged)
+            elif peer == 'openvino':
+                self._peers[peer] = OpenVinoModel(unmerged, 'our model, unmerged')
+            elif peer == 'openvino-mmseg':
+                theirs = self._build_mmseg(config, unmerged)
+                self._peers[peer] = OpenVinoModel(theirs, "mmseg's own modules")
+            else:
+                self._peers |= self._build_tomesd()
+
+    def _build_mmseg(self, config: Mapping[str, Any], unmerged: nn.Module) -> nn.Module:
+        cfg = Config(dict(model=mmseg_peer(config), default_scope='mmseg'))
+        theirs = self._build(cfg, trained=False)
+        make_levels_linear(theirs, unmerged)
+        theirs.load_state_dict(unmerged.state_dict(), strict=True)
+        return theirs
+
+    def _build_tomesd(self) -> dict[str, Contender]:
+        made = {f'{name}{TOMESD}': tomesd_peer(each) for name, each in self._modules.items()}
+        peers: dict[str, Contender] = {name: each for name, each in made.items() if each}
+        if not peers:
+            raise SegformerPlusPlusError(
+                f'--against tomesd: none of {", ".join(self._modules)} merges by '
+                'BipartiteSoftMatching2d; add --token-merging hq, or fast'
+            )
+        return peers
 
     def run(self, setting: Setting, record: dict[str, Any]) -> None:
-        """Measure everything once.
+        """Measures everything once, and fills the record as results come.
 
-        Args:
-            setting: shape, batch size and threads.
-            record: filled as results come, so that an interruption loses nothing; 'complete' is
-                there, and True, only at the end.
+        So an interruption loses nothing. 'complete' is there, and True, only at the end.
 
         Raises:
             SegformerPlusPlusError: a peer is not the same model, a model cannot be compiled, or
@@ -48,18 +209,22 @@ class Comparison:
         """
         options = self.options
         torch.set_num_threads(setting.threads)
-        record.update(
-            shape=setting.shape, batch_size=setting.batch_size, threads=setting.threads, results=[]
-        )
-        images = self._images(setting)
-        contenders = self._field.rows()
+        record.update(asdict(setting), results=[])
+        torch.manual_seed(SEED)
+        images = torch.randn(setting.batch_size, 3, *setting.shape)
+        images = images.to(device=options.device, dtype=options.weight_dtype)
+        contenders = self._rows()
         record['details'] = {
             name: each.details for name, each in contenders.items() if each.details
         }
         self._measure_matrix_products(record)
         calls: dict[str, Call]
         if options.training:
-            steps = self._training_steps(contenders, images)
+            dtype = DTYPES[options.dtype]
+            steps = {
+                name: TrainingStep(each, images, each.random_targets(images), dtype)
+                for name, each in contenders.items()
+            }
             self._check_steps(steps, images, record)
             calls = dict(steps)
         else:
@@ -83,8 +248,23 @@ class Comparison:
             self._measure_stages(record, parts)
         record['complete'] = True
 
+    def _rows(self) -> dict[str, Contender]:
+        """Returns all contenders in their order: peers first, what tomesd merges after ours."""
+        rows = {name: each for name, each in self._peers.items() if not name.endswith(TOMESD)}
+        for name, module in self._modules.items():
+            rows[name] = OpenMMLabModel(module)
+            if name + TOMESD in self._peers:
+                rows[name + TOMESD] = self._peers[name + TOMESD]
+        return rows
+
+    def _counterparts(self, rows: Mapping[str, Contender]) -> Iterator[tuple[str, Contender]]:
+        """Yields each peer's name, and the contender of ours that it must equal."""
+        for name in self._peers:
+            ours = name.removesuffix(TOMESD)
+            yield name, rows[ours] if ours != name else self._unmerged
+
     def _measure_matrix_products(self, record: dict[str, Any]) -> None:
-        """Before and after the models: the better one counts, as a busy machine is slower."""
+        """Measures before and after the models: the better one counts, as others may be busy."""
         if self.options.peak:
             rates = matrix_product_rates(self.options.device, DTYPES[self.options.dtype])
             before = record.get('matrix_products_gflops_per_second', rates)
@@ -92,17 +272,12 @@ class Comparison:
                 name: max(rate, before[name]) for name, rate in rates.items()
             }
 
-    def _images(self, setting: Setting) -> Tensor:
-        torch.manual_seed(SEED)
-        images = torch.randn(setting.batch_size, 3, *setting.shape)
-        return images.to(device=self.options.device, dtype=self.options.weight_dtype)
-
     def _check_logits(
         self, rows: Mapping[str, Contender], images: Tensor, record: dict[str, Any]
     ) -> None:
         errors: dict[str, float] = {}
         record['relative_error_of_logits'] = errors
-        for name, ours in self._field.counterparts(rows):
+        for name, ours in self._counterparts(rows):
             pair, inputs = (ours, rows[name]), images
             if name.endswith(TOMESD) and images.dtype != torch.float32:
                 # tomesd compares tokens as rounded as they are, and so picks others than ours
@@ -110,10 +285,27 @@ class Comparison:
             with memory_errors(name):
                 errors[name] = check_same_logits(*pair, inputs, TOLERANCE[inputs.dtype], name)
 
+    def _check_steps(
+        self, steps: Mapping[str, TrainingStep], images: Tensor, record: dict[str, Any]
+    ) -> None:
+        errors: dict[str, dict[str, float]] = {}
+        record['relative_error_of_training_step'] = errors
+        rows = {name: step.contender for name, step in steps.items()}
+        for name, ours in self._counterparts(rows):
+            targets = steps[name].targets
+            with memory_errors(name):
+                # tomesd compares tokens as rounded as they are, and so picks others than ours
+                dtype = torch.float32 if name.endswith(TOMESD) else steps[name].dtype
+                errors[name] = check_same_step(
+                    TrainingStep(ours, images, targets, dtype),
+                    TrainingStep(rows[name], images, targets, dtype),
+                    name,
+                )
+
     def _compile(
         self, rows: Mapping[str, Contender], images: Tensor, record: dict[str, Any]
     ) -> dict[str, Contender]:
-        """Every row followed by its compiled one."""
+        """Returns every row followed by its compiled one."""
         torch._dynamo.reset()  # what was compiled for another shape would ask for dynamic ones
         options, done = self.options, dict[str, dict[str, float]]()
         record['compiled'] = done
@@ -130,32 +322,6 @@ class Comparison:
         function = contender.features if self.options.backbone_only else contender.predict
         return torch.inference_mode()(lambda: function(images))
 
-    def _training_steps(
-        self, rows: Mapping[str, Contender], images: Tensor
-    ) -> dict[str, TrainingStep]:
-        dtype = DTYPES[self.options.dtype]
-        return {
-            name: TrainingStep(each, images, each.random_targets(images), dtype)
-            for name, each in rows.items()
-        }
-
-    def _check_steps(
-        self, steps: Mapping[str, TrainingStep], images: Tensor, record: dict[str, Any]
-    ) -> None:
-        errors: dict[str, dict[str, float]] = {}
-        record['relative_error_of_training_step'] = errors
-        rows = {name: step.contender for name, step in steps.items()}
-        for name, ours in self._field.counterparts(rows):
-            targets = steps[name].targets
-            with memory_errors(name):
-                # tomesd compares tokens as rounded as they are, and so picks others than ours
-                dtype = torch.float32 if name.endswith(TOMESD) else steps[name].dtype
-                errors[name] = check_same_step(
-                    TrainingStep(ours, images, targets, dtype),
-                    TrainingStep(rows[name], images, targets, dtype),
-                    name,
-                )
-
     def _count(
         self,
         record: dict[str, Any],
@@ -163,7 +329,7 @@ class Comparison:
         calls: Mapping[str, Call],
         images: Tensor,
     ) -> None:
-        """Add to every result what is counted, not timed."""
+        """Adds to every result what is counted, not timed."""
         options = self.options
         rates = record.get('matrix_products_gflops_per_second', {})
         for result in record['results']:
@@ -175,40 +341,45 @@ class Comparison:
                 result['parameters'] = count_parameters(
                     row.backbone if options.backbone_only else row.module
                 )
-                result['gflops'] = count_flops(call) / 1e9
+                with chunked(is_chunked() and row.uses_torch):  # other graphs hold no chunks
+                    result['gflops'] = count_flops(call) / 1e9
                 if row.uses_torch:
                     result['peak_memory_bytes'] = peak_memory(calls[name], options.device)
             if rates:
-                result['gflops_per_second'] = result['gflops'] / result['median_seconds']
-                result['share_of_matrix_products'] = result['gflops_per_second'] / max(
-                    rates.values()
-                )
+                rate = result['gflops'] / result['median_seconds']
+                result['gflops_per_second'] = rate
+                result['share_of_matrix_products'] = rate / max(rates.values())
 
     def _measure_stages(
         self, record: dict[str, Any], parts: Mapping[str, Mapping[str, Call]]
     ) -> None:
-        """The parts by themselves, all in turn, in the order in which they make the whole."""
+        """Times the parts by themselves, all in turn, in the order in which they make the whole."""
         options = self.options
         calls = {(name, part): call for name, each in parts.items() for part, call in each.items()}
-        timings = measure(
-            {' '.join(key): call for key, call in calls.items()},
-            options.rounds,
-            options.warmup,
-            options.device,
-        )
+        named = {' '.join(key): call for key, call in calls.items()}
+        timings = measure(named, options.rounds, options.warmup, options.device)
         results = {result['name']: result for result in record['results']}
         for (name, part), timing in zip(calls, timings.values(), strict=True):
             results[name].setdefault('stages', {})[part] = timing.median
             results[name].setdefault('stages_quartiles', {})[part] = timing.quartiles
 
 
+def share_weights(models: Mapping[str, nn.Module]) -> None:
+    """Gives the weights of the first model to all models that have the same parameters."""
+    first, *others = models.values()
+    state = first.state_dict()
+    shapes = {key: value.shape for key, value in state.items()}
+    for model in others:
+        if {key: value.shape for key, value in model.state_dict().items()} == shapes:
+            model.load_state_dict(state, strict=True)
+
+
 def _in_float32(contender: Contender) -> Contender:
-    module = copy.deepcopy(contender.module).float()
-    return OpenMMLabModel(module, contender.one_graph)
+    return OpenMMLabModel(copy.deepcopy(contender.module).float(), contender.one_graph)
 
 
 def _timing_records(taken: Mapping[str, list[float]], batch_size: int) -> Iterator[dict[str, Any]]:
-    """What is known of every model that ran at least once; speed-ups are against the first."""
+    """Yields the times of every model that ran at least once; speed-ups are against the first."""
     timings = {name: Timing(tuple(seconds)) for name, seconds in taken.items() if seconds}
     for name, timing in timings.items():
         yield dict(

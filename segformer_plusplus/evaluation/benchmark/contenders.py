@@ -1,4 +1,4 @@
-"""Models of one library each, in the parts that a benchmark times."""
+"""Contenders of a benchmark: models of any library, split into the parts that are timed."""
 
 from __future__ import annotations
 
@@ -18,11 +18,9 @@ from ...mit.backbone import MixVisionTransformerPlusPlus
 class Contender(ABC):
     """One row of the comparison.
 
-    Args:
-        module: has the parameters, and is where the comparison wants it, in its precision.
-        backbone: the part of it that :meth:`features` runs.
-
     Attributes:
+        module: holds the parameters, on the device and in the precision of the comparison.
+        backbone: the part that :meth:`features` runs.
         segments: whether :meth:`labels` follows the head; False for a pose estimator.
         one_graph: whether ``torch.compile`` has to take it up to the logits as one graph.
         uses_torch: False where PyTorch sees neither its arithmetic nor its memory.
@@ -40,36 +38,36 @@ class Contender(ABC):
 
     @property
     def arithmetic(self) -> Contender:
-        """The contender whose floating point operations are this one's, and can be counted."""
+        """Returns the contender that does the same arithmetic where it can be counted."""
         return self
 
     @abstractmethod
     def features(self, images: Tensor) -> Any:
-        """Normalised images (B, 3, H, W) -> what the backbone hands to the head."""
+        """Runs the backbone on normalised images (B, 3, H, W)."""
 
     @abstractmethod
     def head(self, features: Any) -> Tensor:
-        """What :meth:`features` returns -> logits (B, K, h, w), or a pose estimator's output."""
+        """Turns features into logits (B, K, h, w), or a pose estimator's output."""
 
     def labels(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
-        """Logits -> labels (B, H, W) of this size, as the library documents it."""
+        """Turns logits into labels (B, H, W) as the library documents it."""
         return resize_and_argmax(logits, size)
 
     def logits(self, images: Tensor) -> Tensor:
-        """Normalised images (B, 3, H, W) -> logits, or a pose estimator's output."""
+        """Runs backbone and head."""
         return self.head(self.features(images))
 
     def predict(self, images: Tensor) -> Tensor:
-        """What is timed: normalised images -> labels (B, H, W), or a pose estimator's output."""
+        """Runs what is timed: from images to labels, or to a pose estimator's output."""
         logits = self.logits(images)
         return self.labels(logits, size_of(images)) if self.segments else logits
 
     def random_targets(self, images: Tensor) -> Tensor:
-        """What :meth:`loss` takes beside these images, the same at every call."""
+        """Returns targets for :meth:`loss`, the same at every call."""
         raise self._no_training()
 
     def loss(self, images: Tensor, targets: Tensor) -> Tensor:
-        """The library's own loss, a scalar.
+        """Computes the library's own loss, a scalar.
 
         Args:
             images: (B, 3, H, W), normalised.
@@ -85,14 +83,14 @@ class Contender(ABC):
 
 
 class OpenMMLabModel(Contender):
-    """A segmentor of mmseg or ours, or a pose estimator.
+    """Runs a segmentor or a pose estimator of ours, mmseg or mmpose.
 
     Args:
         module: has ``extract_feat``, and a ``decode_head`` or a ``head``.
-        one_graph: see the base class; by default where the backbone is ours.
+        one_graph: see :class:`Contender`; None asks for it where the backbone is ours.
 
     Raises:
-        SegformerPlusPlusError: it has no backbone or no head.
+        SegformerPlusPlusError: the module lacks a backbone or a head.
     """
 
     def __init__(self, module: nn.Module, one_graph: bool | None = None) -> None:
@@ -105,7 +103,7 @@ class OpenMMLabModel(Contender):
         model: Any = module
         super().__init__(module, model.backbone)
         self._model = model
-        ours = isinstance(self._model.backbone, MixVisionTransformerPlusPlus)
+        ours = isinstance(self.backbone, MixVisionTransformerPlusPlus)
         self.one_graph = ours if one_graph is None else one_graph
 
     def features(self, images: Tensor) -> Any:
@@ -119,26 +117,25 @@ class OpenMMLabModel(Contender):
             from ...segmentation import label_map
 
             return label_map(logits, size)
-        metas = [seg_meta(size)] * len(logits)
+        metas = [_seg_meta(size)] * len(logits)
         return self._model.decode_head.predict_by_feat(logits, metas).argmax(dim=1)
 
     def random_targets(self, images: Tensor) -> Tensor:
         if self.segments:
             return random_labels(images, self._model.decode_head.num_classes)
         with torch.no_grad():
-            return random_heatmaps(self.logits(images).shape, images.device)
+            shape = self.logits(images).shape
+        return torch.rand(shape, generator=_generator()).to(images.device)
 
     def loss(self, images: Tensor, targets: Tensor) -> Tensor:
-        make_samples = seg_data_samples if self.segments else pose_data_samples
-        losses = self._model.loss(images, make_samples(targets))
-        return self._model.parse_losses(losses)[0]
+        samples = _seg_samples(targets) if self.segments else _pose_samples(targets)
+        return self._model.parse_losses(self._model.loss(images, samples))[0]
 
 
 def stage_calls(contender: Contender, images: Tensor) -> dict[str, Callable[[], Any]]:
-    """The parts of ``contender.predict`` by themselves, each on what the one before it made.
+    """Returns the parts of ``predict`` as calls, each on what the part before it made.
 
-    Returns:
-        'backbone', 'head', and for a segmentor 'labels', which is what follows the head.
+    The parts are 'backbone', 'head', and for a segmentor 'labels'.
     """
     with torch.inference_mode():
         features = contender.features(images)
@@ -155,51 +152,43 @@ def stage_calls(contender: Contender, images: Tensor) -> dict[str, Callable[[], 
 
 
 def size_of(images: Tensor) -> tuple[int, int]:
-    """Height and width of (B, C, H, W)."""
+    """Returns height and width of (B, C, H, W)."""
     return images.shape[2], images.shape[3]
 
 
 def random_labels(images: Tensor, classes: int) -> Tensor:
-    """Labels (B, H, W) int64 of every pixel of images (B, C, H, W)."""
+    """Returns labels (B, H, W) int64 for images (B, C, H, W), the same at every call."""
     size = len(images), *images.shape[2:]
     return torch.randint(classes, size, generator=_generator()).to(images.device)
 
 
-def random_heatmaps(shape: Sequence[int], device: torch.device) -> Tensor:
-    """Target heatmaps (B, K, h, w) in [0, 1)."""
-    return torch.rand(tuple(shape), generator=_generator()).to(device)
+def _generator() -> torch.Generator:
+    return torch.Generator().manual_seed(SEED)
 
 
-def seg_meta(size: tuple[int, int]) -> dict[str, Any]:
-    """What mmseg has to know of an image of this height and width that was not padded."""
+def _seg_meta(size: tuple[int, int]) -> dict[str, Any]:
+    """Returns what mmseg has to know of an image that was not padded."""
     return dict(img_shape=size, ori_shape=size, pad_shape=size, padding_size=[0, 0, 0, 0])
 
 
-def seg_data_samples(labels: Tensor) -> list[Any]:
-    """mmseg's samples, one for each of the labels (B, H, W)."""
+def _seg_samples(labels: Tensor) -> Sequence[Any]:
     from mmengine.structures import PixelData
     from mmseg.structures import SegDataSample
 
-    meta = seg_meta((labels.shape[1], labels.shape[2]))
+    meta = _seg_meta((labels.shape[1], labels.shape[2]))
     samples = [SegDataSample(metainfo=meta) for _ in labels]
     for sample, image_labels in zip(samples, labels, strict=True):
         sample.gt_sem_seg = PixelData(data=image_labels[None])
     return samples
 
 
-def pose_data_samples(heatmaps: Tensor) -> list[Any]:
-    """mmpose's samples, one for each of the heatmaps (B, K, h, w); every keypoint is annotated."""
+def _pose_samples(heatmaps: Tensor) -> Sequence[Any]:
+    """Returns mmpose's samples, in which every keypoint is annotated."""
     from mmengine.structures import InstanceData, PixelData
     from mmpose.structures import PoseDataSample
 
-    samples = []
-    for each in heatmaps:
-        sample = PoseDataSample()
+    samples = [PoseDataSample() for _ in heatmaps]
+    for sample, each in zip(samples, heatmaps, strict=True):
         sample.gt_fields = PixelData(heatmaps=each)
         sample.gt_instance_labels = InstanceData(keypoint_weights=each.new_ones(1, len(each)))
-        samples.append(sample)
     return samples
-
-
-def _generator() -> torch.Generator:
-    return torch.Generator().manual_seed(SEED)

@@ -1,9 +1,10 @@
-"""Other people's models with our weights: mmseg's modules, Transformers, tomesd's functions."""
+"""Peers: mmseg, Transformers, OpenVINO and tomesd with our weights, checked for equal logits."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,11 +15,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ...checkpoints.conversion import to_transformers
 from ...errors import SegformerPlusPlusError
+from ...export.formats import openvino_core
+from ...inference.labels import resize_and_argmax
 from ...libraries import require
 from ...mit.archs import resolve_arch
+from ...mit.cpu import chunked
 from ...token_merging import TokenMerger
 from ...token_merging.bipartite import BipartiteSoftMatching2d, TomesdMatching
-from .contenders import Contender, OpenMMLabModel, random_labels
+from .contenders import Contender, OpenMMLabModel, random_labels, size_of
 
 PEERS = ('mmseg', 'transformers', 'openvino', 'openvino-mmseg', 'tomesd')
 
@@ -27,9 +31,11 @@ _OUR_SEGMENTOR = 'EncoderDecoderPlusPlus'
 _OUR_BACKBONE = 'MixVisionTransformerPlusPlus'
 _SIZES = ('embed_dims', 'num_heads', 'num_layers')
 
+Part = Callable[..., list[Tensor]]
+
 
 def check_peers(peers: Sequence[str], model: Mapping[str, Any]) -> None:
-    """Raise what the constructors would, for the model of this config, before anything is built.
+    """Checks that the peers can run the model of this config, before anything is built.
 
     Raises:
         MissingDependencyError: a library is missing.
@@ -43,8 +49,36 @@ def check_peers(peers: Sequence[str], model: Mapping[str, Any]) -> None:
         transformers_settings(model)
 
 
+def check_same_logits(
+    ours: Contender, peer: Contender, images: Tensor, tolerance: float, name: str = 'the peer'
+) -> float:
+    """Returns the largest difference of the logits over the largest logit.
+
+    Raises:
+        SegformerPlusPlusError: it is above ``tolerance``: these models are not the same.
+    """
+    with torch.inference_mode(), exact_convolutions():
+        one, other = ours.logits(images), peer.logits(images)
+    error = float((one - other).abs().max() / other.abs().max())
+    if not error <= tolerance:
+        raise SegformerPlusPlusError(
+            f'the logits of {name} differ by {error:.1e} of the largest one, allowed is '
+            f'{tolerance:.0e}: the comparison would be of different models'
+        )
+    return error
+
+
+def exact_convolutions() -> Any:
+    """Returns a context without TF32 in cuDNN's convolutions.
+
+    Ours and a peer do not run the same products as convolutions: rounded by that much, equal models
+    would seem to differ.
+    """
+    return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+
+
 def mmseg_peer(model: Mapping[str, Any]) -> dict[str, Any]:
-    """The config of mmseg's own modules for a segmentor of ours: same weights, nothing merged.
+    """Returns the config of mmseg's own modules that take the weights of ours, unmerged.
 
     mmseg's head has a norm and a ReLU on every level. For a ``SegformerLinearHead`` its levels have
     to be made linear after it was built, see :func:`make_levels_linear`.
@@ -55,16 +89,14 @@ def mmseg_peer(model: Mapping[str, Any]) -> dict[str, Any]:
     _check_ours(model)
     ours = model['backbone']
     backbone = _without(ours, 'arch', 'token_merging', 'tome_cfg', 'in_rows', *_SIZES)
-    backbone |= _sizes(ours)
-    backbone['type'] = 'MixVisionTransformer'
+    backbone |= dict(_sizes(ours), type='MixVisionTransformer')
     head = dict(_without(model['decode_head'], 'in_rows'), type='SegformerHead')
-    return dict(
-        _without(model, 'labels_only'), type='EncoderDecoder', backbone=backbone, decode_head=head
-    )
+    rest = _without(model, 'labels_only')
+    return dict(rest, type='EncoderDecoder', backbone=backbone, decode_head=head)
 
 
 def make_levels_linear(peer: Any, ours: Any) -> None:
-    """Give mmseg's head the levels of our linear one, if ours is linear; its own code runs them."""
+    """Gives mmseg's head the levels of our linear one, if ours is linear."""
     for index, conv in enumerate(ours.decode_head.convs):
         if not conv.with_norm:
             width, channels = conv.conv.in_channels, conv.conv.out_channels
@@ -73,18 +105,14 @@ def make_levels_linear(peer: Any, ours: Any) -> None:
 
 
 class TransformersModel(Contender):
-    """``SegformerForSemanticSegmentation`` with the weights of a segmentor of ours.
+    """Runs ``SegformerForSemanticSegmentation`` with the weights of a segmentor of ours.
 
     Its attention is PyTorch's fused one where the installed version offers a choice: it is the
     default there, and the faster one. Its norms get the eps of ours; Transformers builds them with
     torch's default of 1e-5, whatever its config says.
 
-    Args:
-        config: of our model.
-        ours: the model itself, on its device and in its precision.
-
     Raises:
-        SegformerPlusPlusError: Transformers cannot express it.
+        SegformerPlusPlusError: Transformers cannot express the config.
     """
 
     def __init__(self, config: Mapping[str, Any], ours: Any) -> None:
@@ -123,7 +151,7 @@ class TransformersModel(Contender):
 
 
 def transformers_settings(model: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of ``SegformerConfig`` for a config of ours.
+    """Returns the arguments of ``SegformerConfig`` for a config of ours.
 
     Raises:
         SegformerPlusPlusError: Transformers' SegFormer cannot express it.
@@ -172,47 +200,6 @@ def transformers_settings(model: Mapping[str, Any]) -> dict[str, Any]:
     )
 
 
-def tomesd_peer(ours: nn.Module) -> OpenMMLabModel | None:
-    """A model of ours whose 2D matching is done by the tomesd library's own functions.
-
-    The weights are shared with ``ours``. None where the model has no such matching.
-    """
-    backbone: Any = ours.backbone
-    merging = backbone.token_merging
-    stages = tuple(
-        replace(stage, q=_with_tomesd(stage.q), kv=_with_tomesd(stage.kv))
-        for stage in merging.stages
-    )
-    mergers = [merger for stage in stages for merger in (stage.q, stage.kv)]
-    if not any(isinstance(merger, TomesdMatching) for merger in mergers):
-        return None
-    # the modules are new, the parameters and buffers the same tensors
-    shared = {id(tensor): tensor for tensor in (*ours.parameters(), *ours.buffers())}
-    peer = copy.deepcopy(ours, shared)
-    backbone = peer.backbone
-    backbone.set_token_merging(replace(merging, stages=stages))
-    return OpenMMLabModel(peer, one_graph=False)
-
-
-def check_same_logits(
-    ours: Contender, peer: Contender, images: Tensor, tolerance: float, name: str = 'the peer'
-) -> float:
-    """The largest difference of the logits over the largest logit.
-
-    Raises:
-        SegformerPlusPlusError: it is above ``tolerance``: these models are not the same.
-    """
-    with torch.inference_mode(), exact_convolutions():
-        one, other = ours.logits(images), peer.logits(images)
-    error = float((one - other).abs().max() / other.abs().max())
-    if not error <= tolerance:
-        raise SegformerPlusPlusError(
-            f'the logits of {name} differ by {error:.1e} of the largest one, allowed is '
-            f'{tolerance:.0e}: the comparison would be of different models'
-        )
-    return error
-
-
 def _copy_norm_settings(peer: Any, ours: Any) -> None:
     eps = {norm.eps for norm in ours.backbone.modules() if isinstance(norm, nn.LayerNorm)}
     if len(eps) != 1:
@@ -227,13 +214,132 @@ def _copy_norm_settings(peer: Any, ours: Any) -> None:
         setattr(peer.decode_head.batch_norm, name, getattr(fusion.norm, name))
 
 
-def exact_convolutions() -> Any:
-    """A context without TF32 on CUDA, where cuDNN's convolutions have it by default.
+def _inexpressible(what: str) -> SegformerPlusPlusError:
+    return SegformerPlusPlusError(f'--against transformers: its SegFormer cannot have {what}')
 
-    Ours and a peer do not run the same products as convolutions: rounded by that much, equal models
-    would seem to differ.
+
+class OpenVinoModel(Contender):
+    """Runs a segmentor in OpenVINO, from images to labels in one graph of fixed shape.
+
+    Compiled for latency in float32, with as many threads as PyTorch has, anew when shape or threads
+    change. Images go in and results come out without a copy: a result lives until the next call.
+
+    Raises:
+        MissingDependencyError: OpenVINO is not installed.
+        SegformerPlusPlusError: the segmentor is not on the CPU, or not in float32.
     """
-    return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+
+    uses_torch = False
+
+    def __init__(self, segmentor: nn.Module, source: str) -> None:
+        first = next(segmentor.parameters())
+        check_openvino(first.device.type, first.dtype)
+        plain = copy.deepcopy(segmentor)
+        self._source = OpenMMLabModel(plain)
+        super().__init__(plain, self._source.backbone)
+        self.details = {'source': source, 'precision': 'f32', 'hint': 'LATENCY'}
+        self._parts: dict[str, tuple[Any, Part]] = {}
+
+    @property
+    def arithmetic(self) -> Contender:
+        return self._source
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        return self._part('features', self._source.features, images)
+
+    def head(self, features: Sequence[Tensor]) -> Tensor:
+        return self._part('head', lambda *levels: self._source.head(levels), *features)[0]
+
+    def labels(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
+        return self._part('labels', lambda logits: resize_and_argmax(logits, size), logits)[0]
+
+    def logits(self, images: Tensor) -> Tensor:
+        return self._part('logits', self._source.logits, images)[0]
+
+    def predict(self, images: Tensor) -> Tensor:
+        def whole(images: Tensor) -> Tensor:
+            return resize_and_argmax(self._source.logits(images), size_of(images))
+
+        return self._part('whole', whole, images)[0]
+
+    def _part(self, name: str, function: Callable[..., Any], *inputs: Tensor) -> list[Tensor]:
+        key = [each.shape for each in inputs], torch.get_num_threads()
+        known, part = self._parts.get(name, (None, None))
+        if part is None or known != key:
+            part = _to_openvino(self.module, function, inputs)
+            self._parts[name] = key, part
+        return part(*inputs)
+
+
+def check_openvino(device: str, dtype: torch.dtype) -> None:
+    """Raises unless OpenVINO is compared on the CPU in float32."""
+    if device != 'cpu' or dtype != torch.float32:
+        raise SegformerPlusPlusError(
+            f'--against openvino works with --device cpu --dtype float32, not with {device} and '
+            f'{str(dtype).removeprefix("torch.")}'
+        )
+
+
+class _Traced(nn.Module):
+    """Makes a module of a function and the module that its weights belong to."""
+
+    def __init__(self, owner: nn.Module, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.owner = owner
+        self.function = function
+
+    def forward(self, *inputs: Tensor) -> Any:
+        result = self.function(*inputs)
+        return tuple(result) if isinstance(result, list) else result
+
+
+def _to_openvino(owner: nn.Module, function: Callable[..., Any], inputs: Sequence[Tensor]) -> Part:
+    """Compiles a function for inputs of these shapes; the result takes and returns tensors."""
+    library = require('openvino', '--against openvino')
+    traced = _Traced(owner, function).eval()
+    shapes = [list(each.shape) for each in inputs]
+    with torch.inference_mode(), chunked(False), warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # the tracer's, about sizes that are fixed here
+        converted = library.convert_model(traced, example_input=tuple(inputs), input=shapes)
+    settings = {
+        'INFERENCE_PRECISION_HINT': 'f32',
+        'PERFORMANCE_HINT': 'LATENCY',
+        'INFERENCE_NUM_THREADS': torch.get_num_threads(),
+    }
+    request = openvino_core().compile_model(converted, 'CPU', settings).create_infer_request()
+
+    def run(*inputs: Tensor) -> list[Tensor]:
+        arrays = [each.numpy() for each in inputs]
+        results = request.infer(arrays, share_inputs=True, share_outputs=True)
+        return [torch.from_numpy(each) for each in results.values()]
+
+    return run
+
+
+def tomesd_peer(ours: nn.Module) -> OpenMMLabModel | None:
+    """Returns our model with the 2D matching of the tomesd library's own functions.
+
+    The weights are shared with ``ours``. None where the model has no such matching.
+    """
+
+    def with_tomesd(merger: TokenMerger | None) -> TokenMerger | None:
+        if isinstance(merger, BipartiteSoftMatching2d):
+            return TomesdMatching(merger.ratio, merger.stride, seed=None)
+        return merger
+
+    backbone: Any = ours.backbone
+    merging = backbone.token_merging
+    stages = tuple(
+        replace(stage, q=with_tomesd(stage.q), kv=with_tomesd(stage.kv)) for stage in merging.stages
+    )
+    if not any(isinstance(each, TomesdMatching) for s in stages for each in (s.q, s.kv)):
+        return None
+    # the modules are new, the parameters and buffers the same tensors
+    shared = {id(tensor): tensor for tensor in (*ours.parameters(), *ours.buffers())}
+    peer = copy.deepcopy(ours, shared)
+    backbone = peer.backbone
+    backbone.set_token_merging(replace(merging, stages=stages))
+    return OpenMMLabModel(peer, one_graph=False)
 
 
 def _check_ours(model: Mapping[str, Any]) -> None:
@@ -246,20 +352,9 @@ def _check_ours(model: Mapping[str, Any]) -> None:
         )
 
 
-def _inexpressible(what: str) -> SegformerPlusPlusError:
-    return SegformerPlusPlusError(f'--against transformers: its SegFormer cannot have {what}')
-
-
 def _sizes(backbone: Mapping[str, Any]) -> dict[str, Any]:
-    given = {name: backbone.get(name) for name in _SIZES}
-    return resolve_arch(backbone.get('arch'), **given)
+    return resolve_arch(backbone.get('arch'), **{name: backbone.get(name) for name in _SIZES})
 
 
 def _without(settings: Mapping[str, Any], *names: str) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key not in names}
-
-
-def _with_tomesd(merger: TokenMerger | None) -> TokenMerger | None:
-    if isinstance(merger, BipartiteSoftMatching2d):
-        return TomesdMatching(merger.ratio, merger.stride, seed=None)
-    return merger

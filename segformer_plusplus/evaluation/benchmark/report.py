@@ -1,24 +1,21 @@
-"""What a benchmark says on the terminal: tables, and from which size on merging pays."""
+"""Writes what a benchmark says on the terminal: tables, and from which size on merging pays."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import groupby
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
+from ...token_merging import BASELINE
+from ..plots import Run, group_runs
 from ..results import MEMORY, SPEED_UP, SPREAD, Column, ResultsTable, Row, spread
+from ..timing import name_threads
 from .comparison import COMPILED
-
-BASELINE = 'none'
-
-Run = Mapping[str, Any]
 
 
 def run_title(run: Run, dtype: str, device: str) -> str:
     """Returns '1 x 3 x 512 x 512, 2 threads, float32 on cpu'."""
     height, width = run['shape']
     size = f'{run["batch_size"]} x 3 x {height} x {width}'
-    return f'{size}, {_threads(run["threads"])}, {dtype} on {device}'
+    return f'{size}, {name_threads(run["threads"])}, {dtype} on {device}'
 
 
 def _counted(name: str, unit: float) -> Callable[[Row, Row], float | None]:
@@ -66,12 +63,10 @@ def check_lines(run: Run) -> Iterator[str]:
         parts = ', '.join(f'{what} within {error:.0e}' for what, error in errors.items())
         yield f'{name}: training step equal to ours: {parts}'
     for name, record in run.get('compiled', {}).items():
-        same = record.get('equal_labels')
-        kept = (
-            f'results within {record["relative_error"]:.0e}'
-            if same is None
-            else f'{same:.3%} of the labels as in eager mode'
-        )
+        if 'equal_labels' in record:
+            kept = f'{record["equal_labels"]:.3%} of the labels as in eager mode'
+        else:
+            kept = f'results within {record["relative_error"]:.0e}'
         yield f'{name}{COMPILED}: in {record["seconds"]:.0f} s; {kept}'
     rates = run.get('matrix_products_gflops_per_second', {})
     if rates:
@@ -83,43 +78,23 @@ def break_even_lines(runs: Sequence[Run], presets: Sequence[str]) -> Iterator[st
     """Yields, for every preset, the smallest shape from which on it is faster than 'none'.
 
     Only where several shapes were run with otherwise equal settings, 'none' among the models.
-
-    Args:
-        runs: all of them.
-        presets: names of the rows that are presets.
     """
-
-    def setting(run: Run) -> tuple[int, int]:
-        return run['batch_size'], run['threads']
-
-    for (batch_size, threads), group in groupby(sorted(runs, key=setting), key=setting):
-        by_size = sorted(group, key=lambda run: run['shape'][0] * run['shape'][1])
-        if len(by_size) < 2:
+    pairs = [(name + s, BASELINE + s) for s in ('', COMPILED) for name in presets]
+    for group in group_runs(runs):
+        if len(group) < 2:
             continue
-        for suffix in ('', COMPILED):
-            for preset in presets:
-                faster = [_is_faster(run, preset + suffix, BASELINE + suffix) for run in by_size]
-                if preset == BASELINE or None in faster:
-                    continue
-                yield (
-                    f'batch {batch_size}, {_threads(threads)}: {preset}{suffix} is faster than '
-                    f'{BASELINE}{suffix} {_from_where(by_size, faster)}'
-                )
+        where = f'batch {group[0]["batch_size"]}, {name_threads(group[0]["threads"])}'
+        times = [{r['name']: r['median_seconds'] for r in run['results']} for run in group]
+        for name, baseline in pairs:
+            if name != baseline and all(name in each and baseline in each for each in times):
+                faster = [each[name] < each[baseline] for each in times]
+                yield f'{where}: {name} is faster than {baseline} {_from_where(group, faster)}'
 
 
-def _from_where(by_size: Sequence[Run], faster: Sequence[bool | None]) -> str:
+def _from_where(group: Sequence[Run], faster: Sequence[bool]) -> str:
     slower = [index for index, value in enumerate(faster) if not value]
     first = slower[-1] + 1 if slower else 0
-    if first == len(by_size):
+    if first == len(group):
         return 'at none of these sizes'
-    height, width = by_size[first]['shape']
+    height, width = group[first]['shape']
     return f'from {height}x{width} on' if first else f'at all of these sizes, from {height}x{width}'
-
-
-def _threads(count: int) -> str:
-    return f'{count} thread' + 's' * (count > 1)
-
-
-def _is_faster(run: Run, name: str, than: str) -> bool | None:
-    seconds = {result['name']: result['median_seconds'] for result in run['results']}
-    return seconds[name] < seconds[than] if name in seconds and than in seconds else None

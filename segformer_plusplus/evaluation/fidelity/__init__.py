@@ -1,4 +1,4 @@
-"""What presets cost a trained model in accuracy, and what they gain in speed."""
+"""Measures what presets cost a trained model in accuracy, and what they gain in speed."""
 
 from ...libraries import naming_what_is_missing
 

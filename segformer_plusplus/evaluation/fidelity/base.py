@@ -1,10 +1,11 @@
-"""What is common to segmentation and pose: a model on images, under any number of presets."""
+"""Measures one trained model on images under any number of presets: segmentation or pose."""
 
 from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -14,15 +15,12 @@ from tqdm import tqdm
 
 from ...errors import SegformerPlusPlusError, memory_errors
 from ...patching import apply_token_merging, find_backbones
-from ...token_merging import TokenMergingConfig, build_token_merging
+from ...token_merging import BASELINE, TokenMergingConfig, build_token_merging
 from ..results import MEASURES, PRESENT
 from ..timing import Timing, measure
-from .data import Source
 
 ROUNDS = 10
 WARMUP = 2
-REFERENCE = 'none'
-
 RADIUS = 10
 """Pixels from its border within which a fine class lies for the most part."""
 
@@ -32,23 +30,33 @@ Outcome = TypeVar('Outcome')
 """What is kept of the prediction of one image, or of one person."""
 
 
+@dataclass(frozen=True)
+class Source:
+    """Holds prepared images, of which the first ``count`` are measured on.
+
+    Each has 'inputs' and 'data_samples', as the test pipeline packs them; ``workers`` processes
+    load them in batches.
+    """
+
+    data: Any
+    count: int
+    batch_size: int = 1
+    workers: int = 0
+
+
 class Fidelity(ABC, Generic[Outcome]):
-    """One trained model on one set of images, measured under any number of presets.
+    """Measures one trained model on one set of images under any number of presets.
 
-    Presets are switched on the model that is there; its weights stay. No merging ('none') is
-    the reference: its predictions are made once, when they are first needed, and kept.
-
-    Args:
-        model: in eval mode.
-        source: of the images.
-        has_truth: whether there is ground truth.
-        progress: show bars.
+    Presets are switched on the model; its weights stay. No merging ('none') is the reference: its
+    predictions are made once, when they are first needed, and kept.
 
     Attributes:
+        model: in eval mode.
         has_truth: whether there is ground truth.
-        unit: of what is counted, 'image' or 'person'.
-        timed: what :meth:`time` runs from and to, in words.
-        main_measure: by which strategies are ranked, a key of ``MEASURES``.
+        progress: whether bars are shown.
+        unit: names what is counted, 'image' or 'person'.
+        timed: says what :meth:`time` runs from and to.
+        main_measure: the key of ``MEASURES`` by which strategies are ranked.
     """
 
     main_measure: str
@@ -65,36 +73,33 @@ class Fidelity(ABC, Generic[Outcome]):
 
     @property
     def num_images(self) -> int:
-        """Images (people, for pose) that are measured on."""
+        """Returns the number of images (people, for pose) that are measured on."""
         return len(self._indices)
 
     @property
     def pictures(self) -> Sequence[Hashable]:
-        """What each image is; of people, the picture that shows them."""
+        """Returns the identity of each image; of people, that of the picture that shows them."""
         return self._indices
 
     @property
     def device(self) -> torch.device:
-        """Where the model runs."""
+        """Returns the device of the model."""
         device: torch.device = next(self.model.parameters()).device
         return device
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Height and width of what :meth:`time` runs on."""
+        """Returns height and width of the image that :meth:`time` runs on."""
         height, width = self._prepared()['inputs'].shape[-2:]
         return height, width
 
     @property
     def baseline(self) -> dict[str, float]:
-        """:meth:`measure` of no merging."""
-        return self.measure(REFERENCE)
+        """Returns the measures without merging."""
+        return self.measure(BASELINE)
 
     def measure(self, token_merging: TokenMergingConfig) -> dict[str, float]:
-        """Predict every image under a preset, and compare with ground truth and no merging.
-
-        Args:
-            token_merging: whatever the backbone's ``token_merging`` takes.
+        """Predicts every image under a preset, and compares with ground truth and no merging.
 
         Returns:
             Segmentation, in percent: 'mIoU' and 'mIoU_fine' (with ground truth; the latter where
@@ -113,25 +118,19 @@ class Fidelity(ABC, Generic[Outcome]):
         return self.compare(self.predict(token_merging))
 
     def predict(self, token_merging: TokenMergingConfig) -> Iterator[Outcome]:
-        """What is kept of the prediction of each image under a preset, one by one.
-
-        Args:
-            token_merging: as for :meth:`measure`.
+        """Returns the outcome of each image under a preset, one by one.
 
         Raises:
             SegformerPlusPlusError: as for :meth:`measure`.
         """
         merging = self._build(token_merging)
         kept = self._references()
-        if token_merging is None or token_merging == REFERENCE:
+        if token_merging is None or token_merging == BASELINE:
             return iter(kept)
         return self._predict_under(merging, self._indices, _describe(token_merging))
 
     def compare(self, outcomes: Iterable[Outcome]) -> dict[str, float]:
-        """:meth:`measure`, of what :meth:`predict` gave.
-
-        Args:
-            outcomes: of all images, in their order.
+        """Computes what :meth:`measure` returns from the outcomes of all images, in their order.
 
         Raises:
             SegformerPlusPlusError: a subset has none of the ground truth.
@@ -139,26 +138,20 @@ class Fidelity(ABC, Generic[Outcome]):
         return self._summarise(zip(outcomes, self._references(), strict=True))
 
     def check(self, token_merging: TokenMergingConfig) -> None:
-        """Predict one image under a preset, to find out whether it can be measured.
+        """Predicts one image under a preset, to find out whether it can be measured.
 
         Raises:
             SegformerPlusPlusError: as for :meth:`measure`.
         """
-        merging = self._build(token_merging)
-        apply_token_merging(self.model, merging)
+        apply_token_merging(self.model, self._build(token_merging))
         with memory_errors(_describe(token_merging), _ADVICE):
-            for _ in self._predict(self._indices[:1]):
-                pass
+            next(self._predict(self._indices[:1]))
 
     def drop(self, values: Mapping[str, float], by: str | None = None) -> float:
-        """How much worse than no merging, in the points of a measure.
+        """Returns how much worse than no merging the values are, in the points of a measure.
 
-        Of mIoU only the classes that the ground truth of these images has: another one enters it,
-        as 0, as soon as one pixel is taken for it.
-
-        Args:
-            values: of :meth:`measure`.
-            by: a key of ``MEASURES``; None is the main one.
+        Of mIoU, only the classes that the ground truth of these images has count: another one
+        enters it, as 0, as soon as one pixel is taken for it.
         """
         by = by or self.main_measure
         key = by + PRESENT if by + PRESENT in values else by
@@ -173,40 +166,30 @@ class Fidelity(ABC, Generic[Outcome]):
         warmup: int = WARMUP,
         taken: dict[str, list[float]] | None = None,
     ) -> dict[str, Timing]:
-        """Time strategies in turn, on one prepared image: to the label map, or to heatmaps.
-
-        Args:
-            variants: strategies by name.
-            rounds: timed rounds.
-            warmup: rounds before those.
-            taken: filled with the seconds as they come.
+        """Times strategies by name, in turn, on one prepared image.
 
         Raises:
             SegformerPlusPlusError: as for :meth:`measure`.
         """
         merging = {name: self._build(each) for name, each in variants.items()}
-        run = self._timed_call()
 
         def switch(name: str) -> None:
             apply_token_merging(self.model, merging[name])
 
-        calls = dict.fromkeys(merging, run)
+        calls = dict.fromkeys(merging, self._timed_call())
         with torch.inference_mode():
             return measure(
                 calls, rounds, warmup, self.device, taken=taken, before=switch, advice=_ADVICE
             )
 
     def subset(self, indices: Sequence[int]) -> Fidelity[Outcome]:
-        """The same model on some of the images.
+        """Returns the fidelity of the same model on some of the images.
 
         Predictions without merging are shared: none is made twice. Thin and small classes stay
         those of the whole set.
 
-        Args:
-            indices: from 0 to ``num_images - 1``, each once.
-
         Raises:
-            SegformerPlusPlusError: none, one that is not there, or one given twice.
+            SegformerPlusPlusError: there is no index, an index is out of range, or given twice.
         """
         if not indices or len(set(indices)) < len(indices):
             raise SegformerPlusPlusError('a subset takes one or more different indices')
@@ -221,22 +204,22 @@ class Fidelity(ABC, Generic[Outcome]):
 
     @abstractmethod
     def describe(self) -> str:
-        """What is measured on, and what the measures mean, in one line."""
+        """Says in one line what is measured on, and what the measures mean."""
 
     @abstractmethod
     def _predict(self, indices: Sequence[int]) -> Iterator[Outcome]:
-        """Outcomes under the strategy that the model has now, in this order."""
+        """Yields the outcomes under the strategy that the model has now, in this order."""
 
     @abstractmethod
     def _summarise(self, pairs: Iterable[tuple[Outcome, Outcome]]) -> dict[str, float]:
-        """The measures, from outcomes under a preset and without merging."""
+        """Computes the measures from outcomes under a preset and without merging."""
 
     @abstractmethod
     def _timed_call(self) -> Callable[[], Any]:
-        """Runs the model once on one prepared image."""
+        """Returns a call that runs the model once on one prepared image."""
 
     def _samples(self, indices: Sequence[int]) -> Iterator[Any]:
-        """The toolbox's data samples, predicted as its own test does, where the model is."""
+        """Yields the toolbox's data samples, predicted as its own test does."""
         loader = DataLoader(
             Subset(self._source.data, indices),
             batch_size=self._source.batch_size,
@@ -250,19 +233,18 @@ class Fidelity(ABC, Generic[Outcome]):
             yield from samples
 
     def _prepared(self) -> dict[str, Any]:
-        """The first image as a batch of one, normalised and on the device."""
+        """Returns the first image as a batch of one, normalised and on the device."""
         batch = pseudo_collate([self._source.data[self._indices[0]]])
         prepared: dict[str, Any] = self.model.data_preprocessor(batch, False)
         return prepared
 
     def _build(self, token_merging: TokenMergingConfig) -> Any:
-        stages = len(find_backbones(self.model)[0].blocks)
-        return build_token_merging(token_merging, stages)
+        return build_token_merging(token_merging, len(find_backbones(self.model)[0].blocks))
 
     def _references(self) -> list[Outcome]:
         missing = [index for index in self._indices if index not in self._kept]
         if missing:
-            outcomes = self._predict_under(self._build(REFERENCE), missing, REFERENCE)
+            outcomes = self._predict_under(self._build(BASELINE), missing, BASELINE)
             for index, outcome in zip(missing, outcomes, strict=True):
                 self._kept[index] = outcome
         return [self._kept[index] for index in self._indices]

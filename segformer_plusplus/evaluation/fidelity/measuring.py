@@ -1,25 +1,125 @@
-"""Measures every preset on one trained model: what it costs in accuracy and gains in speed."""
+"""Reads presets, and measures what each costs a trained model in accuracy and gains in speed."""
 
 from __future__ import annotations
 
+import difflib
+import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
 
-from ...errors import SegformerPlusPlusError
-from ...inference.opening import read_config
-from ...token_merging import TokenMergingConfig
+from ...errors import SegformerPlusPlusError, TokenMergingError
+from ...inference.configs import load_config
+from ...token_merging import BASELINE, PRESETS, TokenMergingConfig, build_token_merging
 from ..results import MILLISECONDS, SPEED_UP, ResultsTable, Row, measure_columns
 from ..timing import Timing, device_name
-from .base import REFERENCE, ROUNDS, WARMUP, Fidelity
+from .base import ROUNDS, WARMUP, Fidelity
 from .opening import open_fidelity
-from .presets import Presets, check_presets, read_presets, spell_out
+
+SUFFIXES = ('.py', '.json')
+
+Presets = dict[str, TokenMergingConfig]
+
+
+def read_presets(names: Iterable[str] | None = None) -> Presets:
+    """Reads and checks presets; 'none' is always there, and first.
+
+    Args:
+        names: presets, or files: Python with ``token_merging``, or JSON that holds it, whose row
+            has the name of the file without its suffix; or Python with ``presets``, a dict of
+            several by name. None: all presets of the package.
+
+    Raises:
+        TokenMergingError: an unknown preset, or one that cannot be built.
+        SegformerPlusPlusError: a file that is missing or holds none, or two of one name.
+    """
+    presets: Presets = {BASELINE: BASELINE}
+    for each in PRESETS if names is None else names:
+        if each == BASELINE:
+            continue
+        for name, token_merging in _read_preset(each).items():
+            if name in presets:
+                raise SegformerPlusPlusError(f'two presets are called {name!r}')
+            presets[name] = token_merging
+    return presets
+
+
+def check_presets(presets: Mapping[str, TokenMergingConfig]) -> Presets:
+    """Checks presets that Python code gives by name; 'none' is added as the first.
+
+    Raises:
+        TokenMergingError: one that cannot be built.
+        SegformerPlusPlusError: another one than no merging is called 'none'.
+    """
+    if presets.get(BASELINE, BASELINE) not in (BASELINE, None):
+        raise SegformerPlusPlusError(f'presets: {BASELINE!r} is the name of no merging')
+    for name, each in presets.items():
+        _check_preset(name, each)
+    return {BASELINE: BASELINE, **presets}
+
+
+def spell_out(token_merging: TokenMergingConfig) -> TokenMergingConfig:
+    """Returns what the name of a preset stands for, so that a record outlives the preset."""
+    return PRESETS[token_merging] if isinstance(token_merging, str) else token_merging
+
+
+def _read_preset(name: str) -> Presets:
+    if name in PRESETS:
+        return {name: name}
+    path = Path(name)
+    if path.suffix.lower() not in SUFFIXES:
+        close = difflib.get_close_matches(name, PRESETS, n=1)
+        hint = f'did you mean {close[0]!r}? ' if close else ''
+        raise TokenMergingError(
+            f'preset {name!r} is unknown; {hint}use one of {", ".join(PRESETS)}, or a file that '
+            f'ends in {" or ".join(SUFFIXES)}'
+        )
+    found = _from_json(path) if path.suffix.lower() == '.json' else _from_python(path)
+    for each, token_merging in found.items():
+        _check_preset(name if len(found) == 1 else f'{name}, {each}', token_merging)
+    return found
+
+
+def _from_json(path: Path) -> Presets:
+    try:
+        return {path.stem: json.loads(path.read_text(encoding='utf-8'))}
+    except (OSError, ValueError) as error:
+        raise SegformerPlusPlusError(f'preset {path} cannot be read: {error}') from error
+
+
+def _from_python(path: Path) -> Presets:
+    # plain lists and dicts, without mmengine's classes
+    plain = Config(load_config(path)._cfg_dict).to_dict()
+    if 'strategies' in plain:
+        warnings.warn(f"{path}: 'strategies' is 'presets' now", FutureWarning, stacklevel=2)
+        plain['presets'] = plain.pop('strategies')
+    if ('token_merging' in plain) == ('presets' in plain):
+        raise SegformerPlusPlusError(
+            f'preset {path}: a file has token_merging, or presets by name, one of the two'
+        )
+    if 'token_merging' in plain:
+        return {path.stem: plain['token_merging']}
+    presets = plain['presets']
+    if not isinstance(presets, Mapping) or not presets:
+        raise SegformerPlusPlusError(f'preset {path}: presets is not a dict of them by name')
+    return {str(name): each for name, each in presets.items()}
+
+
+def _check_preset(name: str, token_merging: TokenMergingConfig) -> None:
+    """Checks that it can be built; the model's number of stages is known only when it is loaded."""
+    stages: Any = token_merging
+    if isinstance(token_merging, Mapping):
+        stages = token_merging.get('stages')
+    count = len(stages) if isinstance(stages, list | tuple) else 4
+    build_token_merging(token_merging, count, name)
 
 
 @dataclass
@@ -27,13 +127,10 @@ class Measurement:
     """Measures presets on a model; what was measured before an interruption stays.
 
     Attributes:
-        fidelity: of the model.
-        presets: by name, no merging first.
+        presets: strategies by name, no merging first.
         skip_unfit: leave out presets that the model cannot run; otherwise it is an error.
-        left_out: why, by the name of the preset.
+        left_out: why the model cannot run a preset, by its name.
         failed: why images could not be predicted, by the name of the preset.
-        values: what was measured.
-        seconds: what was timed.
     """
 
     fidelity: Fidelity[Any]
@@ -59,7 +156,7 @@ class Measurement:
             try:
                 self.values[name] = self.fidelity.measure(token_merging)
             except SegformerPlusPlusError as error:
-                if name == REFERENCE:
+                if name == BASELINE:
                     raise
                 self.failed[name] = str(error)
                 print_log(f'preset {name!r}: {error}', logger='current', level=logging.ERROR)
@@ -68,7 +165,7 @@ class Measurement:
         try:
             self.fidelity.check(self.presets[name])
         except SegformerPlusPlusError as error:
-            if name == REFERENCE:
+            if name == BASELINE:
                 raise
             if not self.skip_unfit:
                 raise SegformerPlusPlusError(f'preset {name!r}: {error}') from error
@@ -80,31 +177,23 @@ class Measurement:
 
     def rows(self) -> list[Row]:
         """Returns a row for each preset of which something was measured."""
-        names = [n for n in self.presets if self.values.get(n) or self.seconds.get(n)]
-        return [self._row(name) for name in names]
-
-    def _row(self, name: str) -> Row:
-        values = self.values.get(name, {})
-        return Row.timed(
-            name,
-            self._timing(name),
-            self._timing(REFERENCE),
-            token_merging=spell_out(self.presets[name]),
-            values=values,
-            drop=self.fidelity.drop(values) if values else None,
-            error=self.failed.get(name),
-        )
-
-    def _timing(self, name: str) -> Timing | None:
-        seconds = self.seconds.get(name)
-        return Timing(tuple(seconds)) if seconds else None
+        timings = {name: Timing(tuple(taken)) for name, taken in self.seconds.items() if taken}
+        return [
+            Row.timed(
+                name,
+                timings.get(name),
+                timings.get(BASELINE),
+                token_merging=spell_out(self.presets[name]),
+                values=values,
+                drop=self.fidelity.drop(values) if values else None,
+                error=self.failed.get(name),
+            )
+            for name in self.presets
+            if (values := self.values.get(name, {})) or name in timings
+        ]
 
     def table(self, command: str = '') -> ResultsTable:
-        """Returns what was measured until now.
-
-        Args:
-            command: that did it.
-        """
+        """Returns what was measured until now, by this command."""
         fidelity, rows = self.fidelity, self.rows()
         return ResultsTable(
             rows,
@@ -117,9 +206,8 @@ class Measurement:
     def _caption(self) -> list[str]:
         fidelity = self.fidelity
         height, width = fidelity.shape
-        rounds = max(map(len, self.seconds.values()), default=0)
         parts = [fidelity.describe()]
-        if rounds:
+        if rounds := max(map(len, self.seconds.values()), default=0):
             parts.append(
                 f'speed: batch 1, float32, {height}x{width}, {fidelity.timed}, median of {rounds} '
                 f'{"rounds" if rounds > 1 else "round"} in turn on {device_name(fidelity.device)}, '
@@ -150,7 +238,7 @@ def measure_fidelity(
     Args:
         config: of mmseg or mmpose.
         checkpoint: its weights.
-        presets: names and files (see :func:`~.presets.read_presets`), or what ``token_merging``
+        presets: names and files (see :func:`read_presets`), or what ``token_merging``
             takes, by name. None: all presets that the model can run. No merging is always the
             first row.
         rounds: of timing, all presets in turn.
@@ -166,7 +254,7 @@ def measure_fidelity(
         SegformerPlusPlusError: see :func:`~.opening.open_fidelity`; a wrong preset is refused
             before the model is loaded.
     """
-    cfg = read_config(config, cfg_options)  # it may import what a preset names
+    cfg = load_config(config, cfg_options)  # it may import what a preset names
     checked = check_presets(presets) if isinstance(presets, Mapping) else read_presets(presets)
     fidelity = open_fidelity(cfg, checkpoint, **options)
     measurement = Measurement(fidelity, checked, skip_unfit=presets is None)

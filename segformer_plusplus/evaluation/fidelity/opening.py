@@ -1,19 +1,24 @@
-"""Opens the fidelity of a config and its checkpoint, whichever toolbox they are of."""
+"""Opens the fidelity of a config and its checkpoint: the toolbox, and the images to measure on."""
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from cyclopts import Parameter
 from mmengine.config import Config
+from torch.utils.data import Dataset
 
 from ...errors import SegformerPlusPlusError
-from ...inference.opening import read_config
-from .base import Fidelity
+from ...inference.configs import check_codec_sizes, check_data_roots, load_config
+from ...inference.sources import Picture, find_pictures
+from .base import Fidelity, Source
 
 # each needs its toolbox, but not the other's
 _PARTS = {'mmseg': 'segmentation', 'mmpose': 'pose'}
@@ -43,6 +48,19 @@ class Options:
         if self.limit is not None and self.limit < 1:
             raise SegformerPlusPlusError(f'limit is {self.limit}; give 1 or more')
 
+    def count(self, there: int) -> int:
+        """Returns how many of the images there are to measure on.
+
+        Raises:
+            SegformerPlusPlusError: the limit is more than there are.
+        """
+        if self.limit is not None and self.limit > there:
+            where = 'the test set' if self.images is None else self.images
+            raise SegformerPlusPlusError(
+                f'limit={self.limit}: give a number from 1 to {there}, which {where} holds'
+            )
+        return self.limit or there
+
 
 def open_fidelity(
     config: str | os.PathLike[str] | Config,
@@ -68,7 +86,7 @@ def open_fidelity(
         MissingDependencyError: the toolbox is not installed.
     """
     wanted = Options(**options)
-    cfg = read_config(config, cfg_options)
+    cfg = load_config(config, cfg_options)
     scope = cfg.get('default_scope')
     if scope not in _PARTS:
         raise SegformerPlusPlusError(
@@ -77,3 +95,89 @@ def open_fidelity(
     part = import_module(f'.{_PARTS[scope]}', __package__)
     opened: Fidelity[Any] = part.open_model(cfg, checkpoint, wanted)
     return opened
+
+
+def build_test_set(cfg: Config, registry: Any) -> Any:
+    """Builds the data set that the config tests on, whether it has labels or not.
+
+    Raises:
+        SegformerPlusPlusError: the config has none, its files are missing or no JSON, or it is
+            empty.
+    """
+    if not cfg.get('test_dataloader'):
+        raise SegformerPlusPlusError(
+            'the config has no test_dataloader to measure on; name a folder of images (--images)'
+        )
+    check_codec_sizes(cfg)
+    check_data_roots(cfg, ['test'], labels=False)
+    settings = cfg.test_dataloader.dataset
+    ann_file = f'ann_file={settings.get("ann_file", "")!r}'
+    empty = SegformerPlusPlusError(
+        f'the test set of the config is empty: {settings.get("type")} finds nothing in '
+        f'data_root={settings.get("data_root")!r}, data_prefix={settings.get("data_prefix")!r}, '
+        f'{ann_file} (test_dataloader.dataset)'
+    )
+    try:
+        data = registry.build(settings)
+    except json.JSONDecodeError as error:
+        raise SegformerPlusPlusError(
+            f'{ann_file} of the test set (test_dataloader.dataset) is no JSON: {error}'
+        ) from error
+    except ValueError as error:
+        # how mmengine says that a list is empty which it packs
+        if 'need at least one array to concatenate' not in str(error):
+            raise
+        raise empty from error
+    if not len(data):
+        raise empty
+    return data
+
+
+def source_of_test_set(cfg: Config, data: Any, count: int, model: Any) -> Source:
+    """Returns the data in the batches of the config's loader, whose test has the same numbers.
+
+    The loader's workers are used where the model leaves them the CPU.
+    """
+    loader = cfg.test_dataloader
+    on_cpu = next(model.parameters()).device.type == 'cpu'
+    workers = 0 if on_cpu else loader.get('num_workers', 0)
+    return Source(data, count, loader.get('batch_size', 1), workers)
+
+
+def find_images(options: Options) -> list[Picture]:
+    """Returns the first images of the folder, as many as the limit.
+
+    Raises:
+        SegformerPlusPlusError: there is nothing, a video, or less than the limit.
+    """
+    pictures = []
+    for picture in itertools.islice(find_pictures(str(options.images)), options.limit):
+        if picture.video is not None:
+            raise SegformerPlusPlusError(
+                f'{picture.video} is a video; measure on images, for example its frames'
+            )
+        pictures.append(picture)
+    options.count(len(pictures))
+    return pictures
+
+
+class Pictures(Dataset[dict[str, Any]]):
+    """Makes a data set of images without labels.
+
+    Args:
+        pictures: are read one by one.
+        prepare: turns name and image (H, W, 3) into 'inputs' and 'data_samples'.
+    """
+
+    def __init__(
+        self, pictures: Sequence[Picture], prepare: Callable[[str, np.ndarray], dict[str, Any]]
+    ) -> None:
+        self._pictures = pictures
+        self._prepare = prepare
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        picture = self._pictures[index]
+        return self._prepare(picture.name, picture.load())

@@ -1,4 +1,4 @@
-"""What strategies cost a pose estimator: keypoints that move."""
+"""Measures what strategies cost a pose estimator: keypoints that move."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from mmengine.config import Config
@@ -19,22 +19,19 @@ from ...errors import SegformerPlusPlusError
 from ...inference.opening import test_dataset
 from ...inference.pose import PoseEstimator, whole_image
 from ...pose import BoxPCK
-from .base import Fidelity
-from .data import Pictures, Source, build_test_set, check_limit, find_images
-
-if TYPE_CHECKING:
-    from .opening import Options
+from .base import Fidelity, Source
+from .opening import Options, Pictures, build_test_set, find_images, source_of_test_set
 
 THRESHOLDS = (0.1, 0.05)
 
 
 @dataclass(frozen=True)
 class Person:
-    """The prediction for one person.
+    """Holds the prediction for one person.
 
     Attributes:
         keypoints: (K, 2) in pixels of the image.
-        counted: (K,) bool: those that are annotated; all without ground truth.
+        counted: (K,) bool, which keypoints are annotated; all of them without ground truth.
         result: what ``BoxPCK`` keeps, if there is ground truth.
     """
 
@@ -44,14 +41,7 @@ class Person:
 
 
 class PoseFidelity(Fidelity[Person]):
-    """A top-down estimator of mmpose on people, see :class:`~.base.Fidelity`.
-
-    Args:
-        model: in eval mode.
-        source: of the people.
-        has_truth: whether their keypoints are annotated.
-        progress: show bars.
-    """
+    """Measures a top-down estimator of mmpose on people."""
 
     unit = 'person'
     timed = 'cut-out person to heatmaps, without flip test'
@@ -63,7 +53,7 @@ class PoseFidelity(Fidelity[Person]):
 
     @property
     def pictures(self) -> Sequence[Hashable]:
-        """The path of the picture that shows each person."""
+        """Returns the path of the picture that shows each person."""
         info = getattr(self._source.data, 'get_data_info', None)
         if info is None:  # a folder, whose pictures show one person each
             return super().pictures
@@ -108,34 +98,33 @@ class PoseFidelity(Fidelity[Person]):
 
 
 def open_model(cfg: Config, checkpoint: str | os.PathLike[str], options: Options) -> PoseFidelity:
-    """See :func:`~.opening.open_fidelity`; what is missing is said before the model is built."""
+    """Opens the fidelity of a pose config; what is missing is said before the model is built."""
     init_default_scope('mmpose')
     if options.fine_classes is not None:
         raise SegformerPlusPlusError('fine_classes is for segmentation')
     if options.images is not None:
         return _of_images(cfg, checkpoint, options)
     data = build_test_set(cfg, DATASETS)
-    count = check_limit(options.limit, len(data), 'the test set')
+    count = options.count(len(data))
     has_truth = _has_truth(cfg, data, count)
     estimator = PoseEstimator(cfg, checkpoint, device=options.device)
-    source = Source.of_loader(data, count, cfg.test_dataloader, estimator.model)
+    source = source_of_test_set(cfg, data, count, estimator.model)
     return PoseFidelity(estimator.model, source, has_truth, options.progress)
 
 
 def _of_images(cfg: Config, checkpoint: str | os.PathLike[str], options: Options) -> PoseFidelity:
-    pictures = find_images(str(options.images), options.limit)
-    count = check_limit(options.limit, len(pictures), str(options.images))
+    pictures = find_images(options)
     estimator = PoseEstimator(cfg, checkpoint, device=options.device)
 
     def prepare(name: str, image: np.ndarray) -> dict[str, Any]:
         return estimator.prepare(name, image, whole_image(image)[0])
 
-    source = Source(Pictures(pictures, prepare), count)
+    source = Source(Pictures(pictures, prepare), len(pictures))
     return PoseFidelity(estimator.model, source, has_truth=False, progress=options.progress)
 
 
 def _has_truth(cfg: Config, data: Any, count: int) -> bool:
-    """Whether one of the first people is annotated; a warning if none is."""
+    """Returns whether one of the first people is annotated, and warns if none is."""
     # with detected boxes, mmpose calls keypoints visible that nobody annotated
     detected = bool(test_dataset(cfg).get('bbox_file'))
     if not detected and any(
@@ -143,9 +132,6 @@ def _has_truth(cfg: Config, data: Any, count: int) -> bool:
     ):
         return True
     what = 'detected boxes have' if detected else f'the {count} people have'
-    print_log(
-        f'{what} no annotated keypoints: accuracy is left out',
-        logger='current',
-        level=logging.WARNING,
-    )
+    message = f'{what} no annotated keypoints: accuracy is left out'
+    print_log(message, logger='current', level=logging.WARNING)
     return False

@@ -1,4 +1,4 @@
-"""What strategies cost a segmentor: labels that change, and the fine classes among them."""
+"""Measures what strategies cost a segmentor: labels that change, and fine classes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
@@ -26,28 +26,25 @@ from ...inference.labels import label_dtype
 from ...inference.segmenter import Segmenter
 from ...inference.sources import Picture, load_image
 from ..results import PRESENT
-from .base import RADIUS, Fidelity
-from .data import Pictures, Source, build_test_set, check_limit, find_images
-
-if TYPE_CHECKING:
-    from .opening import Options
+from .base import RADIUS, Fidelity, Source
+from .opening import Options, Pictures, build_test_set, find_images, source_of_test_set
 
 Areas = tuple[Tensor, Tensor, Tensor, Tensor]
 """Intersection, union, prediction and truth of every class, as mmseg's metric counts them."""
 
 
 def count_pixels(labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """How much of each class there is, and how much of it lies deep inside.
+    """Counts the pixels of each class, and how many of them lie deep inside.
 
     A pixel's distance to the border is the Euclidean one to the nearest pixel of another class or
     without a label. The edge of the image is no border.
 
     Args:
-        labels: (H, W); those from ``num_classes`` on are none.
+        labels: (H, W); a label from ``num_classes`` on does not count.
         num_classes: K.
 
     Returns:
-        (K, 2) int64: all pixels, and those farther than ``RADIUS`` from the border.
+        (K, 2) int64: all pixels, and the pixels farther than ``RADIUS`` from the border.
     """
     counts = np.zeros((num_classes, 2), dtype=np.int64)
     present = np.unique(labels)
@@ -60,17 +57,13 @@ def count_pixels(labels: np.ndarray, num_classes: int) -> np.ndarray:
 
 
 def find_fine_classes(counts: Iterable[np.ndarray]) -> list[int]:
-    """Classes of which less than half lies deep inside.
-
-    Args:
-        counts: of all images, see :func:`count_pixels`.
-    """
+    """Returns the classes of which less than half lies deep inside, from the counts of images."""
     total, deep = np.sum(list(counts), axis=0).T
     return [int(label) for label in np.flatnonzero(2 * deep < total)]
 
 
 def _cut_out(mask: np.ndarray) -> np.ndarray:
-    """What is set, with one pixel around it where there is one: no border lies farther away."""
+    """Returns the box of the set pixels with a margin of one: no border lies farther away."""
     rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
     top, left = max(0, rows[0] - 1), max(0, columns[0] - 1)
     return mask[top : rows[-1] + 2, left : columns[-1] + 2]
@@ -78,14 +71,7 @@ def _cut_out(mask: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class LabelMap:
-    """The prediction for one image.
-
-    Attributes:
-        packed: its labels; these compress to a few percent.
-        shape: height and width.
-        dtype: of the labels.
-        areas: compared with the ground truth, if there is any.
-    """
+    """Holds the prediction for one image, packed to a few percent, and its areas if any."""
 
     packed: bytes
     shape: tuple[int, int]
@@ -94,19 +80,19 @@ class LabelMap:
 
     @property
     def labels(self) -> np.ndarray:
-        """(H, W)."""
+        """Returns the labels (H, W)."""
         return np.frombuffer(zlib.decompress(self.packed), self.dtype).reshape(self.shape)
 
 
 @dataclass(frozen=True)
 class Truth:
-    """How mmseg's metric reads the ground truth.
+    """Says how mmseg's metric reads the ground truth.
 
     Attributes:
-        classes: their names.
+        classes: the names of the classes.
         ignore_index: the label that does not count.
-        nan_to_num: for classes that do not occur; None leaves them out.
-        fine_classes: in place of those that are found.
+        nan_to_num: the IoU of classes that do not occur; None leaves them out.
+        fine_classes: names that take the place of the classes that are found to be fine.
     """
 
     classes: tuple[str, ...]
@@ -124,15 +110,7 @@ class Truth:
 
 
 class SegmentationFidelity(Fidelity[LabelMap]):
-    """A segmentor of mmseg on images, see :class:`~.base.Fidelity`.
-
-    Args:
-        model: in eval mode.
-        source: of the images.
-        truth: None if the samples have no ``gt_sem_seg``.
-        num_classes: that the model tells apart.
-        progress: show bars.
-    """
+    """Measures a segmentor of mmseg on images, whose samples may have a ``gt_sem_seg``."""
 
     def __init__(
         self,
@@ -151,10 +129,10 @@ class SegmentationFidelity(Fidelity[LabelMap]):
 
     @property
     def fine_classes(self) -> list[str]:
-        """The thin and small classes: of the whole set, whatever the subset; empty without truth.
+        """Returns the thin and small classes of the whole set, whatever the subset.
 
-        A class is one if less than half of its labelled pixels lie farther than ``RADIUS`` pixels
-        from its border.
+        Less than half of the labelled pixels of such a class lie farther than ``RADIUS`` pixels
+        from its border. Without ground truth there are none.
         """
         return [] if self._truth is None else [self._truth.classes[k] for k in self._fine()]
 
@@ -173,16 +151,15 @@ class SegmentationFidelity(Fidelity[LabelMap]):
         return f'{classes}, mIoU fine of {fine}; {changed}'
 
     def _count_absent(self) -> int:
-        """Classes without a labelled pixel, where the images were predicted; else 0."""
+        """Counts the classes without a labelled pixel; 0 before the images are predicted."""
         if not self._kept.keys() >= set(self._indices):
             return 0
         areas = [self._kept[index].areas for index in self._indices]
-        return int(
-            (torch.stack([each[3] for each in areas if each is not None]).sum(dim=0) == 0).sum()
-        )
+        truth = torch.stack([each[3] for each in areas if each is not None])
+        return int((truth.sum(dim=0) == 0).sum())
 
     def _knows_fine(self) -> bool:
-        """Whether no ground truth has to be read for it."""
+        """Returns whether the fine classes are known without reading more ground truth."""
         given = self._truth is not None and self._truth.fine_classes is not None
         return given or self._pixels.keys() >= set(self._all)
 
@@ -253,36 +230,37 @@ class SegmentationFidelity(Fidelity[LabelMap]):
 def open_model(
     cfg: Config, checkpoint: str | os.PathLike[str], options: Options
 ) -> SegmentationFidelity:
-    """See :func:`~.opening.open_fidelity`; what is missing is said before the model is built."""
+    """Opens the fidelity of a mmseg config; what is missing is said before the model is built."""
     init_default_scope('mmseg')
     truth: Truth | None = None
     data: Any = None
     if options.images is not None:
-        pictures = find_images(options.images, options.limit)
-        count = check_limit(options.limit, len(pictures), str(options.images))
+        pictures = find_images(options)
     else:
         data = build_test_set(cfg, DATASETS)
-        count = check_limit(options.limit, len(data), 'the test set')
-        infos = [data.get_data_info(index) for index in range(count)]
+        infos = [data.get_data_info(index) for index in range(options.count(len(data)))]
         truth = _read_truth(data, infos, cfg, options.fine_classes)
         pictures = [_picture(info) for info in infos]
     if truth is None and options.fine_classes is not None:
         raise SegformerPlusPlusError('fine_classes: there is no ground truth to average over')
     segmenter = Segmenter(cfg, checkpoint, device=options.device)
+    num_classes = len(segmenter.classes)
     if truth is None:
-        source = Source(Pictures(pictures, segmenter.prepare), count)
+        source = Source(Pictures(pictures, segmenter.prepare), len(pictures))
     else:
-        _check_classes(truth, len(segmenter.classes))
-        source = Source.of_loader(data, count, cfg.test_dataloader, segmenter.model)
-    return SegmentationFidelity(
-        segmenter.model, source, truth, len(segmenter.classes), options.progress
-    )
+        if len(truth.classes) != num_classes:
+            raise SegformerPlusPlusError(
+                f'the model tells {num_classes} classes apart, but the test set has '
+                f'{len(truth.classes)}'
+            )
+        source = source_of_test_set(cfg, data, len(pictures), segmenter.model)
+    return SegmentationFidelity(segmenter.model, source, truth, num_classes, options.progress)
 
 
 def _read_truth(
     data: Any, infos: list[dict[str, Any]], cfg: Config, fine_classes: Sequence[str] | None
 ) -> Truth | None:
-    """How to compare with the ground truth of these images; None, and a warning, without any."""
+    """Returns how to compare with the ground truth of these images; warns if there is none."""
     paths = [str(info.get('seg_map_path', '')) for info in infos]
     missing = [path for path in paths if '://' not in path and not Path(path).is_file()]
     if missing and len(missing) < len(paths):
@@ -294,7 +272,11 @@ def _read_truth(
         where = f' ({missing[0]} is not there)' if missing and missing[0] else ''
         _warn(f'the test set has no labels{where}: accuracy is left out')
         return None
-    metric = _iou_metric(cfg)
+    evaluators = cfg.get('test_evaluator') or []
+    evaluators = evaluators if isinstance(evaluators, list | tuple) else [evaluators]
+    metric: Mapping[str, Any] = next(
+        (each for each in evaluators if str(each.get('type')).endswith('IoUMetric')), {}
+    )
     truth = Truth(
         tuple(data.metainfo['classes']),
         metric.get('ignore_index', 255),
@@ -317,23 +299,6 @@ def _warn(message: str) -> None:
     print_log(message, logger='current', level=logging.WARNING)
 
 
-def _iou_metric(cfg: Config) -> Mapping[str, Any]:
-    """The config's settings of mmseg's metric; empty if it tests with another one."""
-    evaluators = cfg.get('test_evaluator') or []
-    for each in evaluators if isinstance(evaluators, list | tuple) else [evaluators]:
-        if str(each.get('type')).endswith('IoUMetric'):
-            found: Mapping[str, Any] = each
-            return found
-    return {}
-
-
 def _picture(info: Mapping[str, Any]) -> Picture:
     path = Path(info['img_path'])
     return Picture(str(path), lambda: load_image(path), path=path)
-
-
-def _check_classes(truth: Truth, count: int) -> None:
-    if len(truth.classes) != count:
-        raise SegformerPlusPlusError(
-            f'the model tells {count} classes apart, but the test set has {len(truth.classes)}'
-        )

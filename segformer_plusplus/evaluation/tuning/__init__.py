@@ -1,12 +1,12 @@
-"""Finding the strategies, ratios and strides that suit a model, its data and a device."""
+"""Finds the strategies, ratios and strides that suit a model, its data and a device."""
 
 from ...libraries import naming_what_is_missing
 
 with naming_what_is_missing(__name__):
-    from .call import tune
-    from .points import Budget, Check, Failure, Point, Rejection
-    from .run import Limits, TuneResult, tune_fidelity
+    from .run import Limits, tune, tune_fidelity
+    from .selection import Budget, Check, Rejection, TuneResult
     from .space import Space, default_space, read_space
+    from .study import Failure, Point
 
 __all__ = [
     'Budget',

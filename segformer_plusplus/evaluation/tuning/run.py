@@ -1,4 +1,4 @@
-"""The whole of a tuning: split the images, search, select, check, write."""
+"""Tunes a model: splits the images, searches, selects, checks and writes what was found."""
 
 from __future__ import annotations
 
@@ -6,31 +6,35 @@ import os
 import random
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mmengine.config import Config
 from tqdm import tqdm
 
 from ...errors import SegformerPlusPlusError
-from ..fidelity import Fidelity
+from ...files import hash_file, sha256
+from ...inference.configs import load_config
+from ...inference.opening import check_device, test_dataset
+from ...patching import find_backbones
+from ...version import __version__
+from ..fidelity import Fidelity, open_fidelity
+from ..results import MEASURES
 from ..timing import device_name
-from .evaluation import Evaluator, release_memory
-from .points import Budget, Check, Failure, Point, pareto_front
-from .selection import FINAL_ROUNDS, Selection, select
-from .space import Space
-from .study import Study, open_study
+from .selection import FINAL_ROUNDS, Budget, Evaluator, TuneResult, release_memory, select
+from .space import Space, read_space
+from .study import Study, open_study, require_optuna
+from .writing import draw_front, with_own_backbone, write_config, write_front
 
 MOST_IMAGES = 50
-"""That are searched on, unless more are asked for."""
-
-TRIALS = 60
-ROUNDS = 5
+"""On so many images a search runs, unless more are asked for."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How long to search, and on what.
+    """Says how long to search, and on what.
 
     Attributes:
         trials: in all, those of earlier calls included.
@@ -42,10 +46,10 @@ class Limits:
         seed: of the choice of images and of the proposals.
     """
 
-    trials: int = TRIALS
+    trials: int = 60
     timeout: float | None = None
     images: int | None = None
-    rounds: int = ROUNDS
+    rounds: int = 5
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -59,58 +63,91 @@ class Limits:
             raise SegformerPlusPlusError(f'seed is {self.seed!r}; give a whole number from 0')
 
 
-@dataclass
-class TuneResult:
-    """What a tuning found.
+def tune(
+    config: str | os.PathLike[str],
+    checkpoint: str | os.PathLike[str],
+    *,
+    out: str | os.PathLike[str] | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    by: str | None = None,
+    space: str | os.PathLike[str] | Sequence[Mapping[str, Any]] | None = None,
+    device: str | None = None,
+    cfg_options: Mapping[str, Any] | None = None,
+    fresh: bool = False,
+    progress: bool = False,
+    max_drop: float | None = None,
+    min_speedup: float | None = None,
+    **limits: Any,
+) -> TuneResult:
+    """Searches strategies, ratios and strides for each stage, on these data and this device.
 
-    Attributes:
-        budget: what was asked for.
-        by: the measure of the drops, a key of ``fidelity.MEASURES``.
-        baseline: all measures without merging on the images that were searched on.
-        shape: height and width of what was timed.
-        timed: from what to what.
-        device: its name.
-        images: how many were searched on.
-        check_images: how many others there were.
-        selection: all points, the winner and its check.
-        failures: trials that could not be measured.
-        interrupted: whether it is not done, as after Ctrl-C.
-        files: what was written, by 'front', 'plot' and, with a winner, 'config'; without one,
-            'earlier config' is that of an earlier call, which stays.
+    The presets are tried first. The best trials under the budget are timed anew together, and the
+    winner has to keep the budget, up to the noise, on images that were not searched on.
+
+    Writes into ``out``: ``front.json`` (all trials, the front, the winner and its check),
+    ``front.png``, with a winner a config that inherits ``config``, and the study itself, so that
+    the same call goes on after an interruption, or with more trials or another budget. Without a
+    winner, the config of an earlier call stays.
+
+    Args:
+        config: of mmseg or mmpose.
+        checkpoint: its weights.
+        out: folder; by default 'tuning' in the config's ``work_dir``.
+        folder: of images without labels, in place of the config's test set.
+        by: the measure that counts, a key of ``fidelity.MEASURES``. None is mIoU or PCK@0.05;
+            without ground truth, what changes against no merging.
+        space: entries as in :func:`~.space.default_space`, which None stands for; or a config file
+            with ``space = [...]``.
+        device: None: CUDA if there is one.
+        cfg_options: dotted keys of the config and their new values.
+        fresh: forget the study that is there.
+        progress: show a bar.
+        max_drop: give this or ``min_speedup``: see :class:`~.selection.Budget`.
+        min_speedup: see :class:`~.selection.Budget`.
+        limits: the fields of :class:`~.run.Limits`, such as ``trials=100``.
+
+    Raises:
+        SegformerPlusPlusError: a wrong argument, no data, a folder that is in use or that holds
+            a study of something else.
+        CheckpointError: the checkpoint does not fit.
+        MissingDependencyError: optuna, or the toolbox of the config, is not installed.
     """
-
-    budget: Budget
-    by: str
-    baseline: Mapping[str, float]
-    shape: tuple[int, int]
-    timed: str
-    device: str
-    images: int
-    check_images: int
-    selection: Selection
-    failures: list[Failure] = field(default_factory=list)
-    interrupted: bool = False
-    files: dict[str, Path] = field(default_factory=dict)
-
-    @property
-    def points(self) -> list[Point]:
-        """All settings that were measured."""
-        return self.selection.points
-
-    @property
-    def front(self) -> list[Point]:
-        """The points that no other one beats, the slowest first."""
-        return pareto_front(self.points)
-
-    @property
-    def winner(self) -> Point | None:
-        """The best point under the budget; None where none meets it."""
-        return self.selection.winner
-
-    @property
-    def check(self) -> Check | None:
-        """The winner on images that were not searched on; None where there are none."""
-        return self.selection.check
+    budget = Budget(max_drop, min_speedup)
+    wanted = Limits(**limits)
+    if by is not None and by not in MEASURES:
+        raise SegformerPlusPlusError(f'--by {by}: choose from {", ".join(MEASURES)}')
+    require_optuna()
+    if device is not None:
+        check_device(device)
+    config, checkpoint = Path(config), Path(checkpoint)
+    cfg = load_config(config, cfg_options)
+    imports: list[str] = []
+    if isinstance(space, str | os.PathLike):
+        space, imports = read_space(space)
+    out = Path(out) if out is not None else Path(cfg.work_dir) / 'tuning'
+    source = dict(
+        config=str(config), checkpoint=str(checkpoint), folder=folder and str(folder),
+        cfg_options=cfg_options, seed=wanted.seed, rounds=wanted.rounds,
+    )  # fmt: skip
+    write_files = partial(_write, out=out, config=config, cfg=cfg, source=source, imports=imports)
+    fidelity = open_fidelity(
+        with_own_backbone(cfg), checkpoint, device=device, images=folder, progress=False
+    )
+    parts = {key: cfg.get(key) for key in ('model', 'test_dataloader', 'test_evaluator')}
+    identity = {
+        'config': sha256(Config(parts).to_dict()),
+        'checkpoint': hash_file(checkpoint) if checkpoint.is_file() else str(checkpoint),
+        'folder of images': str(folder and Path(folder).resolve()),
+        'state of the images': sha256(_list_files(cfg, folder)),
+        'version of this package': __version__,
+    }
+    result = tune_fidelity(
+        fidelity, budget, out, space=Space(space, len(find_backbones(fidelity.model)[0].blocks)),
+        limits=wanted, by=by, identity=identity, fresh=fresh, progress=progress,
+        searched=write_files,
+    )  # fmt: skip
+    write_files(result)
+    return result
 
 
 def tune_fidelity(
@@ -126,98 +163,76 @@ def tune_fidelity(
     progress: bool = False,
     searched: Callable[[TuneResult], None] | None = None,
 ) -> TuneResult:
-    """Search and select; of files, only the study in ``out`` is written.
+    """Searches and selects; of files, only the study in ``out`` is written.
 
     Args:
         fidelity: the model on all images.
         budget: what is wanted.
         out: folder of the study; with an unfinished one in it, the search goes on.
-        space: what is searched.
-        limits: how long, and on what.
-        by: the measure that counts; None is the main one.
+        space: see :func:`tune`, as are ``by``, ``fresh`` and ``progress``.
+        limits: how long to search, and on what.
         identity: what else the numbers depend on, by a name that a message can say.
-        fresh: start anew in ``out``.
-        progress: show a bar.
         searched: is called with all trials before one of them is selected.
 
     Raises:
         SegformerPlusPlusError: see :func:`tune`.
     """
-    limits = limits or Limits()
-    space = space or Space()
+    limits, space = limits or Limits(), space or Space()
     chosen, others = split_images(fidelity.pictures, limits.images, limits.seed)
+    device = device_name(fidelity.device)
     identity = {
         **(identity or {}),
         'measure': by or fidelity.main_measure,
         'choice of images': f'{len(chosen)} of {fidelity.num_images}, seed {limits.seed}',
         'space': repr(space.sites),
-        'device': device_name(fidelity.device),
+        'device': device,
     }
     with open_study(Path(out), space, identity, limits.seed, fresh) as study:
         evaluator = Evaluator(fidelity.subset(chosen), by, limits.rounds)
         result = TuneResult(
-            budget=budget,
-            by=evaluator.by,
-            baseline=evaluator.baseline,
-            shape=evaluator.fidelity.shape,
-            timed=fidelity.timed,
-            device=device_name(fidelity.device),
-            images=len(chosen),
-            check_images=len(others),
-            selection=Selection(study.points),
-            interrupted=True,
-        )
+            budget, evaluator.by, evaluator.baseline, evaluator.fidelity.shape, fidelity.timed,
+            device, len(chosen), len(others), study.points, interrupted=True,
+        )  # fmt: skip
         try:
             try:
                 _search(study, evaluator, budget, limits, progress)
             finally:
-                result.selection.points, result.failures = study.points, study.failures
+                result.failures = study.failures
             if searched is not None:
                 searched(result)
             checker = None
             if others and budget.near(study.points):
-                checker = _open_checker(fidelity.subset(others), evaluator, result.selection)
-            select(result.selection, budget, evaluator, checker)
+                checker = _open_checker(fidelity.subset(others), evaluator, result)
+            select(result, evaluator, checker)
             result.interrupted = False
         except KeyboardInterrupt:
             pass  # the result says so
     return result
 
 
-def _open_checker(
-    others: Fidelity[Any], evaluator: Evaluator, selection: Selection
-) -> Evaluator | None:
-    """For the images of the check; None, with the reason noted, where they cannot be measured."""
-    try:
-        return Evaluator(others, evaluator.by, FINAL_ROUNDS * evaluator.rounds)
-    except SegformerPlusPlusError as error:
-        selection.unchecked = str(error)
-    release_memory()
-    return None
-
-
 def split_images(
     pictures: Sequence[Hashable], images: int | None, seed: int
 ) -> tuple[list[int], list[int]]:
-    """Which images are searched on, and which the winner is checked on: drawn, never the same.
+    """Draws the images that are searched on, and others that the winner is checked on.
 
     Of people, those of one picture are never on both sides.
 
     Args:
-        pictures: that each image, or person, is of.
-        images: to search on (people, for pose), as in :class:`Limits`.
+        pictures: for each image, or person, the picture that it is of.
+        images: how many to search on (people, for pose), as in :class:`Limits`.
         seed: of the draw.
 
     Raises:
         SegformerPlusPlusError: there is no image, or fewer than are asked for.
     """
     count = len(pictures)
+    half = max(1, count // 2)
     if count < 1:
         raise SegformerPlusPlusError('there is no image to search on')
     if images is not None and images > count:
         raise SegformerPlusPlusError(
             f'images={images}: give a number from 1 to {count}, which there are; up to '
-            f'{max(1, count // 2)} leave as many for the check'
+            f'{half} leave as many for the check'
         )
     members: dict[Hashable, list[int]] = {}
     for index, picture in enumerate(pictures):
@@ -225,22 +240,26 @@ def split_images(
     drawn = list(members.values())
     random.Random(seed).shuffle(drawn)
     order = [index for people in drawn for index in people]
-    wanted = images or min(MOST_IMAGES, max(1, count // 2))
-    searched = order[:wanted]
-    seen = {pictures[index] for index in searched}
+    wanted = images or min(MOST_IMAGES, half)
+    seen = {pictures[index] for index in order[:wanted]}
     others = [index for index in order[wanted:] if pictures[index] not in seen]
-    return sorted(searched), sorted(others[:wanted])
+    return sorted(order[:wanted]), sorted(others[:wanted])
 
 
 def _search(
     study: Study, evaluator: Evaluator, budget: Budget, limits: Limits, progress: bool
 ) -> None:
+    def describe_best() -> str:
+        for best in budget.ranked(study.points):
+            return f'best {best.speed_up:.2f}x, drop {best.drop:.2f}'
+        return 'none meets the budget yet'
+
     start = time.monotonic()
     with tqdm(
         total=limits.trials, initial=min(study.done, limits.trials), unit='trial',
         disable=not progress,
     ) as bar:  # fmt: skip
-        bar.set_postfix_str(_describe_best(budget, study.points))
+        bar.set_postfix_str(describe_best())
         while study.done < limits.trials:
             if limits.timeout is not None and time.monotonic() - start > 60 * limits.timeout:
                 break
@@ -248,17 +267,62 @@ def _search(
             if proposal is None:
                 break
             try:
-                found = evaluator.evaluate(proposal)
+                found = evaluator.evaluate(*proposal)
             except KeyboardInterrupt:
-                study.withdraw(proposal)
+                study.withdraw(proposal[1])
                 raise
             study.tell(found)
-            bar.set_postfix_str(_describe_best(budget, study.points), refresh=False)
+            bar.set_postfix_str(describe_best(), refresh=False)
             bar.update()
 
 
-def _describe_best(budget: Budget, points: Sequence[Point]) -> str:
-    ranked = budget.ranked(points)
-    if not ranked:
-        return 'none meets the budget yet'
-    return f'best {ranked[0].speed_up:.2f}x, drop {ranked[0].drop:.2f}'
+def _open_checker(
+    others: Fidelity[Any], evaluator: Evaluator, result: TuneResult
+) -> Evaluator | None:
+    """Opens the images of the check; None, with the reason noted, if they cannot be measured."""
+    try:
+        return Evaluator(others, evaluator.by, FINAL_ROUNDS * evaluator.rounds)
+    except SegformerPlusPlusError as error:
+        result.unchecked = str(error)
+    release_memory()
+    return None
+
+
+def _list_files(cfg: Config, folder: str | os.PathLike[str] | None) -> list[list[Any]]:
+    """Lists name, size and time of the files measured on, as far as they lie on a disk."""
+    data = test_dataset(cfg)
+    parts = [*(data.get('data_prefix') or {}).values(), data.get('ann_file')]
+    root = Path(data.get('data_root') or '')
+    places = [Path(folder)] if folder else [root / part for part in parts if part]
+    files = []
+    for place in places:
+        for path in sorted(place.rglob('*')) if place.is_dir() else [place]:
+            if path.is_file():
+                files.append([str(path), path.stat().st_size, path.stat().st_mtime_ns])
+    return files
+
+
+def _write(
+    result: TuneResult,
+    out: Path,
+    config: Path,
+    cfg: Config,
+    source: Mapping[str, Any],
+    imports: Sequence[str],
+) -> None:
+    """Writes all files; until a call is done, an earlier config and its front stay."""
+    tuned = out / f'{config.stem}_tuned.py'
+    result.files = {}
+    try:
+        if result.winner is None and tuned.exists():
+            result.files['earlier config'] = tuned
+            if result.interrupted:
+                return
+        result.files.update(front=out / 'front.json', plot=out / 'front.png')
+        write_front(result.files['front'], result, source)
+        draw_front(result.files['plot'], result, f'{config.stem}, {result.device}')
+        if result.winner is not None:
+            write_config(tuned, config, cfg, result, imports, source['cfg_options'])
+            result.files['config'] = tuned
+    except OSError as error:
+        raise SegformerPlusPlusError(f'cannot write into {out}: {error.strerror}') from error

@@ -1,4 +1,4 @@
-"""What is searched: for each stage and side, which strategies with which settings."""
+"""Says what is searched: for each stage and side, which strategies with which settings."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ RATIOS = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95]
 SIDES = ('q', 'kv')
 
 Strategy = dict[str, Any]
+"""A strategy as a config takes it, and maybe the ``proportional_attention`` of its stage."""
+
 Setting = str | list[dict[str, Any]]
 """A ``token_merging`` as JSON holds it: the name of a preset, or a dict for each stage."""
 
@@ -28,10 +30,10 @@ Entry = Mapping[str, Any]
 
 
 def default_space(num_stages: int = 4) -> list[dict[str, Any]]:
-    """What is searched by default, an entry for each strategy and where it may act.
+    """Returns what is searched by default, an entry for each strategy and where it may act.
 
-    A list in an entry holds choices, of which those that the strategy refuses together are left
-    out. ``sides`` ('q', 'kv') and ``stages`` (from 1) say where it may act, by default everywhere;
+    A list in an entry holds choices; combinations that the strategy refuses are left out.
+    ``sides`` ('q', 'kv') and ``stages`` (from 1) say where it may act, by default everywhere;
     ``proportional_attention`` (of keys and values) is that of the stage. To merge nothing is always
     a choice.
 
@@ -53,13 +55,13 @@ def default_space(num_stages: int = 4) -> list[dict[str, Any]]:
 
 
 class Space:
-    """All settings that a search may propose.
+    """Holds all settings that a search may propose.
 
     The strategies of a stage and side stand in the order of how many tokens they merge, nothing
     first, so that neighbours are alike: the sampler takes them for steps on a scale.
 
     Args:
-        entries: as in :func:`default_space`; None is that one.
+        entries: as in :func:`default_space`, which None stands for.
         num_stages: of the backbone.
 
     Attributes:
@@ -74,29 +76,27 @@ class Space:
         entries = default_space(num_stages) if entries is None else entries
         self.num_stages = num_stages
         self.sites: dict[str, tuple[Strategy | None, ...]] = {}
+        self._names: dict[str, list[str]] = {}
         self._identities: dict[str, str] = {}
-        read = [_read_entry(entry, number, num_stages) for number, entry in enumerate(entries, 1)]
-        for stage, side in self._places():
-            found = [each for sides, stages, strategies in read if side in sides and stage in stages
-                     for each in strategies]  # fmt: skip
-            if found:
-                found.sort(key=lambda each: each[0], reverse=True)
-                strategies = {_name(each): each for _, each in found}
-                self.sites[_site(stage, side)] = (None, *strategies.values())
-        self._names = {site: list(map(_name, options)) for site, options in self.sites.items()}
+        read = [
+            each for number, entry in enumerate(entries, 1)
+            for each in _read_entry(entry, number, num_stages)
+        ]  # fmt: skip
+        read.sort(key=lambda each: _tokens_left(each[2]), reverse=True)
+        for stage, side, site in self._places():
+            here = [each for sides, stages, each in read if side in sides and stage in stages]
+            if here:
+                named: dict[str, Strategy | None] = {_name(None): None}
+                named.update((_name(each), each) for each in here)
+                self.sites[site], self._names[site] = tuple(named.values()), list(named)
         if not self.sites:
             raise SegformerPlusPlusError('the search space is empty; give it one strategy or more')
         self.size = math.prod(map(len, self.sites.values()))
 
     def build(self, choices: Mapping[str, int]) -> list[dict[str, Any]]:
-        """The ``token_merging`` that these choices stand for.
-
-        Args:
-            choices: site -> index of one of its strategies.
-        """
+        """Returns the ``token_merging`` of these choices, by site the index of a strategy."""
         stages: list[dict[str, Any]] = [{} for _ in range(self.num_stages)]
-        for stage, side in self._places():
-            site = _site(stage, side)
+        for stage, side, site in self._places():
             strategy = self.sites[site][choices[site]] if site in self.sites else None
             if strategy is not None:
                 merger, proportional = _split(strategy)
@@ -106,13 +106,12 @@ class Space:
         return stages
 
     def find(self, token_merging: Setting) -> dict[str, int] | None:
-        """The choices that make this setting, None where it is not in the space."""
+        """Returns the choices that make this setting, None where it is not in the space."""
         wanted = build_token_merging(token_merging, self.num_stages)
         if wanted.downsampling is not None:
             return None
         choices = {}
-        for stage, side in self._places():
-            site = _site(stage, side)
+        for stage, side, site in self._places():
             names = self._names.get(site, [_name(None)])
             merging = wanted.stages[stage - 1]
             proportional = side == 'kv' and merging.proportional_attention
@@ -124,32 +123,32 @@ class Space:
         return choices
 
     def identify(self, token_merging: Setting) -> str:
-        """Equal for settings that do the same, however they are written."""
+        """Returns a text that is equal for settings that do the same, however they are written."""
         spelling = json.dumps(token_merging)
         if spelling not in self._identities:
             self._identities[spelling] = repr(build_token_merging(token_merging, self.num_stages))
         return self._identities[spelling]
 
     def presets(self) -> Iterator[str]:
-        """The names of the presets that fit this number of stages."""
+        """Yields the names of the presets that fit this number of stages."""
         for name, preset in PRESETS.items():
             if len(preset['stages']) == self.num_stages or not any(preset['stages']):
                 yield name
 
     def singles(self) -> Iterator[dict[str, int]]:
-        """The choices that merge many tokens of one stage and side, and nothing else."""
+        """Yields choices that merge many tokens of one stage and side, and nothing else."""
         for site, options in self.sites.items():
             yield {**dict.fromkeys(self.sites, 0), site: max(1, 3 * (len(options) - 1) // 4)}
 
-    def _places(self) -> Iterator[tuple[int, str]]:
-        return itertools.product(range(1, self.num_stages + 1), SIDES)
+    def _places(self) -> Iterator[tuple[int, str, str]]:
+        for stage, side in itertools.product(range(1, self.num_stages + 1), SIDES):
+            yield stage, side, f'stage {stage} {side}'
 
 
 def read_space(path: str | os.PathLike[str]) -> tuple[list[dict[str, Any]], list[str]]:
-    """A space of one's own, from a config file with ``space = [...]``.
+    """Reads a space of one's own from a config file with ``space = [...]``.
 
-    Args:
-        path: of the file. Modules with strategies of one's own stand in its ``custom_imports``.
+    Modules with strategies of one's own stand in its ``custom_imports``.
 
     Returns:
         The entries, and the modules of its ``custom_imports``.
@@ -168,21 +167,16 @@ def read_space(path: str | os.PathLike[str]) -> tuple[list[dict[str, Any]], list
     return list(entries), [imports] if isinstance(imports, str) else list(imports)
 
 
-def _site(stage: int, side: str) -> str:
-    return f'stage {stage} {side}'
-
-
 def _read_entry(
     entry: Entry, number: int, num_stages: int
-) -> tuple[Sequence[str], Sequence[int], list[tuple[int, Strategy]]]:
-    """Where an entry may act, and its strategies with the tokens that they leave."""
+) -> list[tuple[Sequence[str], Sequence[int], Strategy]]:
+    """Returns the strategies of an entry, each with the sides and stages where it may act."""
     where = f'space, entry {number}'
     if not isinstance(entry, Mapping):
         raise SegformerPlusPlusError(f"{where}: {entry!r} is no dict with 'type'")
     settings = with_new_names(entry, where)
-    every = list(range(1, num_stages + 1))
     places: dict[str, Sequence[Any]] = {}
-    for key, allowed in (('sides', list(SIDES)), ('stages', every)):
+    for key, allowed in (('sides', list(SIDES)), ('stages', list(range(1, num_stages + 1)))):
         given = settings.pop(key, allowed)
         if not isinstance(given, list | tuple) or not given or set(given) - set(allowed):
             raise SegformerPlusPlusError(
@@ -195,17 +189,18 @@ def _read_entry(
             f'{where}: proportional_attention={proportional!r} is True or False, and goes with '
             "sides=['kv'] alone"
         )
-    strategies = [(_tokens_left(each), each) for each in _expand(settings, where)]
-    return places['sides'], places['stages'], strategies
+    return [(places['sides'], places['stages'], each) for each in _expand(settings, where)]
 
 
 def _expand(settings: dict[str, Any], where: str) -> list[Strategy]:
-    """Every combination of the choices that the strategy takes."""
-    choices = [value if isinstance(value, list) else [value] for value in settings.values()]
+    """Returns every combination of the choices that the strategy takes."""
+    choices = []
+    for key, given in settings.items():
+        values = given if isinstance(given, list) else [given]
+        choices.append([_read_choice(value, f'{where}: {key}') for value in values])
     strategies, refused = [], None
-    for values in itertools.product(*choices):
-        rounded = (round(each, 6) if isinstance(each, float) else each for each in values)
-        strategy = _as_json_keeps_it(dict(zip(settings, rounded, strict=True)), where)
+    for combination in itertools.product(*choices):
+        strategy = dict(zip(settings, combination, strict=True))
         try:
             _build(strategy, where)
         except TokenMergingError as error:
@@ -217,20 +212,20 @@ def _expand(settings: dict[str, Any], where: str) -> list[Strategy]:
     return strategies
 
 
-def _as_json_keeps_it(strategy: Strategy, where: str) -> Strategy:
-    """With lists for tuples: a setting is the same when it is read from the study again."""
-    kept = {}
-    for key, value in strategy.items():
-        try:
-            kept[key] = json.loads(json.dumps(value, allow_nan=False))
-        except (TypeError, ValueError):
-            kept[key] = None
-        if kept[key] != _with_lists(value):
-            raise SegformerPlusPlusError(
-                f'{where}: {key}={value!r} cannot be kept as JSON; give names, numbers, lists, and '
-                'dicts whose keys are names'
-            )
-    return kept
+def _read_choice(value: Any, where: str) -> Any:
+    """Returns a value with lists for tuples: so it is equal when it is read from the study."""
+    if isinstance(value, float):
+        value = round(value, 6)
+    listed = _with_lists(value)
+    try:
+        if json.loads(json.dumps(value, allow_nan=False)) == listed:
+            return listed
+    except (TypeError, ValueError):
+        pass
+    raise SegformerPlusPlusError(
+        f'{where}={value!r} cannot be kept as JSON; give names, numbers, lists, and dicts whose '
+        'keys are names'
+    )
 
 
 def _with_lists(value: Any) -> Any:
@@ -239,21 +234,21 @@ def _with_lists(value: Any) -> Any:
     return list(map(_with_lists, value)) if isinstance(value, list | tuple) else value
 
 
-def _split(strategy: Strategy) -> tuple[Strategy, bool]:
+def _split(strategy: Strategy) -> tuple[dict[str, Any], bool]:
     """Returns the strategy itself, and whether the attention of its stage is proportional."""
     merger = dict(strategy)
     return merger, merger.pop('proportional_attention', False)
 
 
-def _build(strategy: Strategy, where: str) -> TokenMerger:
+def _build(strategy: Strategy, where: str = 'space') -> TokenMerger:
     return build_token_merger(_split(strategy)[0], where)
 
 
 def _name(strategy: Strategy | None) -> str:
-    """Equal for what does the same, however it is written."""
+    """Returns a text that is equal for strategies that do the same, however they are written."""
     if strategy is None:
         return _spell(None, False)
-    return _spell(_build(strategy, 'space'), _split(strategy)[1])
+    return _spell(_build(strategy), _split(strategy)[1])
 
 
 def _spell(merger: TokenMerger | None, proportional: bool) -> str:
@@ -261,6 +256,6 @@ def _spell(merger: TokenMerger | None, proportional: bool) -> str:
 
 
 def _tokens_left(strategy: Strategy) -> int:
-    """Of 1024 on a square grid."""
+    """Returns how many of 1024 tokens on a square grid are left."""
     tokens = torch.rand(1, 1024, 8, generator=torch.Generator().manual_seed(0))
-    return _build(strategy, 'space').plan(tokens, (32, 32)).num_merged
+    return _build(strategy).plan(tokens, (32, 32)).num_merged

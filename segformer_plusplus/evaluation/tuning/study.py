@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import random
 from collections.abc import Iterator, Mapping
@@ -17,24 +16,81 @@ from filelock import FileLock, Timeout
 from ...errors import SegformerPlusPlusError
 from ...files import write_json
 from ...libraries import require
-from .points import Failure, Point
+from ...token_merging import BASELINE
 from .space import Setting, Space
 
 STUDY = 'study.json'
 
 _OLD_STUDY = 'study.journal'  # of version 0.1
 
-_LOCK = '.lock'
-
 RANDOM_TRIALS = 15
 """Settings before the sampler begins to learn; those that are given are among them."""
 
 STUBBORN = 5
-"""After as many known settings in a row, one is drawn that is not."""
+"""After so many known settings in a row, one is drawn that is not."""
 
 INTERRUPTED_TWICE = 'the process ended during this trial, twice'
 
 _HASH_LENGTH = 64
+
+
+@dataclass(frozen=True)
+class Point:
+    """Holds what was measured of a setting.
+
+    Attributes:
+        number: of its trial.
+        token_merging: as a config takes it; a preset by its name.
+        drop: how much worse than no merging, in the points of the measure that is tuned by.
+        speed_up: median time without merging over that with it.
+        noise: standard error of the speed-up.
+        values: all measures by name.
+        rounds: in which it was timed.
+    """
+
+    number: int
+    token_merging: Setting
+    drop: float
+    speed_up: float
+    noise: float = 0.0
+    values: Mapping[str, float] = field(default_factory=dict)
+    rounds: int = 0
+
+    @property
+    def preset(self) -> str | None:
+        """Its name, if it is one."""
+        return self.token_merging if isinstance(self.token_merging, str) else None
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether nothing is merged."""
+        return self.token_merging == BASELINE
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Says why a setting could not be measured.
+
+    Attributes:
+        number: of its trial.
+        token_merging: as a config takes it.
+        reason: why.
+    """
+
+    number: int
+    token_merging: Setting
+    reason: str
+
+
+def require_optuna() -> Any:
+    """Returns the module optuna, which logs nothing but warnings from now on.
+
+    Raises:
+        MissingDependencyError: it cannot be imported; says how it is installed.
+    """
+    optuna: Any = require('optuna', 'tuning')
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
 
 
 @contextlib.contextmanager
@@ -58,7 +114,7 @@ def open_study(
     require_optuna()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / _LOCK, blocking=False).acquire()
+        lock = FileLock(folder / '.lock', blocking=False).acquire()
     except Timeout as error:
         raise SegformerPlusPlusError(
             f'--out {folder} is in use by another call; wait for it, or name another folder'
@@ -75,175 +131,105 @@ def open_study(
         yield Study(folder, space, identity, seed)
 
 
-@dataclass(frozen=True)
-class Proposal:
-    """A setting that waits to be measured.
-
-    Attributes:
-        number: of its trial.
-        token_merging: as a config takes it.
-    """
-
-    number: int
-    token_merging: Setting
-
-
-@dataclass
-class _Record:
-    """What the file holds.
-
-    Attributes:
-        identity: what the numbers depend on.
-        points: settings that were measured, in the order of their trials.
-        failures: settings that could not be measured, by their identity.
-        begun: how often a process has ended during a trial, by the identity of its setting; that of
-            the trial which runs is counted before it begins.
-    """
-
-    identity: dict[str, str]
-    points: list[Point] = field(default_factory=list)
-    failures: dict[str, Failure] = field(default_factory=dict)
-    begun: dict[str, list[Any]] = field(default_factory=dict)
-
-    @classmethod
-    def read(cls, path: Path) -> _Record | None:
-        if not path.exists():
-            return None
-        content = json.loads(path.read_text(encoding='utf-8'))
-        points = [Point(**point) for point in content['points']]
-        failures = {name: Failure(**each) for name, each in content['failures'].items()}
-        return cls(content['identity'], points, failures, content['begun'])
-
-
-def require_optuna() -> Any:
-    """Returns the module optuna, which logs nothing but warnings from now on.
-
-    Raises:
-        MissingDependencyError: it cannot be imported; says how it is installed.
-    """
-    optuna: Any = require('optuna', 'tuning')
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna
-
-
 class Study:
     """Proposes settings and remembers what became of them, see :func:`open_study`.
 
     What it proposes depends on the seed and on what was found before, not on interruptions: the
     sampler learns from the points of the file and begins anew for each proposal.
+
+    Attributes:
+        points: settings that were measured, in the order of their trials.
     """
 
     def __init__(self, folder: Path, space: Space, identity: Mapping[str, str], seed: int) -> None:
-        self._optuna = require_optuna()
-        self._path = folder / STUDY
-        self._space = space
-        self._seed = seed
-        self._record = _Record.read(self._path) or _Record(dict(identity))
-        self._check_identity(dict(identity))
-        for name, (times, setting) in self._record.begun.items():
+        optuna = require_optuna()
+        self._optuna, self._path, self._space, self._seed = optuna, folder / STUDY, space, seed
+        self._identity = dict(identity)
+        found: dict[str, Any] = {}
+        if self._path.exists():
+            found = json.loads(self._path.read_text(encoding='utf-8'))
+        self._check_identity(found.get('identity', self._identity))
+        self.points = [Point(**point) for point in found.get('points', [])]
+        # by the identity of the setting
+        self._failures = {n: Failure(**each) for n, each in found.get('failures', {}).items()}
+        # how often a process has ended during a trial, and its setting; a trial that runs counts
+        self._begun: dict[str, list[Any]] = found.get('begun', {})
+        for name, (times, setting) in list(self._begun.items()):
             if times > 1:
-                self._record.failures[name] = Failure(
-                    self._next_number(), setting, INTERRUPTED_TWICE
-                )
-        self._record.begun = {n: each for n, each in self._record.begun.items() if each[0] < 2}
+                number = self._next_number()
+                self._failures[name] = Failure(number, setting, INTERRUPTED_TWICE)
+                del self._begun[name]
         # what failed in an earlier call is tried once more: another process may hold less memory
         self._again = {
             name: failure.token_merging
-            for name, failure in self._record.failures.items()
+            for name, failure in self._failures.items()
             if failure.reason != INTERRUPTED_TWICE
         }
-        self._sampled = self._optuna.create_study(directions=['minimize', 'maximize'])
+        self._scales = {
+            site: optuna.distributions.IntDistribution(0, len(options) - 1)
+            for site, options in space.sites.items()
+        }
+        self._sampled = optuna.create_study(directions=['minimize', 'maximize'])
         for point in self.points:
             self._learn(point)
 
     @property
-    def points(self) -> list[Point]:
-        """All settings that were measured."""
-        return list(self._record.points)
-
-    @property
     def failures(self) -> list[Failure]:
         """All settings that could not be measured, also those that will be tried once more."""
-        return list(self._record.failures.values())
+        return list(self._failures.values())
 
     @property
     def done(self) -> int:
         """How many settings were measured, or failed in this call."""
-        return len(self._record.points) + len(self._record.failures.keys() - self._again.keys())
+        return len(self.points) + len(self._failures.keys() - self._again.keys())
 
-    def propose(self) -> Proposal | None:
-        """Returns a setting that was not measured yet; None where every one was.
+    def propose(self) -> tuple[int, Setting] | None:
+        """Returns a trial's number and its setting, a new one; None where all were measured.
 
         What was interrupted or failed in an earlier call comes first, then the presets, then every
         stage and side by itself: of settings that merge everywhere none would meet a small budget.
         """
-        known = {self._space.identify(point.token_merging) for point in self._record.points}
-        known |= self._record.failures.keys() - self._again.keys()
-        for setting in self._first():
-            if self._space.identify(setting) not in known:
-                return self._begin(setting)
-        for repeat in range(STUBBORN):
-            setting = self._space.build(self._sample(repeat))
-            if self._space.identify(setting) not in known:
-                return self._begin(setting)
-        unknown = self._draw_unknown(known)
-        return None if unknown is None else self._begin(unknown)
+        known = {self._space.identify(point.token_merging) for point in self.points}
+        known |= self._failures.keys() - self._again.keys()
+        for setting in self._candidates(known):
+            name = self._space.identify(setting)
+            if name not in known:
+                self._begun[name] = [self._begun.get(name, [0])[0] + 1, setting]
+                self._save()
+                return self._next_number(), setting
+        return None
 
     def tell(self, found: Point | Failure) -> None:
-        """Keeps what a proposal is worth; a failure is not proposed again by this call."""
+        """Keeps what was found of a proposal; this call does not propose a failure again."""
         name = self._space.identify(found.token_merging)
         self._again.pop(name, None)
-        self._record.failures.pop(name, None)
+        self._failures.pop(name, None)
         if isinstance(found, Failure):
-            self._record.failures[name] = found
+            self._failures[name] = found
         else:
-            self._record.points.append(found)
+            self.points.append(found)
             self._learn(found)
-        self._end(name)
+        self.withdraw(found.token_merging)
 
-    def withdraw(self, proposal: Proposal) -> None:
-        """Notes that the user stopped this trial, which says nothing about the setting."""
-        self._end(self._space.identify(proposal.token_merging))
+    def withdraw(self, setting: Setting) -> None:
+        """Notes that a trial has ended; one that the user stopped says nothing of its setting."""
+        del self._begun[self._space.identify(setting)]
+        self._save()
 
-    def _first(self) -> Iterator[Setting]:
-        """Yields what is tried before the sampler is asked."""
-        for _, setting in self._record.begun.values():
+    def _candidates(self, known: set[str]) -> Iterator[Setting]:
+        """Yields settings in the order in which they are tried."""
+        for _, setting in list(self._begun.values()):
             yield setting
         yield from self._again.values()
         yield from self._space.presets()
         yield from map(self._space.build, self._space.singles())
-
-    def _begin(self, setting: Setting) -> Proposal:
-        times = self._record.begun.get(self._space.identify(setting), [0])[0]
-        self._record.begun[self._space.identify(setting)] = [times + 1, setting]
-        self._save()
-        return Proposal(self._next_number(), setting)
-
-    def _end(self, name: str) -> None:
-        del self._record.begun[name]
-        self._save()
-
-    def _save(self) -> None:
-        write_json(self._path, asdict(self._record))
-
-    def _next_number(self) -> int:
-        ended: list[Point | Failure] = [*self.points, *self.failures]
-        return max((each.number for each in ended), default=-1) + 1
-
-    def _learn(self, point: Point) -> None:
-        """Tells the sampler of a point, if the space has it."""
-        choices = self._space.find(point.token_merging)
-        if choices is not None:
-            integers = self._optuna.distributions.IntDistribution
-            self._sampled.add_trial(
-                self._optuna.trial.create_trial(
-                    params=choices,
-                    distributions={
-                        site: integers(0, len(options) - 1)
-                        for site, options in self._space.sites.items()
-                    },
-                    values=[point.drop, point.speed_up],
-                )
+        for repeat in range(STUBBORN):
+            yield self._space.build(self._sample(repeat))
+        inside = sum(self._space.find(each.token_merging) is not None for each in self._ended())
+        generator = random.Random(f'{self._seed} {len(known)}')
+        while inside < self._space.size:
+            yield self._space.build(
+                {site: generator.randrange(scale.high + 1) for site, scale in self._scales.items()}
             )
 
     def _sample(self, repeat: int) -> dict[str, int]:
@@ -254,35 +240,45 @@ class Study:
         )
         trial = self._sampled.ask()
         choices = {
-            site: trial.suggest_int(site, 0, len(options) - 1)
-            for site, options in self._space.sites.items()
+            site: trial.suggest_int(site, scale.low, scale.high)
+            for site, scale in self._scales.items()
         }
-        # it is learnt from when it was measured, see _learn
+        # the sampler learns from it once it was measured, see _learn
         self._sampled.tell(trial, state=self._optuna.trial.TrialState.FAIL)
         return choices
 
-    def _draw_unknown(self, known: set[str]) -> Setting | None:
-        ended: list[Point | Failure] = [*self.points, *self.failures]
-        inside = [each for each in ended if self._space.find(each.token_merging) is not None]
-        if len(inside) >= self._space.size:
-            return None
-        generator = random.Random(f'{self._seed} {len(known)}')
-        for _ in itertools.count():
-            choices = {
-                site: generator.randrange(len(options))
-                for site, options in self._space.sites.items()
-            }
-            setting = self._space.build(choices)
-            if self._space.identify(setting) not in known:
-                return setting
-        return None
+    def _learn(self, point: Point) -> None:
+        """Tells the sampler of a point, if the space has it."""
+        choices = self._space.find(point.token_merging)
+        if choices is not None:
+            values = [point.drop, point.speed_up]
+            self._sampled.add_trial(
+                self._optuna.trial.create_trial(
+                    params=choices, distributions=self._scales, values=values
+                )
+            )
 
-    def _check_identity(self, identity: dict[str, str]) -> None:
-        found = self._record.identity
+    def _ended(self) -> list[Point | Failure]:
+        return [*self.points, *self.failures]
+
+    def _next_number(self) -> int:
+        return max((each.number for each in self._ended()), default=-1) + 1
+
+    def _save(self) -> None:
+        content = dict(
+            identity=self._identity,
+            points=list(map(asdict, self.points)),
+            failures={name: asdict(failure) for name, failure in self._failures.items()},
+            begun=self._begun,
+        )
+        write_json(self._path, content)
+
+    def _check_identity(self, there: Mapping[str, str]) -> None:
+        here = self._identity
         others = [
-            f'another {key}{_say_both(found.get(key), identity.get(key))}'
-            for key in {**identity, **found}
-            if found.get(key) != identity.get(key)
+            f'another {key}{_say_both(there.get(key), here.get(key))}'
+            for key in {**here, **there}
+            if there.get(key) != here.get(key)
         ]
         if not self._path.exists() and (self._path.parent / _OLD_STUDY).exists():
             others = ['another version of this package']
@@ -294,7 +290,7 @@ class Study:
 
 
 def _say_both(there: str | None, here: str | None) -> str:
-    """Says the values, where they are for people: no hashes, no spaces to search."""
+    """Says the values where they are for people: no hashes, no spaces to search."""
     if there is None or here is None or max(len(there), len(here)) >= _HASH_LENGTH:
         return ''
     return f' ({there}, not {here})'

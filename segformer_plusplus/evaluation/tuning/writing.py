@@ -1,4 +1,4 @@
-"""The results of a search, and a config that is ready to use."""
+"""Writes the results of a search, and a config that is ready to use."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import statistics
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,28 +23,23 @@ from ..plots import Panel, Series, draw_panels
 from ..plots import Point as Plotted
 from ..results import MEASURES, SPEED_UP, Column, ResultsTable, Row
 from ..timing import describe_environment
-from .points import Point
-from .run import TuneResult
+from .selection import TuneResult
 from .space import SIDES
+from .study import Point
 
 OURS = 'MixVisionTransformerPlusPlus'
 
 _PLAIN = ('mmseg.models.backbones.mit', 'MixVisionTransformer')
 """Known by name, as where models are patched: not every toolbox comes with mmseg."""
 
-FRONT = 'front.json'
-PLOT = 'front.png'
-
 SETTING_WIDTH = 44
-"""Characters of a setting in the table, which then fits into 80 columns."""
+"""A setting takes so many characters in the table, which then fits into 80 columns."""
 
 WIDTH = 100
 
-_NO_IMAGES = 'there is no image that it was not searched on'
-
 
 def has_plain_backbone(cfg: Config) -> bool:
-    """Whether the backbone is mmseg's, under whatever name the config calls it."""
+    """Returns whether the backbone is mmseg's, under whatever name the config calls it."""
     kind: Any = ((cfg.get('model') or {}).get('backbone') or {}).get('type')
     if not inspect.isclass(kind):
         with MODELS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
@@ -53,7 +48,7 @@ def has_plain_backbone(cfg: Config) -> bool:
 
 
 def with_own_backbone(cfg: Config) -> Config:
-    """The config as one with a winner runs it: this package's backbone in place of mmseg's.
+    """Returns the config with this package's backbone in place of mmseg's, as a tuned one has it.
 
     It takes the same arguments and the same weights.
     """
@@ -64,15 +59,7 @@ def with_own_backbone(cfg: Config) -> Config:
 
 
 def write_front(path: Path, result: TuneResult, source: Mapping[str, Any]) -> None:
-    """Write everything that was measured.
-
-    Args:
-        path: of the JSON file.
-        result: what was found.
-        source: the config, the checkpoint and how they were tuned.
-    """
-    winner, nearest = result.winner, result.selection.nearest
-    check = result.check
+    """Writes everything that was measured, and how, as JSON."""
     content = dict(
         source=source,
         budget=asdict(result.budget),
@@ -83,34 +70,36 @@ def write_front(path: Path, result: TuneResult, source: Mapping[str, Any]) -> No
         device=result.device,
         baseline=result.baseline,
         interrupted=result.interrupted,
-        winner=None if winner is None else _point(winner),
-        check=None if check is None else asdict(check),
+        winner=result.winner and _point(result.winner),
+        check=result.check and asdict(result.check),
         rejected=[
-            dict(
-                _point(each.point),
-                check=None if each.check is None else asdict(each.check),
-                reason=each.reason,
-            )
-            for each in result.selection.rejected
+            dict(_point(each.point), check=each.check and asdict(each.check), reason=each.reason)
+            for each in result.rejected
         ],
-        unchecked=result.selection.unchecked,
-        untried=result.selection.untried,
-        nearest=None if nearest is None else _point(nearest),
-        front=[_point(point) for point in result.front],
-        trials=[_point(point) for point in result.points],
-        failed=[asdict(failure) for failure in result.failures],
+        unchecked=result.unchecked,
+        untried=result.untried,
+        nearest=result.nearest and _point(result.nearest),
+        front=list(map(_point, result.front)),
+        trials=list(map(_point, result.points)),
+        failed=list(map(asdict, result.failures)),
         environment=describe_environment(),
     )
     write_json(path, content)
 
 
+def _point(point: Point) -> dict[str, Any]:
+    """Returns a point as JSON holds it, with a preset spelt out beside its name."""
+    setting = point.token_merging
+    spelt = PRESETS[setting] if isinstance(setting, str) else setting
+    return {**asdict(point), 'preset': point.preset, 'token_merging': spelt}
+
+
 def front_table(result: TuneResult) -> ResultsTable:
     """Returns the settings that no other one beats, for the terminal."""
     measure = MEASURES[result.by]
-    winner = result.winner.number if result.winner is not None else None
     rows = [
         Row(
-            f'{point.number}{"*" if point.number == winner else ""}',
+            f'{point.number}{"*" if point == result.winner else ""}',
             point.token_merging,
             point.values,
             point.drop,
@@ -159,20 +148,15 @@ def _short(strategy: Mapping[str, Any]) -> str:
 
 
 def draw_front(path: Path, result: TuneResult, title: str = '') -> None:
-    """Draws every trial, the front, the budget, the winner and its check as a PNG.
-
-    Args:
-        path: of the picture.
-        result: what was found; without a point nothing is drawn but the budget.
-        title: above it.
-    """
+    """Draws every trial, the front, the budget, the winner and its check as a PNG."""
     measure, winner, check = MEASURES[result.by], result.winner, result.check
-    rejected = [_plotted(each.point) for each in result.selection.rejected]
-    front = [_plotted(point) for point in result.front]
+    trials = [_plotted(point, point.preset or '') for point in result.points]
+    front = list(map(_plotted, result.front))
+    rejected = [_plotted(each.point) for each in result.rejected]
     series = [
-        Series([_plotted(p) for p in result.points], 'trial', size=18, colour='0.6'),
+        Series(trials, 'trial', size=18, colour='0.6'),
         Series(front, 'front', size=32, colour='tab:blue', line='-', steps=True),
-        Series(rejected, 'failed the check', marker='x', size=70, colour='tab:red'),
+        Series(rejected, 'failed the check', 'x', 70, 'tab:red'),
     ]
     if winner is not None:
         label = f'winner, {count_images(result, result.images)}'
@@ -182,33 +166,30 @@ def draw_front(path: Path, result: TuneResult, title: str = '') -> None:
         point = Plotted(check.speed_up, check.drop, '', check.speed_up_noise, noise)
         label = f'winner, {count_images(result, check.images)} not searched on'
         series.append(Series([point], label, colour='tab:red', filled=False))
-    named = {point.number: point.preset or '' for point in result.points}
-    names = [Plotted(p.speed_up, p.drop, named[p.number]) for p in result.points]
-    series[0] = replace(series[0], points=names)
-    limit = _worst_shown(result)
-    hidden = sum(point.drop > limit for point in result.points)
-    note = f'\n{hidden} trials that lose more are not shown' if hidden else ''
-    budget = result.budget
-    limits = dict(x=budget.min_speedup) if budget.max_drop is None else dict(y=budget.max_drop)
-    what = f'{measure.label} in {measure.unit}'
+    worst = _worst_shown(result)
+    hidden = sum(point.drop > worst for point in result.points)
+    limits = dict(x=result.budget.min_speedup, y=result.budget.max_drop)
     panel = Panel(
-        f'drop of {measure.label} in points' if measure.higher_is_better else what,
+        f'drop of {measure.label} in points'
+        if measure.higher_is_better
+        else f'{measure.label} in {measure.unit}',
         series,
         less_is_better=True,
-        y_limit=limit,
+        y_limit=worst,
         limits={name: value for name, value in limits.items() if value is not None},
     )
+    note = f'\n{hidden} trials that lose more are not shown' if hidden else ''
     draw_panels(path, [panel], title + note)
 
 
-def _plotted(point: Point) -> Plotted:
-    return Plotted(point.speed_up, point.drop)
+def _plotted(point: Point, name: str = '') -> Plotted:
+    return Plotted(point.speed_up, point.drop, name)
 
 
 def _worst_shown(result: TuneResult) -> float:
     """Returns the drop up to which points are shown: what is near the budget."""
     marks = [0.0, result.budget.max_drop or 0.0]
-    best = result.winner or result.selection.nearest
+    best = result.winner or result.nearest
     if best is not None:
         marks.append(best.drop)
     if result.check is not None:
@@ -226,7 +207,7 @@ def write_config(
     imports: Sequence[str] = (),
     cfg_options: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a config that inherits the user's and merges as the winner does.
+    """Writes a config that inherits the user's and merges as the winner does.
 
     Args:
         path: of the new config.
@@ -236,65 +217,66 @@ def write_config(
         imports: modules that the winner's strategies stand in.
         cfg_options: with which it was tuned; they are named, not written.
     """
-    content: dict[str, Any] = dict(_base_=os.path.relpath(find_config(base), path.parent))
-    modules = list((cfg.get('custom_imports') or {}).get('imports') or [])
-    ours = ['segformer_plusplus'] if has_plain_backbone(cfg) else []
-    missing = [module for module in (*ours, *imports) if module not in modules]
-    if missing:
-        content['custom_imports'] = dict(imports=[*modules, *missing])
-    content['model'] = dict(backbone=_backbone(cfg, result))
-    comment = list(describe_winner(result))
-    if cfg_options:
-        given = ' '.join(f'{key}={value}' for key, value in cfg_options.items())
-        comment.append(f'Measured with --cfg-options {given}')
-    lines = [line for each in comment for line in textwrap.wrap(each, WIDTH - 2)]
-    text = '\n'.join([*(f'# {line}' for line in lines), Config(content).pretty_text])
-    write_text(path, text.rstrip('\n') + '\n')
-
-
-def _backbone(cfg: Config, result: TuneResult) -> dict[str, Any]:
-    """What the new config changes in the backbone."""
     assert result.winner is not None
-    old: Any = cfg.model.backbone
+    plain, old = has_plain_backbone(cfg), cfg.model.backbone
     token_merging: Any = result.winner.token_merging
     if isinstance(old.get('token_merging'), dict) and not isinstance(token_merging, str):
         # a list takes the place of a list; of a dict its keys would stay
         token_merging = dict(_delete_=True, stages=token_merging)
-    backbone: dict[str, Any] = dict(type=OURS) if has_plain_backbone(cfg) else {}
+    backbone: dict[str, Any] = dict(type=OURS) if plain else {}
     backbone['token_merging'] = token_merging
     if old.get('tome_cfg') is not None:
         backbone['tome_cfg'] = None
-    return backbone
+    content: dict[str, Any] = dict(_base_=os.path.relpath(find_config(base), path.parent))
+    modules = list((cfg.get('custom_imports') or {}).get('imports') or [])
+    wanted = [*(['segformer_plusplus'] if plain else []), *imports]
+    missing = [module for module in wanted if module not in modules]
+    if missing:
+        content['custom_imports'] = dict(imports=[*modules, *missing])
+    content['model'] = dict(backbone=backbone)
+    comment = describe_winner(result)
+    if cfg_options:
+        given = ' '.join(f'{key}={value}' for key, value in cfg_options.items())
+        comment.append(f'Measured with --cfg-options {given}')
+    lines = [f'# {line}' for each in comment for line in textwrap.wrap(each, WIDTH - 2)]
+    write_text(path, '\n'.join([*lines, Config(content).pretty_text]).rstrip('\n') + '\n')
 
 
 def describe_winner(result: TuneResult) -> list[str]:
-    """What was asked for and what was measured, a sentence each."""
-    winner, check = result.winner, result.check
+    """Says what was asked for and what was measured, a sentence each."""
+    winner, check, measure = result.winner, result.check, MEASURES[result.by]
     assert winner is not None
-    if result.budget.max_drop is not None:
-        wanted = f'the fastest setting found with {_limit(result)}'
+    if result.budget.max_drop is None:
+        least = result.budget.min_speedup
+        wanted = f'the setting found that loses least at a speed-up of {least:g} or more'
+    elif measure.higher_is_better:
+        most = f'at most {result.budget.max_drop:g} points'
+        wanted = f'the fastest setting found with a drop of {measure.label} of {most}'
     else:
-        wanted = (
-            f'the setting found that loses least at a speed-up of {result.budget.min_speedup:g} '
-            'or more'
+        most = f'at most {result.budget.max_drop:g} {measure.unit}'
+        wanted = f'the fastest setting found with {measure.label} {most}'
+    if check is None:
+        reason = result.unchecked or 'there is no image that it was not searched on'
+        checked = f'Not checked: {reason}.'
+    else:
+        checked = (
+            f'On {count_images(result, check.images)} that it was not searched on: '
+            f'{describe_drop(result, check.drop, check.drop_noise)}, '
+            f'speed-up {check.speed_up:.2f} +- {check.speed_up_noise:.2f}.'
         )
     height, width = result.shape
     return [
         f'Tuned: {wanted}.',
         f'On the {count_images(result, result.images)} it was searched on: '
         f'{describe_drop(result, winner.drop)}, speed-up {winner.speed_up:.2f}.',
-        f'Not checked: {result.selection.unchecked or _NO_IMAGES}.'
-        if check is None
-        else f'On {count_images(result, check.images)} that it was not searched on: '
-        f'{describe_drop(result, check.drop, check.drop_noise)}, '
-        f'speed-up {check.speed_up:.2f} +- {check.speed_up_noise:.2f}.',
+        checked,
         f'Speed: batch 1, {height}x{width}, {result.timed}, on {result.device}, '
         f'torch {torch.__version__}.',
     ]
 
 
 def describe_drop(result: TuneResult, drop: float, noise: float | None = None) -> str:
-    """'drop of mIoU 0.08 +- 0.03 points', or 'changed 0.80 %'."""
+    """Returns 'drop of mIoU 0.08 +- 0.03 points', or 'changed 0.80 %'."""
     measure = MEASURES[result.by]
     number = f'{drop + 0.0:.{measure.digits}f}'
     if noise is not None:
@@ -304,22 +286,7 @@ def describe_drop(result: TuneResult, drop: float, noise: float | None = None) -
     return f'{measure.label} {number} {measure.unit}'
 
 
-def _limit(result: TuneResult) -> str:
-    measure = MEASURES[result.by]
-    most = f'at most {result.budget.max_drop:g}'
-    if measure.higher_is_better:
-        return f'a drop of {measure.label} of {most} points'
-    return f'{measure.label} {most} {measure.unit}'
-
-
 def count_images(result: TuneResult, count: int) -> str:
-    """'1 image', '20 people'."""
+    """Returns '1 image' or '20 people'."""
     one, more = ('image', 'images') if 'shift' not in result.baseline else ('person', 'people')
     return f'{count} {one if count == 1 else more}'
-
-
-def _point(point: Point) -> dict[str, Any]:
-    """As JSON, with a preset spelt out beside its name."""
-    setting = point.token_merging
-    spelt = PRESETS[setting] if isinstance(setting, str) else setting
-    return {**asdict(point), 'preset': point.preset, 'token_merging': spelt}

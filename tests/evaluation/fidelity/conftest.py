@@ -48,10 +48,9 @@ test_cfg = dict()
 
 
 def write(folder: Path, text: str, seed: int) -> tuple[Path, Path]:
-    """Config and checkpoint, whose predictions vary over the image."""
+    """Writes config and checkpoint, whose predictions vary over the image."""
+    from inference.tiny import build_model
     from mmengine.config import Config
-
-    from segformer_plusplus.inference.opening import build_model
 
     config, checkpoint = folder / 'config.py', folder / 'weights.pth'
     config.write_text(text)
@@ -68,9 +67,19 @@ def write(folder: Path, text: str, seed: int) -> tuple[Path, Path]:
     return config, checkpoint
 
 
+@pytest.fixture
+def warnings(monkeypatch, request) -> list[str]:
+    """Returns what the log is told by the part whose test this is, segmentation or pose."""
+    said: list[str] = []
+    part = request.module.__name__.rpartition('test_')[2]
+    log = f'segformer_plusplus.evaluation.fidelity.{part}.print_log'
+    monkeypatch.setattr(log, lambda text, **_: said.append(text))
+    return said
+
+
 @pytest.fixture(scope='session')
 def scenes(tmp_path_factory) -> tuple[Path, Path]:
-    """Config and checkpoint; 3 images of 128x256."""
+    """Returns config and checkpoint; there are 3 images of 128x256."""
     pytest.importorskip('mmseg')
     from tools.dataset_generators.layouts import write_cityscapes
 
@@ -82,7 +91,7 @@ def scenes(tmp_path_factory) -> tuple[Path, Path]:
 
 @pytest.fixture(scope='session')
 def jumpers(tmp_path_factory) -> tuple[Path, Path]:
-    """Config and checkpoint; some people."""
+    """Returns config and checkpoint; there are 5 people."""
     pytest.importorskip('mmpose')
     pytest.importorskip('xtcocotools')
     from tools.dataset_generators.layouts import write_jbd

@@ -9,7 +9,7 @@ from mmengine.config import Config
 
 
 def run_test(config: Path, checkpoint: Path, token_merging: str, work_dir: Path, **changes: Any):
-    """What tools/test.py does: metrics, and the data samples it was given."""
+    """Does what tools/test.py does; returns metrics, and the data samples it was given."""
     from segformer_plusplus.training.runner import StrictRunner
 
     cfg = Config.fromfile(str(config))
@@ -27,7 +27,7 @@ def run_test(config: Path, checkpoint: Path, token_merging: str, work_dir: Path,
 
 
 def distances_to_border(mask: np.ndarray) -> np.ndarray:
-    """(H, W) bool -> the distance of every set pixel to the nearest one that is not set."""
+    """Returns the distance of every set pixel (H, W) to the nearest one that is not set."""
     outside = np.argwhere(~mask)
     result = np.full(mask.shape, np.inf)
     for row, column in np.argwhere(mask):

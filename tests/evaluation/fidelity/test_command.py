@@ -13,6 +13,7 @@ from segformer_plusplus.token_merging import PRESETS
 pytest.importorskip('mmseg')
 
 OWN = [dict(q='NeighborMerging2d'), {}, {}, {}]
+FILES = '--json', 'out.json', '--markdown', 'out.md', '--plot', 'out.png'
 
 
 @pytest.fixture
@@ -107,18 +108,43 @@ def test_without_cuda(run):
     assert code == 2 and error.startswith('error: --device cuda: ')
 
 
-def test_an_interruption_keeps_what_was_measured(run, tmp_path, monkeypatch):
+def interrupt(*args, **kwargs):
+    raise KeyboardInterrupt
+
+
+def terminate(*args, **kwargs):
+    """How schedulers, and ``timeout``, end a program."""
+    signal.raise_signal(signal.SIGTERM)
+
+
+def run_out_of_memory(*args, **kwargs):
+    raise torch.OutOfMemoryError('CUDA out of memory')
+
+
+@pytest.fixture
+def measuring_fast(monkeypatch):
+    """Makes the model do something else while 'fast' is measured."""
     measure = base.Fidelity.measure
 
-    def interrupted(self, token_merging):
-        if token_merging == 'fast':
-            raise KeyboardInterrupt
-        return measure(self, token_merging)
+    def do(action):
+        def measured(self, token_merging):
+            with monkeypatch.context() as patch:
+                if token_merging == 'fast':
+                    patch.setattr(self.model.backbone, 'forward', action)
+                return measure(self, token_merging)
 
-    monkeypatch.setattr(base.Fidelity, 'measure', interrupted)
-    files = '--json', 'out.json', '--markdown', 'out.md', '--plot', 'out.png'
-    code, out, _ = run('--token-merging', 'hq', 'fast', '2x2', *files)
+        monkeypatch.setattr(base.Fidelity, 'measure', measured)
+
+    return do
+
+
+@pytest.mark.parametrize('end', [interrupt, terminate])
+def test_an_interruption_keeps_what_was_measured(run, tmp_path, measuring_fast, end):
+    measuring_fast(end)
+    before = signal.getsignal(signal.SIGTERM)
+    code, out, _ = run('--token-merging', 'hq', 'fast', '2x2', *FILES)
     assert code == 130 and 'interrupted' in out
+    assert signal.getsignal(signal.SIGTERM) is before
     rows = json.loads((tmp_path / 'out.json').read_text())['rows']
     assert [bool(row['values']) for row in rows] == [True, True, False, False]
     assert all(row['median_seconds'] > 0 for row in rows)  # they were timed before
@@ -126,29 +152,8 @@ def test_an_interruption_keeps_what_was_measured(run, tmp_path, monkeypatch):
     assert (tmp_path / 'out.png').exists()
 
 
-def test_sigterm_keeps_what_was_measured(run, tmp_path, monkeypatch):
-    """It is how schedulers, and ``timeout``, end a program."""
-    measure = base.Fidelity.measure
-
-    def terminated(self, token_merging):
-        if token_merging == 'fast':
-            signal.raise_signal(signal.SIGTERM)
-        return measure(self, token_merging)
-
-    monkeypatch.setattr(base.Fidelity, 'measure', terminated)
-    before = signal.getsignal(signal.SIGTERM)
-    code, out, _ = run('--token-merging', 'hq', 'fast', '--json', 'out.json')
-    assert code == 130 and 'interrupted' in out
-    rows = json.loads((tmp_path / 'out.json').read_text())['rows']
-    assert [bool(row['values']) for row in rows] == [True, True, False]
-    assert signal.getsignal(signal.SIGTERM) is before
-
-
 def test_an_interruption_while_the_model_is_loaded(run, monkeypatch):
-    def interrupted(*args, **kwargs):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr('segformer_plusplus.inference.opening._build', interrupted)
+    monkeypatch.setattr('segformer_plusplus.inference.opening._build', interrupt)
     code, out, error = run('--token-merging', 'hq')
     assert (code, out, error) == (130, 'interrupted\n', '')
 
@@ -166,16 +171,8 @@ def test_an_interruption_of_the_timing(run, tmp_path, monkeypatch):
     assert not (tmp_path / 'out.png').exists()
 
 
-def test_a_strategy_that_fails_is_named_and_the_rest_is_written(run, tmp_path, monkeypatch):
-    measure = base.Fidelity.measure
-
-    def fails(self, token_merging):
-        with monkeypatch.context() as patch:
-            if token_merging == 'fast':
-                patch.setattr(self.model.backbone, 'forward', _out_of_memory)
-            return measure(self, token_merging)
-
-    monkeypatch.setattr(base.Fidelity, 'measure', fails)
+def test_a_strategy_and_a_file_that_fail_leave_the_rest(run, tmp_path, measuring_fast, monkeypatch):
+    measuring_fast(run_out_of_memory)
     code, _, error = run('--token-merging', 'hq', 'fast', '2x2', '--json', 'out.json')
     assert code == 2 and "error: preset 'fast': fast: out of memory" in error
     content = json.loads((tmp_path / 'out.json').read_text())
@@ -184,17 +181,10 @@ def test_a_strategy_that_fails_is_named_and_the_rest_is_written(run, tmp_path, m
     assert content['rows'][2]['error'].startswith('fast: out of memory')
     assert content['caption'].endswith('failed while images were predicted: fast.')
 
-
-def test_a_file_that_fails_leaves_the_others(run, tmp_path, monkeypatch):
     def fails(path, content):
         raise OSError(28, 'No space left on device', path)
 
     monkeypatch.setattr('segformer_plusplus.cli.fidelity.write_json', fails)
-    files = '--json', 'out.json', '--markdown', 'out.md', '--plot', 'out.png'
-    code, _, error = run('--token-merging', 'hq', *files)
+    code, _, error = run('--token-merging', 'hq', *FILES)
     assert code == 2 and error == 'error: No space left on device: out.json\n'
     assert (tmp_path / 'out.md').exists() and (tmp_path / 'out.png').exists()
-
-
-def _out_of_memory(image):
-    raise torch.OutOfMemoryError('CUDA out of memory')

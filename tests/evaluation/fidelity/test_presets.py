@@ -5,7 +5,7 @@ import json
 import pytest
 
 from segformer_plusplus.errors import SegformerPlusPlusError
-from segformer_plusplus.evaluation.fidelity.presets import check_presets, read_presets, spell_out
+from segformer_plusplus.evaluation.fidelity.measuring import check_presets, read_presets, spell_out
 from segformer_plusplus.token_merging import PRESETS, TokenMerger, build_token_merging
 
 OWN = [dict(kv=dict(type='BipartiteSoftMatching2d', ratio=0.5, stride=[2, 4])), {}, {}, {}]
@@ -24,22 +24,16 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_all_presets():
+def test_presets_and_files(folder):
     assert list(read_presets()) == ['none', *(name for name in PRESETS if name != 'none')]
-
-
-def test_several_in_a_file(folder):
+    found = read_presets(['fast', 'own.json', 'mine.py', 'none'])
+    assert found == {'none': 'none', 'fast': 'fast', 'own': OWN, 'mine': OWN}
+    assert type(found['mine']) is list and type(found['mine'][0]) is dict
     (folder / 'both.py').write_text(f'presets = dict(a={OWN!r}, b="hq")\n')
     assert read_presets(['both.py']) == {'none': 'none', 'a': OWN, 'b': 'hq'}
     (folder / 'old.py').write_text('strategies = dict(b="hq")\n')
     with pytest.warns(FutureWarning, match="old.py: 'strategies' is 'presets' now"):
         assert read_presets(['old.py']) == {'none': 'none', 'b': 'hq'}
-
-
-def test_presets_and_files():
-    found = read_presets(['fast', 'own.json', 'mine.py', 'none'])
-    assert found == {'none': 'none', 'fast': 'fast', 'own': OWN, 'mine': OWN}
-    assert type(found['mine']) is list and type(found['mine'][0]) is dict
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
 """mIoU is that of mmseg's test, changed pixels are counted, and what is missing is said."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from PIL import Image
 
 from segformer_plusplus.errors import SegformerPlusPlusError, TokenMergingError
 from segformer_plusplus.evaluation.fidelity import MEASURES, open_fidelity
@@ -14,74 +16,83 @@ from segformer_plusplus.evaluation.fidelity.segmentation import (
     count_pixels,
     find_fine_classes,
 )
-from segformer_plusplus.patching import apply_token_merging
 
 from .reference import distances_to_border, run_test
 
 pytest.importorskip('mmseg')
 
+QUIET = dict(device='cpu', progress=False)
 WINDOWS = {'model.test_cfg': dict(mode='slide', crop_size=(96, 96), stride=(64, 64))}
 
 
-def labels(samples):
-    return [sample.pred_sem_seg.data[0].numpy() for sample in samples]
+@pytest.fixture(scope='module')
+def opened(scenes):
+    return open_fidelity(*scenes, **QUIET)
 
 
 @pytest.fixture
-def opened(scenes):
-    return open_fidelity(*scenes, device='cpu', progress=False)
+def data(scenes, tmp_path):
+    """The label maps of a copy of the data set, and the option that names the copy."""
+    root = tmp_path / 'data'
+    shutil.copytree(Config.fromfile(str(scenes[0])).test_dataloader.dataset.data_root, root)
+    paths = sorted(root.rglob('gtFine/val/*/*_labelTrainIds.png'))
+    return paths, {'test_dataloader.dataset.data_root': str(root)}
+
+
+def maps(samples):
+    """Labels and ground truth (N, H, W)."""
+    found = np.stack([sample.pred_sem_seg.data[0].numpy() for sample in samples])
+    return found, np.stack([sample.gt_sem_seg.data[0].numpy() for sample in samples])
+
+
+def iou_of(samples):
+    """Per class, by plain counting, and which classes the ground truth has."""
+    found, truth = maps(samples)
+    both = [((found == k) & (truth == k)).sum() for k in range(19)]
+    either = [(((found == k) & (truth != 255)) | (truth == k)).sum() for k in range(19)]
+    present = np.array([(truth == k).any() for k in range(19)])
+    with np.errstate(invalid='ignore'):  # of a class that is neither there nor predicted
+        return np.array(both) / np.array(either), present
 
 
 @pytest.mark.parametrize('changes', [{}, WINDOWS], ids=['whole', 'windows'])
-@pytest.mark.parametrize('strategy', ['hq', '2x2', 'downsampling'])
-def test_it_measures_what_the_test_of_mmseg_measures(scenes, strategy, changes, tmp_path):
-    metrics, samples = run_test(*scenes, strategy, tmp_path, **changes)
-    _, references = run_test(*scenes, 'none', tmp_path, **changes)
-    fidelity = open_fidelity(*scenes, device='cpu', cfg_options=changes, progress=False)
-    values = fidelity.measure(strategy)
-    assert round(values['mIoU'], 2) == pytest.approx(metrics['mIoU'], abs=1e-6)
-    found, before = np.stack(labels(samples)), np.stack(labels(references))
-    assert values['changed'] == pytest.approx(100 * (found != before).mean(), abs=1e-9)
-    assert 0 < values['changed'] < 100
+def test_it_measures_what_the_test_of_mmseg_measures(scenes, changes, tmp_path):
+    before, _ = maps(run_test(*scenes, 'none', tmp_path, **changes)[1])
+    named = open_fidelity(*scenes, cfg_options=changes, fine_classes=['pole', 'road'], **QUIET)
+    assert named.fine_classes == ['pole', 'road']
+    for strategy in ['hq', '2x2', 'downsampling'] if not changes else ['hq', 'downsampling']:
+        metrics, samples = run_test(*scenes, strategy, tmp_path, **changes)
+        values = named.measure(strategy)
+        assert round(values['mIoU'], 2) == pytest.approx(metrics['mIoU'], abs=1e-6)
+        found, _ = maps(samples)
+        assert values['changed'] == pytest.approx(100 * (found != before).mean(), abs=1e-9)
+        assert 0 < values['changed'] < 100
+        iou, _ = iou_of(samples)
+        assert values['mIoU_fine'] == pytest.approx(100 * iou[[5, 0]].mean(), rel=1e-5)
 
 
-def test_the_class_mean_of_the_fine_ones(scenes, tmp_path):
-    _, samples = run_test(*scenes, 'hq', tmp_path)
-    names = ['pole', 'road']
-    fidelity = open_fidelity(*scenes, device='cpu', progress=False, fine_classes=names)
-    assert fidelity.fine_classes == names
-    found = np.stack(labels(samples))
-    truth = np.stack([sample.gt_sem_seg.data[0].numpy() for sample in samples])
-    iou = [
-        ((found == k) & (truth == k)).sum() / (((found == k) & (truth != 255)) | (truth == k)).sum()
-        for k in (5, 0)
-    ]
-    assert fidelity.measure('hq')['mIoU_fine'] == pytest.approx(100 * np.mean(iou), rel=1e-5)
+def test_no_merging_is_the_reference_whatever_the_config_names(scenes, opened):
+    option = {'model.backbone.token_merging': 'fast'}
+    other = open_fidelity(*scenes, cfg_options=option, **QUIET)
+    for merging in ('none', None, [{}, {}, {}, {}]):
+        values = opened.measure(merging)
+        assert values['changed'] == 0 and opened.drop(values) == 0
+        assert other.measure(merging) == values
+        assert {name.removesuffix('_present') for name in values} <= set(MEASURES)
 
 
-@pytest.mark.parametrize('merging', ['none', None, [{}, {}, {}, {}]])
-def test_no_merging_changes_nothing(opened, merging):
-    values = opened.measure(merging)
-    assert values['changed'] == 0
-    assert opened.drop(values) == 0
-    assert {name.removesuffix('_present') for name in values} <= set(MEASURES)
-
-
-def test_a_model_of_mmseg_itself(scenes):
-    options = {'model.type': 'EncoderDecoder', 'model.decode_head.type': 'SegformerHead'}
+def test_a_model_of_mmseg_itself(scenes, opened):
     cfg = Config.fromfile(str(scenes[0]))
-    cfg.merge_from_dict(options)
+    cfg.merge_from_dict({'model.type': 'EncoderDecoder', 'model.decode_head.type': 'SegformerHead'})
     cfg.model.backbone.pop('token_merging')
     cfg.model.backbone.update(type='mmseg.MixVisionTransformer')
-    ours = open_fidelity(*scenes, device='cpu', progress=False)
-    theirs = open_fidelity(cfg, scenes[1], device='cpu', progress=False)
+    theirs = open_fidelity(cfg, scenes[1], **QUIET)
     assert type(theirs.model.backbone).__module__.startswith('mmseg.')
     for strategy in ('none', 'hq'):
-        expected = ours.measure(strategy)
-        assert theirs.measure(strategy) == pytest.approx(expected, abs=0.3)
+        assert theirs.measure(strategy) == pytest.approx(opened.measure(strategy), abs=0.3)
 
 
-def test_a_subset_keeps_what_was_predicted(opened, monkeypatch):
+def test_a_subset_keeps_what_was_predicted(scenes, opened, monkeypatch):
     whole = opened.measure('hq')
     part = opened.subset([2, 0])
     assert part.num_images == 2 and opened.num_images == 3
@@ -92,16 +103,13 @@ def test_a_subset_keeps_what_was_predicted(opened, monkeypatch):
     )
     values = part.measure('hq')
     assert len(predicted) == 2  # under the strategy alone
-    assert part.fine_classes == opened.fine_classes
     rest = opened.subset([1]).measure('hq')
     assert (2 * values['changed'] + rest['changed']) / 3 == pytest.approx(whole['changed'])
     assert part.subset([1]).measure('hq') == opened.subset([0]).measure('hq')
-
-
-def test_other_processes_may_load(opened):
-    values = opened.measure('hq')
-    opened._source = dataclasses.replace(opened._source, workers=2)
-    assert opened.measure('hq') == values
+    # alone, it knows the fine classes of the whole
+    alone = open_fidelity(*scenes, **QUIET).subset([1])
+    alone.measure('none')
+    assert alone.fine_classes == part.fine_classes == opened.fine_classes
 
 
 @pytest.mark.parametrize('indices', [[], [0, 0], [3], [-1]])
@@ -110,21 +118,8 @@ def test_a_subset_that_is_none(opened, indices):
         opened.subset(indices)
 
 
-def test_a_subset_alone_knows_the_fine_classes_of_the_whole(scenes):
-    part = open_fidelity(*scenes, device='cpu', progress=False).subset([1])
-    part.measure('none')
-    assert part.fine_classes == open_fidelity(*scenes, device='cpu', progress=False).fine_classes
-
-
-def test_timing_leaves_the_measures_alone(opened):
+def test_every_timed_run_has_its_strategy_and_measures_stay(opened, monkeypatch):
     before = opened.measure('hq')
-    timings = opened.time({'none': 'none', 'a': 'fast'}, rounds=2, warmup=1)
-    assert {name: len(each.seconds) for name, each in timings.items()} == {'none': 2, 'a': 2}
-    assert opened.shape == (128, 256)
-    assert opened.measure('hq') == before
-
-
-def test_every_timed_run_has_its_strategy(opened, monkeypatch):
     seen = []
     forward = type(opened.model.backbone).forward
 
@@ -132,17 +127,20 @@ def test_every_timed_run_has_its_strategy(opened, monkeypatch):
         seen.append(any(stage.q or stage.kv for stage in self.token_merging.stages))
         return forward(self, image)
 
-    monkeypatch.setattr(type(opened.model.backbone), 'forward', spy)
-    opened.time({'none': 'none', 'a': 'hq'}, rounds=2, warmup=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(opened.model.backbone), 'forward', spy)
+        timings = opened.time({'none': 'none', 'a': 'fast'}, rounds=2, warmup=1)
     assert seen == [False, True] * 3
+    assert {name: len(each.seconds) for name, each in timings.items()} == {'none': 2, 'a': 2}
+    assert opened.shape == (128, 256)
+    # other processes may load
+    monkeypatch.setattr(opened, '_source', dataclasses.replace(opened._source, workers=2))
+    assert opened.measure('hq') == before
 
 
-def test_images_without_labels(scenes, opened, tmp_path):
-    cfg = Config.fromfile(str(scenes[0]))
-    root = cfg.test_dataloader.dataset.data_root
-    fidelity = open_fidelity(
-        *scenes, device='cpu', images=f'{root}/leftImg8bit/val', progress=False
-    )
+def test_images_without_labels(scenes, opened):
+    root = Config.fromfile(str(scenes[0])).test_dataloader.dataset.data_root
+    fidelity = open_fidelity(*scenes, images=f'{root}/leftImg8bit/val', **QUIET)
     assert fidelity.num_images == 3 and not fidelity.has_truth
     assert fidelity.main_measure == 'changed' and fidelity.fine_classes == []
     values = fidelity.measure('hq')
@@ -158,17 +156,13 @@ def test_images_without_labels(scenes, opened, tmp_path):
         (dict(fine_classes=['poles']), "'poles' is no class of the data set, .*pole, "),
         (dict(images='EMPTY'), 'empty holds no image'),
         (dict(images='nowhere'), 'input not found: nowhere'),
-        (dict(images='EMPTY', fine_classes=['pole']), 'empty holds no image'),
         (
             {'cfg_options': {'test_dataloader.dataset.img_suffix': '.tiff'}},
             'the test set of the config is empty.*CityscapesDataset',
         ),
         ({'cfg_options': {'test_dataloader': None}}, 'no test_dataloader'),
         ({'cfg_options': {'default_scope': 'mmdet'}}, "default_scope 'mmdet'"),
-        (
-            {'cfg_options': {'test_dataloader.dataset.data_root': 'gone'}},
-            'data not found: gone',
-        ),
+        ({'cfg_options': {'test_dataloader.dataset.data_root': 'gone'}}, 'data not found: gone'),
     ],
 )
 def test_what_is_wrong_is_said_before_the_model_is_built(
@@ -176,7 +170,7 @@ def test_what_is_wrong_is_said_before_the_model_is_built(
 ):
     (tmp_path / 'empty').mkdir()
     if arguments.get('images') == 'EMPTY':
-        arguments = {**arguments, 'images': tmp_path / 'empty'}
+        arguments = dict(images=tmp_path / 'empty')
     monkeypatch.setattr('segformer_plusplus.inference.opening._build', pytest.fail)
     with pytest.raises(SegformerPlusPlusError, match=message):
         open_fidelity(*scenes, device='cpu', **arguments)
@@ -237,10 +231,82 @@ def test_a_class_alone_has_no_border():
     assert find_fine_classes([counts, counts]) == []
 
 
-def test_the_strategy_that_was_there_is_not_the_reference(scenes):
-    """The config may name another one; no merging is the reference all the same."""
-    option = {'model.backbone.token_merging': 'fast'}
-    fidelity = open_fidelity(*scenes, device='cpu', cfg_options=option, progress=False)
-    plain = open_fidelity(*scenes, device='cpu', progress=False)
-    apply_token_merging(plain.model, 'hq')
-    assert fidelity.measure('none') == plain.measure('none')
+def test_label_maps_may_be_missing_beyond_the_limit_or_all(scenes, opened, data, warnings):
+    paths, options = data
+    settings = dict(cfg_options=options, **QUIET)
+    paths[2].unlink()
+    values = open_fidelity(*scenes, limit=2, **settings).measure('hq')
+    assert values['mIoU'] == opened.subset([0, 1]).measure('hq')['mIoU']
+    with pytest.raises(SegformerPlusPlusError, match='1 of 3 label maps .* missing'):
+        open_fidelity(*scenes, **settings)
+    assert not warnings
+    for path in paths[:2]:
+        path.unlink()
+    fidelity = open_fidelity(*scenes, **settings)
+    assert len(warnings) == 1 and 'accuracy is left out' in warnings[0]
+    assert fidelity.measure('hq') == {'changed': opened.measure('hq')['changed']}
+
+
+def test_labels_that_all_say_ignore_are_none(scenes, opened, data, warnings):
+    """As those of the test images of Cityscapes."""
+    paths, options = data
+    for path in paths[:2]:
+        Image.new('L', Image.open(path).size, 255).save(path)
+    settings = dict(cfg_options=options, **QUIET)
+    assert open_fidelity(*scenes, **settings).has_truth and not warnings
+    part = open_fidelity(*scenes, limit=2, **settings)
+    assert warnings == ['no pixel of the 2 images is labelled: accuracy is left out']
+    assert not part.has_truth and part.main_measure == 'changed'
+    assert part.measure('none') == {'changed': 0}
+    with pytest.raises(SegformerPlusPlusError, match='no ground truth to average over'):
+        open_fidelity(*scenes, limit=2, fine_classes=['pole'], **settings)
+
+
+@pytest.fixture
+def fewer_classes(data):
+    """The option that names the same images without labels of car and pole."""
+    paths, option = data
+    for path in paths:
+        truth = np.array(Image.open(path))
+        Image.fromarray(np.where(np.isin(truth, [5, 13]), np.uint8(255), truth)).save(path)
+    return option
+
+
+def test_a_drop_is_one_of_the_classes_that_occur(scenes, fewer_classes, tmp_path):
+    """A class without ground truth is in the mIoU where a pixel is taken for it, as 0."""
+    (iou, present), (before, _) = (
+        iou_of(run_test(*scenes, each, tmp_path, **fewer_classes)[1]) for each in ('2x2', 'none')
+    )
+    assert present.sum() == 17
+    fidelity = open_fidelity(*scenes, cfg_options=fewer_classes, **QUIET)
+    values = fidelity.measure('2x2')
+    assert values['mIoU'] == pytest.approx(100 * np.nanmean(iou), abs=1e-4)
+    fine = present & np.isin(np.arange(19), fidelity._fine())
+    for measure, mask in [(None, present), ('mIoU_fine', fine)]:
+        expected = 100 * (before[mask].mean() - iou[mask].mean())
+        assert fidelity.drop(values, measure) == pytest.approx(expected, abs=1e-4)
+    assert fidelity.drop(values, 'changed') == values['changed']
+
+
+def test_one_stray_pixel_of_an_absent_class_is_no_drop(scenes, fewer_classes, monkeypatch):
+    """It makes mIoU lower by a whole class."""
+    opened = open_fidelity(*scenes, cfg_options=fewer_classes, **QUIET)
+    part = opened.subset([1])
+    truth = part._source.data[1]['data_samples'].gt_sem_seg.data[0]
+    labelled = (truth != 255).nonzero()[0]
+    perfect = torch.where(truth == 255, 0, truth)
+    stray = perfect.clone()
+    stray[tuple(labelled)] = 5
+    test_step, answers = opened.model.test_step, [perfect, stray]
+
+    def answer(batch):
+        (sample,) = test_step(batch)
+        sample.pred_sem_seg.data = answers.pop(0)[None]
+        return [sample]
+
+    monkeypatch.setattr(opened.model, 'test_step', answer)
+    values = part.measure('hq')
+    assert part.baseline['mIoU'] == pytest.approx(100)
+    assert '; 2 of the classes are not in the ground truth' in part.describe()
+    assert values['mIoU'] < 96  # 1 of fewer than 20 classes is 0
+    assert 0 < part.drop(values) < 1

@@ -1,6 +1,7 @@
 """The tiny models of the tests of fidelity, on images that take some time."""
 
-from pathlib import Path  # noqa: I001
+import gc  # noqa: I001
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,10 +12,15 @@ __all__ = ['jumpers', 'scenes']
 
 @pytest.fixture(autouse=True, scope='module')
 def one_thread():
-    """As forked children have: a search does not go on with another number of threads."""
+    """Runs one thread, as forked children do; another number of threads is another search.
+
+    Objects that exist are frozen: a failed trial collects garbage, which takes a second otherwise.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    gc.freeze()
     yield
+    gc.unfreeze()
     torch.set_num_threads(threads)
 
 

@@ -1,4 +1,4 @@
-"""A fidelity whose costs and gains are known: sums over the stages and sides that merge."""
+"""Defines a fidelity of known costs and gains: sums over the stages and sides that merge."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 from segformer_plusplus import SegformerPlusPlusError
 from segformer_plusplus.evaluation.timing import Timing
-from segformer_plusplus.evaluation.tuning import Space
+from segformer_plusplus.evaluation.tuning import Budget, Limits, Space, TuneResult, tune_fidelity
 from segformer_plusplus.token_merging import PRESETS, build_token_merging
 
 TOKENS = torch.rand(1, 1024, 8, generator=torch.Generator().manual_seed(1))
@@ -30,14 +30,48 @@ SMALL_SPACE = [
 ]
 """3 * 3 * 2 * 2 settings."""
 
+SMALL = Space(SMALL_SPACE)
+EVERY = 1000
+"""So many trials measure all settings of the small space."""
+
+
+def search(
+    folder: Any,
+    fidelity: FakeFidelity | None = None,
+    *,
+    max_drop: float | None = None,
+    min_speedup: float | None = None,
+    trials: int = 20,
+    images: int | None = 4,
+    seed: int = 0,
+    timeout: float | None = None,
+    **options: Any,
+) -> TuneResult:
+    """Tunes, by default within a drop of 2 points, in the small space, on half of 8 images."""
+    if max_drop is None and min_speedup is None:
+        max_drop = 2.0
+    return tune_fidelity(
+        fidelity or FakeFidelity(),
+        Budget(max_drop, min_speedup),
+        folder,
+        limits=Limits(trials, timeout, images, seed=seed),
+        **{'space': SMALL, **options},
+    )
+
+
+def found(result: TuneResult) -> list[Any]:
+    """Returns what the trials found; how many rounds there were depends on the finalists."""
+    return [(point.token_merging, point.drop, point.speed_up) for point in result.points]
+
 
 class FakeFidelity:
-    """The contract of ``fidelity.Fidelity`` that the tuner uses.
+    """Keeps the contract of ``fidelity.Fidelity`` that the tuner uses.
 
     Args:
         count: images.
         has_truth: 'mIoU' is measured, else only 'changed'.
         harsh: images on which a setting loses ``harshness`` times as much.
+        harshness: see there.
         refuse: share of merged tokens of 'stage 1 kv' from which the memory does not suffice.
         wait: is called at every measurement.
     """
@@ -64,7 +98,7 @@ class FakeFidelity:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Of the first image: each has one of its own."""
+        """Returns that of the first image: each has one of its own."""
         return 64, 96 + self.indices[0]
 
     @property
@@ -85,7 +119,7 @@ class FakeFidelity:
         return self.compare(self.predict(token_merging))
 
     def predict(self, token_merging: Any) -> list[float]:
-        """The loss on each image."""
+        """Returns the loss on each image."""
         self.log.append(('predict', tuple(self.indices), token_merging))
         if self.wait is not None and token_merging != 'none':
             self.wait()
@@ -106,18 +140,14 @@ class FakeFidelity:
     ) -> dict[str, Timing]:
         for each in variants.values():
             self.log.append(('time', (rounds,), each))
-            shares = dict(merged_shares(each)[0])
-            if shares.get('stage 1 kv', 0.0) >= self.refuse:
-                try:
-                    raise torch.OutOfMemoryError('out of memory')
-                except torch.OutOfMemoryError as error:
-                    raise SegformerPlusPlusError('candidate: out of memory') from error
+            if dict(merged_shares(each)[0]).get('stage 1 kv', 0.0) >= self.refuse:
+                raise SegformerPlusPlusError('candidate: out of memory')
         return {
             name: Timing((1 / true_speed_up(each),) * rounds) for name, each in variants.items()
         }
 
     def measured(self) -> list[Any]:
-        """Settings of trials, in order."""
+        """Returns the settings of trials, in order."""
         most = max((len(images) for kind, images, _ in self.log if kind == 'predict'), default=0)
         return [
             each
@@ -127,7 +157,7 @@ class FakeFidelity:
 
 
 def merged_shares(token_merging: Any) -> tuple[list[tuple[str, float]], bool]:
-    """(site, share of its tokens that is merged away), and whether the image is halved."""
+    """Returns (site, share of its tokens that is merged away), and whether the image is halved."""
     built = build_token_merging(token_merging)
     shares = [
         (f'stage {number} {side}', _share(repr(getattr(stage, side)), getattr(stage, side)))
@@ -172,7 +202,7 @@ def _of(table: Mapping[str, Sequence[float]], site: str) -> float:
 
 
 def every_setting(space: Space) -> list[Any]:
-    """All settings of a small space and the presets, by brute force."""
+    """Returns all settings of a small space and the presets, by brute force."""
     ranges = (range(len(options)) for options in space.sites.values())
     inside = [
         space.build(dict(zip(space.sites, choices, strict=True)))

@@ -1,87 +1,99 @@
 """segformer-plusplus tune, from a checkpoint to a config that tools/test.py runs."""
 
+import contextlib
+import io
 import json
+import os
+import runpy
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.config import Config
 
+from segformer_plusplus import SegformerPlusPlusError
 from segformer_plusplus.cli import tune as command
-from segformer_plusplus.evaluation.tuning import Point, Space, tune
-from segformer_plusplus.evaluation.tuning.evaluation import Evaluator
-from segformer_plusplus.evaluation.tuning.writing import describe_setting
+from segformer_plusplus.evaluation.fidelity import open_fidelity
+from segformer_plusplus.evaluation.tuning import Budget, Point, Space, TuneResult, tune
+from segformer_plusplus.evaluation.tuning.selection import Evaluator
+from segformer_plusplus.evaluation.tuning.writing import describe_setting, write_config
 from segformer_plusplus.token_merging import PRESETS, build_token_merging
 
 TOOLS = Path(__file__).resolve().parents[3] / 'tools'
 FILES = {'front.json', 'front.png', 'study.json', '.lock'}
 OWN = "space = [dict(type='NeighborMerging2d', stride=[2, 4], sides=['kv'], stages=[1])]\n"
+TUNED = ['--max-drop', '100']
+
+
+def quick(scenes, folder):
+    """Config, checkpoint and quick options; the space has three settings."""
+    (folder / 'space.py').write_text(OWN)
+    return [*map(str, scenes), '--out', str(folder / 'out'), '--space', str(folder / 'space.py'),
+            '--rounds', '1', '--images', '1']  # fmt: skip
 
 
 @pytest.fixture()
 def arguments(large_scenes, tmp_path):
-    """Config, checkpoint and quick options; the space has three settings."""
-    (tmp_path / 'space.py').write_text(OWN)
-    return [*map(str, large_scenes), '--out', str(tmp_path / 'out'), '--space',
-            str(tmp_path / 'space.py'), '--rounds', '1', '--images', '1']  # fmt: skip
+    return quick(large_scenes, tmp_path)
 
 
-def run(tool, *arguments):
-    return subprocess.run(
-        [sys.executable, str(TOOLS / tool), *map(str, arguments)], capture_output=True, text=True
-    )
+@pytest.fixture(scope='module')
+def tuned(large_scenes, tmp_path_factory):
+    """A folder with a winner, and what was printed on 80 columns."""
+    folder, printed = tmp_path_factory.mktemp('tuned'), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.setenv('COLUMNS', '80')
+        assert command.main([*quick(large_scenes, folder), *TUNED]) == 0
+    return folder / 'out', printed.getvalue().splitlines()
 
 
-def test_from_a_checkpoint_to_a_tested_config(arguments, tmp_path, capsys):
-    done = run('tune.py', *arguments, '--max-drop', '100')
-    assert done.returncode == 0, done.stderr
-    out = tmp_path / 'out'
+@pytest.fixture()
+def out(tuned, tmp_path):
+    """A copy of that folder, where ``arguments`` go on."""
+    return shutil.copytree(tuned[0], tmp_path / 'out')
+
+
+def test_from_a_checkpoint_to_a_config(tuned, large_scenes):
+    out, printed = tuned
     assert {path.name for path in out.iterdir()} == FILES | {'large_tuned.py'}
     front = json.loads((out / 'front.json').read_text())
     assert front['measure'] == 'mIoU'
     assert front['images'] == dict(searched=1, check=1)
-    assert 'try it: segformer-plusplus test ' in done.stdout
-    metrics = tmp_path / 'metrics.json'
-    tested = run('test.py', out / 'large_tuned.py', arguments[1], '--metrics-json', metrics,
-                 '--work-dir', tmp_path / 'work')  # fmt: skip
-    assert tested.returncode == 0, tested.stderr
-    # what the toolbox measures on all images is what the tuner measures on them
-    shutil.rmtree(out)
-    assert command.main([*arguments[:-1], '3', '--max-drop', '100']) == 0
-    assert 'Not checked' in capsys.readouterr().out
-    trials = json.loads((out / 'front.json').read_text())['trials']
-    same = [t for t in trials if repr(build_token_merging(t['token_merging']))
-            == repr(build_token_merging(front['winner']['token_merging']))]  # fmt: skip
-    assert json.loads(metrics.read_text())['mIoU'] == pytest.approx(
-        same[0]['values']['mIoU'], abs=0.01
-    )
+    cfg = Config.fromfile(out / 'large_tuned.py')
+    built = build_token_merging(Config(dict(x=cfg.model.backbone.token_merging)).to_dict()['x'])
+    assert repr(built) == repr(build_token_merging(front['winner']['token_merging']))
+    last = [f'front: {out}/front.json', f'plot: {out}/front.png', f'config: {out}/large_tuned.py',
+            f'try it: segformer-plusplus test {out}/large_tuned.py {large_scenes[1]}']  # fmt: skip
+    assert printed[-4:] == last
+    assert max(map(len, printed[:-4])) <= 80
 
 
-def test_a_budget_that_nothing_meets(arguments, tmp_path, capsys):
-    assert command.main([*arguments, '--min-speedup', '1000']) == command.UNMET
-    printed = ' '.join(capsys.readouterr().out.split())
-    assert 'no setting meets the budget; the nearest is trial' in printed
-    assert {path.name for path in (tmp_path / 'out').iterdir()} == FILES
-
-
-def test_the_config_of_an_earlier_call_stays(arguments, tmp_path, capsys, monkeypatch):
-    earlier = tmp_path / 'out' / 'large_tuned.py'
-    assert command.main([*arguments, '--max-drop', '100']) == 0
-    text, front = earlier.read_text(), (tmp_path / 'out' / 'front.json').read_text()
+def test_the_config_of_an_earlier_call_stays(arguments, out, capsys, monkeypatch):
+    earlier = out / 'large_tuned.py'
+    text, front = earlier.read_text(), (out / 'front.json').read_text()
     assert command.main([*arguments, '--min-speedup', '1000']) == command.UNMET
     assert earlier.read_text() == text
     printed = capsys.readouterr().out
     assert f'earlier config: {earlier}' in printed
-    assert 'the earlier config is of an earlier search' in ' '.join(printed.split())
-    assert json.loads((tmp_path / 'out' / 'front.json').read_text())['winner'] is None
+    printed = ' '.join(printed.split())
+    assert 'no setting meets the budget; the nearest is trial' in printed
+    assert 'the earlier config is of an earlier search' in printed
+    assert json.loads((out / 'front.json').read_text())['winner'] is None
     # nor does an interruption take what tells of it
-    (tmp_path / 'out' / 'front.json').write_text(front)
-    monkeypatch.setattr(Evaluator, 'time_together', stop)
-    assert command.main([*arguments, '--max-drop', '100']) == command.INTERRUPTED
+    (out / 'front.json').write_text(front)
+    with monkeypatch.context() as patch:
+        patch.setattr(Evaluator, 'time_together', stop)
+        assert command.main([*arguments, *TUNED]) == command.INTERRUPTED
     assert earlier.read_text() == text
-    assert (tmp_path / 'out' / 'front.json').read_text() == front
+    assert (out / 'front.json').read_text() == front
+    earlier.unlink()
+    capsys.readouterr()
+    assert command.main([*arguments, '--min-speedup', '1000']) == command.UNMET
+    assert {path.name for path in out.iterdir()} == FILES
+    assert 'earlier config' not in capsys.readouterr().out
 
 
 def stop(*_, **__):
@@ -90,8 +102,31 @@ def stop(*_, **__):
 
 def test_ctrl_c_before_the_search(arguments, capsys, monkeypatch):
     monkeypatch.setattr(Evaluator, '__init__', stop)
-    assert command.main([*arguments, '--max-drop', '100']) == command.INTERRUPTED
+    assert command.main([*arguments, *TUNED]) == command.INTERRUPTED
     assert 'interrupted; the same command goes on from here' in capsys.readouterr().out
+
+
+def test_a_config_with_proportional_attention_is_tested(large_scenes, tmp_path):
+    """tools/test.py finds what was measured, which is not what it would be without."""
+    config, checkpoint = large_scenes
+    kv = dict(type='BipartiteSoftMatching2d', stride=2, ratio=0.7)
+    setting = [dict(kv=kv, proportional_attention=True)] * 2 + [{}, {}]
+    fidelity = open_fidelity(config, checkpoint, progress=False)
+    values = fidelity.measure(setting)
+    assert fidelity.measure([dict(kv=kv)] * 2 + [{}, {}])['changed'] != values['changed']
+    winner = Point(1, setting, 0.1, 1.5)
+    result = TuneResult(
+        Budget(max_drop=1.0), 'mIoU', values, (512, 1024), 'a', 'b', 1, 0, [winner], winner=winner
+    )
+    written, metrics = tmp_path / 'tuned.py', tmp_path / 'metrics.json'
+    write_config(written, config, Config.fromfile(str(config)), result)
+    assert 'proportional_attention=True' in written.read_text()
+    line = [sys.executable, TOOLS / 'test.py', written, checkpoint, '--metrics-json', metrics,
+            '--work-dir', tmp_path / 'work']  # fmt: skip
+    tested = subprocess.run(line, capture_output=True, text=True)
+    assert tested.returncode == 0, tested.stderr
+    found = json.loads(metrics.read_text())['mIoU']
+    assert found == pytest.approx(values['mIoU'], abs=0.006)
 
 
 def test_every_setting_of_the_default_space_can_be_told():
@@ -116,21 +151,42 @@ def test_every_setting_of_the_default_space_can_be_told():
     assert told == f'- | kv BSM2d s{stride} r0.6 proportional | - | -'
 
 
-def test_it_fits_into_eighty_columns(arguments, capsys, monkeypatch):
-    monkeypatch.setenv('COLUMNS', '80')
-    command.main([*arguments, '--max-drop', '100'])
-    lines = capsys.readouterr().out.splitlines()
-    paths = ('front: ', 'plot: ', 'config: ', 'try it: ')
-    assert max(len(line) for line in lines if not line.startswith(paths)) <= 80
-    assert [line.split(':')[0] for line in lines[-4:]] == [each.split(':')[0] for each in paths]
-
-
-def test_images_without_labels(large_scenes, tmp_path):
-    images = next(large_scenes[0].parent.glob('data/leftImg8bit/val'))
+def test_images_without_labels_that_change(large_scenes, tmp_path):
+    images = shutil.copytree(large_scenes[0].parent / 'data/leftImg8bit/val', tmp_path / 'val')
     # up to the presets that halve the image, which are faster for sure
-    settings = dict(max_drop=100.0, trials=len(PRESETS), rounds=1)
-    result = tune(*large_scenes, folder=images, out=tmp_path / 'out', **settings)
+    settings = dict(
+        max_drop=100.0, trials=len(PRESETS), rounds=1, folder=images, out=tmp_path / 'out'
+    )
+    result = tune(*large_scenes, **settings)
     assert result.by == 'changed' and result.winner is not None
+    # under the same names: the drops that are known are those of other images
+    os.utime(next(images.rglob('*.png')), (1, 1))
+    with pytest.raises(SegformerPlusPlusError, match='with another state of the images; name'):
+        tune(*large_scenes, **settings)
+
+
+def test_another_state_checkpoint_or_version_is_refused(
+    arguments, out, large_scenes, tmp_path, capsys, monkeypatch
+):
+    def refused(*arguments):
+        assert command.main([*arguments, *TUNED]) == 2
+        return capsys.readouterr().err.splitlines()[-1]
+
+    picture = next((large_scenes[0].parent / 'data/leftImg8bit/val').rglob('*.png'))
+    times = picture.stat().st_atime_ns, picture.stat().st_mtime_ns
+    try:
+        os.utime(picture, (1, 1))
+        assert 'with another state of the images; name' in refused(*arguments)
+    finally:
+        os.utime(picture, ns=times)
+    content = torch.load(arguments[1], weights_only=True)
+    other = str(tmp_path / 'other.pth')
+    torch.save({**content, 'meta': dict(epoch=2)}, other)
+    named = refused(arguments[0], other, *arguments[2:])
+    assert 'holds a search with another checkpoint; name another folder' in named
+    monkeypatch.setattr('segformer_plusplus.evaluation.tuning.run.__version__', '99')
+    named = refused(*arguments)
+    assert 'with another version of this package (' in named and ', not 99)' in named
 
 
 GREEDY = """
@@ -162,7 +218,7 @@ def test_a_strategy_of_ones_own_that_takes_too_much_memory(
         "space = [dict(type='Greedy', width=[2, 3], sides=['kv'], stages=[1])]\n"
     )
     arguments = [*map(str, large_scenes), '--out', str(tmp_path), '--space', str(space)]
-    assert command.main([*arguments, '--rounds', '1', '--max-drop', '100']) == 0
+    assert command.main([*arguments, '--rounds', '1', '--images', '1', *TUNED]) == 0
     front = json.loads((tmp_path / 'front.json').read_text())
     assert [failed['token_merging'][0] for failed in front['failed']] == [
         dict(kv=dict(type='Greedy', width=3))
@@ -184,19 +240,6 @@ def test_poses(jumpers, tmp_path):
     assert (result.winner is None) == ('config' not in result.files)
 
 
-def test_another_checkpoint_is_refused(arguments, tmp_path, capsys):
-    import torch
-
-    assert command.main([*arguments, '--max-drop', '100', '--trials', '2']) in (0, command.UNMET)
-    content = torch.load(arguments[1], weights_only=True)
-    content['meta'] = dict(epoch=2)
-    arguments[1] = str(tmp_path / 'other.pth')
-    torch.save(content, arguments[1])
-    assert command.main([*arguments, '--max-drop', '100', '--trials', '2']) == 2
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert 'holds a search with another checkpoint; name another folder' in error
-
-
 @pytest.mark.parametrize(
     ('change', 'named'),
     [
@@ -210,17 +253,23 @@ def test_another_checkpoint_is_refused(arguments, tmp_path, capsys):
         (['--max-drop', '1', '--space', 'nowhere.py'], 'config not found: nowhere.py'),
         (['--max-drop', '1', '--by', 'shift'], '--by shift: these images are measured by mIoU'),
         (['--max-drop', '1', '--folder', 'nowhere'], 'nowhere'),
+        (['--max-drop', '1', '--folder', 'empty'], 'empty'),
         (['--max-drop', '1', '--images', '4'], 'images=4: give a number from 1 to 3'),
     ],
 )
-def test_calls_that_are_refused_in_one_line(change, named, arguments, capsys):
+def test_calls_that_are_refused_in_one_line(
+    change, named, arguments, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'empty').mkdir()
     assert command.main([*arguments, *change]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert lines[-1].startswith('error: ') and named in lines[-1]
 
 
-def test_an_empty_folder(arguments, tmp_path, capsys):
-    (tmp_path / 'empty').mkdir()
-    empty = str(tmp_path / 'empty')
-    assert command.main([*arguments, '--max-drop', '1', '--folder', empty]) == 2
-    assert 'empty' in capsys.readouterr().err.splitlines()[-1]
+def test_the_script_is_the_same_command(arguments, capsys, monkeypatch):
+    monkeypatch.setattr(sys, 'argv', ['tune.py', *arguments])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(TOOLS / 'tune.py'), run_name='__main__')
+    assert end.value.code == 2
+    assert 'give either --max-drop or --min-speedup' in capsys.readouterr().err

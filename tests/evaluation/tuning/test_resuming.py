@@ -1,31 +1,33 @@
-"""A search that is killed goes on; what it left behind does not stop it."""
+"""A search that is interrupted or killed goes on; what it left behind does not stop it."""
 
 import errno
 import fcntl
+import itertools
 import json
 import os
 import signal
+import sys
 import time
 
 import pytest
 from training.tiny_training import fork, in_child, wait
 
-from evaluation.tuning.fakes import SMALL_SPACE, FakeFidelity
+from evaluation.tuning.fakes import FakeFidelity, found, search
 from segformer_plusplus import MissingDependencyError, SegformerPlusPlusError
-from segformer_plusplus.evaluation.tuning import Budget, Limits, Space, tune_fidelity
+from segformer_plusplus.evaluation.tuning import Space
 from segformer_plusplus.evaluation.tuning.study import INTERRUPTED_TWICE, STUDY
 
-SMALL = Space(SMALL_SPACE)
-BUDGET = Budget(max_drop=1.0)
-LIMITS = Limits(trials=24, images=4)
+TRIALS = 24
 
 
-def search(folder, **changes):
-    return tune_fidelity(FakeFidelity(**changes), BUDGET, folder, space=SMALL, limits=LIMITS)
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    """What is found in one go."""
+    return search(tmp_path_factory.mktemp('whole'), max_drop=1.0, trials=TRIALS)
 
 
-def found(result):
-    return [(point.token_merging, point.drop, point.speed_up) for point in result.points]
+def part(folder, wait=None, trials=TRIALS, **options):
+    return search(folder, FakeFidelity(wait=wait), max_drop=1.0, trials=trials, **options)
 
 
 def trials_in(folder):
@@ -34,9 +36,8 @@ def trials_in(folder):
 
 
 @pytest.mark.parametrize('after', [3, 16])
-def test_killed_and_gone_on(after, tmp_path):
+def test_killed_and_gone_on(after, whole, tmp_path):
     """By SIGKILL, in the middle of a trial: a preset, and one of the sampler's."""
-    whole = search(tmp_path / 'whole')
     folder, inside = tmp_path / 'cut', tmp_path / 'inside'
 
     def slow():
@@ -44,7 +45,7 @@ def test_killed_and_gone_on(after, tmp_path):
             inside.touch()
             time.sleep(60)
 
-    child = fork(lambda: search(folder, wait=slow), tmp_path / 'log')
+    child = fork(lambda: part(folder, slow), tmp_path / 'log')
     end = time.monotonic() + 40
     while not inside.exists() and time.monotonic() < end:
         time.sleep(0.02)
@@ -52,62 +53,85 @@ def test_killed_and_gone_on(after, tmp_path):
     assert wait(child) == -signal.SIGKILL
     assert trials_in(folder) == after
     fidelity = FakeFidelity()
-    result = tune_fidelity(fidelity, BUDGET, folder, space=SMALL, limits=LIMITS)
+    result = search(folder, fidelity, max_drop=1.0, trials=TRIALS)
     assert found(result) == found(whole)
     assert result.winner.token_merging == whole.winner.token_merging
     # those that were there were not measured again, except for the check
     others = [each for each in fidelity.measured() if each != result.winner.token_merging]
-    assert len(others) <= LIMITS.trials - after
+    assert len(others) <= TRIALS - after
 
 
 def test_a_trial_that_ends_the_process_twice_is_marked(tmp_path):
     """As where the system kills a process that takes too much memory."""
+    folder = tmp_path / 'out'
 
-    def fatal(folder):
-        def die():
-            if trials_in(folder) == 4:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        return lambda: search(folder, wait=die)
+    def die():
+        if trials_in(folder) == 4:
+            os.kill(os.getpid(), signal.SIGKILL)
 
     for _ in range(2):
-        assert in_child(fatal(tmp_path / 'out'), tmp_path / 'log') == -signal.SIGKILL
-    result = search(tmp_path / 'out')
+        assert in_child(lambda: part(folder, die), tmp_path / 'log') == -signal.SIGKILL
+    result = part(folder)
     assert [failure.reason for failure in result.failures] == [INTERRUPTED_TWICE]
-    assert len(result.points) == LIMITS.trials - 1
+    assert len(result.points) == TRIALS - 1
 
 
-def test_the_study_of_an_earlier_version_is_refused(tmp_path):
-    (tmp_path / 'study.journal').write_text('{}')
-    with pytest.raises(SegformerPlusPlusError, match='another version of this package; name'):
-        search(tmp_path)
+@pytest.mark.parametrize('after', [3, 16])
+def test_ctrl_c_in_the_same_trial_again_and_again(after, whole, tmp_path):
+    def stop():
+        raise KeyboardInterrupt
+
+    part(tmp_path, trials=after)
+    for _ in range(3):
+        cut = part(tmp_path, stop)
+        # what earlier calls have found is there, and what this one has
+        assert cut.interrupted and cut.winner is None and found(cut) == found(whole)[:after]
+    last = part(tmp_path)
+    assert last.failures == [] and found(last) == found(whole)
+    assert not last.interrupted and last.winner.speed_up == whole.winner.speed_up
+
+
+def test_ctrl_c_in_a_large_space_keeps_what_earlier_calls_and_this_one_found(tmp_path):
+    calls = itertools.count()
+
+    def interrupt():
+        if next(calls) == 3:
+            raise KeyboardInterrupt
+
+    space = Space()
+    in_one_go = part(tmp_path / 'whole', trials=20, space=space)
+    part(tmp_path / 'cut', trials=14, space=space)
+    cut = part(tmp_path / 'cut', interrupt, trials=20, space=space)
+    assert cut.interrupted and found(cut) == found(in_one_go)[: 14 + 3]
+    assert found(part(tmp_path / 'cut', trials=20, space=space)) == found(in_one_go)
 
 
 def test_one_call_at_a_time(tmp_path):
-    search(tmp_path)
+    part(tmp_path, trials=2)
     with (tmp_path / '.lock').open('w') as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(SegformerPlusPlusError, match='in use by another call'):
-            search(tmp_path)
-    search(tmp_path)
+            part(tmp_path)
+    part(tmp_path, trials=2)
 
 
-def test_a_file_system_without_locks(tmp_path, monkeypatch):
-    def refuse(*_):
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
-
-    monkeypatch.setattr(fcntl, 'flock', refuse)
-    with pytest.raises(SegformerPlusPlusError, match='or lock --out .*: .*name another folder'):
-        search(tmp_path)
-
-
-def test_a_folder_that_is_a_file(tmp_path):
+def test_folders_that_are_refused(tmp_path, monkeypatch):
+    (tmp_path / 'study.journal').write_text('{}')
+    with pytest.raises(SegformerPlusPlusError, match='another version of this package; name'):
+        part(tmp_path)
     (tmp_path / 'out').write_text('')
     with pytest.raises(SegformerPlusPlusError, match='cannot write or lock --out'):
-        search(tmp_path / 'out')
+        part(tmp_path / 'out')
+
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, 'flock', no_locks)
+    with pytest.raises(SegformerPlusPlusError, match='or lock --out .*: .*name another folder'):
+        part(tmp_path / 'other')
 
 
 def test_without_optuna(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__('sys').modules, 'optuna', None)
+    monkeypatch.setitem(sys.modules, 'optuna', None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'segformer-plusplus\[tune\]'"):
-        search(tmp_path)
+        part(tmp_path)

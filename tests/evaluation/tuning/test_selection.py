@@ -4,31 +4,30 @@ import random
 
 import pytest
 
-from evaluation.tuning.fakes import SMALL_SPACE, FakeFidelity, true_loss
+from evaluation.tuning.fakes import EVERY, FakeFidelity, search, true_loss
 from segformer_plusplus import SegformerPlusPlusError
 from segformer_plusplus.evaluation.timing import Timing
-from segformer_plusplus.evaluation.tuning import Budget, Check, Limits, Point, Space, tune_fidelity
-from segformer_plusplus.evaluation.tuning.evaluation import speed_up_of
-from segformer_plusplus.evaluation.tuning.points import pareto_front
+from segformer_plusplus.evaluation.tuning import Budget, Check, Limits, Point
 from segformer_plusplus.evaluation.tuning.run import split_images
 from segformer_plusplus.evaluation.tuning.selection import (
     FINAL_ROUNDS,
     MAX_CHECKS,
     UNDECIDED,
-    judge,
+    TuneResult,
+    speed_up_of,
 )
+from segformer_plusplus.evaluation.tuning.writing import describe_winner
 
-SMALL = Space(SMALL_SPACE)
-LIMITS = Limits(trials=20, images=4)
-EVERY = Limits(trials=1000, images=4)
+OTHERS = split_images(range(8), 4, 0)[1]
+ROUNDS = Limits().rounds
 
 
-@pytest.mark.parametrize('seed', range(20))
+@pytest.mark.parametrize('seed', range(10))
 def test_front_against_brute_force(seed):
     draw = random.Random(seed)
     # few values: many ties
     points = [Point(k, 'none', draw.randrange(6) / 2, draw.randrange(6) / 2) for k in range(25)]
-    front = pareto_front(points)
+    front = TuneResult(Budget(1.0), 'mIoU', {}, (1, 1), '', '', 1, 0, points).front
     for point in points:
         beaten = any(
             other.drop <= point.drop
@@ -42,8 +41,8 @@ def test_front_against_brute_force(seed):
 
 def test_finalists_are_timed_together_with_more_rounds(tmp_path):
     fidelity = FakeFidelity()
-    result = tune_fidelity(fidelity, Budget(max_drop=2.0), tmp_path, space=SMALL, limits=LIMITS)
-    rounds = FINAL_ROUNDS * LIMITS.rounds
+    result = search(tmp_path, fidelity)
+    rounds = FINAL_ROUNDS * ROUNDS
     assert result.winner.rounds == rounds
     together = [each for kind, which, each in fidelity.log if (kind, which) == ('time', (rounds,))]
     assert together[0] == 'none' and len(together) > 3
@@ -51,68 +50,46 @@ def test_finalists_are_timed_together_with_more_rounds(tmp_path):
 
 def test_a_lucky_time_does_not_win(tmp_path):
     """One trial was timed much too fast; timed anew, it is what it is."""
-    fair = tune_fidelity(
-        FakeFidelity(), Budget(max_drop=2.0), tmp_path / 'fair', space=SMALL, limits=LIMITS
-    )
+    fair = search(tmp_path / 'fair')
     lucky = next(p for p in fair.points if p.drop < 2 and p.number != fair.winner.number
                  and not p.is_reference)  # fmt: skip
 
     class Lucky(FakeFidelity):
         def time(self, variants, rounds=10, warmup=2, taken=None):
             timings = super().time(variants, rounds, warmup)
-            if rounds == LIMITS.rounds and variants.get('candidate') == lucky.token_merging:
+            if rounds == ROUNDS and variants.get('candidate') == lucky.token_merging:
                 timings['candidate'] = Timing((timings['candidate'].median / 3,) * rounds)
             return timings
 
-    result = tune_fidelity(
-        Lucky(), Budget(max_drop=2.0), tmp_path / 'lucky', space=SMALL, limits=LIMITS
-    )
+    result = search(tmp_path / 'lucky', Lucky())
     assert result.winner.token_merging == fair.winner.token_merging
 
 
 def test_the_next_best_where_the_check_fails(tmp_path):
     """On the images of the check every setting loses so much more that none holds."""
-    _, others = split_images(range(8), 4, 0)
-    result = tune_fidelity(
-        FakeFidelity(harsh=others, harshness=1e6),
-        Budget(max_drop=2.0),
-        tmp_path,
-        space=SMALL,
-        limits=EVERY,
-    )
-    rejected = result.selection.rejected
+    result = search(tmp_path, FakeFidelity(harsh=OTHERS, harshness=1e6), trials=EVERY)
+    rejected = result.rejected
     for each in rejected:
         assert each.point.drop <= 2.0 < each.check.drop == pytest.approx(1e6 * each.point.drop)
         assert each.reason == 'it misses the budget'
     assert result.winner is None
-    assert result.selection.nearest.drop == pytest.approx(min(e.check.drop for e in rejected))
+    assert result.nearest.drop == pytest.approx(min(e.check.drop for e in rejected))
     # the best and the safest were tried, and how many were not is said
     within = [p for p in result.points if p.drop <= 2.0 and p.speed_up > 1]
     tried = {each.point.number for each in rejected}
     assert min(within, key=lambda p: p.drop).number in tried
     assert {p.number for p in within if p.preset is not None} <= tried
-    assert result.selection.untried == len(within) - len(rejected) > 0
+    assert result.untried == len(within) - len(rejected) > 0
 
 
-def test_the_safest_are_tried_before_it_is_called_off(tmp_path):
-    """The best ones fail, but settings with much to spare hold."""
-    _, others = split_images(range(8), 4, 0)
-    budget = Budget(max_drop=2.0)
-    fidelity = FakeFidelity(harsh=others)
-    result = tune_fidelity(fidelity, budget, tmp_path, space=SMALL, limits=EVERY)
-    assert len(result.selection.rejected) >= MAX_CHECKS
-    assert all(10 * each.point.drop > 2.0 for each in result.selection.rejected)
-    assert result.winner is not None and result.check.drop <= 2.0
-    assert result.check.drop == pytest.approx(10 * result.winner.drop)
-
-
-def test_a_check_that_a_slower_setting_passes(tmp_path):
-    _, others = split_images(range(8), 4, 0)
-    fidelity = FakeFidelity(harsh=others)
-    budget = Budget(max_drop=0.3)
-    result = tune_fidelity(fidelity, budget, tmp_path, space=SMALL, limits=EVERY)
-    assert result.selection.rejected
-    assert result.winner is not None and 10 * true_loss(result.winner.token_merging) <= 0.3
+@pytest.mark.parametrize(('most', 'fewest'), [(2.0, MAX_CHECKS), (0.3, 1)])
+def test_a_slower_setting_passes_the_check(most, fewest, tmp_path):
+    """The best ones fail, but settings with much to spare hold: before it is called off."""
+    fidelity = FakeFidelity(harsh=OTHERS)
+    result = search(tmp_path, fidelity, max_drop=most, trials=EVERY)
+    assert len(result.rejected) >= fewest
+    assert all(10 * each.point.drop > most for each in result.rejected)
+    assert 10 * true_loss(result.winner.token_merging) <= most
     assert result.check.images == 4
     assert result.check.drop == pytest.approx(10 * result.winner.drop)
 
@@ -131,32 +108,28 @@ def test_a_check_that_a_slower_setting_passes(tmp_path):
 )
 def test_a_miss_within_the_noise_counts_as_kept(drop, noise, speed_up, reason):
     check = Check(4, drop, noise, speed_up, 0.1, {})
-    assert judge(check, Budget(max_drop=0.1)) == reason
+    assert Budget(max_drop=0.1).judge(check) == reason
 
 
 def test_a_speed_up_within_the_noise_counts_as_kept():
     check = Check(4, 0.1, 0.5, 1.5, 0.1, {})
-    assert judge(check, Budget(min_speedup=1.54)) is None
-    assert judge(check, Budget(min_speedup=1.59)) == UNDECIDED
-    assert judge(check, Budget(min_speedup=1.7)) == 'it misses the budget'
+    assert Budget(min_speedup=1.54).judge(check) is None
+    assert Budget(min_speedup=1.59).judge(check) == UNDECIDED
+    assert Budget(min_speedup=1.7).judge(check) == 'it misses the budget'
 
 
 def test_the_shape_is_that_of_what_was_timed(tmp_path):
     searched, _ = split_images(range(8), 2, 0)
     assert searched[0] > 0
-    limits = Limits(trials=3, images=2)
-    result = tune_fidelity(
-        FakeFidelity(), Budget(max_drop=2.0), tmp_path, space=SMALL, limits=limits
-    )
-    assert result.shape == FakeFidelity().subset(searched).shape
+    assert search(tmp_path, trials=3, images=2).shape == FakeFidelity().subset(searched).shape
 
 
 def test_trials_are_told_before_one_is_selected(tmp_path):
     told = []
-    result = tune_fidelity(
-        FakeFidelity(), Budget(max_drop=2.0), tmp_path, space=SMALL, limits=LIMITS,
+    result = search(
+        tmp_path,
         searched=lambda found: told.append((len(found.points), found.winner, found.interrupted)),
-    )  # fmt: skip
+    )
     assert told == [(len(result.points), None, True)]
     assert result.winner is not None and not result.interrupted
 
@@ -178,7 +151,7 @@ def test_images_are_searched_on_or_checked_on(count, images):
 def test_images_of_the_check_are_predicted_once(tmp_path):
     """Also for the noise, which is that of parts of them."""
     fidelity = FakeFidelity()
-    result = tune_fidelity(fidelity, Budget(max_drop=2.0), tmp_path, space=SMALL, limits=LIMITS)
+    result = search(tmp_path, fidelity)
     assert result.check.drop_noise is not None
     searched, others = split_images(range(8), 4, 0)
     wanted = result.winner.token_merging
@@ -204,23 +177,20 @@ def test_people_of_one_picture_alone_leave_no_check():
 
 @pytest.mark.parametrize('count', [1, 4])
 def test_too_few_images_for_a_check(count, tmp_path):
-    limits = Limits(trials=12, images=count)
-    result = tune_fidelity(
-        FakeFidelity(count), Budget(max_drop=2.0), tmp_path, space=SMALL, limits=limits
-    )
+    result = search(tmp_path, FakeFidelity(count), trials=12, images=count)
     assert result.winner is not None and result.check is None and result.check_images == 0
+    reason = 'there is no image that it was not searched on'
+    assert f'Not checked: {reason}.' in describe_winner(result)
 
 
 def test_one_image_for_the_check_has_no_noise(tmp_path):
-    result = tune_fidelity(
-        FakeFidelity(2), Budget(max_drop=2.0), tmp_path, space=SMALL, limits=Limits(trials=12)
-    )
+    result = search(tmp_path, FakeFidelity(2), trials=12, images=None)
     assert result.check.images == 1 and result.check.drop_noise is None
 
 
 def test_no_image(tmp_path):
     with pytest.raises(SegformerPlusPlusError, match='no image'):
-        tune_fidelity(FakeFidelity(0), Budget(max_drop=1.0), tmp_path)
+        search(tmp_path, FakeFidelity(0), images=None)
 
 
 def test_speed_up_and_its_noise():

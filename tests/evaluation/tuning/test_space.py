@@ -4,37 +4,11 @@ import itertools
 
 import pytest
 
-from evaluation.tuning.fakes import FakeFidelity
+from evaluation.tuning.fakes import search
 from segformer_plusplus import TOKEN_MERGERS, SegformerPlusPlusError, TokenMerger
-from segformer_plusplus.evaluation.tuning import (
-    Budget,
-    Limits,
-    Space,
-    default_space,
-    read_space,
-    tune_fidelity,
-)
+from segformer_plusplus.evaluation.tuning import Space, default_space, read_space
 from segformer_plusplus.token_merging import PRESETS, build_token_merging
 from segformer_plusplus.token_merging.plans import CellPlan
-
-OWN = """
-custom_imports = dict(imports=['own_merging'])
-space = [dict(type='OwnColumns', width=[2, 4], sides=['kv'])]
-"""
-
-OWN_MODULE = """
-from segformer_plusplus import TOKEN_MERGERS, TokenMerger
-from segformer_plusplus.token_merging.plans import CellPlan
-
-
-@TOKEN_MERGERS.register_module(force=True)
-class OwnColumns(TokenMerger):
-    def __init__(self, width):
-        self.width = width
-
-    def plan(self, tokens, grid):
-        return CellPlan(grid, (1, self.width), tokens.device)
-"""
 
 
 @pytest.fixture()
@@ -130,7 +104,7 @@ def test_where_an_entry_may_act():
 
 def test_a_pair_is_one_value():
     options = Space([dict(type='NeighborMerging2d', stride=(2, 4))]).sites['stage 1 q']
-    # as the study's journal gives it back
+    # as the study gives it back
     assert options[1:] == (dict(type='NeighborMerging2d', stride=[2, 4]),)
 
 
@@ -143,25 +117,13 @@ def test_what_json_cannot_hold_is_refused(value, own_pairs):
 
 
 def test_a_strategy_with_a_pair_is_measured_once(own_pairs, tmp_path):
-    """Read from the journal again, it is the same setting."""
+    """Read from the study again, it is the same setting."""
     space = Space([dict(type='OwnPairs', size=[(1, 2), (2, 2)], sides=['kv'], stages=[1])])
-    limits, budget = Limits(trials=50, images=2), Budget(max_drop=5.0)
-    first = tune_fidelity(FakeFidelity(), budget, tmp_path, space=space, limits=limits)
+    first = search(tmp_path, space=space, trials=50)
     own = [p.token_merging for p in first.points if p.preset is None]
     assert sorted(each[0]['kv']['size'] for each in own) == [[1, 2], [2, 2]]
-    second = tune_fidelity(FakeFidelity(), budget, tmp_path, space=space, limits=limits)
+    second = search(tmp_path, space=space, trials=50)
     assert len(second.points) == len(first.points) == len(PRESETS) + 2
-
-
-def test_a_space_of_ones_own(tmp_path, monkeypatch):
-    (tmp_path / 'own_merging.py').write_text(OWN_MODULE)
-    (tmp_path / 'space.py').write_text(OWN)
-    monkeypatch.syspath_prepend(tmp_path)
-    entries, imports = read_space(tmp_path / 'space.py')
-    assert imports == ['own_merging']
-    space = Space(entries)
-    assert space.size == 3**4
-    assert space.sites['stage 1 kv'][2] == dict(type='OwnColumns', width=4)
 
 
 @pytest.mark.parametrize(

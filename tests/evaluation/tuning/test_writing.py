@@ -2,6 +2,7 @@
 
 import ast
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -9,9 +10,8 @@ import pytest
 from matplotlib.figure import Figure
 from mmengine.config import Config
 
-from evaluation.tuning.fakes import FakeFidelity
-from segformer_plusplus.evaluation.tuning import Budget, Limits, Point, Rejection, tune_fidelity
-from segformer_plusplus.evaluation.tuning.selection import Selection
+from evaluation.tuning.fakes import FakeFidelity, search
+from segformer_plusplus.evaluation.tuning import Budget, Point, Rejection, Space
 from segformer_plusplus.evaluation.tuning.writing import (
     WIDTH,
     draw_front,
@@ -37,13 +37,12 @@ OTHER = [{}, {}, dict(q='NeighborMerging2d'), {}]
 @pytest.fixture(scope='module')
 def result(tmp_path_factory):
     folder = tmp_path_factory.mktemp('study')
-    fidelity = FakeFidelity(refuse=0.89)
-    return tune_fidelity(fidelity, Budget(max_drop=0.5), folder, limits=Limits(trials=20))
+    return search(folder, FakeFidelity(refuse=0.89), max_drop=0.5, space=Space())
 
 
 def with_winner(result, token_merging):
     point = Point(3, token_merging, 0.1, 1.5)
-    return type(result)(**{**vars(result), 'selection': Selection([point], point)})
+    return replace(result, points=[point], winner=point, check=None, rejected=[])
 
 
 def written(tmp_path, result, backbone, **options):
@@ -119,10 +118,7 @@ def test_mmsegs_backbone_by_any_name(scope, name):
     """It is measured as the written config runs it."""
     name = 'MixVisionTransformerPlusPlus' if name == 'ours' else name
     cfg = Config(dict(default_scope=scope, model=dict(backbone=dict(type=name, in_channels=3))))
-    plain = name == 'mmseg.MixVisionTransformer' or (scope, name) == (
-        'mmseg',
-        'MixVisionTransformer',
-    )
+    plain = name.startswith('mmseg.') or (scope == 'mmseg' and not name.endswith('PlusPlus'))
     assert has_plain_backbone(cfg) == plain
     measured = with_own_backbone(cfg)
     assert measured.model.backbone.type == ('MixVisionTransformerPlusPlus' if plain else name)
@@ -131,8 +127,7 @@ def test_mmsegs_backbone_by_any_name(scope, name):
 
 def test_a_legend_names_what_failed_once(result, tmp_path, monkeypatch):
     rejected = [Rejection(point, None, 'because') for point in result.points[:3]]
-    selection = Selection(result.points, rejected=rejected)
-    drawn = type(result)(**{**vars(result), 'selection': selection})
+    drawn = replace(result, rejected=rejected)
     figures, save = [], Figure.savefig
 
     def keep(figure, *arguments, **options):
@@ -148,7 +143,7 @@ def test_a_legend_names_what_failed_once(result, tmp_path, monkeypatch):
 @pytest.mark.parametrize('budget', [Budget(max_drop=0.1), Budget(min_speedup=2.0)])
 def test_the_picture(points, budget, result, tmp_path):
     kept = result.points if points == 'all' else result.points[:1] if points == 'one' else []
-    drawn = type(result)(**{**vars(result), 'budget': budget, 'selection': Selection(kept)})
+    drawn = replace(result, budget=budget, points=kept, winner=None, check=None, rejected=[])
     draw_front(tmp_path / 'front.png', drawn, 'title')
     picture = cv2.imread(str(tmp_path / 'front.png'))
     assert picture is not None and picture.shape[1] > 600

@@ -1,4 +1,4 @@
-"""Working on a few rows at a time gives what working on the whole gives."""
+"""Chunked layers give what layers that work on the whole give."""
 
 import pytest
 import torch
@@ -52,11 +52,11 @@ def pyramid(size, stages=4, batch=2):
 
 
 @pytest.fixture
-def rows_used(monkeypatch):
-    """Counts how often the fusion went by rows."""
+def chunks_used(monkeypatch):
+    """Counts how often the fusion was chunked."""
     calls = []
-    real = fusion.fuse_in_rows
-    monkeypatch.setattr(fusion, 'fuse_in_rows', lambda *args: calls.append(1) or real(*args))
+    real = fusion.fuse_chunked
+    monkeypatch.setattr(fusion, 'fuse_chunked', lambda *args: calls.append(1) or real(*args))
     return calls
 
 
@@ -73,17 +73,18 @@ def rows_used(monkeypatch):
 )
 @pytest.mark.parametrize('stages', [1, 2, 4])
 @pytest.mark.parametrize('size', [(64, 32), (37, 53), (8, 9), (130, 20), (1, 1)], ids=str)
-def test_fusion(rows_used, kind, stages, size):
+def test_fusion(chunks_used, kind, stages, size):
     model, features = build_fusion(stages, **kind), pyramid(size, stages)
     with torch.no_grad():
         actual = fuse(model, features)
-        expected = fuse(model, features, in_rows=False)
-    assert len(rows_used) == 1
+        with cpu.chunked(False):
+            expected = fuse(model, features)
+    assert len(chunks_used) == 1
     assert relative_error(actual, expected) < 1e-5
 
 
 @pytest.mark.parametrize('dtype', [torch.float64, torch.bfloat16])
-def test_fusion_in_other_precisions(rows_used, dtype):
+def test_fusion_in_other_precisions(chunks_used, dtype):
     model = build_fusion(norm_cfg=dict(type='BN'), act_cfg=dict(type='ReLU')).to(dtype)
     features = [feature.to(dtype) for feature in pyramid((32, 48))]
     with torch.no_grad():
@@ -91,14 +92,14 @@ def test_fusion_in_other_precisions(rows_used, dtype):
             fuse(model, features),
             fuse(model.double(), [f.double() for f in features]),
         )
-    assert actual.dtype == dtype and rows_used
+    assert actual.dtype == dtype and chunks_used
     assert relative_error(actual.double(), expected) < (1e-12 if dtype == torch.float64 else 5e-2)
 
 
 @pytest.mark.parametrize(
     'case', ['gradients', 'training', 'group norm', 'nearest', 'corners', '3x3']
 )
-def test_fusion_goes_by_rows_only_where_that_is_the_same(rows_used, case):
+def test_fusion_is_chunked_only_where_that_is_the_same(chunks_used, case):
     norm = dict(type='GN', num_groups=4) if case == 'group norm' else dict(type='BN')
     model = build_fusion(norm_cfg=norm, act_cfg=dict(type='ReLU'))
     if case == '3x3':
@@ -107,7 +108,7 @@ def test_fusion_goes_by_rows_only_where_that_is_the_same(rows_used, case):
     kwargs = {'nearest': dict(mode='nearest'), 'corners': dict(align_corners=True)}.get(case, {})
     with torch.set_grad_enabled(case == 'gradients'):
         fuse(model, pyramid((16, 24)), **kwargs)
-    assert not rows_used
+    assert not chunks_used
 
 
 @pytest.mark.parametrize('hidden', [1, 700, 5000, 2**20])
@@ -121,7 +122,7 @@ def test_mix_ffn(monkeypatch, hidden, grid, dtype):
     tokens = torch.randn(2, grid[0] * grid[1], 8, dtype=dtype)
     with torch.no_grad():
         expected = tokens + model(norm(tokens), grid)
-        model.add_in_rows(tokens, grid, norm)
+        model.add_chunked(tokens, grid, norm)
     assert relative_error(tokens, expected) < (1e-6 if dtype == torch.float32 else 1e-14)
 
 
@@ -201,36 +202,54 @@ def test_backbone_switch(monkeypatch, strategy, dtype, arch):
     if strategy == 'hq' and dtype == torch.float32:
         pytest.skip('a match may tip over by rounding')
     image = torch.randn(2, 3, 97, 130, dtype=dtype)
-    models = [
-        MixVisionTransformerPlusPlus(**arch, token_merging=strategy, in_rows=in_rows)
-        for in_rows in (True, False)
-    ]
-    models = [model.to(dtype).eval() for model in models]
-    models[1].load_state_dict(models[0].state_dict())
-    for model in models:
-        switches = [m.in_rows for m in model.modules() if hasattr(m, 'in_rows')]
-        assert switches == [model is models[0]] * 16  # blocks and attentions
+    model = MixVisionTransformerPlusPlus(**arch, token_merging=strategy).to(dtype).eval()
     kept = image.clone()
     with torch.no_grad():
-        for actual, expected in zip(*(model(image) for model in models), strict=True):
-            assert relative_error(actual, expected) < (1e-5 if dtype == torch.float32 else 1e-12)
+        features = model(image)
+        with cpu.chunked(False):
+            whole = model(image)
+    for actual, expected in zip(features, whole, strict=True):
+        assert relative_error(actual, expected) < (1e-5 if dtype == torch.float32 else 1e-12)
     assert torch.equal(image, kept)
 
 
-@pytest.mark.parametrize('case', ['gradients', 'training', 'autocast', 'bfloat16', 'traced'])
-def test_blocks_go_by_rows_only_in_plain_inference(monkeypatch, case):
+def test_the_switch_is_set_back():
+    assert cpu.is_chunked()
+    with cpu.chunked(False):
+        with cpu.chunked(True):
+            assert cpu.is_chunked()
+        assert not cpu.is_chunked()
+    assert cpu.is_chunked()
+    with cpu.chunked(True):
+        cpu.chunked(False)
+        assert not cpu.is_chunked()
+    assert cpu.is_chunked()
+
+
+CHUNKED = {'add_chunked', '_attend_chunked'}
+
+
+@pytest.mark.parametrize(
+    'case, expected',
+    [
+        ('plain', CHUNKED),
+        ('bfloat16', {'add_chunked'}),
+        *((case, set()) for case in ('off', 'gradients', 'training', 'autocast', 'traced')),
+    ],
+)
+def test_blocks_are_chunked_only_in_plain_inference(monkeypatch, case, expected):
     calls = []
-    for owner, name in ((MixFFN, 'add_in_rows'), (EfficientAttention, '_attend_in_rows')):
+    for owner, name in ((MixFFN, 'add_chunked'), (EfficientAttention, '_attend_chunked')):
         real = getattr(owner, name)
         monkeypatch.setattr(owner, name, lambda *args, n=name, f=real: calls.append(n) or f(*args))
     model = MixVisionTransformerPlusPlus(arch='b0').train(case == 'training')
     image = torch.randn(1, 3, 64, 64)
     if case == 'bfloat16':
         model, image = model.bfloat16(), image.bfloat16()
-    with torch.set_grad_enabled(case == 'gradients'):
+    with torch.set_grad_enabled(case == 'gradients'), cpu.chunked(case != 'off'):
         with torch.autocast('cpu', torch.bfloat16, enabled=case == 'autocast'):
             torch.jit.trace(model, image, check_trace=False) if case == 'traced' else model(image)
-    assert set(calls) == ({'add_in_rows'} if case == 'bfloat16' else set())
+    assert set(calls) == expected
 
 
 def test_block_leaves_its_input_alone():

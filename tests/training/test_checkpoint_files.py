@@ -14,36 +14,28 @@ pytest.importorskip('mmseg')
 
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import Hook
-from tiny_training import config, in_child, run, validated, write_data
+from tiny_training import config, in_child, run, validated
 
 from segformer_plusplus.errors import CheckpointError
-from segformer_plusplus.training.resuming import find_resumable, iterations
-from segformer_plusplus.training.saving import beside, saving
+from segformer_plusplus.training.checkpoint_files import UNFINISHED, find_resumable, saving
 
 
-@pytest.fixture(scope='module')
-def data(tmp_path_factory) -> Path:
-    return write_data(tmp_path_factory.mktemp('data'))
-
-
-@pytest.fixture(scope='module')
-def trained(data, tmp_path_factory) -> Path:
-    """A work dir with checkpoints after 2, 4 and 6 iterations."""
-    folder = tmp_path_factory.mktemp('trained')
-    assert in_child(lambda: run(config(data, folder / 'work')), folder / 'log.txt') == 0
-    return folder / 'work'
+def beside(path: Path) -> Path:
+    """Names the place where a file is written first."""
+    return path.with_name(f'.{path.name}{UNFINISHED}')
 
 
 @pytest.fixture
-def work(trained, tmp_path) -> Path:
-    for path in trained.glob('*.pth'):
-        shutil.copy(path, tmp_path)
+def work(calm, tmp_path) -> Path:
+    """Makes a work dir with checkpoints after 2, 4 and 6 iterations."""
+    for number in (2, 4, 6):
+        shutil.copy(calm / f'iter_{number}.pth', tmp_path)
     (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'iter_6.pth'))
     return tmp_path
 
 
 def flip_a_bit(path: Path) -> None:
-    """In the middle of a tensor, where PyTorch reads what is there and asks nothing."""
+    """Flips a bit in the middle of a tensor, where PyTorch does not look at checksums."""
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(bytes(content))
@@ -72,7 +64,7 @@ def test_what_cannot_be_written_leaves_what_was_there(tmp_path):
 
 
 class NoMoreRoom(Hook):
-    """From an iteration on no file may grow beyond a few KB, as on a disk that is full."""
+    """Keeps files below 100 KB after the third iteration, as a full disk would."""
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         if runner.iter + 1 == 3:
@@ -82,8 +74,7 @@ class NoMoreRoom(Hook):
 
 def test_a_full_disk(data, tmp_path):
     work, log = tmp_path / 'work', tmp_path / 'log.txt'
-    add = lambda r: r.register_hook(NoMoreRoom())  # noqa: E731
-    assert in_child(lambda: run(config(data, work), before=add), log) == 99
+    assert in_child(lambda: run(config(data, work), hook=NoMoreRoom()), log) == 99
     said = log.read_text()
     assert f'CheckpointError: cannot save {work}/iter_4.pth: File too large' in said
     assert 'the checkpoints before it are whole' in said
@@ -131,15 +122,16 @@ def test_when_none_is_left_that_is_an_error(work):
     assert all(f'iter_{n}.pth is damaged' in str(error.value) for n in (2, 4, 6))
 
 
-def test_a_copied_work_dir_goes_on_from_its_own_checkpoint(work, trained):
-    (work / 'last_checkpoint').write_text(str(trained / 'iter_6.pth'))  # which is still there
-    assert find_resumable(work) == str(work / 'iter_6.pth')
-
-
-def test_last_checkpoint_is_a_hint_only(work):
+def test_last_checkpoint_is_a_hint_only(work, calm):
     (work / 'last_checkpoint').write_text(str(work / 'iter_4.pth'))
     assert find_resumable(work) == str(work / 'iter_4.pth')
-    for text in ('', '/elsewhere/before/it/was/moved/iter_6.pth', 'iter_8.pth'):
+    # the third is still there, in the folder that this one was copied from
+    for text in (
+        '',
+        '/elsewhere/iter_6.pth',
+        f'{calm}/iter_6.pth',
+        'iter_8.pth',
+    ):
         (work / 'last_checkpoint').write_text(text)
         assert find_resumable(work) == str(work / 'iter_6.pth')
     (work / 'last_checkpoint').unlink()
@@ -161,7 +153,3 @@ def test_the_best_one_is_not_resumed(work):
         path.rename(work / f'best_mIoU_{path.name}')
     (work / 'last_checkpoint').unlink()
     assert find_resumable(work) is None
-
-
-def test_iterations_reads_what_a_runner_wrote(work):
-    assert [iterations(work / f'iter_{n}.pth') for n in (2, 4, 6)] == [2, 4, 6]
