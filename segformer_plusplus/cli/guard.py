@@ -1,6 +1,5 @@
 """Ends commands with one line on stderr for what a user can mend, else with a traceback."""
 
-import argparse
 import contextlib
 import functools
 import os
@@ -18,11 +17,6 @@ TRACEBACK = '--traceback'
 TRACEBACK_VARIABLE = 'SEGFORMER_PLUSPLUS_TRACEBACK'
 USER_ERROR = SegformerPlusPlusError.exit_code
 INTERRUPTED = 130
-
-
-def add_traceback_argument(parser: argparse.ArgumentParser) -> None:
-    """Adds ``--traceback``, which :func:`main_guard` obeys."""
-    parser.add_argument(TRACEBACK, action='store_true', help='show the whole traceback of an error')
 
 
 def main_guard(main: Callable[..., int]) -> Callable[..., int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import functools
 import os
 import shlex
@@ -13,7 +12,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, CycloptsError, Parameter, Token
 
 from ..errors import SegformerPlusPlusError
-from .guard import TRACEBACK, add_traceback_argument, main_guard
+from .guard import TRACEBACK, main_guard
 
 
 def command(
@@ -104,31 +103,28 @@ def each(parse: Callable[[str], Any]) -> Callable[[Any, Sequence[Token]], Any]:
     """Makes a converter of cyclopts that parses one value, or every value of a list.
 
     Args:
-        parse: raises ``argparse.ArgumentTypeError`` for a value that it cannot read.
+        parse: raises ``ValueError`` for a value that it cannot read.
     """
 
     def convert(kind: Any, tokens: Sequence[Token]) -> Any:
-        try:
-            values = [parse(token.value) for token in tokens]
-        except argparse.ArgumentTypeError as error:
-            raise ValueError(*error.args) from error
+        values = [parse(token.value) for token in tokens]
         return values if 'list' in str(kind) else values[0]
 
     return convert
 
 
 def parse_shape(text: str) -> tuple[int, int]:
-    """Reads '1024x2048' as (1024, 2048): height, width; also a type for argparse."""
+    """Reads '1024x2048' as (1024, 2048): height, width."""
     height, _, width = text.partition('x')
     if not (height.isdecimal() and width.isdecimal() and int(height) > 0 and int(width) > 0):
-        raise argparse.ArgumentTypeError(f'{text!r} is no shape; write HEIGHTxWIDTH, as 512x1024')
+        raise ValueError(f'{text!r} is no shape; write HEIGHTxWIDTH, as 512x1024')
     return int(height), int(width)
 
 
 def parse_positive(text: str) -> int:
-    """Reads a whole number above 0; also a type for argparse."""
+    """Reads a whole number above 0."""
     if not (text.isdecimal() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f'{text!r} is no whole number above 0')
+        raise ValueError(f'{text!r} is no whole number above 0')
     return int(text)
 
 
@@ -213,26 +209,3 @@ Flat = Parameter(name='*')
 def set_local_rank(local_rank: int) -> None:
     """Hands ``--local-rank`` on to mmengine, unless the launcher has set ``LOCAL_RANK``."""
     os.environ.setdefault('LOCAL_RANK', str(local_rank))
-
-
-def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds ``--cfg-options`` and ``--traceback`` to a parser of a script of tools/."""
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=_Settings, metavar='KEY=VALUE', help=_SETTINGS
-    )
-    add_traceback_argument(parser)
-
-
-class _Settings(argparse.Action):
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str | None = None,
-    ) -> None:
-        try:
-            settings = parse_settings(values)
-        except ValueError as error:
-            raise argparse.ArgumentError(self, str(error)) from error
-        setattr(namespace, self.dest, {**(getattr(namespace, self.dest) or {}), **settings})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -16,7 +15,6 @@ from segformer_plusplus.cli.options import (
     On,
     Positive,
     Shapes,
-    add_config_arguments,
     command,
 )
 
@@ -120,13 +118,3 @@ def test_the_help_is_the_docstring(capsys):
     for text in ('Does nothing.', 'of a model.', 'forget the old one.', 'that are timed.'):
         assert text in printed
     assert 'local' not in printed and '--no-progress' in printed
-
-
-def test_the_same_settings_by_argparse(capsys):
-    parser = argparse.ArgumentParser()
-    add_config_arguments(parser)
-    with pytest.raises(SystemExit) as stop:
-        parser.parse_args(['--cfg-options', 'foo'])
-    assert stop.value.code == 2
-    assert "'foo' is not KEY=VALUE" in capsys.readouterr().err
-    assert parser.parse_args(['--cfg-options', 'a.b=1']).cfg_options == {'a.b': 1}

@@ -5,21 +5,20 @@ the normalised image to the label map; random weights, equal everywhere; rounds 
 process.
 """
 
-import argparse
 import logging
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from mmengine.logging import MMLogger
 from rich.console import Console
 from torch import Tensor
 
-from segformer_plusplus.cli.guard import main_guard
-from segformer_plusplus.cli.options import add_config_arguments, parse_shape
+from segformer_plusplus.cli.options import CfgOptions, Flat, Positive, Shapes, command
 from segformer_plusplus.evaluation.benchmark.contenders import OpenMMLabModel
 from segformer_plusplus.evaluation.benchmark.costs import compile_contender
 from segformer_plusplus.evaluation.timing import Timing, describe_environment, measure
@@ -35,26 +34,23 @@ WAYS = (EAGER, COMPILED, *EXPORTED.values())
 Calls = dict[tuple[str, str], Callable[[], Any]]
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The command line of this tool."""
-    parser = argparse.ArgumentParser(
-        description='Time every preset in PyTorch, ONNX Runtime and OpenVINO on the CPU.'
-    )
-    parser.add_argument('config', help='config file of a segmentor')
-    parser.add_argument('--token-merging', nargs='+', default=['none', 'hq', 'fast', '2x2'])
-    parser.add_argument(
-        '--shape', nargs='+', type=parse_shape, default=[(512, 512), (1024, 1024)], metavar='HxW'
-    )
-    parser.add_argument(
-        '--compile', nargs='*', metavar='NAME', help='presets to compile (default: all)'
-    )
-    parser.add_argument('--threads', type=int, default=2)
-    parser.add_argument('--rounds', type=int, default=7)
-    parser.add_argument('--warmup', type=int, default=2)
-    parser.add_argument('--json', required=True, metavar='FILE')
-    parser.add_argument('--markdown', required=True, metavar='FILE')
-    add_config_arguments(parser)
-    return parser
+@dataclass(frozen=True)
+class Options:
+    """What is timed.
+
+    Attributes:
+        token_merging: presets.
+        compile: presets to compile (default: all).
+        threads: of PyTorch and of the runtimes.
+        rounds: timed ones.
+        warmup: rounds before those.
+    """
+
+    token_merging: Sequence[str] = ('none', 'hq', 'fast', '2x2')
+    compile: Sequence[str] | None = None
+    threads: Positive = 2
+    rounds: Positive = 7
+    warmup: int = 2
 
 
 def build_calls(
@@ -76,7 +72,7 @@ def build_calls(
     return calls, [vars(check) for check in exported.checks]
 
 
-def run_shape(cfg: Any, shape: tuple[int, int], args: Any) -> dict[str, Any]:
+def run_shape(cfg: Any, shape: tuple[int, int], options: Options) -> dict[str, Any]:
     """Everything at one size."""
     torch.manual_seed(0)
     torch._dynamo.reset()  # what was compiled for another shape would ask for dynamic ones
@@ -84,14 +80,14 @@ def run_shape(cfg: Any, shape: tuple[int, int], args: Any) -> dict[str, Any]:
     calls: Calls = {}
     checks = {}
     with tempfile.TemporaryDirectory() as folder:
-        for preset in args.token_merging:
+        for preset in options.token_merging:
             model = open_model(cfg, random_weights=True, device='cpu')
-            compiles = args.compile is None or preset in args.compile
+            compiles = options.compile is None or preset in options.compile
             more, checks[preset] = build_calls(model, preset, images, Path(folder), compiles)
             calls |= more
         names = {' '.join(key): key for key in calls}
         timings = measure(
-            {name: calls[key] for name, key in names.items()}, args.rounds, args.warmup
+            {name: calls[key] for name, key in names.items()}, options.rounds, options.warmup
         )
     return {
         'shape': shape,
@@ -111,7 +107,7 @@ def record(key: tuple[str, str], timing: Timing) -> dict[str, Any]:
     }
 
 
-def markdown(runs: Sequence[Mapping[str, Any]]) -> str:
+def make_table(runs: Sequence[Mapping[str, Any]]) -> str:
     """A table of medians in milliseconds, and of the speed-up over the same way without merging."""
     lines = ['| | ' + ' | '.join(WAYS) + ' |', '| --- |' + ' ---: |' * len(WAYS)]
     for run in runs:
@@ -131,24 +127,39 @@ def markdown(runs: Sequence[Mapping[str, Any]]) -> str:
     return '\n'.join(lines) + '\n'
 
 
-@main_guard
-def main(argv: Sequence[str]) -> int:
-    """Runs the tool and returns its exit code."""
-    args = build_parser().parse_args(argv)
+@command
+def main(
+    config: str,
+    /,
+    *,
+    json: str,
+    markdown: str,
+    shape: Shapes = ((512, 512), (1024, 1024)),  # type: ignore[assignment]
+    options: Annotated[Options, Flat] = Options(),
+    cfg_options: CfgOptions = None,
+) -> None:
+    """Time every preset in PyTorch, ONNX Runtime and OpenVINO on the CPU.
+
+    Args:
+        config: config file of a segmentor.
+        json: file for everything that was measured.
+        markdown: file for the table.
+        shape: height and width of the images.
+    """
     MMLogger.get_current_instance().setLevel(logging.WARNING)
-    torch.set_num_threads(args.threads)
-    cfg = load_config(args.config, args.cfg_options)
+    torch.set_num_threads(options.threads)
+    cfg = load_config(config, cfg_options)
     cfg.model.test_cfg = dict(mode='whole')  # one graph takes the whole image
+    arguments = dict(config=config, shape=shape, cfg_options=cfg_options, **asdict(options))
     runs: list[dict[str, Any]] = []
-    for shape in args.shape:
-        runs.append(run_shape(cfg, shape, args))
+    for each in shape:
+        runs.append(run_shape(cfg, each, options))
         # after every shape, so that an interruption loses one only
-        content = dict(arguments=vars(args), environment=describe_environment(), runs=runs)
-        write_json(args.json, content)
-        write_text(args.markdown, markdown(runs))
-    Console().print(markdown(runs), highlight=False)
-    return 0
+        content = dict(arguments=arguments, environment=describe_environment(), runs=runs)
+        write_json(json, content)
+        write_text(markdown, make_table(runs))
+    Console().print(make_table(runs), highlight=False)
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(main(prog='python tools/benchmarks/export.py'))

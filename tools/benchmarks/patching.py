@@ -1,14 +1,13 @@
-"""How much faster apply_token_merging makes each library's model, from image to logits on a CPU.
+"""Times what apply_token_merging gains on each library's model, image to logits on a CPU.
 
 python tools/benchmarks/patching.py --json patching.json
 """
 
-import argparse
 import copy
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from mmengine.registry import MODELS
@@ -16,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from segformer_plusplus.cli.guard import add_traceback_argument, main_guard
+from segformer_plusplus.cli.options import Positive, Positives, command
 from segformer_plusplus.errors import SegformerPlusPlusError
 from segformer_plusplus.evaluation.results import spread
 from segformer_plusplus.evaluation.timing import describe_environment, measure
@@ -71,29 +70,6 @@ LIBRARIES: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The command line of this tool."""
-    parser = argparse.ArgumentParser(
-        description='Time the models of MiT-B0 of several libraries as they are and after '
-        'apply_token_merging, in turn: float32, batch 1, image to logits, on the CPU.'
-    )
-    parser.add_argument('--libraries', nargs='+', choices=LIBRARIES, default=[*LIBRARIES])
-    parser.add_argument('--sizes', nargs='+', type=int, default=[512, 1024], metavar='N')
-    parser.add_argument('--threads', type=int, default=2, metavar='N')
-    parser.add_argument('--rounds', type=int, default=7, metavar='N', help='default: %(default)s')
-    parser.add_argument('--warmup', type=int, default=1, metavar='N', help='default: %(default)s')
-    parser.add_argument(
-        '--clock',
-        choices=CLOCKS,
-        default='wall',
-        help='cpu: the time of this process on the CPU, for a machine that others use, too; with '
-        '--threads 1, since threads that wait for each other count (default: %(default)s)',
-    )
-    parser.add_argument('--json', metavar='FILE', help='write everything measured to this file')
-    add_traceback_argument(parser)
-    return parser
-
-
 def time_model(
     model: nn.Module, image: Tensor, rounds: int, warmup: int, clock: Callable[[], float]
 ) -> list[dict[str, Any]]:
@@ -135,29 +111,49 @@ def make_table(runs: Sequence[dict[str, Any]], threads: int, clock: str) -> Tabl
     return table
 
 
-@main_guard
-def main(argv: Sequence[str]) -> int:
-    """Runs the tool and returns its exit code."""
-    args = build_parser().parse_args(argv)
-    if min(args.sizes) < 32 or args.threads < 1:
-        raise SegformerPlusPlusError('--sizes must be at least 32, --threads at least 1')
-    torch.set_num_threads(args.threads)
+@command
+def main(
+    *,
+    libraries: list[Literal['mmseg', 'transformers', 'smp']] | None = None,
+    sizes: Positives = (512, 1024),  # type: ignore[assignment]
+    threads: Positive = 2,
+    rounds: Positive = 7,
+    warmup: int = 1,
+    clock: Literal['wall', 'cpu'] = 'wall',
+    json: str | None = None,
+) -> None:
+    """Time MiT-B0 of several libraries as it is and after apply_token_merging, in turn.
+
+    float32, batch 1, image to logits, on the CPU.
+
+    Args:
+        libraries: whose models (default: all).
+        sizes: height and width of the images.
+        threads: of PyTorch.
+        rounds: timed ones.
+        warmup: rounds before those.
+        clock: cpu counts the time of this process on the CPU, for a machine that others use, too;
+            with --threads 1, since threads that wait for each other count.
+        json: write everything that was measured.
+    """
+    if min(sizes) < 32:
+        raise SegformerPlusPlusError('--sizes must be at least 32')
+    torch.set_num_threads(threads)
     runs = []
-    for library in args.libraries:
+    for library in libraries or LIBRARIES:
         torch.manual_seed(0)
         model = LIBRARIES[library]().eval()
-        for size in args.sizes:
+        for size in sizes:
             image = torch.randn(1, 3, size, size)
-            results = time_model(model, image, args.rounds, args.warmup, CLOCKS[args.clock])
+            results = time_model(model, image, rounds, warmup, CLOCKS[clock])
             runs.append(dict(library=library, shape=[size, size], results=results))
-    Console().print(make_table(runs, args.threads, args.clock))
-    if args.json:
-        conditions = dict(model='MiT-B0', batch_size=1, threads=args.threads, dtype='float32')
-        content = dict(runs=runs, **conditions, rounds=args.rounds, warmup=args.warmup)
-        content['clock'] = args.clock
-        write_json(args.json, dict(content, environment=describe_environment()))
-    return 0
+    Console().print(make_table(runs, threads, clock))
+    if json:
+        conditions = dict(model='MiT-B0', batch_size=1, threads=threads, dtype='float32')
+        content = dict(runs=runs, **conditions, rounds=rounds, warmup=warmup)
+        content['clock'] = clock
+        write_json(json, dict(content, environment=describe_environment()))
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(main(prog='python tools/benchmarks/patching.py'))

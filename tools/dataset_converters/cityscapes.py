@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -16,7 +15,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from segformer_plusplus.cli.guard import add_traceback_argument, main_guard
+from segformer_plusplus.cli.options import command
 from segformer_plusplus.errors import SegformerPlusPlusError
 from segformer_plusplus.files import written_beside
 from segformer_plusplus.libraries import require
@@ -71,37 +70,32 @@ def convert(source: Path, table: Sequence[int]) -> None:
         Image.fromarray(trained.astype(np.uint8)).save(place)
 
 
-@main_guard
-def main(argv: Sequence[str]) -> int:
-    """Runs the tool and returns its exit code."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('root', metavar='ROOT', help='the Cityscapes folder; it holds gtFine')
-    parser.add_argument(
-        '--overwrite', action='store_true', help='convert again what is converted already'
-    )
-    parser.add_argument(
-        '--jobs', type=int, default=2, metavar='N', help='processes (default: %(default)s)'
-    )
-    add_traceback_argument(parser)
-    args = parser.parse_args(argv)
-    check_whole('jobs', args.jobs, 1)
-    root = Path(args.root)
-    sources = sorted(root.glob(f'gtFine/**/*{SOURCE}'))
+@command
+def main(root: str, /, *, overwrite: bool = False, jobs: int = 2) -> None:
+    """Converts the labels of Cityscapes to those for training.
+
+    Args:
+        root: the Cityscapes folder; it holds gtFine.
+        overwrite: convert again what is converted already.
+        jobs: processes.
+    """
+    check_whole('jobs', jobs, 1)
+    folder = Path(root)
+    sources = sorted(folder.glob(f'gtFine/**/*{SOURCE}'))
     if not sources:
         raise SegformerPlusPlusError(
             f'no labels in {root}: expected are {root}/gtFine/<split>/<city>/*{SOURCE}, from '
             f'gtFine_trainvaltest.zip; see docs/data.md'
         )
-    missing = [path for path in sources if args.overwrite or not converted(path).exists()]
+    missing = [path for path in sources if overwrite or not converted(path).exists()]
     work = partial(convert, table=train_ids() if missing else ())
-    done = run(work, missing, min(args.jobs, len(missing)))
+    done = run(work, missing, min(jobs, len(missing)))
     bar = Console(stderr=True)
     for _ in track(done, 'Converting labels', len(missing), console=bar, disable=not missing):
         pass
     there = len(sources) - len(missing)
     print(f'Converted {len(missing)} label map(s), {there} were there already')
-    return 0
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(main(prog='python tools/dataset_converters/cityscapes.py'))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 # what lies beside this file is found from the root of the checkout
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -13,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from rich.console import Console
 from rich.table import Table
 
-from segformer_plusplus.cli.guard import add_traceback_argument, main_guard
+from segformer_plusplus.cli.options import command
 from tools.dataset_converters.jbd_conversion import convert_jbd
 
 COUNTS = {
@@ -44,47 +43,34 @@ COUNTS = {
 """What is counted: the row of the table, and a sentence for what differs from the raw data."""
 
 
-@main_guard
-def main(argv: Sequence[str]) -> int:
-    """Runs the tool and returns its exit code."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        'raw_dir',
-        metavar='RAW_DIR',
-        help='holds train.csv, val.csv, bbox.csv and the event folders',
-    )
-    parser.add_argument(
-        '--out', required=True, metavar='DIR', help='folder to fill; made if it is missing'
-    )
-    parser.add_argument(
-        '--frames', metavar='DIR', help='holds the event folders (default: RAW_DIR)'
-    )
-    choices = {
-        '--frames-as': (
-            ('link', 'copy'),
-            'symbolic links to the raw frames, which then must stay where they are, or copies',
-        ),
-        '--missing-box': (
-            ('skip', 'from-keypoints'),
-            'leave out a frame without a box, or make one around its keypoints',
-        ),
-        '--outside': (
-            ('error', 'drop'),
-            'stop at a keypoint outside its frame, or take it as not annotated',
-        ),
-    }
-    for option, (names, text) in choices.items():
-        text += ' (default: %(default)s)'
-        parser.add_argument(option, choices=names, default=names[0], help=text)
-    add_traceback_argument(parser)
-    args = parser.parse_args(argv)
+@command
+def main(
+    raw_dir: str,
+    /,
+    *,
+    out: str,
+    frames: str | None = None,
+    frames_as: Literal['link', 'copy'] = 'link',
+    missing_box: Literal['skip', 'from-keypoints'] = 'skip',
+    outside: Literal['error', 'drop'] = 'error',
+) -> None:
+    """Converts the raw Jump-Broadcast dataset (Ludwig et al. 2023) to COCO keypoint style.
+
+    Args:
+        raw_dir: holds train.csv, val.csv, bbox.csv and the event folders.
+        out: folder to fill; it is made if it is missing.
+        frames: holds the event folders (default: RAW_DIR).
+        frames_as: symbolic links to the raw frames, which then must stay where they are, or copies.
+        missing_box: leave out a frame without a box, or make one around its keypoints.
+        outside: stop at a keypoint outside its frame, or take it as not annotated.
+    """
     counts = convert_jbd(
-        args.raw_dir,
-        args.out,
-        frames_dir=args.frames,
-        copy=args.frames_as == 'copy',
-        boxes_from_keypoints=args.missing_box == 'from-keypoints',
-        drop_outside=args.outside == 'drop',
+        raw_dir,
+        out,
+        frames_dir=frames,
+        copy=frames_as == 'copy',
+        boxes_from_keypoints=missing_box == 'from-keypoints',
+        drop_outside=outside == 'drop',
     )
     table = Table('', title='Jump-Broadcast', title_justify='left')
     for split in counts:
@@ -102,10 +88,9 @@ def main(argv: Sequence[str]) -> int:
         lines.append(f'bbox.csv: {strays} box(es) ignored: their frames are in neither csv file')
     console = Console()
     console.print(table)
-    for line in (*lines, f'Converted to {args.out}'):
+    for line in (*lines, f'Converted to {out}'):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    return 0
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(main(prog='python tools/dataset_converters/jbd.py'))

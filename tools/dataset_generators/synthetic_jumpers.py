@@ -1,26 +1,46 @@
-"""Draws synthetic jumpers with keypoints: Jump-Broadcast (jbd: converted; jbd-raw: as distributed,
-with csv files) or COCO 2017 (coco)."""
+"""Draws synthetic jumpers with keypoints, laid out as Jump-Broadcast or COCO 2017."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 # what lies beside this file is found from the root of the checkout
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from segformer_plusplus.cli.guard import main_guard
+from segformer_plusplus.cli.options import Shape, command
 from tools.dataset_generators.layouts import COCO_2017, JUMP_BROADCAST, JUMP_BROADCAST_RAW
-from tools.dataset_generators.writing import run_command
+from tools.dataset_generators.writing import write
+
+LAYOUTS = {each.name: each for each in (COCO_2017, JUMP_BROADCAST, JUMP_BROADCAST_RAW)}
 
 
-@main_guard
-def main(argv: Sequence[str]) -> int:
-    """Runs the tool and returns its exit code."""
-    layouts = JUMP_BROADCAST, JUMP_BROADCAST_RAW, COCO_2017
-    return run_command(argv, __doc__, layouts, train=500, val=50)
+@command
+def main(
+    out_dir: str,
+    /,
+    *,
+    layout: Literal['jbd', 'jbd-raw', 'coco'] = 'jbd',
+    train: int = 500,
+    val: int = 50,
+    size: Shape | None = None,
+    seed: int = 0,
+    workers: int = 2,
+) -> None:
+    """Draws synthetic jumpers with keypoints, laid out as Jump-Broadcast or COCO 2017.
+
+    Args:
+        out_dir: folder to fill; it is made if it is missing.
+        layout: the data set whose folders and files are imitated.
+        train: training images.
+        val: validation images.
+        size: height and width in pixels (default: 540x960; coco: 480x640).
+        seed: 0 or more.
+        workers: processes.
+    """
+    write(LAYOUTS[layout], out_dir, train=train, val=val, size=size, seed=seed, workers=workers)
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(main(prog=f'python tools/dataset_generators/{Path(__file__).name}'))

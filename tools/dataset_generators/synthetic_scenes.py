@@ -3,22 +3,44 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 # what lies beside this file is found from the root of the checkout
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from segformer_plusplus.cli.guard import main_guard
+from segformer_plusplus.cli.options import Shape, command
 from tools.dataset_generators.layouts import ADE20K, CITYSCAPES
-from tools.dataset_generators.writing import run_command
+from tools.dataset_generators.writing import write
+
+LAYOUTS = {each.name: each for each in (ADE20K, CITYSCAPES)}
 
 
-@main_guard
-def main(argv: Sequence[str]) -> int:
-    """Runs the tool and returns its exit code."""
-    return run_command(argv, __doc__, (CITYSCAPES, ADE20K), train=200, val=20)
+@command
+def main(
+    out_dir: str,
+    /,
+    *,
+    layout: Literal['cityscapes', 'ade20k'] = 'cityscapes',
+    train: int = 200,
+    val: int = 20,
+    size: Shape | None = None,
+    seed: int = 0,
+    workers: int = 2,
+) -> None:
+    """Draws synthetic street scenes with pixel labels, laid out as Cityscapes or ADE20K.
+
+    Args:
+        out_dir: folder to fill; it is made if it is missing.
+        layout: the data set whose folders and files are imitated.
+        train: training images.
+        val: validation images.
+        size: height and width in pixels (default: 1024x2048).
+        seed: 0 or more.
+        workers: processes.
+    """
+    write(LAYOUTS[layout], out_dir, train=train, val=val, size=size, seed=seed, workers=workers)
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(main(prog=f'python tools/dataset_generators/{Path(__file__).name}'))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -15,8 +14,6 @@ import cv2
 import numpy as np
 from rich.progress import track
 
-from segformer_plusplus.cli.guard import add_traceback_argument
-from segformer_plusplus.cli.options import parse_shape
 from segformer_plusplus.errors import SegformerPlusPlusError
 from segformer_plusplus.files import replace
 from tools.dataset_files import check_whole, run
@@ -228,42 +225,3 @@ def _save_pixels(path: Path, pixels: np.ndarray) -> None:
     parameters = (cv2.IMWRITE_PNG_COMPRESSION, 1) if png else (cv2.IMWRITE_JPEG_QUALITY, 92)
     _, encoded = cv2.imencode(path.suffix, np.ascontiguousarray(pixels), parameters)
     replace(path, encoded.tobytes())
-
-
-def run_command(
-    argv: Sequence[str], description: str | None, layouts: Sequence[Layout], train: int, val: int
-) -> int:
-    """Reads a generator's command line and draws; returns the exit code.
-
-    Args:
-        argv: The arguments.
-        description: What the tool does.
-        layouts: Which layouts it offers; the first is the usual one.
-        train: Usual number of training images.
-        val: Usual number of validation images.
-    """
-    drawing, sizes = layouts[0].drawing, {layout.name: layout.size for layout in layouts}
-    low, high = ('x'.join(map(str, size)) for size in (drawing.smallest, drawing.largest))
-    usual = ', '.join(f'{name} {height}x{width}' for name, (height, width) in sizes.items())
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument('out_dir', help='folder to fill; made if it is missing')
-    parser.add_argument(
-        '--layout', choices=sorted(sizes), default=layouts[0].name, help='default: %(default)s'
-    )
-    for split, amount, name in (('train', train, 'training'), ('val', val, 'validation')):
-        text = f'{name} images (default: %(default)s)'
-        parser.add_argument(f'--{split}', type=int, default=amount, help=text)
-    parser.add_argument(
-        '--size',
-        type=parse_shape,
-        metavar='HxW',
-        help=f'height x width in pixels, {low} to {high} (default: {usual})',
-    )
-    parser.add_argument('--seed', type=int, default=0, help='0 or more (default: 0)')
-    parser.add_argument('--workers', type=int, default=2, help='processes (default: 2)')
-    add_traceback_argument(parser)
-    args = vars(parser.parse_args(argv))
-    del args['traceback']
-    out_dir, name = args.pop('out_dir'), args.pop('layout')
-    write(next(layout for layout in layouts if layout.name == name), out_dir, **args)
-    return 0
