@@ -53,4 +53,4 @@ def test_every_library_is_timed(tool, tmp_path, capsys, library, package):
 @pytest.mark.parametrize('argv', [['--sizes', '16'], ['--threads', '0'], ['--rounds', '0']])
 def test_wrong_arguments(tool, capsys, argv):
     assert tool.main([*argv, '--libraries', 'smp']) == 2
-    assert 'must be at least' in capsys.readouterr().err
+    assert argv[0] in capsys.readouterr().err
