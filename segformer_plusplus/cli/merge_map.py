@@ -13,6 +13,8 @@ from ..inference import Segmenter
 from ..inference.drawing import draw
 from ..inference.merge_maps import ROLES, MergeMaps, merge_map
 from ..inference.sources import load_image
+from ..patching import apply_token_merging
+from ..token_merging import TokenMerging
 from .options import CfgOptions, command
 
 
@@ -24,7 +26,7 @@ def main(
     /,
     *,
     out: Path,
-    token_merging: str = 'hq',
+    token_merging: str | None = None,
     block: int = -1,
     device: str | None = None,
     cfg_options: CfgOptions = None,
@@ -40,7 +42,8 @@ def main(
         checkpoint: weights; of any library that the package reads.
         image: image file.
         out: file that ends in .png.
-        token_merging: preset.
+        token_merging: preset in place of the config's (default: what the config merges, or hq if it
+            merges nothing).
         block: number of the block of every stage, from 1; -1 is the last one.
         device: where to run (default: cuda if there is one).
     """
@@ -52,12 +55,22 @@ def main(
     segmenter = Segmenter(
         config, checkpoint, token_merging=token_merging, device=device, cfg_options=cfg_options
     )
+    merging = getattr(segmenter.model.backbone, 'token_merging', None)
+    if token_merging is None and not _merges(merging):
+        token_merging = 'hq'
+        apply_token_merging(segmenter.model, token_merging)
     with memory_errors('the image', 'try a smaller one'):
         maps = merge_map(segmenter.model, pixels)
-    title = f'{image.name}: {token_merging}'
+    title = f'{image.name}: {token_merging or Path(config).stem}'
     out.parent.mkdir(parents=True, exist_ok=True)
     draw(maps, out, block=block, palette=segmenter.palette.tolist(), title=title)
     Console().print(_table(maps, block, title))
+
+
+def _merges(merging: TokenMerging | None) -> bool:
+    if merging is None:  # mmseg's own backbone
+        return False
+    return merging.downsampling is not None or any(s.q or s.kv for s in merging.stages)
 
 
 def _table(maps: MergeMaps, block: int, title: str) -> Table:

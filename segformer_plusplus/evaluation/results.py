@@ -61,13 +61,15 @@ class Row:
         name: of the preset, of the file that holds it, or of the model.
         token_merging: the strategies, spelt out, so that a record outlives a preset.
         values: measures by name, keys of ``MEASURES``; empty if no image was predicted.
-        drop: how much worse than the baseline in the main measure, in its points.
+        drop: the baseline's value of the main measure less this one's (0.1 is 0.1 points of mIoU):
+            above 0 is worse. Of a measure of changes, the value itself.
         median_seconds: wall-clock time of one call; None if it was not timed.
         quartiles_seconds: the first and the third.
         speed_up: the baseline's time over this one's.
         peak_memory_bytes: on top of what was allocated before the call.
         error: why something is missing.
-        more: whatever else a caller measures and shows, by name.
+        more: whatever else a caller measures, by its key in the JSON file; of a benchmark
+            'images_per_second', 'parameters', 'gflops', 'stages' and the like.
     """
 
     name: str

@@ -21,8 +21,8 @@ from .labels import resize_and_argmax
 Role = Literal['q', 'kv']
 ROLES: dict[Role, str] = {'q': 'queries', 'kv': 'keys and values'}
 
-COLUMNS = 256
-"""Merged tokens that are traced at a time in plans that do not copy them."""
+TRACED = 256
+"""Merged tokens that are traced at a time, for plans whose unmerge does not copy."""
 
 _MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # ImageNet's
 
@@ -159,8 +159,8 @@ def group_ids(plan: MergePlan, batch: int, device: torch.device) -> Tensor:
     if torch.equal(ids, rounded.double()) and torch.equal(again, marks[rounded]):
         return rounded
     best = torch.full_like(ids, -torch.inf)
-    for first in range(0, plan.num_merged, COLUMNS):
-        width = min(COLUMNS, plan.num_merged - first)
+    for first in range(0, plan.num_merged, TRACED):
+        width = min(TRACED, plan.num_merged - first)
         unit = torch.zeros(batch, plan.num_merged, width, dtype=torch.float64, device=device)
         unit[:, first : first + width] = torch.eye(width, dtype=torch.float64, device=device)
         share, column = plan.unmerge(unit).max(dim=2)

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import TokenMergingError
 from ..token_merging import IdentityPlan, MergePlan, StageMerging, TokenMerger
 from ..token_merging.base import Grid, image_to_tokens, tokens_to_image
 from . import cpu
@@ -88,11 +89,16 @@ class MergedAttention:
         self, side: str, tokens: Tensor, grid: Grid, plans: SharedPlans | None
     ) -> MergePlan | None:
         merger: TokenMerger | None = getattr(self.merging, side)
-        if merger is None or plans is None:
-            return None if merger is None else merger.plan(tokens, grid)
-        if side not in plans:
-            plans[side] = merger.plan(tokens, grid)
-        return plans[side]
+        if merger is None:
+            return None
+        if plans is not None and side in plans:
+            return plans[side]
+        plan = merger.plan(tokens, grid)
+        if not isinstance(plan, MergePlan):
+            raise TokenMergingError(f'{merger!r}: plan() returns {plan!r}; expected a MergePlan')
+        if plans is not None:
+            plans[side] = plan
+        return plan
 
     def _key_bias(self, plan: MergePlan, dtype: torch.dtype) -> Tensor | None:
         """Returns what is added to the scores of every merged key, (B or 1, M)."""

@@ -26,7 +26,7 @@ SMALLEST = 20480
 """Is the largest number of input elements that PyTorch convolves without oneDNN."""
 
 SMALLEST_TRAINED = 32 * 32
-"""Is the largest number of weights with which a convolution's backward pass is slower."""
+"""Up to so many weights, a layer that is trained stays ``F.linear``, whose backward is faster."""
 
 Projection = tuple[Tensor, Tensor | None]
 """Is weight (C', C) and bias (C') of a linear layer."""

@@ -32,6 +32,18 @@ def test_a_picture_and_a_table(call, tmp_path):
     assert np.asarray(Image.open(tmp_path / 'deep/map.png')).std() > 0
 
 
+@pytest.mark.parametrize(('own', 'shown'), [('2x2', 'own'), ('none', 'hq')])
+def test_what_the_config_merges_or_hq(call, segmentation, tmp_path, capsys, own, shown):
+    config = tmp_path / 'own.py'
+    text = segmentation[0].read_text()
+    assert text.count("token_merging='none'") == 1
+    config.write_text(text.replace("token_merging='none'", f'token_merging={own!r}'))
+    words = [config, segmentation[1], tmp_path / 'x.png', '--out', tmp_path / 'map.png']
+    assert main([str(word) for word in (*words, '--device', 'cpu')]) == 0
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == f'x.png: {shown}' and lines[-1].endswith('change their label')
+
+
 @pytest.mark.parametrize(
     'arguments, message',
     [

@@ -214,6 +214,16 @@ def test_downsampling_is_the_halved_image():
             torch.testing.assert_close(a, b)
 
 
+def test_a_plan_that_is_none():
+    class Forgetful(TokenMerger):
+        def plan(self, tokens, grid):
+            pass
+
+    model = MixVisionTransformerPlusPlus(arch='b0', token_merging=[dict(q=Forgetful())] * 4)
+    with pytest.raises(SegformerPlusPlusError, match=r'Forgetful.*plan\(\) returns None'):
+        model(torch.randn(1, 3, 64, 64))
+
+
 def test_a_users_class_from_a_config():
     seen = []
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from segformer_plusplus.errors import TokenMergingError
 from segformer_plusplus.token_merging import (
     PRESETS,
     TOKEN_MERGERS,
@@ -200,3 +201,8 @@ def test_a_class_that_is_no_strategy():
             build_token_merging([dict(q='NotAMerger')] * 4)
     finally:
         TOKEN_MERGERS.module_dict.pop('NotAMerger')
+
+
+def test_a_strategy_in_the_place_of_a_preset():
+    with pytest.raises(TokenMergingError, match=r'is a strategy, not a preset: .*\[dict\(kv='):
+        build_token_merging('NeighborMerging2d')

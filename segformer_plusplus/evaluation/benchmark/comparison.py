@@ -56,13 +56,13 @@ class Options:
         checkpoint: weights, loaded strictly (default: seeded random ones).
         device: where it runs.
         dtype: of weights and images; in training, of autocast.
-        rounds: timed ones.
-        warmup: rounds before those.
+        rounds: timed rounds.
+        warmup: rounds that are not timed, before those.
         backbone_only: time the backbone alone.
         stages: also time backbone, head and labels by themselves.
         training: time optimisation steps (forward, backward, AdamW) instead of inference.
         compile: also time everything in PyTorch through torch.compile.
-        compile_backend: of torch.compile.
+        compile_backend: the backend of torch.compile.
         peak: also measure the machine's plain matrix products, and what share a model reaches.
     """
 

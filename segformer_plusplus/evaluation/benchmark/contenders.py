@@ -38,7 +38,7 @@ class Contender(ABC):
 
     @property
     def arithmetic(self) -> Contender:
-        """Returns the contender that does the same arithmetic where it can be counted."""
+        """Returns a stand-in in PyTorch whose operations can be counted; itself, if it is one."""
         return self
 
     @abstractmethod
@@ -98,7 +98,7 @@ class OpenMMLabModel(Contender):
         if not (hasattr(module, 'backbone') and (self.segments or hasattr(module, 'head'))):
             raise SegformerPlusPlusError(
                 'a benchmark takes models with a backbone and a decode_head or a head, '
-                f'{type(module).__name__} has not both'
+                f'{type(module).__name__} lacks one of them'
             )
         model: Any = module
         super().__init__(module, model.backbone)

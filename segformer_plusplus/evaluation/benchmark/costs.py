@@ -117,9 +117,9 @@ def _run_timed(call: Callable[[], Any], device: torch.device | str) -> tuple[Any
 class CompiledModel(Contender):
     """Runs a contender through ``torch.compile`` in its default mode, for one shape.
 
-    What has to be one graph is compiled up to the logits: our labels look for the borders between
-    classes, whose number no graph knows. Elsewhere resize and argmax are compiled as well, which is
-    faster than running them eagerly.
+    Our models are compiled up to the logits: ``label_map`` looks for the borders between classes,
+    and its shapes depend on how many there are. Other models are compiled with resize and argmax,
+    which is faster than running these eagerly.
     """
 
     def __init__(self, eager: Contender, backend: str = 'inductor') -> None:

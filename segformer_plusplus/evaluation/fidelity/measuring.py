@@ -103,7 +103,7 @@ def _from_python(path: Path) -> Presets:
         plain['presets'] = plain.pop('strategies')
     if ('token_merging' in plain) == ('presets' in plain):
         raise SegformerPlusPlusError(
-            f'preset {path}: a file has token_merging, or presets by name, one of the two'
+            f'preset {path}: a file has either token_merging = ... or presets = dict(name=...)'
         )
     if 'token_merging' in plain:
         return {path.stem: plain['token_merging']}

@@ -27,7 +27,7 @@ RANDOM_TRIALS = 15
 """Settings before the sampler begins to learn; those that are given are among them."""
 
 STUBBORN = 5
-"""After so many known settings in a row, one is drawn that is not."""
+"""After so many repeated proposals in a row, an untried setting is drawn at random."""
 
 INTERRUPTED_TWICE = 'the process ended during this trial, twice'
 
