@@ -217,11 +217,11 @@ def build_token_merging(
         return token_merging
     if isinstance(token_merging, str):
         if token_merging not in PRESETS:
-            stages = f'[dict(kv={token_merging!r}), {{}}, {{}}, {{}}]'
+            example = f'[dict(kv={token_merging!r}), {{}}, {{}}, {{}}]'
             if TOKEN_MERGERS.get(token_merging) is not None:
                 raise TokenMergingError(
                     f'token_merging={token_merging!r} is a strategy, not a preset: say in which '
-                    f'stages and for what, such as {stages}'
+                    f'stages and for what, such as {example}'
                 )
             raise TokenMergingError(
                 f'token_merging={token_merging!r} is unknown, use one of {list(PRESETS)} '
