@@ -27,6 +27,9 @@ MOVED: dict[str, tuple[str, ...]] = {
     'engine.guard': ('cli.guard', 'errors'),
     'engine.models': ('inference.opening',),
     'fidelity': ('evaluation.fidelity',),
+    'fidelity.data': ('evaluation.fidelity.opening', 'evaluation.fidelity.base'),
+    'fidelity.report': ('evaluation.results', 'evaluation.plots'),
+    'fidelity.strategies': ('evaluation.fidelity.measuring',),
     'hooks': ('training.hooks', 'training.checkpoint_files', 'training.preemption'),
     'inference.models': ('inference.opening', 'inference.configs'),
     'layers': ('mit.backbone', 'mit.attention', 'mit.ffn', 'mit.fusion'),
@@ -42,6 +45,8 @@ MOVED: dict[str, tuple[str, ...]] = {
     'token_merging.spec': ('token_merging.config',),
     'transforms': ('loading.images',),
     'tuning': ('evaluation.tuning',),
+    'tuning.call': ('evaluation.tuning',),
+    'tuning.points': ('evaluation.tuning',),
     'visualization': ('inference', 'inference.merge_maps', 'inference.drawing'),
     'webdemo': ('demo', 'demo.comparison'),
 }

@@ -116,8 +116,7 @@ class Column:
 
     Attributes:
         label: the head of the column.
-        value: returns the number or the text of a row, given the row and the baseline; None where
-            there is none.
+        value: returns the number or the text of a row, given the row and the baseline, or None.
         digits: behind the point of a number.
         sign: write a plus before what is not negative.
         drop_if_empty: leave the column out if no row has a value.
@@ -207,8 +206,7 @@ class ResultsTable:
 
     Attributes:
         rows: the first is the baseline.
-        columns: what is shown of each row beside its name.
-        head: the head of the column of names.
+        columns: what is shown of each row beside its name, which stands below ``head``.
         title: stands above the table on the terminal.
         caption: says what was measured, on what.
         command: the command that measured it.

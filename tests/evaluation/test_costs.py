@@ -122,6 +122,9 @@ def test_labels_are_compiled_where_one_graph_is_not_asked_for(one_graph, labels_
     assert record['equal_labels'] == 1 and record['seconds'] > 0
     assert compiled.arithmetic is eager
     assert torch.equal(compiled.predict(SMALL), eager.predict(SMALL))
+    eager.traced.clear()
+    compiled.labels(torch.randn(1, 4, 8, 8), (16, 16))
+    assert eager.traced == [labels_traced]
 
 
 class Breaks(Tiny):

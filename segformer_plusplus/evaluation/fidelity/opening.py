@@ -101,8 +101,7 @@ def build_test_set(cfg: Config, registry: Any) -> Any:
     """Builds the data set that the config tests on, whether it has labels or not.
 
     Raises:
-        SegformerPlusPlusError: the config has none, its files are missing or no JSON, or it is
-            empty.
+        SegformerPlusPlusError: it is not configured, missing, no JSON, or empty.
     """
     if not cfg.get('test_dataloader'):
         raise SegformerPlusPlusError(
@@ -162,11 +161,9 @@ def find_images(options: Options) -> list[Picture]:
 
 
 class Pictures(Dataset[dict[str, Any]]):
-    """Makes a data set of images without labels.
+    """Makes a data set of pictures, which are read one by one.
 
-    Args:
-        pictures: are read one by one.
-        prepare: turns name and image (H, W, 3) into 'inputs' and 'data_samples'.
+    ``prepare`` turns name and image (H, W, 3) into 'inputs' and 'data_samples'.
     """
 
     def __init__(

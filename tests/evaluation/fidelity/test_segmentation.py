@@ -60,6 +60,7 @@ def test_it_measures_what_the_test_of_mmseg_measures(scenes, changes, tmp_path):
     before, _ = maps(run_test(*scenes, 'none', tmp_path, **changes)[1])
     named = open_fidelity(*scenes, cfg_options=changes, fine_classes=['pole', 'road'], **QUIET)
     assert named.fine_classes == ['pole', 'road']
+    assert 'mIoU fine of pole, road;' in named.describe()
     for strategy in ['hq', '2x2', 'downsampling'] if not changes else ['hq', 'downsampling']:
         metrics, samples = run_test(*scenes, strategy, tmp_path, **changes)
         values = named.measure(strategy)

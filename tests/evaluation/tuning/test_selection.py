@@ -14,6 +14,7 @@ from segformer_plusplus.evaluation.tuning.selection import (
     MAX_CHECKS,
     UNDECIDED,
     TuneResult,
+    _batches,
     speed_up_of,
 )
 from segformer_plusplus.evaluation.tuning.writing import describe_winner
@@ -46,6 +47,12 @@ def test_finalists_are_timed_together_with_more_rounds(tmp_path):
     assert result.winner.rounds == rounds
     together = [each for kind, which, each in fidelity.log if (kind, which) == ('time', (rounds,))]
     assert together[0] == 'none' and len(together) > 3
+
+
+def test_presets_are_timed_with_the_first_finalists():
+    points = [Point(number, [{}] * 4, 0.0, 2.0) for number in range(8)]
+    batches = _batches([*points, Point(8, 'hq', 0.0, 1.5)])
+    assert [[point.number for point in batch] for batch in batches] == [[*range(6), 8], [6, 7]]
 
 
 def test_a_lucky_time_does_not_win(tmp_path):
