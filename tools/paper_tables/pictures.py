@@ -139,7 +139,7 @@ def show_person(
         sample = copy.deepcopy(next(iter(samples.values())))
         sample.pred_instances.pop('bboxes', None)
         sample.pred_instances.keypoints = keypoints[None]
-        sample.pred_instances.keypoint_scores = visible[None].astype(np.float32)
+        sample.pred_instances.keypoints_visible = visible[None].astype(np.float32)
         painted = painter(image[..., ::-1], sample)[..., ::-1]
         panels[caption] = painted[top:bottom, left:right]
     return panels
