@@ -8,6 +8,7 @@ import os
 import resource
 import shutil
 import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,10 @@ pytest.importorskip('mmseg')
 
 from mmengine.hooks import Hook
 from tiny_training import config, in_child, run, validated, weights
+from torch.utils.data import DataLoader
 
 from segformer_plusplus.errors import DivergedError, SegformerPlusPlusError, describe_error
+from segformer_plusplus.training.advice import advice
 from segformer_plusplus.training.runner import StrictRunner
 
 TRAIN = Path(__file__).resolve().parents[2] / 'tools' / 'train.py'
@@ -177,6 +180,15 @@ def test_a_worker_that_is_killed(data, tmp_path):
     ) as e:
         run(cfg, hook=Kill())
     assert 'train_dataloader.num_workers' in str(e.value) and '--resume' in str(e.value)
+
+
+def test_a_connection_that_breaks_before_its_worker_is_dead():
+    samples = iter(DataLoader([1, 2], num_workers=1))
+    kill = threading.Timer(0.2, os.kill, (samples._workers[0].pid, signal.SIGKILL))
+    with pytest.raises(SegformerPlusPlusError, match='worker of the val data loader died'):
+        with advice('val'):
+            kill.start()
+            raise ConnectionError('what multiprocessing raises first')
 
 
 class LittleMemory(Hook):
