@@ -55,10 +55,14 @@ def main(
     check_codec_sizes(cfg)
     check_data_roots(cfg, ['train', 'val'])
     with leaving_the_group():
-        runner = StrictRunner.from_cfg(cfg)
-        if resume == 'auto':
-            runner.resume_latest()
-        runner.train()
+        _train(cfg, latest=resume == 'auto')
+
+
+def _train(cfg: Config, latest: bool) -> None:
+    runner = StrictRunner.from_cfg(cfg)
+    if latest:
+        runner.resume_latest()
+    runner.train()
 
 
 def enable_auto_scale_lr(cfg: Config, path: str) -> None:

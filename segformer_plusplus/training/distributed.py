@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import gc
 import os
 from collections.abc import Iterator
 
@@ -45,11 +46,15 @@ def init_gloo(launcher: str, timeout: int | None = None) -> None:
 
 @contextlib.contextmanager
 def leaving_the_group() -> Iterator[None]:
-    """Leaves the other processes at the end; gloo's threads abort a process that just exits."""
+    """Leaves the other processes at the end; gloo's threads abort a process that just exits.
+
+    What runs inside has to be gone by then: a wrapped model that outlives it holds the group.
+    """
     try:
         yield
     finally:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
+            gc.collect()  # a runner and its model know each other
             torch.distributed.destroy_process_group()
 
 
