@@ -46,11 +46,12 @@ $(STAMP): requirements.txt constraints.txt pyproject.toml setup.py
 	$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 
-# Two processes with one thread each: more threads than cores make every test slower.
+# Two processes with one thread each: more threads than cores make every test slower. Files in their
+# order: the last ones are short, so that both processes end together.
 test: export OMP_NUM_THREADS := 1
 
 test: $(STAMP) ## Run the tests
-	$(PYTHON) -m pytest -n 2 --dist loadfile
+	$(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=25
 
 # Other Pythons, other versions: numbers, configs, training, loading, resuming, fidelity, tuning.
 CORE_TESTS := $(addprefix tests/,token_merging mit segmentation pose checkpoints \
