@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from mmengine.logging import MMLogger
 from rich.console import Console
 
-from ..evaluation.tuning import Budget, Limits, Point, Rejection, TuneResult, tune
+from ..evaluation.tuning import Budget, Limits, Options, Point, Rejection, TuneResult, tune
 from ..evaluation.tuning.writing import (
     count_images,
     describe_drop,
@@ -20,7 +20,7 @@ from ..evaluation.tuning.writing import (
     front_table,
 )
 from .guard import INTERRUPTED, interruptible
-from .options import CfgOptions, Device, Flat, command
+from .options import CfgOptions, Flat, command
 
 UNMET = 1
 
@@ -33,13 +33,8 @@ def main(
     /,
     *,
     budget: Annotated[Budget | None, Flat] = None,
-    by: str | None = None,
-    out: str | None = None,
-    folder: str | None = None,
-    space: str | None = None,
     limits: Annotated[Limits, Flat] = Limits(),
-    device: Device = None,
-    fresh: bool = False,
+    options: Annotated[Options, Flat] = Options(),
     cfg_options: CfgOptions = None,
 ) -> int:
     """Search strategies, ratios and strides for each stage, on your data and this device.
@@ -55,24 +50,13 @@ def main(
     Args:
         config: config file.
         checkpoint: weights, of any library that the package reads.
-        by: the measure that counts, of mIoU, mIoU_fine, changed, PCK@0.1, PCK@0.05 and shift
-            (default: mIoU or PCK@0.05; changed or shift without ground truth). On few images,
-            changed and shift vary less.
-        out: folder for front.json, front.png, a config and the search itself (default: 'tuning' in
-            the config's work_dir).
-        folder: images without labels, in place of the config's test set.
-        space: config with space = [dict(type='MyStrategy', ratio=[0.5, 0.7], sides=['kv'],
-            stages=[1, 2]), ...]; lists are choices (default: BipartiteSoftMatching2d,
-            LocalWindowMerging and NeighborMerging2d).
-        fresh: forget the search in --out.
     """
     MMLogger.get_current_instance().setLevel(logging.WARNING)  # init_weights lists parameters
     console = Console()
     try:
         result = tune(
-            config, checkpoint, out=out, folder=folder, by=by, space=space, device=device,
-            cfg_options=cfg_options, fresh=fresh, progress=True,
-            **asdict(budget or Budget()), **asdict(limits),
+            config, checkpoint, cfg_options=cfg_options, progress=True,
+            **asdict(budget or Budget()), **asdict(limits), **asdict(options),
         )  # fmt: skip
     except KeyboardInterrupt:
         console.print('interrupted; the same command goes on from here')

@@ -3,7 +3,7 @@
 from ...libraries import naming_what_is_missing
 
 with naming_what_is_missing(__name__):
-    from .run import Limits, tune, tune_fidelity
+    from .run import Limits, Options, tune, tune_fidelity
     from .selection import Budget, Check, Rejection, TuneResult
     from .space import Space, default_space, read_space
     from .study import Failure, Point
@@ -13,6 +13,7 @@ __all__ = [
     'Check',
     'Failure',
     'Limits',
+    'Options',
     'Point',
     'Rejection',
     'Space',

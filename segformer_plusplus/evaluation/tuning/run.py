@@ -6,10 +6,10 @@ import os
 import random
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mmengine.config import Config
 from tqdm import tqdm
@@ -63,21 +63,43 @@ class Limits:
             raise SegformerPlusPlusError(f'seed is {self.seed!r}; give a whole number from 0')
 
 
+@dataclass(frozen=True)
+class Options:
+    """What a model is tuned on, by what and where.
+
+    Attributes:
+        by: the measure that counts, of mIoU, mIoU_fine, changed, PCK@0.1, PCK@0.05 and shift
+            (default: mIoU or PCK@0.05; changed or shift without ground truth). On few images,
+            changed and shift vary less.
+        out: folder for front.json, front.png, a config and the search itself (default: 'tuning' in
+            the config's work_dir).
+        folder: images without labels, in place of the config's test set.
+        space: config with space = [dict(type='MyStrategy', ratio=[0.5, 0.7], sides=['kv'],
+            stages=[1, 2]), ...]; lists are choices (default: BipartiteSoftMatching2d,
+            LocalWindowMerging and NeighborMerging2d).
+        device: where to run (default: cuda if there is one).
+        fresh: forget the search in --out.
+    """
+
+    by: str | None = None
+    out: Path | None = None
+    folder: Path | None = None
+    space: Path | None = None
+    device: Literal['cpu', 'cuda'] | None = None
+    fresh: bool = False
+
+    def __post_init__(self) -> None:
+        if self.by is not None and self.by not in MEASURES:
+            raise SegformerPlusPlusError(f'--by {self.by}: choose from {", ".join(MEASURES)}')
+
+
 def tune(
     config: str | os.PathLike[str],
     checkpoint: str | os.PathLike[str],
     *,
-    out: str | os.PathLike[str] | None = None,
-    folder: str | os.PathLike[str] | None = None,
-    by: str | None = None,
-    space: str | os.PathLike[str] | Sequence[Mapping[str, Any]] | None = None,
-    device: str | None = None,
     cfg_options: Mapping[str, Any] | None = None,
-    fresh: bool = False,
     progress: bool = False,
-    max_drop: float | None = None,
-    min_speedup: float | None = None,
-    **limits: Any,
+    **options: Any,
 ) -> TuneResult:
     """Searches strategies, ratios and strides for each stage, on these data and this device.
 
@@ -92,19 +114,11 @@ def tune(
     Args:
         config: of mmseg or mmpose.
         checkpoint: its weights.
-        out: folder; by default 'tuning' in the config's ``work_dir``.
-        folder: of images without labels, in place of the config's test set.
-        by: the measure that counts, a key of ``fidelity.MEASURES``. None is mIoU or PCK@0.05;
-            without ground truth, what changes against no merging.
-        space: entries as in :func:`~.space.default_space`, which None stands for; or a config file
-            with ``space = [...]``.
-        device: None: CUDA if there is one.
         cfg_options: dotted keys of the config and their new values.
-        fresh: forget the study that is there.
         progress: show a bar.
-        max_drop: give this or ``min_speedup``: see :class:`~.selection.Budget`.
-        min_speedup: see :class:`~.selection.Budget`.
-        limits: the fields of :class:`~.run.Limits`, such as ``trials=100``.
+        options: the fields of :class:`~.selection.Budget` (``max_drop`` or ``min_speedup``), of
+            :class:`Limits` (such as ``trials=100``) and of :class:`Options`, whose ``space`` may
+            also be a list as in :func:`~.space.default_space`.
 
     Raises:
         SegformerPlusPlusError: a wrong argument, no data, a folder that is in use or that holds
@@ -112,10 +126,11 @@ def tune(
         CheckpointError: the checkpoint does not fit.
         MissingDependencyError: optuna, or the toolbox of the config, is not installed.
     """
-    budget = Budget(max_drop, min_speedup)
-    wanted = Limits(**limits)
-    if by is not None and by not in MEASURES:
-        raise SegformerPlusPlusError(f'--by {by}: choose from {", ".join(MEASURES)}')
+    budget = Budget(**_taken(options, Budget))
+    wanted = Limits(**_taken(options, Limits))
+    given = Options(**options)
+    device, folder = given.device, given.folder
+    space: Any = given.space  # from Python also a list
     require_optuna()
     if device is not None:
         check_device(device)
@@ -124,7 +139,7 @@ def tune(
     imports: list[str] = []
     if isinstance(space, str | os.PathLike):
         space, imports = read_space(space)
-    out = Path(out) if out is not None else Path(cfg.work_dir) / 'tuning'
+    out = Path(given.out) if given.out is not None else Path(cfg.work_dir) / 'tuning'
     source = dict(
         config=str(config), checkpoint=str(checkpoint), folder=folder and str(folder),
         cfg_options=cfg_options, seed=wanted.seed, rounds=wanted.rounds,
@@ -143,11 +158,17 @@ def tune(
     }
     result = tune_fidelity(
         fidelity, budget, out, space=Space(space, len(find_backbones(fidelity.model)[0].blocks)),
-        limits=wanted, by=by, identity=identity, fresh=fresh, progress=progress,
+        limits=wanted, by=given.by, identity=identity, fresh=given.fresh, progress=progress,
         searched=write_files,
     )  # fmt: skip
     write_files(result)
     return result
+
+
+def _taken(options: dict[str, Any], kind: type) -> dict[str, Any]:
+    """Takes the fields of a dataclass out of the options."""
+    names = [each.name for each in fields(kind)]
+    return {name: options.pop(name) for name in names if name in options}
 
 
 def tune_fidelity(
