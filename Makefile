@@ -46,8 +46,8 @@ $(STAMP): requirements.txt constraints.txt pyproject.toml setup.py
 	$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 
-# Two processes with one thread each: more threads than cores make every test slower. Files in their
-# order: the last ones are short, so that both processes end together.
+# Two processes with one thread each: more threads than cores make every test slower. Files in the
+# order of tests/conftest.py, the longest first, so that both processes end together.
 test: export OMP_NUM_THREADS := 1
 
 test: $(STAMP) ## Run the tests

@@ -6,6 +6,15 @@ from mmengine.registry import DefaultScope
 from mmengine.utils import ManagerMixin
 from mmengine.visualization import Visualizer
 
+FIRST = ('training', 'test_reproduce.py')
+"""Trainings are forked, which autograd refuses once it has threads; the other takes longest."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts some tests before the others."""
+    names = [*FIRST, '']
+    items.sort(key=lambda item: next(k for k, n in enumerate(names) if n in (*item.path.parts, '')))
+
 
 @pytest.fixture(autouse=True)
 def fresh_managers() -> None:

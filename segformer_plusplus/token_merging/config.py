@@ -218,7 +218,7 @@ def build_token_merging(
     if isinstance(token_merging, str):
         if token_merging not in PRESETS:
             example = f'[dict(kv={token_merging!r}), {{}}, {{}}, {{}}]'
-            if TOKEN_MERGERS.get(token_merging) is not None:
+            if token_merging in TOKEN_MERGERS.module_dict:
                 raise TokenMergingError(
                     f'token_merging={token_merging!r} is a strategy, not a preset: say in which '
                     f'stages and for what, such as {example}'

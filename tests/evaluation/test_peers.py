@@ -114,7 +114,7 @@ def check_stack_for_signals():
 
 
 def test_what_has_no_head_is_refused():
-    with pytest.raises(SegformerPlusPlusError, match='Sequential has not both'):
+    with pytest.raises(SegformerPlusPlusError, match='Sequential lacks one of them'):
         OpenMMLabModel(nn.Sequential())
 
 

@@ -43,7 +43,7 @@ def test_presets_and_files(folder):
         (['gone.json'], 'gone.json cannot be read'),
         (['gone.py'], 'gone.py'),
         (['no.json'], 'no.json cannot be read'),
-        (['other.py'], 'other.py: a file has token_merging'),
+        (['other.py'], 'other.py: a file has either token_merging'),
         (['short.json'], 'short.json'),
         (['hq', 'hq'], "two presets are called 'hq'"),
         (['hq', 'hq.json'], "two presets are called 'hq'"),
