@@ -109,9 +109,13 @@ def _draw_panel(axis: Axes, panel: Panel, colours: Mapping[str, str]) -> None:
         axis.set_yscale('symlog', linthresh=min(values, default=1.0))
     axis.margins(0.2)
     if panel.y_limit is not None:
-        shown = [p.y for each in panel.series for p in each.points if p.y <= panel.y_limit]
-        edge = 0.06 * (panel.y_limit - min(shown, default=0.0) or 1.0)
-        axis.set_ylim(min(shown, default=0.0) - edge, panel.y_limit + edge)
+        shown = [p for each in panel.series for p in each.points if p.y <= panel.y_limit]
+        best = min((point.y for point in shown), default=0.0)
+        edge = 0.06 * (panel.y_limit - best or 1.0)
+        axis.set_ylim(best - edge, panel.y_limit + edge)
+        xs = [point.x for point in shown] + [v for n, v in (panel.limits or {}).items() if n == 'x']
+        side = 0.06 * (max(xs, default=1.0) - min(xs, default=1.0) or 1.0)
+        axis.set_xlim(min(xs, default=1.0) - side, max(xs, default=1.0) + side)
     if panel.less_is_better:
         axis.invert_yaxis()
     axis.set_xlabel(panel.x_label)

@@ -193,6 +193,8 @@ def test_beyond_the_limit_nothing_is_shown(tmp_path, figures):
     (axis,) = figures[0].axes
     bottom, top = axis.get_ylim()
     assert 2 < bottom < 3 and -1 < top < 0
+    left, right = axis.get_xlim()
+    assert 0.9 < left < 1 and 2 < right < 2.1
     assert sorted(text.get_text() for text in axis.texts if text.get_text()) == ['a', 'b']
 
 
