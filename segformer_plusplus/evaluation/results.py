@@ -8,6 +8,7 @@ A table becomes JSON, Markdown, or text on the terminal:
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -82,6 +83,12 @@ class Row:
     peak_memory_bytes: int | None = None
     error: str | None = None
     more: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def strategy(self) -> str:
+        """Returns the name, as version 0.1 called it."""
+        warnings.warn('Row.strategy is Row.name now', FutureWarning, stacklevel=2)
+        return self.name
 
     @classmethod
     def timed(cls, name: str, timing: Timing | None, baseline: Timing | None, **more: Any) -> Row:

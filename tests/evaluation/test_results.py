@@ -19,6 +19,7 @@ from segformer_plusplus.evaluation.benchmark.report import (
     run_title,
     stage_table,
 )
+from segformer_plusplus.evaluation.fidelity import measure_fidelity
 from segformer_plusplus.evaluation.plots import (
     Panel,
     Point,
@@ -309,3 +310,16 @@ def test_checks():
         'none, compiled: in 61 s; 99.987% of the labels as in eager mode',
         'this machine multiplies matrices at 93 GFLOP/s by mm, 120 GFLOP/s by conv1x1',
     ]
+
+
+def test_old_names_of_a_row():
+    with pytest.warns(FutureWarning, match='FidelityRow is Row now'):
+        from segformer_plusplus.evaluation.fidelity import FidelityRow
+    assert FidelityRow is Row
+    with pytest.warns(FutureWarning, match='Row.strategy is Row.name now'):
+        assert Row('hq').strategy == 'hq'
+    with (
+        pytest.warns(FutureWarning, match="'strategies' is 'presets' now"),
+        pytest.raises(SegformerPlusPlusError, match='config not found'),
+    ):
+        measure_fidelity('no.py', 'no.pth', strategies=['hq'])

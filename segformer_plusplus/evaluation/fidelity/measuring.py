@@ -254,6 +254,9 @@ def measure_fidelity(
         SegformerPlusPlusError: see :func:`~.opening.open_fidelity`; a wrong preset is refused
             before the model is loaded.
     """
+    if 'strategies' in options:
+        warnings.warn("'strategies' is 'presets' now", FutureWarning, stacklevel=2)
+        presets = options.pop('strategies')
     cfg = load_config(config, cfg_options)  # it may import what a preset names
     checked = check_presets(presets) if isinstance(presets, Mapping) else read_presets(presets)
     fidelity = open_fidelity(cfg, checkpoint, **options)
