@@ -25,6 +25,20 @@ def test_speed_ups_and_batch_sizes_are_those_of_the_configs():
             assert f'_1xb{table.batch_size}-' in stem
 
 
+@pytest.mark.parametrize(
+    ('name', 'shape', 'batch_size'),
+    [
+        ('cityscapes-inference', (1024, 1024), 8),
+        ('cityscapes-training', (1024, 1024), 4),
+        ('ade20k', (640, 640), 8),
+        ('jbd', (640, 480), 16),
+        ('coco', (384, 288), 16),
+    ],
+)
+def test_what_is_timed_is_that_of_the_paper(name, shape, batch_size):
+    assert (TABLES[name].shape, TABLES[name].batch_size) == (shape, batch_size)
+
+
 def test_addresses_are_those_of_mmseg():
     mmseg = pytest.importorskip('mmseg')
     known = Path(mmseg.__file__).parent / '.mim/configs/segformer/metafile.yaml'
