@@ -145,12 +145,6 @@ def parse_settings(words: Sequence[str]) -> dict[str, Any]:
     return settings
 
 
-_SETTINGS = (
-    'settings to change in the config, for example train_dataloader.batch_size=4 '
-    'optim_wrapper.optimizer.lr=1e-4; lists as key="[a,b]"'
-)
-
-
 def _shown_as(name: str) -> dict[str, Any]:
     # the cyclopts of Python 3.10 shows the type instead
     return {'metavar': name} if hasattr(Parameter(), 'metavar') else {}
@@ -182,14 +176,11 @@ CfgOptions = Annotated[
         accepts_keys=False,
         n_tokens=-1,
         **_shown_as('KEY=VALUE...'),
-        help=_SETTINGS,
+        help='settings to change in the config, for example train_dataloader.batch_size=4 '
+        'optim_wrapper.optimizer.lr=1e-4; lists as key="[a,b]"',
     ),
 ]
 """Dotted keys of a config and their new values."""
-
-Device = Annotated[
-    Literal['cpu', 'cuda'] | None, Parameter(help='Where to run (default: cuda if there is one).')
-]
 
 Launcher = Annotated[
     Literal['none', 'pytorch', 'slurm', 'mpi'],

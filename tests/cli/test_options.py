@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import pytest
 
 from segformer_plusplus.cli.options import (
     CfgOptions,
-    Device,
     Flat,
     LocalRank,
     On,
@@ -43,7 +42,7 @@ def run(argv):
         resume: str | None = None,
         progress: On = True,
         fresh: bool = False,
-        device: Device = None,
+        device: Literal['cpu', 'cuda'] | None = None,
         local_rank: LocalRank = 0,
         cfg_options: CfgOptions = None,
         amounts: Annotated[Amounts, Flat] = Amounts(),

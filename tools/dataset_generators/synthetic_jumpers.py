@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 # what lies beside this file is found from the root of the checkout
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from segformer_plusplus.cli.options import Shape, command
+from segformer_plusplus.cli.options import Flat, command
 from tools.dataset_generators.layouts import COCO_2017, JUMP_BROADCAST, JUMP_BROADCAST_RAW
-from tools.dataset_generators.writing import write
+from tools.dataset_generators.writing import Drawn, write
 
 LAYOUTS = {each.name: each for each in (COCO_2017, JUMP_BROADCAST, JUMP_BROADCAST_RAW)}
 
@@ -24,9 +24,7 @@ def main(
     layout: Literal['jbd', 'jbd-raw', 'coco'] = 'jbd',
     train: int = 500,
     val: int = 50,
-    size: Shape | None = None,
-    seed: int = 0,
-    workers: int = 2,
+    drawn: Annotated[Drawn, Flat] = Drawn(),  # noqa: B008
 ) -> None:
     """Draws synthetic jumpers with keypoints, laid out as Jump-Broadcast or COCO 2017.
 
@@ -35,11 +33,8 @@ def main(
         layout: the data set whose folders and files are imitated.
         train: training images.
         val: validation images.
-        size: height and width in pixels (default: 540x960; coco: 480x640).
-        seed: 0 or more.
-        workers: processes.
     """
-    write(LAYOUTS[layout], out_dir, train=train, val=val, size=size, seed=seed, workers=workers)
+    write(LAYOUTS[layout], out_dir, train=train, val=val, **vars(drawn))
 
 
 if __name__ == '__main__':

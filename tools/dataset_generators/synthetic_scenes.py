@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 # what lies beside this file is found from the root of the checkout
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from segformer_plusplus.cli.options import Shape, command
+from segformer_plusplus.cli.options import Flat, command
 from tools.dataset_generators.layouts import ADE20K, CITYSCAPES
-from tools.dataset_generators.writing import write
+from tools.dataset_generators.writing import Drawn, write
 
 LAYOUTS = {each.name: each for each in (ADE20K, CITYSCAPES)}
 
@@ -24,9 +24,7 @@ def main(
     layout: Literal['cityscapes', 'ade20k'] = 'cityscapes',
     train: int = 200,
     val: int = 20,
-    size: Shape | None = None,
-    seed: int = 0,
-    workers: int = 2,
+    drawn: Annotated[Drawn, Flat] = Drawn(),  # noqa: B008
 ) -> None:
     """Draws synthetic street scenes with pixel labels, laid out as Cityscapes or ADE20K.
 
@@ -35,11 +33,8 @@ def main(
         layout: the data set whose folders and files are imitated.
         train: training images.
         val: validation images.
-        size: height and width in pixels (default: 1024x2048).
-        seed: 0 or more.
-        workers: processes.
     """
-    write(LAYOUTS[layout], out_dir, train=train, val=val, size=size, seed=seed, workers=workers)
+    write(LAYOUTS[layout], out_dir, train=train, val=val, **vars(drawn))
 
 
 if __name__ == '__main__':

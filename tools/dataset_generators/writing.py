@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from rich.progress import track
 
+from segformer_plusplus.cli.options import Shape
 from segformer_plusplus.errors import SegformerPlusPlusError
 from segformer_plusplus.files import replace
 from tools.dataset_files import check_whole, run
@@ -105,6 +106,21 @@ class Layout:
     draw: Callable[[Job], None]
     contents: tuple[str, ...]
     tables: Mapping[str, Callable[[Annotated], str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Says how images are drawn, for the console.
+
+    Attributes:
+        size: height and width in pixels (default: that of the layout).
+        seed: 0 or more.
+        workers: processes.
+    """
+
+    size: Shape | None = None
+    seed: int = 0
+    workers: int = 2
 
 
 def write(
