@@ -59,6 +59,17 @@ def register() -> None:
                 registry.register_module(name=name, module=StandIn(name, (), members))
 
 
+def component_name(kind: Any) -> str:
+    """Returns the bare name of a component, whatever way a config writes its ``type``.
+
+    Args:
+        kind: a name ('IoUMetric'), a name with its scope ('mmseg.IoUMetric') or its module
+            ('mmseg.evaluation.IoUMetric'), or the class or function itself; None gives ''.
+    """
+    name = getattr(kind, '__name__', None) or ('' if kind is None else str(kind))
+    return str(name).rpartition('.')[2]
+
+
 class StandIn(type):
     """A class that becomes another one, or a function: that of its name in its module."""
 
