@@ -12,11 +12,13 @@ XTCOCOTOOLS := xtcocotools==1.14.3
 MMPOSE := mmpose==1.3.2
 # Without its dependencies, of which it allows no Pillow 13; the others are in requirements.txt.
 GRADIO := gradio==6.31.0
+# What `make mutate` needs.
+MUTATION := mutmut==3.8.1 libcst==1.9.0 coverage==7.17.5 pytest-cov==7.1.0
 SOURCES := segformer_plusplus tools tests configs setup.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install test test-core test-original fuzz docs check format demo demo-seg demo-pose clean
+.PHONY: help install test test-core test-original fuzz mutate docs check format demo demo-seg demo-pose clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -67,6 +69,11 @@ fuzz: export OMP_NUM_THREADS := 1
 
 fuzz: $(STAMP) ## Run the fuzz tests with thousands of new cases (minutes)
 	HYPOTHESIS_PROFILE=thorough $(PYTHON) -m pytest -n 2 tests/fuzz
+
+# Their other dependencies are installed, or needed by mutmut's own commands only.
+mutate: $(STAMP) ## Make 150 random faults and ask whether the tests notice (an hour)
+	$(PIP) install -c constraints.txt -q --no-deps $(MUTATION)
+	$(PYTHON) -m tests.mutate
 
 # OpenMMLab's original line has an environment of its own, since it has the same import names.
 ORIGINAL ?= .venv-original

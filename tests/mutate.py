@@ -1,0 +1,243 @@
+"""Makes random small faults in the package and asks whether a test notices: `make mutate`.
+
+    python -m tests.mutate --mutants 150 --seed 0 --out work_dirs/mutants
+
+The faults are mutmut's operators (a number off by one, < for <=, an argument left out, a value
+that is None, ...); a mutant is tried on the tests that run the lines it changes, the fastest first.
+Texts of errors and annotations stay as they are. What was tried stands in OUT/mutants.json, and is
+taken up again by the same call.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import unified_diff
+from pathlib import Path
+from typing import Any
+
+import libcst as cst
+from coverage import CoverageData
+from libcst.metadata import MetadataWrapper, PositionProvider
+from mutmut.mutation.mutators import mutation_operators, operator_string
+
+PACKAGE = 'segformer_plusplus'
+MUTATED = 'token_merging mit patching segmentation pose checkpoints evaluation/fidelity'.split()
+TESTS = [f'tests/{folder}' for folder in MUTATED]
+PLAIN = cst.Raise, cst.Annotation, cst.ImportFrom, cst.Import
+"""What is left as it is, and all that is in it."""
+
+PRELOADED = 'torch numpy pytest mmengine mmcv mmseg.apis transformers segmentation_models_pytorch'
+"""Imported once, before a process is forked for every mutant."""
+
+TIMEOUT = 600
+"""Seconds until the tests of a mutant count as failed: a loop that does not end."""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One file with one fault: the lines of the statement it is in, and the new source."""
+
+    file: str
+    lines: range
+    before: str
+    after: str
+
+    def diff(self) -> str:
+        """Returns the lines that differ."""
+        lines = unified_diff(self.before.splitlines(), self.after.splitlines(), n=0, lineterm='')
+        return '\n'.join(line for line in list(lines)[2:])
+
+
+class Mutations(cst.CSTVisitor):
+    """Collects line, node and its faulty copies."""
+
+    METADATA_DEPENDENCIES = (PositionProvider,)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[int, cst.CSTNode, list[cst.CSTNode]]] = []
+
+    def on_visit(self, node: cst.CSTNode) -> bool:
+        if isinstance(node, PLAIN):
+            return False
+        copies = [
+            copy
+            for kind, operator in mutation_operators
+            if isinstance(node, kind) and operator is not operator_string
+            for copy in operator(node)
+        ]
+        if copies:
+            place = self.get_metadata(PositionProvider, node, None)
+            self.found.append((place.start.line if place else 0, node, copies))
+        return True
+
+
+def draw(root: Path, count: int, seed: int) -> list[Mutant]:
+    """Draws mutants of all files: first a place, each as likely as another, then a fault there."""
+    places = []
+    for folder in MUTATED:
+        for path in sorted((root / PACKAGE / folder).glob('*.py')):
+            source = path.read_text()
+            wrapper = MetadataWrapper(cst.parse_module(source), unsafe_skip_copy=True)
+            visitor = Mutations()
+            wrapper.visit(visitor)
+            file = path.relative_to(root).as_posix()
+            places += [(file, source, wrapper.module, *each) for each in visitor.found]
+    chosen = random.Random(seed)
+    chosen.shuffle(places)
+    mutants = []
+    for file, source, module, line, node, copies in places:
+        changed = module.deep_replace(node, chosen.choice(copies)).code
+        with contextlib.suppress(SyntaxError):
+            if ast.dump(ast.parse(changed)) != ast.dump(ast.parse(source)):
+                mutants.append(Mutant(file, statement(source, line), source, changed))
+        if len(mutants) == count:
+            break
+    return mutants
+
+
+def statement(source: str, line: int) -> range:
+    """Returns the lines of the innermost statement that holds a line, of its head if it has one."""
+    best = range(line, line + 1)
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.stmt) and node.lineno <= line <= (node.end_lineno or node.lineno):
+            body = getattr(node, 'body', None)
+            end = body[0].lineno - 1 if body else node.end_lineno or node.lineno
+            if line <= max(end, node.lineno):
+                best = range(node.lineno, max(end, node.lineno) + 1)
+    return best
+
+
+class Coverage:
+    """Knows which tests run a line, and how long each of them takes."""
+
+    def __init__(self, tree: Path, out: Path) -> None:
+        self._tree, data, times = tree, out / 'coverage', out / 'times.xml'
+        if not data.exists() or not times.exists():
+            options = [f'--cov={PACKAGE}', '--cov-context=test', '--cov-report=']
+            environ = {**os.environ, 'COVERAGE_FILE': str(data), 'PYTHONPATH': str(tree)}
+            call = [sys.executable, '-m', 'pytest', '-q', f'--junitxml={times}', *options, *TESTS]
+            if subprocess.run(call, cwd=tree, env=environ).returncode:
+                raise SystemExit('the tests fail without any fault; mend them first')
+        self._data = CoverageData(str(data))
+        self._data.read()
+        self._seconds = {
+            f'{case.get("classname", "").replace(".", "/")}.py::{case.get("name")}': float(
+                case.get('time', 0)
+            )
+            for case in ElementTree.parse(times).iter('testcase')
+        }
+
+    def tests(self, mutant: Mutant) -> list[str]:
+        """Lists the tests of a mutant, the fastest first; all of the file if none runs the line."""
+        by_line = self._data.contexts_by_lineno(str(self._tree / mutant.file))
+
+        def names(lines: Any) -> set[str]:
+            found = {context for line in lines for context in by_line.get(line, [])}
+            return {context.rpartition('|')[0] for context in found if context}
+
+        found = names(mutant.lines) or names(by_line)
+        return sorted(found, key=lambda name: self._seconds.get(name, 0))
+
+
+def run(tree: Path, mutant: Mutant, tests: list[str], log: Path) -> str:
+    """Runs tests on a mutant in a forked process; returns the one that fails, '' if none does."""
+    path = tree / mutant.file
+    path.write_text(mutant.after)
+    try:
+        child = os.fork()
+        if child == 0:
+            _run_in_child(tree, tests, log)
+        end = time.monotonic() + TIMEOUT
+        while (done := os.waitpid(child, os.WNOHANG))[0] == 0:
+            if time.monotonic() > end:
+                os.killpg(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+                return 'takes for ever'
+            time.sleep(0.05)
+    finally:
+        path.write_text(mutant.before)
+    text = log.read_text()
+    failed = [line for line in text.splitlines() if line.startswith(('FAILED', 'ERROR'))]
+    code = os.waitstatus_to_exitcode(done[1])
+    return '' if code == 0 else (failed or [f'pytest ends with {code}'])[0]
+
+
+def _run_in_child(tree: Path, tests: list[str], log: Path) -> None:
+    os.setsid()
+    with log.open('w') as stream:
+        os.dup2(stream.fileno(), 1)
+        os.dup2(stream.fileno(), 2)
+    os.chdir(tree)
+    sys.path.insert(0, str(tree))
+    os.environ['PYTHONPATH'] = str(tree)
+    import pytest
+
+    code = 3
+    try:
+        code = int(pytest.main(['-x', '-q', '-p', 'no:cacheprovider', '-p', 'no:cov', *tests]))
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
+
+
+@contextlib.contextmanager
+def a_copy(out: Path) -> Iterator[Path]:
+    """Yields a copy of the tracked files, in which the faults are made."""
+    tree = out / f'tree-{os.getpid()}'
+    for name in subprocess.check_output(['git', 'ls-files', '-z'], text=True).split('\0'):
+        if name and Path(name).is_file():
+            (tree / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(name, tree / name)
+    try:
+        yield tree
+    finally:
+        shutil.rmtree(tree)
+
+
+def main() -> None:
+    """Tries mutants and prints the survivors and the score."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--mutants', type=int, default=150)
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--out', type=Path, default=Path('work_dirs/mutants'))
+    args = parser.parse_args()
+    out = args.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    sys.dont_write_bytecode = True
+    os.environ |= {'PYTHONDONTWRITEBYTECODE': '1', 'OMP_NUM_THREADS': '1'}
+    record = out / 'mutants.json'
+    done: dict[str, str] = json.loads(record.read_text()) if record.exists() else {}
+    with a_copy(out) as tree:
+        coverage = Coverage(tree, out)
+        for name in PRELOADED.split():
+            __import__(name)
+        mutants = draw(tree, args.mutants, args.seed)
+        for number, mutant in enumerate(mutants, 1):
+            key = f'{mutant.file}\n{mutant.diff()}'
+            if not done.get(key):
+                tests = coverage.tests(mutant)
+                done[key] = run(tree, mutant, tests, out / 'log') if tests else ''
+                record.write_text(json.dumps(done, indent=1))
+            print(f'{number}/{len(mutants)} {done[key] or "SURVIVED"}\n{key}\n', flush=True)
+    keys = [f'{mutant.file}\n{mutant.diff()}' for mutant in mutants]
+    killed = sum(bool(done[key]) for key in keys)
+    print('\n\n'.join(key for key in keys if not done[key]))
+    print(f'{killed} of {len(keys)} killed ({killed / len(keys):.1%}), the others are above')
+
+
+if __name__ == '__main__':
+    main()
