@@ -1,10 +1,15 @@
 """What every test starts from."""
 
+from collections.abc import Iterator
+
 import pytest
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import DefaultScope
 from mmengine.utils import ManagerMixin
 from mmengine.visualization import Visualizer
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from segformer_plusplus.token_merging.bipartite import _cached_split_grid
 
 FIRST = ('training', 'test_reproduce.py')
 """Trainings are forked, which autograd refuses once it has threads; the other takes longest."""
@@ -25,3 +30,14 @@ def fresh_managers() -> None:
     managers: list[type[ManagerMixin]] = [MMLogger, MessageHub, DefaultScope, Visualizer]
     for manager in (*managers, *Visualizer.__subclasses__()):
         manager._instance_dict.clear()
+
+
+@pytest.fixture
+def no_gpu() -> Iterator[FakeTensorMode]:
+    """Yields the mode in which tensors can lie on a GPU that is not there: shapes without numbers.
+
+    What mixes devices or types fails in it as on a real one.
+    """
+    _cached_split_grid.cache_clear()
+    yield FakeTensorMode()
+    _cached_split_grid.cache_clear()

@@ -183,3 +183,15 @@ def test_settings_out_of_range(build, words):
     assert '\n' not in message
     for word in words:
         assert word in message
+
+
+@pytest.mark.parametrize('merger', STRATEGIES[:-2], ids=repr)
+def test_plans_stay_on_the_device(merger, no_gpu):
+    """Without those that need tomesd's generator, which only a real GPU has."""
+    with no_gpu:
+        tokens = torch.empty(2, 12 * 13, 6, device='cuda')
+        plan = merger.plan(tokens, (12, 13))
+        merged = plan.merge(tokens)
+        for made in (merged, plan.unmerge(merged), plan.sizes()):
+            assert made.device.type == 'cuda'
+    assert plan.unmerge(merged).shape == tokens.shape
