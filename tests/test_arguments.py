@@ -176,3 +176,27 @@ def test_the_smallest_side_is_the_smallest():
 
         smallest = next(side for side in range(1, 10**5) if fits(side))
         assert model._smallest_side() == smallest, settings
+
+
+LEAST = dict(
+    backbone=dict(
+        in_channels=1, embed_dims=1, num_stages=1, num_layers=[0], num_heads=[1], patch_sizes=[1],
+        strides=[1], sr_ratios=[1], out_indices=[0], mlp_ratio=1,
+    ),
+    decode_head=dict(
+        in_channels=[1], channels=1, num_classes=1, out_channels=1, dropout_ratio=0,
+    ),
+    heatmap_head=dict(in_channels=[1], out_channels=1, channels=1, in_index=[0]),
+)  # fmt: skip
+
+
+def test_numbers_below_the_least_are_refused_and_the_least_is_not():
+    (backbone, *decode_heads, heatmap_head) = [cls for cls, _ in classes()]
+    cases = dict(backbone=[backbone], decode_head=decode_heads, heatmap_head=[heatmap_head])
+    for kind, members in cases.items():
+        for cls in members:
+            cls(**LEAST[kind])
+            for name, least in LEAST[kind].items():
+                wrong = [least[0] - 1] if isinstance(least, list) else least - 1
+                with pytest.raises(SegformerPlusPlusError, match=f'^{cls.__name__}: {name}='):
+                    cls(**{**LEAST[kind], name: wrong})

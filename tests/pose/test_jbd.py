@@ -79,3 +79,16 @@ def test_coco_keypoints_are_mmposes():
     links = {frozenset((COCO.names[a], COCO.names[b])) for a, b in meta['skeleton_links']}
     assert links == set(map(frozenset, COCO.limbs))
     assert {COCO.names[i] for i in meta['upper_body_ids']} == COCO.upper
+
+
+def test_colours_tell_left_from_right(meta):
+    """The athlete's right is warm, left is cool; what is in, or leads to, the middle is neither."""
+    sides = [name[0] if name not in ('head', 'neck') else 'middle' for name in NAMES]
+    colours = {side: meta['keypoint_colors'][sides.index(side)].tolist() for side in set(sides)}
+    assert len({tuple(colour) for colour in colours.values()}) == 3
+    assert meta['keypoint_colors'].tolist() == [colours[side] for side in sides]
+    assert colours['r'][0] == colours['l'][1] == 255
+    links = [{sides[end] for end in link} - {'middle'} for link in meta['skeleton_links']]
+    assert meta['skeleton_link_colors'].tolist() == [
+        colours[link.pop() if len(link) == 1 else 'middle'] for link in links
+    ]
