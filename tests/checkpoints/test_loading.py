@@ -106,6 +106,15 @@ def test_what_does_not_fit(tmp_path, model, weights, change, prefix, words):
     same(model.state_dict(), before)
 
 
+@pytest.mark.parametrize('place', ['cpu', 'meta'])
+def test_tensors_go_where_they_are_wanted(tmp_path, weights, place):
+    path = save(tmp_path, dict(state_dict=weights))
+    with torch.device('meta'):
+        model = build()
+    read = load_checkpoint_strictly(model, path, map_location=place)['state_dict']
+    assert {str(tensor.device) for tensor in read.values()} == {place}
+
+
 def test_a_missing_file_and_a_misspelt_init_cfg(tmp_path, model):
     with pytest.raises(CheckpointError, match='nowhere.pth does not exist'):
         load_checkpoint_strictly(model, tmp_path / 'nowhere.pth')

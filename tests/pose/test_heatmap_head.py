@@ -251,7 +251,7 @@ def test_loss_trains_backbone_and_head():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
 
 
-@pytest.mark.parametrize('flip_test', [False, True])
+@pytest.mark.parametrize('test_cfg', [{}, dict(flip_test=False), dict(flip_test=True)], ids=str)
 @pytest.mark.parametrize('mode', ['loss', 'predict'])
 @pytest.mark.parametrize(
     'codec, message',
@@ -260,8 +260,8 @@ def test_loss_trains_backbone_and_head():
         (dict(input_size=(24, 32)), r'input_size .* is \(24, 32\), but here it is \(48, 64\)'),
     ],
 )
-def test_a_codec_of_another_size_is_refused(mode, codec, message, flip_test):
-    model = build_estimator(codec=codec, flip_test=flip_test).train(mode == 'loss')
+def test_a_codec_of_another_size_is_refused(mode, codec, message, test_cfg):
+    model = build_estimator(codec=codec, **test_cfg).train(mode == 'loss')
     with pytest.raises(SegformerPlusPlusError, match=message):
         model(torch.randn(2, 3, 64, 48), samples(), mode=mode)
 

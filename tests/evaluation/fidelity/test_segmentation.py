@@ -153,6 +153,7 @@ def test_images_without_labels(scenes, opened):
     ('arguments', 'message'),
     [
         (dict(limit=4), 'limit=4: give a number from 1 to 3, which the test set holds'),
+        (dict(limit=3, images='TWO'), 'limit=3: give a number from 1 to 2, which .*two holds'),
         (dict(limit=0), 'limit is 0'),
         (dict(fine_classes=['poles']), "'poles' is no class of the data set, .*pole, "),
         (dict(images='EMPTY'), 'empty holds no image'),
@@ -169,9 +170,12 @@ def test_images_without_labels(scenes, opened):
 def test_what_is_wrong_is_said_before_the_model_is_built(
     scenes, tmp_path, arguments, message, monkeypatch
 ):
-    (tmp_path / 'empty').mkdir()
-    if arguments.get('images') == 'EMPTY':
-        arguments = dict(images=tmp_path / 'empty')
+    for name, count in dict(empty=0, two=2).items():
+        (tmp_path / name).mkdir()
+        for index in range(count):
+            Image.new('RGB', (8, 8)).save(tmp_path / name / f'{index}.png')
+        if arguments.get('images') == name.upper():
+            arguments = dict(arguments, images=tmp_path / name)
     monkeypatch.setattr('segformer_plusplus.inference.opening._build', pytest.fail)
     with pytest.raises(SegformerPlusPlusError, match=message):
         open_fidelity(*scenes, device='cpu', **arguments)
