@@ -40,6 +40,7 @@ from .archs import resolve_arch
 from .attention import EfficientAttention, SharedPlans
 from .ffn import MixFFN
 from .initialisation import initialise
+from .plain import is_untouched
 
 
 @MODELS.register_module(force=True)
@@ -332,7 +333,9 @@ class MixTransformerBlock(nn.Module):
 
     def _forward(self, tokens: Tensor, grid: Grid, plans: SharedPlans | None) -> Tensor:
         tokens = tokens + self.drop_path(self.attn(self.norm1(tokens), grid, plans))
-        if not self.training and cpu.works_chunked(tokens):
+        parts = self.ffn, self.norm2, self.drop_path
+        whole = self.training or not (self.ffn.is_bare() and is_untouched(*parts))
+        if not whole and cpu.works_chunked(tokens):
             self.ffn.add_chunked(tokens, grid, self.norm2)
             return tokens
         return tokens + self.drop_path(self.ffn(self.norm2(tokens), grid))
