@@ -16,6 +16,7 @@ from mmseg.structures import SegDataSample
 from torch import nn
 
 from ..errors import SegformerPlusPlusError, memory_errors
+from ..segmentation.labels import class_counts
 from .labels import distinct_colours, label_dtype
 from .opening import test_dataset
 from .predictor import Predictor
@@ -46,7 +47,7 @@ class Segmenter(Predictor[SegDataSample]):
         options: see :class:`~.predictor.Predictor`.
 
     Attributes:
-        classes: their names.
+        classes: their names. A class that is alone has label 1, and 0 is the rest.
         palette: (K, 3) uint8, their RGB colours.
 
     Raises:
@@ -77,7 +78,7 @@ class Segmenter(Predictor[SegDataSample]):
             )
         self.keep_logits = keep_logits
         self.any_size = self.tiles is not None
-        self.classes, self.palette = _names(model.dataset_meta, model.decode_head.num_classes)
+        self.classes, self.palette = _names(model.dataset_meta, model.decode_head)
         config = getattr(model, 'cfg', None)
         self._pipeline = Compose(_pipeline(config, resize=self.tiles is None))
 
@@ -124,6 +125,8 @@ class Segmenter(Predictor[SegDataSample]):
             with torch.inference_mode(), memory_errors('prediction', _ADVICE):
                 results = self.model.test_step(data)
             for sample in results:
+                # mmseg's own are floats of one logit
+                sample.pred_sem_seg.data = sample.pred_sem_seg.data.long()
                 if not self.keep_logits and 'seg_logits' in sample:
                     del sample.seg_logits
                 samples.append(sample.to('cpu'))
@@ -142,12 +145,12 @@ def _pipeline(config: Config | None, resize: bool) -> list[Any]:
     return [step for step in steps if not str(step['type']).endswith(without)]
 
 
-def _names(meta: Mapping[str, Any], count: int) -> tuple[list[str], np.ndarray]:
+def _names(meta: Mapping[str, Any], head: Any) -> tuple[list[str], np.ndarray]:
     """Returns names and colours (count, 3) RGB; generates those that do not fit the classes."""
     names = list(meta.get('classes') or ())
     palette = np.array(meta.get('palette') or (), dtype=np.uint8).reshape(-1, 3)
-    if len(names) != count:
-        names = [f'class {index}' for index in range(count)]
-    if len(palette) != count:
-        palette = distinct_colours(count)
+    if len(names) not in class_counts(head):
+        names = [f'class {index}' for index in range(head.num_classes)]
+    if len(palette) != len(names):
+        palette = distinct_colours(len(names))
     return names, palette

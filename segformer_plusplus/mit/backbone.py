@@ -167,6 +167,7 @@ class MixVisionTransformerPlusPlus(BaseModule):
             self.token_merging = build_token_merging(read_tome_cfg(tome_cfg), num_stages, name)
         else:
             self.token_merging = build_token_merging(token_merging, num_stages)
+        self.in_channels = in_channels
         self.strides = tuple(strides)
         self.patch_sizes = tuple(patch_sizes)
         self.sr_ratios = tuple(sr_ratios)
@@ -260,7 +261,13 @@ class MixVisionTransformerPlusPlus(BaseModule):
         return grids
 
     def _check_size(self, image: Tensor) -> None:
-        height, width = image.shape[2:]
+        channels, height, width = image.shape[1:]
+        if channels != self.in_channels:
+            raise SegformerPlusPlusError(
+                f'the image has {channels} channels, backbone.in_channels is {self.in_channels}; '
+                'load what the model was trained on (color_type of the loader), or change '
+                'in_channels'
+            )
         for stage, (grid, reduction) in enumerate(
             zip(self.grids(height, width), self.sr_ratios, strict=True), start=1
         ):

@@ -26,8 +26,8 @@ from segformer_plusplus.evaluation.benchmark.peers import (
     tomesd_peer,
     transformers_settings,
 )
-from segformer_plusplus.inference.labels import resize_and_argmax
 from segformer_plusplus.mit.cpu import is_chunked
+from segformer_plusplus.segmentation.labels import labels_of
 from segformer_plusplus.token_merging import TomesdMatching
 
 from .conftest import build_peer
@@ -82,7 +82,7 @@ def check_parts(model):
         assert whole.shape == (2, 64, 96) and whole.dtype == torch.int64
         assert torch.equal(whole, stages['labels']())
         # our labels take a short cut: where two classes have equal logits, either is right
-        assert (whole == resize_and_argmax(logits, (64, 96))).float().mean() > 0.999
+        assert (whole == labels_of(logits, (64, 96))).float().mean() > 0.999
 
 
 def test_openvino_follows_another_shape_and_other_threads(tiny):
