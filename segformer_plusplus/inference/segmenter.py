@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Mapping, Sequence
 from itertools import groupby
@@ -12,6 +13,7 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.structures import PixelData
+from mmseg.registry import DATASETS
 from mmseg.structures import SegDataSample
 from torch import nn
 
@@ -49,6 +51,8 @@ class Segmenter(Predictor[SegDataSample]):
     Attributes:
         classes: their names. A class that is alone has label 1, and 0 is the rest.
         palette: (K, 3) uint8, their RGB colours.
+        reduces_zero_label: whether the numbers in the data set's own label maps, and in those that
+            mmseg writes, are one higher than labels.
 
     Raises:
         SegformerPlusPlusError: see :class:`~.predictor.Predictor`; impossible tiles.
@@ -80,6 +84,7 @@ class Segmenter(Predictor[SegDataSample]):
         self.any_size = self.tiles is not None
         self.classes, self.palette = _names(model.dataset_meta, model.decode_head)
         config = getattr(model, 'cfg', None)
+        self.reduces_zero_label = _reduces_zero_label(model.dataset_meta, test_dataset(config))
         self._pipeline = Compose(_pipeline(config, resize=self.tiles is None))
 
     def labels(self, image: np.ndarray) -> np.ndarray:
@@ -154,3 +159,17 @@ def _names(meta: Mapping[str, Any], head: Any) -> tuple[list[str], np.ndarray]:
     if len(palette) != len(names):
         palette = distinct_colours(len(names))
     return names, palette
+
+
+def _reduces_zero_label(meta: Mapping[str, Any], dataset: Mapping[str, Any]) -> bool:
+    """Reads it from meta data, a config's data set, or what the class of that does by itself."""
+    for source in (dataset, meta):
+        if source.get('reduce_zero_label') is not None:
+            return bool(source['reduce_zero_label'])
+    kind = dataset.get('type')
+    kind = DATASETS.get(kind) if isinstance(kind, str) else kind
+    for base in getattr(kind, '__mro__', ()):
+        found = inspect.signature(base.__init__).parameters.get('reduce_zero_label')
+        if found is not None:
+            return bool(found.default)
+    return False

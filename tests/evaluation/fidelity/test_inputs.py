@@ -6,9 +6,12 @@ import torch
 from inference.tiny import SEGMENTATION
 from PIL import Image
 
+from segformer_plusplus.cli.predict import main as predict
+from segformer_plusplus.cli.test import main as run_command_test
 from segformer_plusplus.errors import SegformerPlusPlusError
 from segformer_plusplus.evaluation.fidelity import open_fidelity
 from segformer_plusplus.inference import open_model
+from segformer_plusplus.inference.segmenter import _reduces_zero_label
 
 from .conftest import write
 from .reference import run_test
@@ -104,3 +107,50 @@ def test_images_of_other_channels_are_one_line(tmp_path):
         SegformerPlusPlusError, match=r'has 1 channels, backbone\.in_channels is 3; load what'
     ):
         opened.measure('none')
+
+
+@pytest.mark.parametrize('head', ['one logit', 'one class', 'two logits'])
+@pytest.mark.parametrize('reduces', [False, True])
+def test_predict_and_test_write_labels_of_which_it_is_said_what_they_are(
+    tmp_path, head, reduces, capfd
+):
+    config, checkpoint = make(tmp_path, head, 3)
+    data = 'test_dataloader.dataset'
+    options = ['--cfg-options', f'{data}.reduce_zero_label={reduces}']
+    call = [str(config), str(checkpoint)]
+    inputs = [str(tmp_path / 'img'), '--out', str(tmp_path / 'predicted'), '--device', 'cpu']
+    assert predict([*call, *inputs, *options]) == 0
+    said = 'has the indices of the classes, from 0' in capfd.readouterr().err
+    assert said == reduces
+    work = ['--work-dir', str(tmp_path / 'work')]
+    assert not run_command_test([*call, '--out', str(tmp_path / 'tested'), *work, *options])
+    for index in range(2):
+        ours, theirs = (
+            np.asarray(Image.open(next((tmp_path / folder).rglob(f'{index}.png'))))
+            for folder in ('predicted/masks', 'tested')
+        )
+        assert set(np.unique(ours)) == {0, 1}
+        assert np.array_equal(ours + int(reduces), theirs)
+    # of a class that is alone, the rest of the picture stays as it is
+    image, painted = (
+        np.asarray(Image.open(tmp_path / f'{folder}/1.png'))
+        for folder in ('img', 'predicted/overlays')
+    )
+    assert (painted == image)[ours == 0].all() == (head == 'one class')
+    assert not (painted == image)[ours == 1].all()
+
+
+@pytest.mark.parametrize(
+    ('dataset', 'reduces'),
+    [
+        (dict(type='ADE20KDataset'), True),
+        (dict(type='mmseg.ADE20KDataset'), True),
+        (dict(type='ADE20KDataset', reduce_zero_label=False), False),
+        (dict(type='CityscapesDataset'), False),
+        (dict(type='BaseSegDataset', reduce_zero_label=True), True),
+        ({}, False),
+    ],
+)
+def test_whose_files_are_one_higher(dataset, reduces):
+    assert _reduces_zero_label({}, dataset) == reduces
+    assert _reduces_zero_label(dict(reduce_zero_label=True), {})
