@@ -340,9 +340,8 @@ class MixTransformerBlock(nn.Module):
 
     def _forward(self, tokens: Tensor, grid: Grid, plans: SharedPlans | None) -> Tensor:
         tokens = tokens + self.drop_path(self.attn(self.norm1(tokens), grid, plans))
-        parts = self.ffn, self.norm2, self.drop_path
-        whole = self.training or not (self.ffn.is_bare() and is_untouched(*parts))
-        if not whole and cpu.works_chunked(tokens):
+        chunked = not self.training and cpu.works_chunked(tokens) and self.ffn.is_bare()
+        if chunked and is_untouched(self.ffn, self.norm2, self.drop_path):
             self.ffn.add_chunked(tokens, grid, self.norm2)
             return tokens
         return tokens + self.drop_path(self.ffn(self.norm2(tokens), grid))

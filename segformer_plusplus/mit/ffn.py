@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -30,7 +30,7 @@ class FFNParts(NamedTuple):
 
     expand: nn.Module
     conv: nn.Conv2d
-    activation: Callable[[Tensor], Tensor]
+    activation: nn.Module
     dropout: nn.Module
     reduce: nn.Module
 
@@ -44,8 +44,10 @@ class ChannelsLastFFN:
 
     def is_bare(self) -> bool:
         """Says whether the weights may be read; else the layers have to be called as they are."""
-        (expand, conv, _, _, reduce), module = self.parts(), cast(nn.Module, self)
-        return is_plain(expand, conv, reduce) and is_untouched(*list(module.modules())[1:])
+        expand, conv, activation, dropout, reduce = self.parts()
+        around = cast(nn.Module, self).children()  # such as what holds the convolution
+        untouched = is_untouched(activation, dropout, *around)
+        return untouched and is_plain(expand, conv, reduce)
 
     def run(self, tokens: Tensor, grid: Grid) -> Tensor:
         """Computes (B, H * W, C) -> (B, H * W, C), without the residual."""

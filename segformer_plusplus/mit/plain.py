@@ -13,7 +13,7 @@ _PLAIN = (
     'torch.nn.modules.activation.MultiheadAttention',
     'mmcv.cnn.bricks.wrappers.Conv2d',  # by name: whoever has no mmcv has none of these
 )
-_WEIGHTS = 'weight', 'bias', 'in_proj_weight', 'in_proj_bias'
+_WEIGHTS = {'weight', 'in_proj_weight'}
 # a subclass, such as a quantised one, does its own arithmetic; those of a traced graph are fake
 _BARE = nn.Parameter, Tensor, type(None), torch._subclasses.FakeTensor
 
@@ -34,7 +34,8 @@ def is_plain(*layers: nn.Module) -> bool:
 
 def has_bare_weights(layer: nn.Module) -> bool:
     """Says whether the weights are numbers and no more, not such as are quantised."""
-    return all(type(getattr(layer, name, None)) in _BARE for name in _WEIGHTS)
+    weights = layer._parameters
+    return not _WEIGHTS.isdisjoint(weights) and all(type(w) in _BARE for w in weights.values())
 
 
 def is_untouched(*modules: nn.Module) -> bool:

@@ -149,10 +149,9 @@ class Comparison:
         channels = {each.model.backbone.get('in_channels', 3) for each in variants.values()}
         if len(channels) > 1:
             raise SegformerPlusPlusError(
-                f'models of {sorted(channels)} channels (in_channels) have no images in common; '
-                'compare them one by one'
+                f'models of {sorted(channels)} channels take no image in common: time each alone'
             )
-        (self._channels,) = channels
+        self._channels = channels.pop()
         check_peers(options.against, first.model)
         self._modules = {name: self._build(cfg) for name, cfg in variants.items()}
         self._peers: dict[str, Contender] = {}
