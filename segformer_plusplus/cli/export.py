@@ -14,6 +14,7 @@ from ..export import Check, Export, export_model
 from ..export.formats import find_format
 from ..inference.configs import load_config
 from ..inference.opening import open_model
+from ..segmentation.labels import class_counts
 from .options import CfgOptions, Flat, Shape, command
 
 
@@ -86,7 +87,7 @@ def find_class_names(model: Any) -> list[str] | None:
     """Returns the names of a model's classes or keypoints, None where their number differs."""
     if hasattr(model, 'decode_head'):
         names = list(model.dataset_meta.get('classes') or ())
-        return names if len(names) == model.decode_head.out_channels else None
+        return names if len(names) in class_counts(model.decode_head) else None
     by_index = model.dataset_meta.get('keypoint_id2name') or {}
     return [by_index[index] for index in sorted(by_index)] or None
 

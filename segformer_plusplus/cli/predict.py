@@ -190,6 +190,11 @@ class Run:
 
 def write_labels(segmenter: Segmenter, run: Run, inputs: list[str]) -> None:
     """Writes label maps, and pictures of them."""
+    if run.output.masks and segmenter.reduces_zero_label:
+        Console(stderr=True, soft_wrap=True, highlight=False).print(
+            f'{MASKS}/ has the indices of the classes, from 0; the label maps of the data set, and '
+            'those of test --out, have numbers that are one higher (reduce_zero_label)'
+        )
     for name, image, sample in run.predict(segmenter, inputs):
         labels = sample.pred_sem_seg.data[0].numpy()
         if run.output.masks:

@@ -16,6 +16,7 @@ from ..errors import SegformerPlusPlusError, memory_errors
 from ..evaluation.timing import measure
 from ..inference import Segmenter
 from ..inference.drawing import draw
+from ..inference.labels import first_label
 from ..inference.merge_maps import (
     merge_map,
     predict_labels,
@@ -162,6 +163,8 @@ class Comparer:
     def _classes(self, labels: np.ndarray) -> tuple[ClassShare, ...]:
         found, counts = np.unique(labels, return_counts=True)
         names, palette = self.segmenter.classes, self.segmenter.palette.tolist()
+        if first_label(len(names)):
+            names, palette = ['background', *names], [[0, 0, 0], *palette]
         return tuple(
             ClassShare(names[found[i]], tuple(palette[found[i]]), counts[i] / labels.size)
             for i in np.argsort(-counts, kind='stable')

@@ -60,6 +60,7 @@ def build_page(comparer: Comparer, model: str, samples: Mapping[str, Path]) -> g
                     label='Image',
                     sources=['upload', 'clipboard'],
                     type='filepath',
+                    format='png',  # a sample is compared as it is, not re-encoded with a loss
                     image_mode=None,
                     height=260,
                     alt_text='The image to predict',

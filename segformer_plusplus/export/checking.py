@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import SegformerPlusPlusError
+from ..segmentation.labels import choose
 from .description import describe_merging
 from .formats import Runner, format_of, read_metadata
 from .graph import predict
@@ -143,11 +144,11 @@ class _Reference:
         return predict(self.model, images, self.metadata['output']['name'])
 
     def _normalise(self, images: Tensor) -> Tensor:
-        """Runs uint8 (B, H, W, 3) RGB through the model's data_preprocessor, which takes BGR."""
+        """Runs uint8 (B, H, W, C) through the model's data_preprocessor, which takes BGR of RGB."""
         if images.dtype != torch.uint8:
             return images
-        bgr = [image.flip(-1).permute(2, 0, 1).contiguous() for image in images]
-        content = {'inputs': bgr, 'data_samples': None}
+        as_read = images.flip(-1) if images.shape[-1] == 3 else images
+        content = {'inputs': list(as_read.permute(0, 3, 1, 2).contiguous()), 'data_samples': None}
         return torch.stack(list(self.model.data_preprocessor(content, training=False)['inputs']))
 
 
@@ -216,5 +217,6 @@ def _compare(result: Tensor, expected: Tensor, metadata: Mapping[str, Any]) -> D
     error = float((result - expected).abs().max()) / largest
     if kind == 'heatmaps':
         return Difference(error, None)
-    equal = result.argmax(dim=1) == expected.argmax(dim=1)
+    threshold = metadata['output'].get('threshold')
+    equal = choose(result, threshold) == choose(expected, threshold)
     return Difference(error, float(equal.double().mean()))

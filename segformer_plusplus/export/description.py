@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import SegformerPlusPlusError
+from ..segmentation.labels import class_counts
 from ..token_merging import PRESETS, TokenMerging, build_token_merging
 from ..version import __version__
 from .graph import INPUT
@@ -25,7 +26,11 @@ def describe_export(
     """
     head = model.head if options.output == 'heatmaps' else model.decode_head
     channels = int(head.out_channels)
-    if class_names is not None and len(class_names) != channels:
+    output: dict[str, Any] = {'name': options.output, 'channels': channels}
+    if channels == 1 and options.output != 'heatmaps':  # of the logit's sigmoid, for label 1
+        output['threshold'] = head.threshold
+    allowed = (channels,) if options.output == 'heatmaps' else class_counts(head)
+    if class_names is not None and len(class_names) not in allowed:
         raise SegformerPlusPlusError(
             f'{len(class_names)} class_names given, the model has {channels} channels'
         )
@@ -39,7 +44,7 @@ def describe_export(
         'format': options.format,
         'opset': options.written_opset,
         'input': _describe_input(model, options),
-        'output': {'name': options.output, 'channels': channels},
+        'output': output,
         'shape': list(options.shape),
         'batch_size': None if options.dynamic_batch else options.batch_size,
         'dynamic': {'batch': options.dynamic_batch, 'size': options.dynamic_size},
@@ -84,13 +89,14 @@ def _describe_input(model: Any, options: ExportOptions) -> dict[str, Any]:
     normalises = bool(getattr(settings, '_enable_normalize', False))
     converts = getattr(settings, '_channel_conversion', None)
     inside = options.with_preprocessing
-    order = None if converts is None else 'RGB' if converts else 'BGR'
+    channels = model.backbone.in_channels
+    order = None if converts is None or channels != 3 else 'RGB' if converts else 'BGR'
     return {
         'name': INPUT,
         'layout': 'NHWC' if inside else 'NCHW',
         'type': 'uint8' if inside else 'float32',
-        'channels': model.backbone.layers[0][0].projection.in_channels,
-        'channel_order': 'RGB' if inside else order,
+        'channels': channels,
+        'channel_order': 'RGB' if inside and channels == 3 else order,
         'normalisation': {
             'inside': inside,
             'channel_order': order,

@@ -7,12 +7,12 @@ import warnings
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from ..errors import SegformerPlusPlusError
 from ..mit.cpu import chunked
+from ..segmentation.labels import labels_of
 from ..token_merging import TokenMerger
 from .options import ExportOptions, size_step
 
@@ -23,7 +23,7 @@ _DYNAMIC_BATCH = 2  # a trace with one image would hold for one image only
 
 
 def predict(model: Any, images: Tensor, output: str) -> Tensor:
-    """Runs a segmentor or pose estimator on normalised images (B, 3, H, W).
+    """Runs a segmentor or pose estimator on normalised images (B, C, H, W).
 
     ``output`` is 'logits', 'labels' (of the size of the images) or 'heatmaps'.
     """
@@ -33,8 +33,7 @@ def predict(model: Any, images: Tensor, output: str) -> Tensor:
     logits = head(model.extract_feat(images))
     if output == 'logits':
         return logits
-    size, corners = images.shape[2:], head.align_corners
-    return F.interpolate(logits, size, mode='bilinear', align_corners=corners).argmax(dim=1)
+    return labels_of(logits, (images.shape[2], images.shape[3]), head)
 
 
 class ExportGraph(nn.Module):
@@ -54,10 +53,11 @@ class ExportGraph(nn.Module):
         return predict(self.model, images, self.options.output)
 
     def _preprocess(self, images: Tensor) -> Tensor:
-        """Turns (B, H, W, 3) uint8 RGB into (B, 3, H, W), as the data_preprocessor does."""
+        """Turns (B, H, W, C) uint8, three in RGB order, into (B, C, H, W) as the model does."""
         settings = self.model.data_preprocessor
         # it turns the BGR order that mmcv reads into RGB, or else the model takes BGR
-        channels = images if settings._channel_conversion else images.flip(-1)
+        turns = not settings._channel_conversion and images.shape[-1] == 3
+        channels = images.flip(-1) if turns else images
         result = channels.permute(0, 3, 1, 2).to(torch.float32)
         if settings._enable_normalize:
             result = (result - settings.mean) / settings.std
@@ -66,8 +66,8 @@ class ExportGraph(nn.Module):
     def example(self, batch: int, size: tuple[int, int]) -> Tensor:
         """Returns that many black images of this size."""
         if self.options.with_preprocessing:
-            return torch.zeros(batch, *size, 3, dtype=torch.uint8)
-        return torch.zeros(batch, self.model.backbone.layers[0][0].projection.in_channels, *size)
+            return torch.zeros(batch, *size, self.model.backbone.in_channels, dtype=torch.uint8)
+        return torch.zeros(batch, self.model.backbone.in_channels, *size)
 
 
 def trace(graph: ExportGraph) -> ExportedProgram:

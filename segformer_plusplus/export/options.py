@@ -35,8 +35,8 @@ class ExportOptions:
             twice the step on.
         output: 'logits' (a quarter of the images' size) or 'labels' (their size) of a segmentor,
             'heatmaps' of a pose estimator.
-        with_preprocessing: the graph takes (B, H, W, 3) uint8 in RGB order and normalises them
-            itself, instead of normalised (B, 3, H, W) float32.
+        with_preprocessing: the graph takes (B, H, W, C) uint8, three channels in RGB order, and
+            normalises them itself, instead of normalised (B, C, H, W) float32.
         opset: of ONNX, for the formats that have one; None for :data:`DEFAULT_OPSET`.
 
     Raises:
@@ -162,11 +162,6 @@ def _cell(merger: Any) -> int:
 
 
 def _check_labels(model: Any) -> None:
-    if model.decode_head.out_channels == 1:
-        raise SegformerPlusPlusError(
-            "output='labels': the model has one logit for a pixel, with a threshold; export its "
-            'logits instead'
-        )
     mode = (model.test_cfg or {}).get('mode', 'whole')
     if mode != 'whole':
         raise SegformerPlusPlusError(

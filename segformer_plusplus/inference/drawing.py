@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ..files import written_beside
-from .labels import distinct_colours
+from .labels import distinct_colours, first_label
 from .merge_maps import ROLES, MergeMap, MergeMaps
 
 _IGNORED = (0, 0, 0)
@@ -124,9 +124,9 @@ def _arrange(panels: dict[str, np.ndarray], title: str) -> Image.Image:
 
 def colorize(labels: np.ndarray, palette: Sequence[Sequence[int]]) -> np.ndarray:
     """Paints labels (H, W) as (H, W, 3) uint8 RGB; labels beyond the palette are black."""
-    table = np.full((256, 3), _IGNORED, dtype=np.uint8)
-    table[: len(palette)] = palette
-    return table[labels.astype(np.uint8)]
+    before = [_IGNORED] * first_label(len(palette))
+    table = np.array([*before, *palette, _IGNORED], dtype=np.uint8)
+    return table[np.minimum(labels, len(table) - 1)]
 
 
 def highlight(image: np.ndarray, mask: np.ndarray) -> np.ndarray:

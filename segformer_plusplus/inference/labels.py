@@ -1,15 +1,8 @@
-"""Turns logits into labels, and gives labels their type of number and their colours."""
+"""Gives labels their type of number, their colours and their classes."""
 
 from __future__ import annotations
 
 import numpy as np
-import torch.nn.functional as F
-from torch import Tensor
-
-
-def resize_and_argmax(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Turns logits (B, K, h, w) into labels (B, H, W), the way that every library documents."""
-    return F.interpolate(logits, size=size, mode='bilinear', align_corners=False).argmax(dim=1)
 
 
 def label_dtype(classes: int) -> type[np.uint8] | type[np.uint16]:
@@ -25,3 +18,8 @@ def distinct_colours(count: int) -> np.ndarray:
     """
     bits = (np.arange(count)[:, None] >> np.arange(24) & 1).reshape(count, 8, 3)
     return np.packbits(bits.astype(np.uint8), axis=1).reshape(count, 3)
+
+
+def first_label(classes: int) -> int:
+    """Returns the label of the first class: 1 if it is alone, as mmseg trains it; 0 is the rest."""
+    return int(classes == 1)

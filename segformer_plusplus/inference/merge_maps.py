@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from ..errors import SegformerPlusPlusError
 from ..patching import PatchableBackbone, find_backbones
+from ..segmentation.labels import labels_of
 from ..token_merging import IdentityPlan, MergePlan, StageMerging, TokenMerger
 from ..token_merging.base import Grid
-from .labels import resize_and_argmax
 
 Role = Literal['q', 'kv']
 ROLES: dict[Role, str] = {'q': 'queries', 'kv': 'keys and values'}
@@ -170,21 +170,26 @@ def group_ids(plan: MergePlan, batch: int, device: torch.device) -> Tensor:
 
 
 def to_inputs(model: nn.Module, image: np.ndarray) -> Tensor:
-    """Normalises an image (H, W, 3) uint8 RGB to (1, 3, H, W) on the model's device.
+    """Normalises an image (H, W, C) uint8 to (1, C, H, W) on the model's device.
 
-    Uses the ``data_preprocessor`` of OpenMMLab's models, which takes BGR as from mmcv's loader, or
-    the mean and deviation of ImageNet if none makes a batch.
+    Three channels are RGB. Uses the ``data_preprocessor`` of OpenMMLab's models, which takes BGR as
+    from mmcv's loader, or the mean and deviation of ImageNet if none makes a batch.
     """
     first = next(model.parameters())
-    pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)
     inputs = None
     if hasattr(model, 'data_preprocessor'):
         preprocess: Any = model.data_preprocessor
-        data = dict(inputs=[pixels.flip(0)], data_samples=[BaseDataElement()])
+        pixels = torch.from_numpy(turned(image).copy()).permute(2, 0, 1)
+        data = dict(inputs=[pixels], data_samples=[BaseDataElement()])
         inputs = preprocess(data, False)['inputs']
     if not isinstance(inputs, Tensor):  # mmengine's base class only moves images to the device
-        mean, std = (torch.tensor(each)[:, None, None] for each in (_MEAN, _STD))
-        inputs = ((pixels - mean) / std)[None]
+        if image.shape[2] != 3:
+            raise SegformerPlusPlusError(
+                f'an image of {image.shape[2]} channels, and the model has no data_preprocessor '
+                'that normalises it; give inputs'
+            )
+        scaled = (torch.from_numpy(image.copy()) - torch.tensor(_MEAN)) / torch.tensor(_STD)
+        inputs = scaled.permute(2, 0, 1)[None]
     if inputs.shape[2:] != image.shape[:2]:
         raise SegformerPlusPlusError(
             f"the model's data_preprocessor makes {inputs.shape[2]}x{inputs.shape[3]} of an image "
@@ -193,8 +198,13 @@ def to_inputs(model: nn.Module, image: np.ndarray) -> Tensor:
     return inputs.to(first)
 
 
+def turned(image: np.ndarray) -> np.ndarray:
+    """Turns RGB into BGR, or back; (H, W, C) of another number of channels stays as it is."""
+    return image[..., ::-1] if image.shape[-1] == 3 else image
+
+
 def predict_labels(model: nn.Module, inputs: Tensor) -> Tensor | None:
-    """Predicts labels (H, W) of normalised images (1, 3, H, W); None for other models.
+    """Predicts labels (H, W) of normalised images (1, C, H, W); None for other models.
 
     Takes the whole image at once, also where a segmentor of mmseg would slide a window over it.
     """
@@ -209,9 +219,7 @@ def predict_labels(model: nn.Module, inputs: Tensor) -> Tensor | None:
     if not segments or output.dim() != 4:
         return None
     size = (inputs.shape[2], inputs.shape[3])
-    if output.shape[1] == 1:  # one class: its logit against 0
-        output = torch.cat([torch.zeros_like(output), output], dim=1)
-    return resize_and_argmax(output, size)[0]
+    return labels_of(output, size, getattr(module, 'decode_head', None))[0]
 
 
 @dataclass(frozen=True)
@@ -303,22 +311,26 @@ def merge_map(model: nn.Module, image: np.ndarray, inputs: Tensor | None = None)
     Args:
         model: a segmentor, or another model whose backbone is of this package or was given a
             strategy by ``apply_token_merging``.
-        image: (H, W, 3) uint8, RGB.
-        inputs: the image as the model takes it, (1, 3, H, W); None calls :func:`to_inputs`.
+        image: (H, W, C) or (H, W) uint8; three channels are RGB.
+        inputs: the image as the model takes it, (1, C, H, W); None calls :func:`to_inputs`.
 
     Raises:
         SegformerPlusPlusError: not such an image, or no strategy was applied to the model.
     """
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+    if image.ndim not in (2, 3) or image.dtype != np.uint8:
         raise SegformerPlusPlusError(
-            f'image: expected (H, W, 3) uint8, got {image.shape} {image.dtype}'
+            f'image: expected (H, W, C) or (H, W) uint8, got {image.shape} {image.dtype}'
         )
+    image = np.atleast_3d(image)
     if inputs is None:
         inputs = to_inputs(model, image)
-    elif tuple(inputs.shape) != (1, 3, *image.shape[:2]):
+    elif inputs.dim() != 4 or (1, *image.shape[:2]) != (len(inputs), *inputs.shape[2:]):
         raise SegformerPlusPlusError(
-            f'inputs: expected {(1, 3, *image.shape[:2])} for this image, got {tuple(inputs.shape)}'
+            f'inputs: expected (1, C, {image.shape[0]}, {image.shape[1]}) for this image, got '
+            f'{tuple(inputs.shape)}'
         )
+    if image.shape[2] != 3:  # what is drawn: the first three channels, or the only one in grey
+        image = image[..., :3] if image.shape[2] > 3 else image[..., :1].repeat(3, axis=2)
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Mapping, Sequence
 from itertools import groupby
@@ -12,10 +13,12 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.structures import PixelData
+from mmseg.registry import DATASETS
 from mmseg.structures import SegDataSample
 from torch import nn
 
 from ..errors import SegformerPlusPlusError, memory_errors
+from ..segmentation.labels import class_counts
 from .labels import distinct_colours, label_dtype
 from .opening import test_dataset
 from .predictor import Predictor
@@ -46,8 +49,10 @@ class Segmenter(Predictor[SegDataSample]):
         options: see :class:`~.predictor.Predictor`.
 
     Attributes:
-        classes: their names.
+        classes: their names. A class that is alone has label 1, and 0 is the rest.
         palette: (K, 3) uint8, their RGB colours.
+        reduces_zero_label: whether the numbers in the data set's own label maps, and in those that
+            mmseg writes, are one higher than labels.
 
     Raises:
         SegformerPlusPlusError: see :class:`~.predictor.Predictor`; impossible tiles.
@@ -77,8 +82,9 @@ class Segmenter(Predictor[SegDataSample]):
             )
         self.keep_logits = keep_logits
         self.any_size = self.tiles is not None
-        self.classes, self.palette = _names(model.dataset_meta, model.decode_head.num_classes)
+        self.classes, self.palette = _names(model.dataset_meta, model.decode_head)
         config = getattr(model, 'cfg', None)
+        self.reduces_zero_label = _reduces_zero_label(model.dataset_meta, test_dataset(config))
         self._pipeline = Compose(_pipeline(config, resize=self.tiles is None))
 
     def labels(self, image: np.ndarray) -> np.ndarray:
@@ -124,6 +130,8 @@ class Segmenter(Predictor[SegDataSample]):
             with torch.inference_mode(), memory_errors('prediction', _ADVICE):
                 results = self.model.test_step(data)
             for sample in results:
+                # mmseg's own are floats of one logit
+                sample.pred_sem_seg.data = sample.pred_sem_seg.data.long()
                 if not self.keep_logits and 'seg_logits' in sample:
                     del sample.seg_logits
                 samples.append(sample.to('cpu'))
@@ -142,12 +150,26 @@ def _pipeline(config: Config | None, resize: bool) -> list[Any]:
     return [step for step in steps if not str(step['type']).endswith(without)]
 
 
-def _names(meta: Mapping[str, Any], count: int) -> tuple[list[str], np.ndarray]:
+def _names(meta: Mapping[str, Any], head: Any) -> tuple[list[str], np.ndarray]:
     """Returns names and colours (count, 3) RGB; generates those that do not fit the classes."""
     names = list(meta.get('classes') or ())
     palette = np.array(meta.get('palette') or (), dtype=np.uint8).reshape(-1, 3)
-    if len(names) != count:
-        names = [f'class {index}' for index in range(count)]
-    if len(palette) != count:
-        palette = distinct_colours(count)
+    if len(names) not in class_counts(head):
+        names = [f'class {index}' for index in range(head.num_classes)]
+    if len(palette) != len(names):
+        palette = distinct_colours(len(names))
     return names, palette
+
+
+def _reduces_zero_label(meta: Mapping[str, Any], dataset: Mapping[str, Any]) -> bool:
+    """Reads it from meta data, a config's data set, or what the class of that does by itself."""
+    for source in (dataset, meta):
+        if source.get('reduce_zero_label') is not None:
+            return bool(source['reduce_zero_label'])
+    kind = dataset.get('type')
+    kind = DATASETS.get(kind) if isinstance(kind, str) else kind
+    for base in getattr(kind, '__mro__', ()):
+        found = inspect.signature(base.__init__).parameters.get('reduce_zero_label')
+        if found is not None:
+            return bool(found.default)
+    return False

@@ -12,6 +12,7 @@ from PIL import Image
 
 from ..errors import SegformerPlusPlusError
 from ..files import replace, write_json
+from .labels import first_label
 
 if TYPE_CHECKING:
     from mmpose.structures import PoseDataSample
@@ -53,7 +54,7 @@ def overlay(
     Args:
         image: is not changed.
         labels: labels beyond the palette leave the image as it is.
-        palette: (K, 3) uint8 RGB.
+        palette: (K, 3) uint8 RGB; of a single one, 1 is the label (:func:`~.labels.first_label`).
         opacity: from 0, the image, to 1, the colours.
 
     Raises:
@@ -63,10 +64,11 @@ def overlay(
         raise SegformerPlusPlusError(f'opacity is {opacity}; give a number from 0 to 1')
     result = np.array(image)
     colours = palette[:, ::-1].astype(np.float32)
+    first = first_label(len(colours))
     for start in range(0, len(image), _ROWS):
         part, of = result[start : start + _ROWS], labels[start : start + _ROWS]
-        known = of < len(colours)
-        blended = (1 - opacity) * part[known] + opacity * colours[of[known]]
+        known = (of >= first) & (of < first + len(colours))
+        blended = (1 - opacity) * part[known] + opacity * colours[of[known] - first]
         part[known] = np.rint(blended).astype(np.uint8)
     return result
 

@@ -10,6 +10,7 @@ from ..errors import TokenMergingError
 from ..token_merging import IdentityPlan, MergePlan, StageMerging, TokenMerger
 from ..token_merging.base import Grid, image_to_tokens, tokens_to_image
 from . import cpu
+from .plain import is_plain
 
 SharedPlans = dict[str, MergePlan]
 """Holds the plans for 'q' and 'kv' that consecutive blocks share in one forward pass."""
@@ -26,15 +27,24 @@ class MergedAttention:
         num_heads: heads of the attention.
         training: whether the module is in training mode.
         merging: strategies for queries and for keys and values.
+        sr_ratio: by how much the grid of keys and values is reduced, per side.
+        sr: the reduction, a strided convolution, where ``sr_ratio > 1``.
+        norm: after it.
     """
 
     num_heads: int
     training: bool
     merging: StageMerging
+    sr_ratio: int
+    sr: nn.Module
+    norm: nn.Module
 
     def reduce(self, tokens: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
         """Reduces and norms what keys and values are made of: (B, N, C) -> (B, N', C), its grid."""
-        raise NotImplementedError
+        if self.sr_ratio == 1:
+            return tokens, grid
+        image = self.sr(tokens_to_image(tokens, grid))
+        return self.norm(image_to_tokens(image)), (image.shape[2], image.shape[3])
 
     def project_query(self, tokens: Tensor) -> Tensor:
         """Projects tokens (B, N, C) to queries (B, N, C)."""
@@ -139,23 +149,11 @@ class PackedAttention(MergedAttention):
     """Attends with parameters under mmseg's names.
 
     Attributes:
-        sr_ratio: by how much the grid of keys and values is reduced, per side.
-        attn: holds the projections and initialises them like mmseg; its forward, which would build
-            the attention map, is never called.
-        sr: the reduction, a strided convolution, where ``sr_ratio > 1``.
-        norm: after it.
+        attn: holds the projections and initialises them like mmseg; its forward, which builds the
+            attention map, is called only where an adapter, a hook or the like asks for it.
     """
 
-    sr_ratio: int
     attn: nn.MultiheadAttention
-    sr: nn.Module
-    norm: nn.Module
-
-    def reduce(self, tokens: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
-        if self.sr_ratio == 1:
-            return tokens, grid
-        image = self.sr(tokens_to_image(tokens, grid))
-        return self.norm(image_to_tokens(image)), (image.shape[2], image.shape[3])
 
     def project_query(self, tokens: Tensor) -> Tensor:
         return cpu.linear(tokens, *self._projections()[0])
@@ -167,9 +165,25 @@ class PackedAttention(MergedAttention):
     def project_out(self, tokens: Tensor) -> Tensor:
         return cpu.linear(tokens, *self._projections()[2])
 
-    def outer_projections(self) -> tuple[cpu.Projection, cpu.Projection]:
+    def outer_projections(self) -> tuple[cpu.Projection, cpu.Projection] | None:
+        if not self._is_bare():
+            return None
         query, _, out = self._projections()
         return query, out
+
+    def _is_bare(self) -> bool:
+        return is_plain(self.attn) and is_plain(self.attn.out_proj)
+
+    def _attend(self, query: Tensor, key_value: Tensor, bias: Tensor | None) -> Tensor:
+        if self._is_bare():
+            return super()._attend(query, key_value, bias)
+        mask: dict[str, Tensor] = {}
+        if bias is not None:
+            rows = bias.to(query.dtype)[:, None, None]
+            size = len(query), self.num_heads, query.shape[1], rows.shape[-1]
+            mask['attn_mask'] = rows.expand(size).flatten(0, 1)
+        query, key_value = query.transpose(0, 1), key_value.transpose(0, 1)
+        return self.attn(query=query, key=key_value, value=key_value, **mask)[0].transpose(0, 1)
 
     def dropout_rate(self) -> float:
         return self.attn.dropout

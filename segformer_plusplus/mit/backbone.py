@@ -40,6 +40,7 @@ from .archs import resolve_arch
 from .attention import EfficientAttention, SharedPlans
 from .ffn import MixFFN
 from .initialisation import initialise
+from .plain import is_untouched
 
 
 @MODELS.register_module(force=True)
@@ -166,6 +167,7 @@ class MixVisionTransformerPlusPlus(BaseModule):
             self.token_merging = build_token_merging(read_tome_cfg(tome_cfg), num_stages, name)
         else:
             self.token_merging = build_token_merging(token_merging, num_stages)
+        self.in_channels = in_channels
         self.strides = tuple(strides)
         self.patch_sizes = tuple(patch_sizes)
         self.sr_ratios = tuple(sr_ratios)
@@ -259,7 +261,13 @@ class MixVisionTransformerPlusPlus(BaseModule):
         return grids
 
     def _check_size(self, image: Tensor) -> None:
-        height, width = image.shape[2:]
+        channels, height, width = image.shape[1:]
+        if channels != self.in_channels:
+            raise SegformerPlusPlusError(
+                f'the image has {channels} channels, backbone.in_channels is {self.in_channels}; '
+                'load what the model was trained on (color_type of the loader), or change '
+                'in_channels'
+            )
         for stage, (grid, reduction) in enumerate(
             zip(self.grids(height, width), self.sr_ratios, strict=True), start=1
         ):
@@ -332,7 +340,8 @@ class MixTransformerBlock(nn.Module):
 
     def _forward(self, tokens: Tensor, grid: Grid, plans: SharedPlans | None) -> Tensor:
         tokens = tokens + self.drop_path(self.attn(self.norm1(tokens), grid, plans))
-        if not self.training and cpu.works_chunked(tokens):
+        chunked = not self.training and cpu.works_chunked(tokens) and self.ffn.is_bare()
+        if chunked and is_untouched(self.ffn, self.norm2, self.drop_path):
             self.ffn.add_chunked(tokens, grid, self.norm2)
             return tokens
         return tokens + self.drop_path(self.ffn(self.norm2(tokens), grid))

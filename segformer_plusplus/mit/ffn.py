@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..token_merging.base import Grid
+from ..token_merging.base import Grid, image_to_tokens, tokens_to_image
 from . import cpu
+from .plain import is_plain, is_untouched
 
 HIDDEN = 2**20
 """Limits the hidden activations of a chunk, which stay in the cache of a CPU."""
@@ -29,7 +30,7 @@ class FFNParts(NamedTuple):
 
     expand: nn.Module
     conv: nn.Conv2d
-    activation: Callable[[Tensor], Tensor]
+    activation: nn.Module
     dropout: nn.Module
     reduce: nn.Module
 
@@ -40,6 +41,13 @@ class ChannelsLastFFN:
     def parts(self) -> FFNParts:
         """Returns the layers, whatever the module calls them."""
         raise NotImplementedError
+
+    def is_bare(self) -> bool:
+        """Says whether the weights may be read; else the layers have to be called as they are."""
+        expand, conv, activation, dropout, reduce = self.parts()
+        around = cast(nn.Module, self).children()  # such as what holds the convolution
+        untouched = is_untouched(activation, dropout, *around)
+        return untouched and is_plain(expand, conv, reduce)
 
     def run(self, tokens: Tensor, grid: Grid) -> Tensor:
         """Computes (B, H * W, C) -> (B, H * W, C), without the residual."""
@@ -142,7 +150,9 @@ class MixFFN(SequentialFFN, nn.Module):
 
     def forward(self, tokens: Tensor, grid: Grid) -> Tensor:
         """Computes (B, H * W, C) -> (B, H * W, C), without the residual."""
-        return self.run(tokens, grid)
+        if self.is_bare():
+            return self.run(tokens, grid)
+        return image_to_tokens(self.layers(tokens_to_image(tokens, grid)))
 
 
 def _weights(layer: Any) -> tuple[Tensor, Tensor | None]:

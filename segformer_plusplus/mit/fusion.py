@@ -13,10 +13,12 @@ import torch
 import torch.nn.functional as F
 from mmcv.cnn import ConvModule
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import SegformerPlusPlusError
 from ..token_merging.base import image_to_tokens
 from . import cpu
+from .plain import has_bare_weights, is_plain, is_untouched
 
 ROWS = 16
 """Is the number of rows in a chunk of the result."""
@@ -37,7 +39,7 @@ def fuse_pyramid(
     A 1x1 convolution commutes with the resize, and a convolution of a concatenation is the sum
     of the convolutions of its parts. So every level is multiplied by its slice of the fusion's
     weight at its own low resolution, and only the products are resized and added. A level that is
-    a convolution and nothing else is one with its slice.
+    a convolution and nothing else is one with its slice. Adapters, hooks and the like are called.
 
     Args:
         features: one (B, C_i, H_i, W_i) per level; the first has the resolution of the result.
@@ -62,13 +64,19 @@ def fuse_pyramid(
         return fuse_chunked(features, levels, fusion_conv, project)
     size, conv = features[0].shape[2:], fusion_conv.conv
     corners = align_corners if mode in ('bilinear', 'bicubic') else None
+
+    def resize(level: Tensor) -> Tensor:
+        if level.shape[2:] == size:
+            return level
+        return F.interpolate(level, size=size, mode=mode, align_corners=corners)
+
+    if not (_is_bare(fusion_conv) and _is_pointwise(conv)):
+        parts = [resize(each(x)) for each, x in zip(levels, features, strict=True)]
+        return project(fusion_conv(torch.cat(parts, dim=1)))
     fused: Any = 0 if conv.bias is None else conv.bias.view(1, -1, 1, 1)
     weights = conv.weight.chunk(len(features), dim=1)
     for feature, level_conv, weight in zip(features, levels, weights, strict=True):
-        level = _multiply(feature, level_conv, weight)
-        if level.shape[2:] != size:
-            level = F.interpolate(level, size=size, mode=mode, align_corners=corners)
-        fused = fused + level
+        fused = fused + resize(_multiply(feature, level_conv, weight))
     if fusion_conv.with_norm:
         fused = fusion_conv.norm(fused)
     return project(fusion_conv.activate(fused) if fusion_conv.with_activation else fused)
@@ -171,9 +179,14 @@ def _source_rows(rows: slice, scale: float, low: int) -> tuple[int, int]:
     return int(first), min(low, int(last) + 2)
 
 
+def _is_bare(module: nn.Module) -> bool:
+    """Tells whether this is a ``ConvModule`` of which no part wants to be called."""
+    return type(module) is ConvModule and is_untouched(*module.modules())
+
+
 def _is_linear(module: nn.Module) -> bool:
     """Tells whether this is a 1x1 convolution and nothing more."""
-    if not isinstance(module, ConvModule) or module.with_norm or module.with_activation:
+    if not _is_bare(module) or module.with_norm or module.with_activation:
         return False
     return _is_pointwise(module.conv)
 
@@ -181,6 +194,7 @@ def _is_linear(module: nn.Module) -> bool:
 def _is_pointwise(conv: Any) -> bool:
     return (
         type(conv) is nn.Conv2d  # what another class does with its weight is not known here
+        and is_plain(conv)
         and (conv.kernel_size, conv.stride, conv.padding) == ((1, 1), (1, 1), (0, 0))
         and conv.groups == 1
     )
@@ -188,13 +202,19 @@ def _is_pointwise(conv: Any) -> bool:
 
 def _is_foldable(module: nn.Module) -> bool:
     """Tells whether this is a 1x1 convolution, with at most a fixed batch norm before the end."""
-    if not isinstance(module, ConvModule) or module.order != ('conv', 'norm', 'act'):
+    if not _is_bare(module) or module.order != ('conv', 'norm', 'act'):
         return False
     norm = module.norm
-    fixed = isinstance(norm, nn.modules.batchnorm._BatchNorm) and (
-        not norm.training and norm.running_var is not None
+    return _is_pointwise(module.conv) and (norm is None or _is_fixed(norm))
+
+
+def _is_fixed(norm: Any) -> bool:
+    return (
+        type(norm).forward in (_BatchNorm.forward, nn.SyncBatchNorm.forward)
+        and has_bare_weights(norm)
+        and not norm.training
+        and norm.running_var is not None
     )
-    return _is_pointwise(module.conv) and (norm is None or fixed)
 
 
 def _fold(module: ConvModule) -> tuple[Tensor, Tensor | None]:

@@ -66,10 +66,8 @@ class Backbone(HostBackbone):
             raise self.unknown(layers, 'is not the six layers of a Mix-FFN')
         self.check_depthwise(layers[1])
         needed = ['sr', 'norm'] if self.require(attention, 'sr_ratio') > 1 else []
-        packed = self.require(
+        self.require(
             attention, 'num_heads', 'batch_first', 'proj_drop', 'dropout_layer', *needed, 'attn'
         )
         if not attention.batch_first:
             raise self.unknown(attention, 'was built with batch_first=False')
-        if type(packed) is not nn.MultiheadAttention or packed.in_proj_weight is None:
-            raise self.unknown(packed, f'is a {type(packed).__name__}, not nn.MultiheadAttention')

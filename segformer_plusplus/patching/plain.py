@@ -9,27 +9,9 @@ from torch import Tensor, nn
 from ..mit import cpu
 from ..mit.attention import MergedAttention
 from ..mit.ffn import ChannelsLastFFN
+from ..mit.plain import is_plain
 from ..token_merging import InputDownsampling
-from ..token_merging.base import Grid, image_to_tokens, tokens_to_image
-
-_PLAIN = (
-    'torch.nn.modules.linear.Linear',
-    'torch.nn.modules.conv.Conv2d',
-    'mmcv.cnn.bricks.wrappers.Conv2d',  # by name: whoever has no mmcv has none of these
-)
-
-
-def is_plain(*layers: nn.Module) -> bool:
-    """Says whether the layers compute what their weights say, and nothing watches them.
-
-    Not so an adapter (LoRA), a quantised or a parametrised layer, or one with hooks.
-    """
-    return all(
-        f'{type(layer).__module__}.{type(layer).__qualname__}' in _PLAIN
-        and not layer._forward_hooks
-        and not layer._forward_pre_hooks
-        for layer in layers
-    )
+from ..token_merging.base import Grid
 
 
 class HostAttention(MergedAttention):
@@ -41,18 +23,6 @@ class HostAttention(MergedAttention):
         Each is (B, N, C) -> (B, N, C), the one for key and value (B, N, C) -> (B, N, 2 * C).
         """
         raise NotImplementedError
-
-    def reduction(self) -> tuple[nn.Module, nn.Module] | None:
-        """Returns the strided convolution for key and value and its norm, None where none is."""
-        raise NotImplementedError
-
-    def reduce(self, tokens: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
-        layers = self.reduction()
-        if layers is None:
-            return tokens, grid
-        conv, norm = layers
-        image = conv(tokens_to_image(tokens, grid))
-        return norm(image_to_tokens(image)), (image.shape[2], image.shape[3])
 
     def project_query(self, tokens: Tensor) -> Tensor:
         return _project(self.projections()[0], tokens)
@@ -101,9 +71,8 @@ class HostFFN(ChannelsLastFFN):
         return layer.forward(tokens, height, width) if out is None else out
 
     def run_on_weights(self, tokens: Tensor, grid: Grid) -> Tensor | None:
-        """Maps (B, N, C) to itself without the residual; None unless all layers are plain."""
-        parts = self.parts()
-        if not is_plain(parts.expand, parts.conv, parts.reduce):
+        """Maps (B, N, C) to itself without the residual; None unless :meth:`is_bare`."""
+        if not self.is_bare():
             return None
         if not self.training and cpu.works_chunked(tokens):
             return self.run_chunked(tokens, grid)

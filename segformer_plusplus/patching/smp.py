@@ -25,9 +25,6 @@ class MergedSmpAttention(HostAttention, Attention):
     def projections(self) -> tuple[nn.Module, list[nn.Module], nn.Module]:
         return self.q, [self.kv], self.proj
 
-    def reduction(self) -> tuple[nn.Module, nn.Module] | None:
-        return (self.sr, self.norm) if self.sr_ratio > 1 else None
-
     def dropout_rate(self) -> float:
         return self.attn_drop.p
 

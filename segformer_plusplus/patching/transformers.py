@@ -13,6 +13,7 @@ from transformers.models.segformer.modeling_segformer import (
 
 from ..errors import SegformerPlusPlusError
 from ..mit.ffn import FFNParts
+from ..token_merging.base import Grid
 from .backbones import HostBackbone
 from .plain import DownsamplingEntry, HostAttention, HostFFN
 
@@ -46,11 +47,11 @@ class MergedSegformerAttention(HostAttention, SegformerAttention):
     def projections(self) -> tuple[nn.Module, list[nn.Module], nn.Module]:
         return self.q_proj, [self.k_proj, self.v_proj], self.o_proj
 
-    def reduction(self) -> tuple[nn.Module, nn.Module] | None:
-        if self.sequence_reduction_ratio == 1:
-            return None
-        layers = self.sequence_reduction
-        return layers.sequence_reduction, layers.layer_norm
+    def reduce(self, tokens: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
+        ratio = self.sequence_reduction_ratio
+        if ratio == 1:
+            return tokens, grid
+        return self.sequence_reduction(tokens, *grid), (grid[0] // ratio, grid[1] // ratio)
 
     def dropout_rate(self) -> float:
         return self.attention_dropout
@@ -90,5 +91,4 @@ class Backbone(HostBackbone):
         self.require(attention, 'num_attention_heads', 'head_dim', 'attention_dropout')
         self.check_scale(attention, 'scaling', attention.head_dim)
         if self.require(attention, 'sequence_reduction_ratio') > 1:
-            reduction = self.require(attention, 'sequence_reduction')
-            self.require(reduction, 'sequence_reduction', 'layer_norm')
+            self.require(attention, 'sequence_reduction')

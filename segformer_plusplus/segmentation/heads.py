@@ -32,6 +32,7 @@ from ..arguments import (
 )
 from ..mit.cpu import accept_in_rows
 from ..mit.fusion import check_image_norm, fuse_pyramid, pair_levels, select_levels
+from ..mit.plain import is_untouched
 
 DECODE_HEAD: dict[str, Kind] = dict(
     in_channels=integers(1),
@@ -72,11 +73,13 @@ def _blaming(head: object, settings: dict[str, Any]) -> AbstractContextManager[N
 
 
 def _fuse(head: Any, inputs: Sequence[Tensor]) -> Tensor:
+    drop = head.dropout
+    idle = drop is None or (not drop.training and is_untouched(drop))
     return fuse_pyramid(
         select_levels(inputs, head.in_channels, head.in_index, 'decode_head'),
         head.convs,
         head.fusion_conv,
-        head.cls_seg if head.training else head.conv_seg,
+        head.conv_seg if idle else head.cls_seg,
         head.interpolate_mode,
         head.align_corners,
     )

@@ -200,11 +200,11 @@ class MergeMapHook(Hook):
             return
         # only now: this module is imported for its hooks by those who never draw
         from ..inference.drawing import draw
-        from ..inference.merge_maps import merge_map
+        from ..inference.merge_maps import merge_map, turned
 
         palette = (getattr(runner.visualizer, 'dataset_meta', None) or {}).get('palette')
         for pixels in data_batch['inputs'][: self.images - self._drawn]:
-            image = np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy()[..., ::-1])
+            image = np.ascontiguousarray(turned(pixels.permute(1, 2, 0).cpu().numpy()))
             maps = merge_map(unwrap(runner.model), image)
             picture = draw(maps, block=self.block, palette=palette)
             # no slash: the local backend makes no folders, and does not say that it wrote nothing

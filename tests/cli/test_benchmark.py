@@ -102,6 +102,16 @@ def test_configs_in_half_precision(config, tmp_path, capfd):
     assert 'tiny' in table and 'wide' in table and 'random weights' in table
 
 
+def test_images_of_four_channels(config, tmp_path, capfd):
+    pytest.importorskip('transformers')
+    four = ['model.backbone.in_channels=4', 'model.decode_head.align_corners=True']
+    argv = ['--token-merging', 'none', '--shape', '64x64', '--rounds', 1, '--against', 'mmseg']
+    content = measured(config, *argv, '--cfg-options', *four)
+    assert names(content['runs'][0]) == ['mmseg', 'none']
+    (tmp_path / 'four.py').write_text(CONFIG.replace("'hq',", "'hq', in_channels=4,"))
+    assert 'models of [3, 4] channels' in refused(capfd, config, tmp_path / 'four.py')
+
+
 def test_every_peer_in_stages(config, tmp_path, capfd):
     pytest.importorskip('transformers')
     pytest.importorskip('openvino')

@@ -168,6 +168,15 @@ def test_only_what_was_uploaded_is_read(address, tmp_path):
     assert '"success":false' in answer and 'image.png' not in answer
 
 
+def test_a_sample_arrives_bit_for_bit(segmenter, tmp_path):
+    pixels = np.random.default_rng().integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    page = build_page(Comparer(segmenter), 'tiny.py', {})
+    (shown,) = [b for b in page.blocks.values() if getattr(b, 'label', None) == 'Image']
+    shown.GRADIO_CACHE = str(tmp_path)
+    path = shown.postprocess(Image.fromarray(pixels)).path
+    assert np.array_equal(np.asarray(Image.open(path)), pixels)
+
+
 @needs_browser
 def test_samples(page):
     sample = page.get_by_role('combobox', name='Sample image')

@@ -13,6 +13,7 @@ import segformer_plusplus  # noqa: F401  (must precede mmseg)
 # isort: split
 import torch
 from inference.tiny import build_model
+from mmseg.structures import SegDataSample
 from torch import nn
 
 from segformer_plusplus import SegformerPlusPlusError
@@ -26,8 +27,8 @@ from segformer_plusplus.evaluation.benchmark.peers import (
     tomesd_peer,
     transformers_settings,
 )
-from segformer_plusplus.inference.labels import resize_and_argmax
 from segformer_plusplus.mit.cpu import is_chunked
+from segformer_plusplus.segmentation.labels import labels_of
 from segformer_plusplus.token_merging import TomesdMatching
 
 from .conftest import build_peer
@@ -68,6 +69,46 @@ def test_a_peer_has_the_same_logits_and_parts_that_make_the_whole(tiny, library,
             check_same_logits(OpenMMLabModel(ours), theirs, IMAGES, 1e-4, 'transformers')
 
 
+@pytest.mark.parametrize('library', ['mmseg', 'transformers', 'openvino'])
+@pytest.mark.parametrize(
+    'changes',
+    [
+        dict(num_classes=2, out_channels=1, threshold=0.3),
+        dict(num_classes=1, threshold=0.7, align_corners=True),
+        dict(align_corners=True),
+    ],
+    ids=['one logit', 'one class', 'corners'],
+)
+def test_a_peer_makes_our_labels(tiny, library, changes):
+    config = tiny[0]()
+    config['decode_head'].update(changes)
+    if changes.get('threshold'):
+        config['decode_head']['loss_decode']['use_sigmoid'] = True
+    if library == 'transformers' and changes.get('align_corners'):
+        with pytest.raises(SegformerPlusPlusError, match='align_corners=True, only False'):
+            check_peers([library], config)
+        return
+    ours = build_model(config)
+    torch.nn.init.normal_(ours.decode_head.conv_seg.weight)
+    with torch.no_grad():
+        middle = torch.tensor(((changes.get('threshold') or 0.5) + 0.5) / 2).logit()
+        ours.decode_head.conv_seg.bias += middle - ours(IMAGES, None, mode='tensor').median()
+    theirs = build_peer(library, config, ours)
+    assert check_same_logits(OpenMMLabModel(ours), theirs, IMAGES, 1e-5) < 1e-5
+    metas = [dict(ori_shape=(64, 96), img_shape=(64, 96), flip=False)] * 2
+    ours.labels_only = False  # mmseg's own prediction
+    expected = [
+        each.pred_sem_seg.data[0]
+        for each in ours.predict(IMAGES, [SegDataSample(metainfo=meta) for meta in metas])
+    ]
+    assert len(expected[0].unique()) > 1
+    with torch.inference_mode():
+        found = theirs.predict(IMAGES)
+        assert torch.equal(theirs.labels(theirs.logits(IMAGES), (64, 96)), found)
+    assert found.dtype == torch.int64
+    assert (found == torch.stack(expected)).float().mean() > 0.999
+
+
 def test_parts_of_ours(tiny):
     check_parts(OpenMMLabModel(tiny[1](token_merging='hq')))
 
@@ -82,7 +123,7 @@ def check_parts(model):
         assert whole.shape == (2, 64, 96) and whole.dtype == torch.int64
         assert torch.equal(whole, stages['labels']())
         # our labels take a short cut: where two classes have equal logits, either is right
-        assert (whole == resize_and_argmax(logits, (64, 96))).float().mean() > 0.999
+        assert (whole == labels_of(logits, (64, 96))).float().mean() > 0.999
 
 
 def test_openvino_follows_another_shape_and_other_threads(tiny):

@@ -14,6 +14,7 @@ from export_models import (
     plain_onnx,
     plain_openvino,
     plain_torch,
+    randomise,
     segmentor_config,
 )
 from inference.tiny import build_model
@@ -252,3 +253,58 @@ def test_metadata_is_json(tmp_path, model):
     assert json.loads(json.dumps(export.metadata)) == read_metadata(path)
     assert read_metadata(path)['token_merging']['preset'] == 'fast'
     assert leftovers(path.parent) == ['a.pt2']
+
+
+BCE = dict(type='CrossEntropyLoss', use_sigmoid=True)
+
+
+@pytest.mark.parametrize(
+    ('head', 'channels'),
+    [
+        (dict(num_classes=2, out_channels=1, threshold=0.3, loss_decode=BCE), 1),
+        (dict(num_classes=1, threshold=0.7, loss_decode=BCE, align_corners=True), 3),
+        (dict(num_classes=3, align_corners=True), 4),
+    ],
+    ids=['one logit, grey', 'one class', 'corners, four channels'],
+)
+def test_labels_are_mmsegs(tmp_path, head, channels):
+    """Of one logit, with aligned corners, of grey and of four-channel images."""
+    settings = segmentor_config()
+    settings['decode_head'].update(head)
+    settings['backbone']['in_channels'] = channels
+    scale = dict(mean=[120.0] * channels, std=[60.0] * channels) if channels < 4 else {}
+    settings['data_preprocessor'] = dict(type='SegDataPreProcessor', bgr_to_rgb=True, **scale)
+    model = randomise(build_model(settings))
+    images = torch.randint(256, (1, *SHAPE, channels), dtype=torch.uint8)
+    read = images[0].flip(-1) if channels == 3 else images[0]
+    data = {'inputs': [read.permute(2, 0, 1)]}
+    threshold = head.get('threshold')
+    with torch.inference_mode():
+        normalised = model.data_preprocessor(dict(data, data_samples=None), False)['inputs']
+        logits = model(normalised, None, mode='tensor')
+        middle = torch.tensor(((threshold or 0.5) + 0.5) / 2).logit()
+        model.decode_head.conv_seg.bias -= logits.flatten(2).median(2).values[0] - middle
+    model.labels_only = False  # mmseg's own prediction
+    expected = model.test_step(data)[0].pred_sem_seg.data.numpy()
+    assert len(np.unique(expected)) > 1
+    options = dict(shape=SHAPE, with_preprocessing=True)
+    export = export_model(model, tmp_path / 'a.onnx', output='labels', **options)
+    labels = plain_onnx(tmp_path / 'a.onnx', images)
+    assert labels.shape == expected.shape and np.issubdtype(labels.dtype, np.integer)
+    assert (labels == expected).mean() >= 0.999
+    assert export.metadata['output'].get('threshold') == threshold
+    assert export.metadata['input']['channels'] == channels
+    assert export.metadata['input']['channel_order'] == ('RGB' if channels == 3 else None)
+
+
+def test_the_threshold_is_recorded_and_checked(tmp_path):
+    settings = segmentor_config()
+    settings['decode_head'].update(num_classes=1, threshold=0.3, loss_decode=BCE)
+    model = randomise(build_model(settings))
+    export = export_model(model, tmp_path / 'a.pt2', class_names=['bg', 'fg'], **TORCH)
+    assert export.metadata['output'] == {'name': 'logits', 'channels': 1, 'threshold': 0.3}
+    logits = torch.tensor([-2.0, -0.9, -0.7, 2.0]).view(1, 1, 2, 2)  # 0.3 is at -0.85
+    moved = torch.tensor([-2.0, -0.8, -0.7, 2.0]).view(1, 1, 2, 2)
+    assert checking._compare(moved, logits, export.metadata).equal_labels == 0.75
+    with pytest.raises(SegformerPlusPlusError, match='3 class_names given, the model has 1'):
+        export_model(model, tmp_path / 'b.pt2', class_names=['a', 'b', 'c'], **TORCH)

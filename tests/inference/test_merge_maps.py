@@ -179,6 +179,35 @@ def test_the_models_own_preprocessing():
         merge_map(model, image)
 
 
+@pytest.mark.parametrize('channels', [1, 2, 4])
+def test_images_of_other_channels(channels):
+    model = own_segmentor(token_merging='hq', in_channels=channels)
+    scale = dict(mean=[100.0], std=[50.0]) if channels == 1 else {}
+    model.data_preprocessor = MODELS.build(
+        dict(type='mmseg.SegDataPreProcessor', bgr_to_rgb=True, **scale)
+    )
+    image = np.random.default_rng(0).integers(0, 256, (128, 160, channels), dtype=np.uint8)
+    inputs = torch.from_numpy(image).permute(2, 0, 1).float()[None]
+    inputs = (inputs - 100) / 50 if scale else inputs
+    with torch.inference_mode():
+        logits = nn.functional.interpolate(
+            model(inputs, None, mode='tensor'), (128, 160), mode='bilinear', align_corners=False
+        )
+    for given in [image, image[..., 0]] if channels == 1 else [image]:
+        maps = merge_map(model, given)
+        assert np.array_equal(maps.labels, logits.argmax(1)[0].numpy())
+        shown = image[..., :3] if channels > 3 else image[..., :1].repeat(3, axis=2)
+        assert np.array_equal(maps.image, shown)
+    draw(maps)
+    with pytest.raises(SegformerPlusPlusError, match=f'in_channels is {channels}; load what'):
+        merge_map(model, picture())
+    if channels == 4:
+        other = CASES['smp.Segformer'].build()
+        apply_token_merging(other, 'hq')
+        with pytest.raises(SegformerPlusPlusError, match='4 channels, and the model has no'):
+            merge_map(other, image)
+
+
 def test_recording_changes_no_number_and_leaves_no_trace():
     model, image = own_segmentor(token_merging='hq').double(), torch.randn(2, 3, 96, 96).double()
     strategies = [block.attn.merging for _, blocks, _ in model.backbone.layers for block in blocks]

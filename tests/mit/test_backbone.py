@@ -214,6 +214,52 @@ def test_downsampling_is_the_halved_image():
             torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize('rate', [0.0, 0.3])
+@pytest.mark.parametrize('layers', [[2, 1, 2, 1], [3, 4, 6, 3], [1, 1, 1, 1]], ids=str)
+def test_rates_of_dropout_are_those_of_mmseg(rate, layers):
+    rates = dict(drop_path_rate=rate, drop_rate=rate / 2, attn_drop_rate=rate / 3)
+    settings = dict(TINY, num_layers=layers, **rates)
+    ours, theirs = MixVisionTransformerPlusPlus(**settings), MixVisionTransformer(**settings)
+    blocks = [[b for _, bs, _ in model.layers for b in bs] for model in (ours, theirs)]
+    for one, other in zip(*blocks, strict=True):
+        expected = getattr(other.ffn.dropout_layer, 'drop_prob', 0.0)
+        assert one.drop_path.drop_prob == pytest.approx(expected)
+        assert one.attn.attn.dropout == other.attn.attn.dropout
+        assert one.attn.proj_drop.p == other.attn.proj_drop.p
+        for place in (3, 5):
+            assert one.ffn.layers[place].p == other.ffn.layers[place].p
+    found = [one.drop_path.drop_prob for one in blocks[0]]
+    assert found[0] == 0 and found[-1] == pytest.approx(rate)
+
+
+SHARED = [dict(kv=dict(type='BipartiteSoftMatching1d', ratio=0.4), share=2)] * 4
+DOWN = dict(stages=[dict(q='NeighborMerging2d')] * 4, downsampling=dict(factor=2, mode='bilinear'))
+
+
+def test_another_strategy_leaves_nothing_of_the_one_before():
+    """Downsampling, share, both sides of every stage: as a backbone that is built with the last."""
+    strategies = [*PRESETS, SHARED, DOWN, BOTH]
+    image, expected = torch.randn(1, 3, 128, 160, dtype=torch.float64), []
+    model = MixVisionTransformerPlusPlus(**TINY).double().eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    with torch.inference_mode():
+        for strategy in strategies:
+            fresh = MixVisionTransformerPlusPlus(**TINY, token_merging=strategy).double().eval()
+            fresh.load_state_dict(model.state_dict(), strict=True)
+            expected.append(fresh(image))
+        for index in range(len(strategies)):  # no two have the same numbers
+            for other in expected[:index]:
+                assert relative_error(F.interpolate(other[1], (16, 20)), F.interpolate(
+                    expected[index][1], (16, 20))) > 1e-6  # fmt: skip
+        # every one after every other one
+        order = [i for a in range(len(strategies)) for b in range(a) for i in (a, b)]
+        for index in order:
+            model.set_token_merging(strategies[index])
+            for actual, wanted in zip(model(image), expected[index], strict=True):
+                assert torch.equal(actual, wanted), strategies[index]
+
+
 def test_a_plan_that_is_none():
     class Forgetful(TokenMerger):
         def plan(self, tokens, grid):

@@ -5,6 +5,8 @@ import torch
 from checkpoints.models import difference
 
 from segformer_plusplus import apply_token_merging
+from segformer_plusplus.mit import cpu
+from segformer_plusplus.mit import ffn as mix_ffn
 from segformer_plusplus.token_merging import PRESETS
 
 from .models import (
@@ -33,6 +35,43 @@ def test_none_changes_nothing(case, shape):
         apply_token_merging(model, 'none')
         assert difference(case.output(model, image), expected) < 1e-5
     assert torch.equal(image, kept)
+
+
+@every_host
+@pytest.mark.parametrize('hidden', [1, 2500, 9000])
+def test_no_row_is_lost_where_layers_are_chunked(case, hidden, monkeypatch):
+    """Grids that no number of rows divides, in chunks of one row and of some; several images."""
+    monkeypatch.setattr(mix_ffn, 'HIDDEN', hidden)
+    monkeypatch.setattr(cpu, 'SCORES', 3 * hidden)
+    monkeypatch.setattr(cpu, 'SMALLEST', 100)
+    model, image = same_eps(case.build()).double(), torch.randn(2, 3, 104, 136).double()
+    with torch.inference_mode():
+        expected = case.features(case.backbone(model), image)
+        apply_token_merging(model, 'none')
+        actual = case.features(case.backbone(model), image)
+        for a, e in zip(actual, expected, strict=True):
+            assert difference(a, e) < 1e-9
+        reference = ours_with_weights_of(case.backbone(model), BOTH).double()
+        apply_token_merging(model, BOTH)
+        with cpu.chunked(False):
+            expected = reference(image)
+        for a, e in zip(case.features(case.backbone(model), image), expected, strict=True):
+            assert difference(a, e) < 1e-9
+
+
+@every_host
+def test_another_strategy_leaves_nothing_of_the_one_before(case):
+    strategies = ['downsampling', 'hq', 'downsampling-bilinear', BOTH, '2x2', 'none', 'fast']
+    model, image = case.build().double(), torch.randn(1, 3, 128, 160).double()
+    with torch.inference_mode():
+        expected = []
+        for strategy in strategies:
+            fresh = case.build().double()
+            apply_token_merging(fresh, strategy)
+            expected.append(case.output(fresh, image))
+        for index in [i for a in range(len(strategies)) for b in range(a) for i in (a, b)]:
+            apply_token_merging(model, strategies[index])
+            assert torch.equal(case.output(model, image), expected[index]), strategies[index]
 
 
 @every_case

@@ -29,8 +29,9 @@ CODEC = dict(type='MSRAHeatmap', input_size=(48, 64), heatmap_size=(12, 16), sig
 class PlainHead(nn.Module):
     """The head as one would write it down: every level resized, concatenated, convolved."""
 
-    def __init__(self, in_channels, out_channels, channels, norm):
+    def __init__(self, in_channels, out_channels, channels, norm, corners=False):
         super().__init__()
+        self.corners = corners
 
         def block(width):
             conv = nn.Conv2d(width, channels, 1, bias=norm is None)
@@ -47,7 +48,9 @@ class PlainHead(nn.Module):
 
         size = features[0].shape[2:]
         levels = [apply(block, x) for block, x in zip(self.convs, features, strict=True)]
-        levels = [F.interpolate(x, size, mode='bilinear', align_corners=False) for x in levels]
+        levels = [
+            F.interpolate(x, size, mode='bilinear', align_corners=self.corners) for x in levels
+        ]
         return self.final_layer(apply(self.fusion_conv, torch.cat(levels, dim=1)))
 
 
@@ -60,14 +63,14 @@ def randomise_norms(module):
             nn.init.uniform_(layer.running_var, 0.5, 2)
 
 
-def build_pair(stages=4, norm='BN', channels=24):
+def build_pair(stages=4, norm='BN', channels=24, corners=False):
     ours = SegformerHeatmapHead(
-        CHANNELS[:stages], 7, channels=channels, norm_cfg=norm and dict(type=norm)
-    )
+        CHANNELS[:stages], 7, channels=channels, norm_cfg=norm and dict(type=norm),
+        align_corners=corners,
+    )  # fmt: skip
     randomise_norms(ours)
-    plain = PlainHead(
-        CHANNELS[:stages], 7, channels, (lambda: nn.BatchNorm2d(channels)) if norm else None
-    )
+    make_norm = (lambda: nn.BatchNorm2d(channels)) if norm else None
+    plain = PlainHead(CHANNELS[:stages], 7, channels, make_norm, corners)
     plain.load_state_dict(ours.state_dict(), strict=True)
     return ours, plain
 
@@ -80,6 +83,17 @@ def pyramid(stages=4, size=(16, 12), batch=2, dtype=torch.float32):
 def relative_error(actual, expected):
     assert actual.shape == expected.shape
     return ((actual - expected).abs().max() / expected.abs().max()).item()
+
+
+@pytest.mark.parametrize('training', [False, True])
+def test_aligned_corners(training):
+    ours, plain = (model.train(training) for model in build_pair(corners=True))
+    features = pyramid(size=(13, 18))
+    with torch.set_grad_enabled(training):
+        actual, expected = ours(features), plain(features)
+    assert relative_error(actual, expected) < 1e-5
+    with torch.no_grad():
+        assert relative_error(build_pair()[1](features), expected) > 1e-2
 
 
 @pytest.mark.parametrize('training', [False, True])

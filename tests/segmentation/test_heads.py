@@ -124,7 +124,8 @@ def written_out(head, features):
         tokens = feature.flatten(2).transpose(1, 2)
         tokens = F.linear(tokens, conv.conv.weight.flatten(1), conv.conv.bias)
         level = tokens.transpose(1, 2).unflatten(2, feature.shape[2:])
-        levels.append(F.interpolate(level, size=size, mode='bilinear', align_corners=False))
+        corners = head.align_corners
+        levels.append(F.interpolate(level, size=size, mode='bilinear', align_corners=corners))
     weight = torch.cat(head.fusion_conv.conv.weight.chunk(len(features), dim=1)[::-1], dim=1)
     fused = F.conv2d(torch.cat(levels, dim=1), weight)
     norm = head.fusion_conv.norm
@@ -138,8 +139,10 @@ def written_out(head, features):
 @pytest.mark.parametrize('inference', [False, True])
 @pytest.mark.parametrize('training', [False, True])
 @pytest.mark.parametrize('chunked', [False, True])
-def test_linear_levels_equal_the_same_written_out(training, inference, chunked):
-    head, features = build_linear().train(training), pyramid((19, 26), CHANNELS[:3])
+@pytest.mark.parametrize('corners', [False, True])
+def test_linear_levels_equal_the_same_written_out(training, inference, chunked, corners):
+    head = build_linear(align_corners=corners).train(training)
+    features = pyramid((19, 26), CHANNELS[:3])
     with torch.inference_mode(inference), cpu.chunked(chunked):
         expected = written_out(head, features)
         actual = head(features)

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tomesd.merge import bipartite_soft_matching_random2d
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from segformer_plusplus.token_merging import (
     BipartiteSoftMatching1d,
@@ -54,6 +55,44 @@ def test_one_large_group_in_half_precision():
     plan = BipartiteSoftMatching2d(0.99, 10).plan(tokens, (32, 32))
     assert plan.sizes().max() > 256
     torch.testing.assert_close(plan.merge(tokens), torch.ones_like(plan.merge(tokens)))
+
+
+class _Sums(TorchDispatchMode):
+    """Notes in which precision tokens are added up."""
+
+    def __init__(self):
+        super().__init__()
+        self.types = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        if name in ('index_add', 'scatter_reduce', 'scatter_reduce_', 'scatter_add'):
+            self.types.add(args[0].dtype)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    'merger', [m for m in STRATEGIES if 'Matching' in repr(m) and m.ratio], ids=repr
+)
+def test_sums_are_never_in_half_precision(merger, dtype):
+    """A CPU may hide it, where a sum in bf16 happens to be kept in more; a GPU does not."""
+    tokens = random_tokens(2, (16, 20), dtype=dtype)
+    plan = merger.plan(tokens, (16, 20))
+    with _Sums() as sums:
+        assert plan.merge(tokens).dtype == dtype
+    assert sums.types == {torch.promote_types(dtype, torch.float32)}
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize('merger', STRATEGIES, ids=repr)
+def test_tokens_of_half_precision_are_matched_in_single(merger, dtype):
+    tokens = random_tokens(1, (12, 16), dtype=dtype)
+    if isinstance(merger, TomesdMatching):
+        pytest.skip('tomesd matches in the precision of the tokens')
+    half, single = merger.plan(tokens, (12, 16)), merger.plan(tokens.float(), (12, 16))
+    marks = torch.arange(half.num_merged, dtype=torch.float64)[None, :, None]
+    assert torch.equal(half.unmerge(marks), single.unmerge(marks))
 
 
 @by_strategy

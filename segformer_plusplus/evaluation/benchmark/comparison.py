@@ -146,6 +146,12 @@ class Comparison:
     def __init__(self, variants: Mapping[str, Any], options: Options) -> None:
         self.options = options
         first = next(iter(variants.values()))
+        channels = {each.model.backbone.get('in_channels', 3) for each in variants.values()}
+        if len(channels) > 1:
+            raise SegformerPlusPlusError(
+                f'models of {sorted(channels)} channels take no image in common: time each alone'
+            )
+        self._channels = channels.pop()
         check_peers(options.against, first.model)
         self._modules = {name: self._build(cfg) for name, cfg in variants.items()}
         self._peers: dict[str, Contender] = {}
@@ -211,7 +217,7 @@ class Comparison:
         torch.set_num_threads(setting.threads)
         record.update(asdict(setting), results=[])
         torch.manual_seed(SEED)
-        images = torch.randn(setting.batch_size, 3, *setting.shape)
+        images = torch.randn(setting.batch_size, self._channels, *setting.shape)
         images = images.to(device=options.device, dtype=options.weight_dtype)
         contenders = self._rows()
         record['details'] = {

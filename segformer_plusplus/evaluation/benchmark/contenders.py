@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import SegformerPlusPlusError
-from ...inference.labels import resize_and_argmax
 from ...inference.opening import SEED
 from ...mit.backbone import MixVisionTransformerPlusPlus
+from ...segmentation.labels import labels_of
 
 
 class Contender(ABC):
@@ -21,12 +21,14 @@ class Contender(ABC):
     Attributes:
         module: holds the parameters, on the device and in the precision of the comparison.
         backbone: the part that :meth:`features` runs.
+        decode_head: mmseg's, which says how logits become labels; None for that of another library.
         segments: whether :meth:`labels` follows the head; False for a pose estimator.
         one_graph: whether ``torch.compile`` has to take it up to the logits as one graph.
         uses_torch: False where PyTorch sees neither its arithmetic nor its memory.
         details: what a reader of the numbers has to know about how it was built.
     """
 
+    decode_head: Any = None
     segments = True
     one_graph = False
     uses_torch = True
@@ -51,7 +53,7 @@ class Contender(ABC):
 
     def labels(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
         """Turns logits into labels (B, H, W) as the library documents it."""
-        return resize_and_argmax(logits, size)
+        return labels_of(logits, size, self.decode_head)
 
     def logits(self, images: Tensor) -> Tensor:
         """Runs backbone and head."""
@@ -103,6 +105,7 @@ class OpenMMLabModel(Contender):
         model: Any = module
         super().__init__(module, model.backbone)
         self._model = model
+        self.decode_head = getattr(model, 'decode_head', None)
         ours = isinstance(self.backbone, MixVisionTransformerPlusPlus)
         self.one_graph = ours if one_graph is None else one_graph
 
@@ -110,19 +113,16 @@ class OpenMMLabModel(Contender):
         return self._model.extract_feat(images)
 
     def head(self, features: Any) -> Tensor:
-        return (self._model.decode_head if self.segments else self._model.head)(features)
+        return (self.decode_head if self.segments else self._model.head)(features)
 
     def labels(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
         if getattr(self._model, 'labels_only', False):
-            from ...segmentation import label_map
-
-            return label_map(logits, size)
-        metas = [_seg_meta(size)] * len(logits)
-        return self._model.decode_head.predict_by_feat(logits, metas).argmax(dim=1)
+            return self._model.labels_of(logits, size)
+        return super().labels(logits, size)
 
     def random_targets(self, images: Tensor) -> Tensor:
         if self.segments:
-            return random_labels(images, self._model.decode_head.num_classes)
+            return random_labels(images, self.decode_head.out_channels)
         with torch.no_grad():
             shape = self.logits(images).shape
         return torch.rand(shape, generator=_generator()).to(images.device)
@@ -156,10 +156,11 @@ def size_of(images: Tensor) -> tuple[int, int]:
     return images.shape[2], images.shape[3]
 
 
-def random_labels(images: Tensor, classes: int) -> Tensor:
+def random_labels(images: Tensor, logits: int) -> Tensor:
     """Returns labels (B, H, W) int64 for images (B, C, H, W), the same at every call."""
     size = len(images), *images.shape[2:]
-    return torch.randint(classes, size, generator=_generator()).to(images.device)
+    # one logit is of two labels
+    return torch.randint(max(logits, 2), size, generator=_generator()).to(images.device)
 
 
 def _generator() -> torch.Generator:

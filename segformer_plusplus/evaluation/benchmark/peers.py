@@ -16,10 +16,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ...checkpoints.conversion import to_transformers
 from ...errors import SegformerPlusPlusError
 from ...export.formats import openvino_core
-from ...inference.labels import resize_and_argmax
 from ...libraries import require
 from ...mit.archs import resolve_arch
 from ...mit.cpu import chunked
+from ...segmentation.labels import labels_of
 from ...token_merging import TokenMerger
 from ...token_merging.bipartite import BipartiteSoftMatching2d, TomesdMatching
 from .contenders import Contender, OpenMMLabModel, random_labels, size_of
@@ -131,6 +131,7 @@ class TransformersModel(Contender):
         model.to(next(ours.parameters())).eval()
         super().__init__(model, model.segformer)
         self._model: Any = model
+        self.decode_head = ours.decode_head
         attention = getattr(model.config, '_attn_implementation', None) or 'eager'
         self.details = {'attention': str(attention)}
 
@@ -195,7 +196,7 @@ def transformers_settings(model: Mapping[str, Any]) -> dict[str, Any]:
         drop_path_rate=backbone.get('drop_path_rate', 0.0),
         classifier_dropout_prob=head.get('dropout_ratio', 0.1),
         decoder_hidden_size=head['channels'],
-        num_labels=head['num_classes'],
+        num_labels=head.get('out_channels') or head['num_classes'],
         semantic_loss_ignore_index=head.get('ignore_index', 255),
     )
 
@@ -236,6 +237,7 @@ class OpenVinoModel(Contender):
         check_openvino(first.device.type, first.dtype)
         plain = copy.deepcopy(segmentor)
         self._source = OpenMMLabModel(plain)
+        self.decode_head = self._source.decode_head
         super().__init__(plain, self._source.backbone)
         self.details = {'source': source, 'precision': 'f32', 'hint': 'LATENCY'}
         self._parts: dict[str, tuple[Any, Part]] = {}
@@ -251,14 +253,14 @@ class OpenVinoModel(Contender):
         return self._part('head', lambda *levels: self._source.head(levels), *features)[0]
 
     def labels(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
-        return self._part('labels', lambda logits: resize_and_argmax(logits, size), logits)[0]
+        return self._part('labels', lambda each: labels_of(each, size, self.decode_head), logits)[0]
 
     def logits(self, images: Tensor) -> Tensor:
         return self._part('logits', self._source.logits, images)[0]
 
     def predict(self, images: Tensor) -> Tensor:
         def whole(images: Tensor) -> Tensor:
-            return resize_and_argmax(self._source.logits(images), size_of(images))
+            return labels_of(self._source.logits(images), size_of(images), self.decode_head)
 
         return self._part('whole', whole, images)[0]
 

@@ -25,6 +25,7 @@ from ...errors import SegformerPlusPlusError
 from ...inference.labels import label_dtype
 from ...inference.segmenter import Segmenter
 from ...inference.sources import Picture, load_image
+from ...segmentation.labels import class_counts
 from ..results import PRESENT
 from .base import RADIUS, Fidelity, Source
 from .opening import Options, Pictures, build_test_set, find_images, source_of_test_set
@@ -248,7 +249,7 @@ def open_model(
     if truth is None:
         source = Source(Pictures(pictures, segmenter.prepare), len(pictures))
     else:
-        if len(truth.classes) != num_classes:
+        if len(truth.classes) not in class_counts(segmenter.model.decode_head):
             raise SegformerPlusPlusError(
                 f'the model tells {num_classes} classes apart, but the test set has '
                 f'{len(truth.classes)}'

@@ -113,6 +113,24 @@ def test_a_subset_keeps_what_was_predicted(scenes, opened, monkeypatch):
     assert alone.fine_classes == part.fine_classes == opened.fine_classes
 
 
+def test_what_a_subset_predicts_is_kept_for_all(scenes, monkeypatch):
+    """Predictions without merging are made once each, whoever asks first."""
+    whole = open_fidelity(*scenes, **QUIET)
+    first, second = whole.subset([2]), whole.subset([1, 2])
+    predicted, test_step = [], whole.model.test_step
+
+    def counted(data):
+        predicted.extend(sample.img_path for sample in data['data_samples'])
+        return test_step(data)
+
+    monkeypatch.setattr(whole.model, 'test_step', counted)
+    for part, new in ((first, 1), (second, 1), (whole, 1), (whole.subset([0]), 0), (first, 0)):
+        before = len(predicted)
+        part.measure('none')
+        assert len(predicted) - before == new
+    assert len(set(predicted)) == 3
+
+
 @pytest.mark.parametrize('indices', [[], [0, 0], [3], [-1]])
 def test_a_subset_that_is_none(opened, indices):
     with pytest.raises(SegformerPlusPlusError):

@@ -1,0 +1,55 @@
+"""Tells which modules do what their class and their weights say, so that weights may be read."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as every
+
+_PLAIN = (
+    'torch.nn.modules.linear.Linear',
+    'torch.nn.modules.linear.NonDynamicallyQuantizableLinear',
+    'torch.nn.modules.conv.Conv2d',
+    'torch.nn.modules.activation.MultiheadAttention',
+    'mmcv.cnn.bricks.wrappers.Conv2d',  # by name: whoever has no mmcv has none of these
+)
+_WEIGHTS = {'weight', 'in_proj_weight'}
+# a subclass, such as a quantised one, does its own arithmetic; those of a traced graph are fake
+_BARE = nn.Parameter, Tensor, type(None), torch._subclasses.FakeTensor
+
+
+def is_plain(*layers: nn.Module) -> bool:
+    """Says whether the layers compute what their weights say, and nothing watches them.
+
+    Not so an adapter (LoRA), a quantised, offloaded or parametrised layer, or one with hooks: it
+    has to be called.
+    """
+    return is_untouched(*layers) and all(
+        f'{type(layer).__module__}.{type(layer).__qualname__}' in _PLAIN
+        and type(layer).forward.__module__ == type(layer).__module__
+        and has_bare_weights(layer)
+        for layer in layers
+    )
+
+
+def has_bare_weights(layer: nn.Module) -> bool:
+    """Says whether the weights are numbers and no more, not such as are quantised."""
+    weights = layer._parameters
+    return not _WEIGHTS.isdisjoint(weights) and all(type(w) in _BARE for w in weights.values())
+
+
+def is_untouched(*modules: nn.Module) -> bool:
+    """Says whether a call of each module is the forward of its class, and nothing watches it."""
+    return not (
+        every._global_forward_hooks
+        or every._global_forward_pre_hooks
+        or every._global_backward_hooks
+        or every._global_backward_pre_hooks
+    ) and all(
+        'forward' not in vars(module)
+        and not module._forward_hooks
+        and not module._forward_pre_hooks
+        and not module._backward_hooks
+        and not module._backward_pre_hooks
+        for module in modules
+    )
