@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
+from mmengine.registry import TRANSFORMS
 from mmengine.runner import Runner
 
 from ..errors import SegformerPlusPlusError, describe_error
 from ..libraries import require
+from ..registration import component, component_name
 
 # mmengine's Runner reads these keys of the config beside its own arguments
 _RUNNER_KEYS = {
@@ -178,10 +180,22 @@ def check_codec_sizes(cfg: Config) -> None:
                     )
 
 
+def is_loader(step: Mapping[str, Any], of: str = '') -> bool:
+    """Says whether a step of a pipeline reads files: a loader of a toolbox, or derived from one.
+
+    Args:
+        step: of a config whose ``default_scope`` is set.
+        of: 'Image' or 'Annotation', for those only that have it in their name.
+    """
+    kind = component(step.get('type'), TRANSFORMS) or step.get('type')
+    names = map(component_name, getattr(kind, '__mro__', [kind]))
+    return any('Load' in name and of in name for name in names)
+
+
 def _input_sizes(pipeline: Sequence[Any]) -> Iterator[tuple[str, Sequence[int]]]:
     """Yields the sizes that a pose pipeline crops to and encodes keypoints for."""
     for step in _flatten(pipeline):
-        kind, encoders = str(step.get('type')), step.get('encoder') or []
+        kind, encoders = component_name(step.get('type')), step.get('encoder') or []
         for part in (step, *(encoders if isinstance(encoders, list | tuple) else [encoders])):
             if kind in ('TopdownAffine', 'GenerateTarget') and 'input_size' in part:
                 yield kind, part['input_size']
@@ -204,7 +218,7 @@ def _data_paths(dataset: ConfigDict, labels: bool) -> Iterator[tuple[str, str]]:
     root = dataset.get('data_root') or ''
     yield 'data_root', root
     steps = _flatten(dataset.get('pipeline') or [])
-    labels = labels and any('Annotations' in str(step.get('type')) for step in steps)
+    labels = labels and any(is_loader(step, 'Annotation') for step in steps)
     for name, prefix in (dataset.get('data_prefix') or {}).items():
         if isinstance(prefix, str) and (labels or name != 'seg_map_path'):
             yield f'data_prefix.{name}', os.path.join(root, prefix)

@@ -18,6 +18,7 @@ from torch import nn
 from ..checkpoints import load_checkpoint_strictly
 from ..errors import SegformerPlusPlusError
 from ..patching import apply_token_merging
+from ..registration import component
 from .configs import load_config
 
 SEED = 0
@@ -105,10 +106,7 @@ def _dataset_meta(config: Config | None, meta: Mapping[str, Any]) -> dict[str, A
     if meta.get('CLASSES'):  # written by mmseg 0.x
         return {'classes': meta['CLASSES'], 'palette': meta.get('PALETTE')}
     dataset = test_dataset(config)
-    kind = None
-    if config is not None and dataset.get('type'):
-        with DATASETS.switch_scope_and_registry(config.get('default_scope')) as registry:
-            kind = registry.get(str(dataset['type']))
+    kind = component(dataset.get('type'), DATASETS, config and config.get('default_scope'))
     return {**getattr(kind, 'METAINFO', {}), **(dataset.get('metainfo') or {})}
 
 

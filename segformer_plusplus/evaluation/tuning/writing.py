@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import os
 import statistics
 import textwrap
@@ -18,6 +17,7 @@ from mmengine.registry import MODELS
 
 from ...files import write_json, write_text
 from ...inference.configs import find_config
+from ...registration import component
 from ...token_merging import PRESETS
 from ..plots import Panel, Series, draw_panels
 from ..plots import Point as Plotted
@@ -40,10 +40,8 @@ WIDTH = 100
 
 def has_plain_backbone(cfg: Config) -> bool:
     """Returns whether the backbone is mmseg's, under whatever name the config calls it."""
-    kind: Any = ((cfg.get('model') or {}).get('backbone') or {}).get('type')
-    if not inspect.isclass(kind):
-        with MODELS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
-            kind = registry.get(str(kind))
+    named = ((cfg.get('model') or {}).get('backbone') or {}).get('type')
+    kind = component(named, MODELS, cfg.get('default_scope'))
     return kind is not None and (kind.__module__, kind.__name__) == _PLAIN
 
 
