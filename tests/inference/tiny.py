@@ -82,7 +82,7 @@ def with_classes(config, scope='mmseg'):
     if isinstance(config, Config):
         return Config(with_classes(config.to_dict(), scope))
     if isinstance(config, list | tuple):
-        return [with_classes(each, scope) for each in config]
+        return type(config)(with_classes(each, scope) for each in config)
     if not isinstance(config, dict):
         return config
     copied = {key: with_classes(value, scope) for key, value in config.items()}
