@@ -85,6 +85,15 @@ def component(kind: Any, registry: Any, scope: str | None = None) -> Any:
         return found.get(kind)
 
 
+def component_names(kind: Any, registry: Any, scope: str | None = None) -> list[str]:
+    """Returns the bare names of a component and of the classes that it derives from.
+
+    Arguments as of :func:`component`; one that nobody knows has its own name alone.
+    """
+    found = component(kind, registry, scope) or kind
+    return [component_name(each) for each in getattr(found, '__mro__', [found])]
+
+
 class StandIn(type):
     """A class that becomes another one, or a function: that of its name in its module."""
 

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import TRANSFORMS
+from mmengine.registry import MODELS, TRANSFORMS
 from mmengine.runner import Runner
 
 from ..errors import SegformerPlusPlusError, describe_error
 from ..libraries import require
-from ..registration import component, component_name
+from ..registration import component, component_name, component_names
 
 # mmengine's Runner reads these keys of the config beside its own arguments
 _RUNNER_KEYS = {
@@ -67,10 +67,19 @@ def load_config(
             cfg.merge_from_dict(dict(cfg_options))
         except Exception as error:
             raise SegformerPlusPlusError(f'--cfg-options does not fit {path}: {error}') from error
-    if cfg.get('default_scope') in ('mmseg', 'mmpose'):
-        require(cfg.default_scope, str(path))
+    scope = cfg.get('default_scope') or _scope_of(cfg.get('model') or {})
+    if scope in ('mmseg', 'mmpose'):
+        cfg.default_scope = scope
+        require(scope, str(path))
     cfg.work_dir = work_dir or cfg.get('work_dir') or os.path.join('work_dirs', path.stem)
     return cfg
+
+
+def _scope_of(model: Mapping[str, Any]) -> str | None:
+    """Returns the toolbox of a model whose ``type`` is a class: such configs need no scope."""
+    kind = component(model.get('type'), MODELS)
+    modules = [base.__module__.partition('.')[0] for base in getattr(kind, '__mro__', ())]
+    return next((name for name in modules if name in ('mmseg', 'mmpose')), None)
 
 
 def _read(path: Path) -> Config:
@@ -151,8 +160,7 @@ def check_data_roots(cfg: Config, splits: Sequence[str], labels: bool = True) ->
         SegformerPlusPlusError: names the key, the path, and how to change it.
     """
     for split in splits:
-        loader = cfg.get(f'{split}_dataloader') or {}
-        for key, dataset in _datasets(loader.get('dataset'), f'{split}_dataloader.dataset'):
+        for key, dataset in datasets_of(cfg, split):
             for name, path in _data_paths(dataset, labels):
                 _check_path(f'{key}.{name}', path)
 
@@ -170,8 +178,7 @@ def check_codec_sizes(cfg: Config) -> None:
         return
     expected = tuple(decoder['input_size'])
     for split in ('train', 'val', 'test'):
-        loader = cfg.get(f'{split}_dataloader') or {}
-        for key, dataset in _datasets(loader.get('dataset'), f'{split}_dataloader.dataset'):
+        for key, dataset in datasets_of(cfg, split):
             for step, size in _input_sizes(dataset.get('pipeline') or []):
                 if tuple(size) != expected:
                     raise SegformerPlusPlusError(
@@ -187,8 +194,7 @@ def is_loader(step: Mapping[str, Any], of: str = '') -> bool:
         step: of a config whose ``default_scope`` is set.
         of: 'Image' or 'Annotation', for those only that have it in their name.
     """
-    kind = component(step.get('type'), TRANSFORMS) or step.get('type')
-    names = map(component_name, getattr(kind, '__mro__', [kind]))
+    names = component_names(step.get('type'), TRANSFORMS)
     return any('Load' in name and of in name for name in names)
 
 
@@ -201,15 +207,20 @@ def _input_sizes(pipeline: Sequence[Any]) -> Iterator[tuple[str, Sequence[int]]]
                 yield kind, part['input_size']
 
 
-def _datasets(dataset: Any, key: str) -> Iterator[tuple[str, ConfigDict]]:
+def datasets_of(cfg: Config, split: str) -> Iterator[tuple[str, ConfigDict]]:
     """Yields the innermost datasets in wrappers such as RepeatDataset, each with its key."""
+    loader = cfg.get(f'{split}_dataloader') or {}
+    yield from _innermost(loader.get('dataset'), f'{split}_dataloader.dataset')
+
+
+def _innermost(dataset: Any, key: str) -> Iterator[tuple[str, ConfigDict]]:
     if not isinstance(dataset, dict):
         return
     if 'dataset' in dataset:
-        yield from _datasets(dataset['dataset'], f'{key}.dataset')
+        yield from _innermost(dataset['dataset'], f'{key}.dataset')
     elif 'datasets' in dataset:
         for index, part in enumerate(dataset['datasets']):
-            yield from _datasets(part, f'{key}.datasets.{index}')
+            yield from _innermost(part, f'{key}.datasets.{index}')
     else:
         yield key, dataset
 

@@ -19,7 +19,7 @@ from ..checkpoints import load_checkpoint_strictly
 from ..errors import SegformerPlusPlusError
 from ..patching import apply_token_merging
 from ..registration import component
-from .configs import load_config
+from .configs import datasets_of, load_config
 
 SEED = 0
 """Seeds random weights."""
@@ -111,11 +111,13 @@ def _dataset_meta(config: Config | None, meta: Mapping[str, Any]) -> dict[str, A
 
 
 def test_dataset(config: Config | None) -> Mapping[str, Any]:
-    """Returns the innermost data set that a config tests on; it is empty without one."""
-    dataset = (config.get('test_dataloader') or {}).get('dataset') or {} if config else {}
-    while 'dataset' in dataset:
-        dataset = dataset['dataset']
-    return dataset
+    """Returns the innermost data set that a config tests on, or the first; empty without one."""
+    if config is None:
+        return {}
+    outer = (config.get('test_dataloader') or {}).get('dataset') or {}
+    # mmpose's CombinedDataset has the pipeline of those inside
+    found = *(each for _, each in datasets_of(config, 'test')), outer
+    return next((each for each in found if each.get('pipeline')), found[0])
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from mmengine.dist import is_distributed, master_only
 from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.model import is_model_wrapper, revert_sync_batchnorm
-from mmengine.registry import RUNNERS
+from mmengine.registry import HOOKS, RUNNERS
 from mmengine.runner import EpochBasedTrainLoop, Runner, load_state_dict
 from torch import nn
 from torch.utils.data import DataLoader
@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 from ..checkpoints import extract_state_dict, load_state_dict_strictly, read_checkpoint
 from ..errors import CheckpointError, SegformerPlusPlusError
 from ..loading.images import refuse_skipping
+from ..registration import component, component_name
 from .advice import advice
 from .checkpoint_files import find_resumable, saving
 from .distributed import init_gloo, unwrap
@@ -63,8 +64,8 @@ class StrictRunner(Runner):
             SegformerPlusPlusError: a switch does not fit, or several processes should use FSDP.
         """
         cfg = copy.deepcopy(cfg) if isinstance(cfg, Config) else Config(copy.deepcopy(cfg))
-        wrapper = (cfg.get('model_wrapper_cfg') or {}).get('type')
-        if cfg.get('launcher', 'none') != 'none' and 'FullySharded' in str(wrapper):
+        wrapper = component_name((cfg.get('model_wrapper_cfg') or {}).get('type'))
+        if cfg.get('launcher', 'none') != 'none' and 'FullySharded' in wrapper:
             raise SegformerPlusPlusError(
                 f'model_wrapper_cfg.type={wrapper}: this Runner does not shard a model; leave '
                 "model_wrapper_cfg out for DistributedDataParallel, or train with mmengine's "
@@ -87,8 +88,8 @@ class StrictRunner(Runner):
         """
         hooks = {name: dict(type=kind) for name, kind in _HOOKS.items()} | dict(hooks or {})
         checkpoint = hooks.get('checkpoint', dict(type='CheckpointHook', interval=1))
-        theirs = ('CheckpointHook', CheckpointHook)
-        if isinstance(checkpoint, dict) and checkpoint.get('type') in theirs:
+        theirs = isinstance(checkpoint, dict) and component(checkpoint.get('type'), HOOKS)
+        if theirs is CheckpointHook:
             hooks['checkpoint'] = {**checkpoint, 'type': 'DurableCheckpointHook'}
         left_out = {name for name in _HOOKS if hooks[name] is None}
         super().register_default_hooks({k: v for k, v in hooks.items() if k not in left_out})
