@@ -67,12 +67,25 @@ def load_config(
             cfg.merge_from_dict(dict(cfg_options))
         except Exception as error:
             raise SegformerPlusPlusError(f'--cfg-options does not fit {path}: {error}') from error
+    _check_normalisation(cfg.get('model') or {})
     scope = cfg.get('default_scope') or _scope_of(cfg.get('model') or {})
     if scope in ('mmseg', 'mmpose'):
         cfg.default_scope = scope
         require(scope, str(path))
     cfg.work_dir = work_dir or cfg.get('work_dir') or os.path.join('work_dirs', path.stem)
     return cfg
+
+
+def _check_normalisation(model: Mapping[str, Any]) -> None:
+    channels = (model.get('backbone') or {}).get('in_channels', 3)
+    for name in ('mean', 'std'):
+        values = (model.get('data_preprocessor') or {}).get(name)
+        if isinstance(values, list | tuple) and len(values) not in {1, 3} & {1, channels}:
+            raise SegformerPlusPlusError(
+                f'model.data_preprocessor.{name} has {len(values)} values for images of {channels} '
+                'channels (model.backbone.in_channels): give as many, or one for all; mmengine '
+                'takes 1 or 3, so that others are normalised in the pipeline, with mean=std=None'
+            )
 
 
 def _scope_of(model: Mapping[str, Any]) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -139,6 +139,31 @@ def without_init_cfg(config: Any) -> Any:
     if isinstance(config, list | tuple):
         return [without_init_cfg(item) for item in config]
     return config
+
+
+def in_parts_of_one_size(step: Callable[[Any], Any], data: Any) -> Any:
+    """Predicts a batch of images of several sizes, which mmseg refuses.
+
+    Args:
+        step: a model's ``test_step`` or ``val_step``.
+        data: with 'inputs', a list of images (C, H, W), and others of as many entries; what is
+            made in another way stays whole.
+
+    Returns:
+        The samples in their order; each is what it is in a batch of its own.
+    """
+    images = data.get('inputs') if isinstance(data, dict) else None
+    if not isinstance(images, list):
+        return step(data)
+    sizes = [getattr(image, 'shape', None) for image in images]
+    samples = list(images)
+    for size in dict.fromkeys(sizes):
+        part = [index for index, each in enumerate(sizes) if each == size]
+        same = {key: [values[index] for index in part] for key, values in data.items()}
+        found = step(data if len(part) == len(sizes) else same)
+        for index, sample in zip(part, found, strict=True):
+            samples[index] = sample
+    return samples
 
 
 def check_device(device: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from mmengine.visualization import Visualizer
 
 from ..errors import SegformerPlusPlusError
 from ..inference.writing import save_mask
-from ..loading.leave_out import absolute, relative
+from ..loading.leave_out import absolute, leaves_of, relative
 
 
 class SegmentationFilesHook(Hook):
@@ -65,7 +64,7 @@ class SegmentationFilesHook(Hook):
 
 def _file_names(dataset: Any) -> dict[str, str]:
     """Returns images by their paths, without a suffix where no other one has the same name."""
-    leaves = list(_leaves([dataset]))
+    leaves = list(leaves_of(dataset))
     folders = [
         absolute(leaf.data_prefix.get('img_path') or leaf.data_root or '') for leaf in leaves
     ]
@@ -75,12 +74,3 @@ def _file_names(dataset: Any) -> dict[str, str]:
     stems = {path: os.path.splitext(name)[0] for path, name in names.items()}
     count = Counter(stems.values())
     return {path: stem if count[stem] == 1 else names[path] for path, stem in stems.items()}
-
-
-def _leaves(datasets: Sequence[Any]) -> Iterator[Any]:
-    for dataset in datasets:
-        inner = getattr(dataset, 'datasets', None) or getattr(dataset, 'dataset', None)
-        if inner is None:
-            yield dataset
-        else:
-            yield from _leaves(inner if isinstance(inner, list | tuple) else [inner])

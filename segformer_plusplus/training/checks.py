@@ -1,0 +1,151 @@
+"""Finds before the first iteration what would end a training at its first validation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.visualization import Visualizer
+from torch import nn
+
+from ..errors import SegformerPlusPlusError
+from ..libraries import require
+from ..loading.leave_out import leaves_of, read_coco
+from ..registration import component_name
+
+_BACKENDS = dict(
+    TensorboardVisBackend='tensorboard',
+    WandbVisBackend='wandb',
+    MLflowVisBackend='mlflow',
+    ClearMLVisBackend='clearml',
+    NeptuneVisBackend='neptune',
+    DVCLiveVisBackend='dvclive',
+    AimVisBackend='aim',
+)
+"""What mmengine's backends import when they first have something to write."""
+
+_HEATMAPS = 'HeatmapHead', 'SegformerHeatmapHead'
+
+
+def check_phases(cfg: Config) -> None:
+    """Checks that each of training, validation and test has all of its parts in a config, or none.
+
+    Raises:
+        SegformerPlusPlusError: names those that are there and those that are missing.
+    """
+    last_parts = dict(train='optim_wrapper', val='val_evaluator', test='test_evaluator')
+    for phase, last in last_parts.items():
+        parts = f'{phase}_dataloader', f'{phase}_cfg', last
+        missing = [name for name in parts if cfg.get(name) is None]
+        if 0 < len(missing) < len(parts):
+            there = ', '.join(name for name in parts if name not in missing)
+            raise SegformerPlusPlusError(
+                f'the config has {there}, but no {" and no ".join(missing)}; {phase} needs all of '
+                'them, or set all to None'
+            )
+
+
+def check_backends(visualizer: Visualizer) -> None:
+    """Checks that the libraries of a visualizer's backends are installed.
+
+    Raises:
+        MissingDependencyError: says how to install one.
+    """
+    for backend in getattr(visualizer, '_vis_backends', {}).values():
+        for kind in map(component_name, type(backend).__mro__):
+            if kind in _BACKENDS:
+                require(_BACKENDS[kind], kind)
+
+
+def check_outputs(dataset: Any, model: nn.Module, key: str) -> None:
+    """Checks that a model tells as many classes, or keypoints, apart as a dataset has.
+
+    Args:
+        dataset: built.
+        model: not wrapped.
+        key: of the data loader in the config.
+
+    Raises:
+        SegformerPlusPlusError: names both numbers.
+    """
+    meta = getattr(dataset, 'metainfo', None) or {}
+    decode_head, head = (getattr(model, name, None) for name in ('decode_head', 'head'))
+    for last in decode_head if isinstance(decode_head, nn.ModuleList) else [decode_head]:
+        there, classes = getattr(last, 'num_classes', None), meta.get('classes')
+        if there and classes and len(classes) != there:
+            raise SegformerPlusPlusError(
+                f'model.decode_head.num_classes={there}, but the data of {key} has {len(classes)} '
+                'classes (its metainfo); give both the same number'
+            )
+    there, points = getattr(head, 'out_channels', None), meta.get('num_keypoints')
+    if type(head).__name__ in _HEATMAPS and points and there % points:  # some codecs need several
+        raise SegformerPlusPlusError(
+            f'model.head.out_channels={there}, but the people of {key} have {points} keypoints; '
+            'give both the same number'
+        )
+
+
+def check_metrics(metrics: Sequence[Any], dataset: Any, key: str) -> None:
+    """Checks that a dataset has what the metrics of a validation or test read.
+
+    Args:
+        metrics: of the evaluator.
+        dataset: built.
+        key: of the data loader in the config.
+
+    Raises:
+        SegformerPlusPlusError: names the metric and what is missing.
+    """
+    for metric in metrics:
+        names = list(map(component_name, type(metric).__mro__))
+        if 'IoUMetric' in names and not metric.format_only:
+            _check_labels(dataset, key, names[0])
+        elif 'CocoMetric' in names:
+            _check_people(dataset, key, metric)
+        elif 'BoxPCK' in names:
+            visible = (
+                dataset.get_data_info(i).get('keypoints_visible', 1) for i in range(len(dataset))
+            )
+            if not any(map(_any, visible)):
+                raise SegformerPlusPlusError(
+                    f'{key}: no keypoint is annotated in the whole set, which {names[0]} needs; '
+                    'check its annotation file'
+                )
+
+
+def _any(values: Any) -> bool:
+    return bool(values.any() if hasattr(values, 'any') else values)
+
+
+def _check_labels(dataset: Any, key: str, metric: str) -> None:
+    sample = dataset[0]['data_samples']
+    views = sample if isinstance(sample, list) else [sample]  # of test-time augmentation
+    if any('gt_sem_seg' not in view for view in views):
+        raise SegformerPlusPlusError(
+            f'{key}: its pipeline loads no labels, which {metric} needs: add '
+            "dict(type='CheckedLoadAnnotations', num_classes=...) after Resize"
+        )
+    labels, image = tuple(views[0].gt_sem_seg.shape), views[0].get('ori_shape')
+    if len(views) == 1 and image and labels != tuple(image[:2]):
+        raise SegformerPlusPlusError(
+            f'{key}: its labels are {labels}, predictions are {tuple(image[:2])} as the images: '
+            'load labels after Resize'
+        )
+
+
+def _check_people(dataset: Any, key: str, metric: Any) -> None:
+    leaves = [leaf for leaf in leaves_of(dataset) if getattr(leaf, 'ann_file', None)]
+    files = metric.ann_file or ', '.join(leaf.ann_file for leaf in leaves)
+    if metric.coco is None:  # it converts what the data set holds
+        people = [each for leaf in leaves if (coco := read_coco(leaf)) for each in coco.annotations]
+    else:
+        people = list(metric.coco.anns.values())
+    needed = ['bbox', 'num_keypoints', 'iscrowd', *(['area'] if metric.use_area else [])]
+    missing = [name for name in needed if any(name not in each for each in people)]
+    if missing:
+        raise SegformerPlusPlusError(
+            f'{key}: not every person in {files} has {", ".join(missing)}, which '
+            f'{type(metric).__name__} needs; write them into the file'
+            + (', or do without area by use_area=False' if 'area' in missing else '')
+        )
