@@ -88,9 +88,12 @@ def open_model(
 
 def _build(config: Config, scope: str | None) -> nn.Module:
     found = config.get('default_scope')
-    if 'model' not in config or scope not in (None, found):
-        what = f'default_scope {found!r}' if 'model' in config else 'no model'
-        raise SegformerPlusPlusError(f'the config has {what}, expected a model of {scope!r}')
+    if not config.get('model'):
+        raise SegformerPlusPlusError(f'{config.filename or "the config"} has no model')
+    if scope not in (None, found):
+        raise SegformerPlusPlusError(
+            f'the config has default_scope {found!r}, expected a model of {scope!r}'
+        )
     init_default_scope(found or 'mmengine')
     # not a plain dict: mmseg reads its test_cfg by attributes
     settings = ConfigDict(without_init_cfg(config.model), _scope_=found or 'mmengine')

@@ -29,11 +29,13 @@ _HEATMAPS = 'HeatmapHead', 'SegformerHeatmapHead'
 
 
 def check_phases(cfg: Config) -> None:
-    """Checks that each of training, validation and test has all of its parts in a config, or none.
+    """Checks that a config has a model, and all parts of training, validation and test, or none.
 
     Raises:
         SegformerPlusPlusError: names those that are there and those that are missing.
     """
+    if not cfg.get('model'):
+        raise SegformerPlusPlusError(f'{cfg.filename or "the config"} has no model')
     last_parts = dict(train='optim_wrapper', val='val_evaluator', test='test_evaluator')
     for phase, last in last_parts.items():
         parts = f'{phase}_dataloader', f'{phase}_cfg', last
@@ -141,7 +143,7 @@ def _check_people(dataset: Any, key: str, metric: Any) -> None:
         people = [each for leaf in leaves if (coco := read_coco(leaf)) for each in coco.annotations]
     else:
         people = list(metric.coco.anns.values())
-    needed = ['bbox', 'num_keypoints', 'iscrowd', *(['area'] if metric.use_area else [])]
+    needed = ['bbox', 'num_keypoints', *(['area'] if metric.use_area else [])]
     missing = [name for name in needed if any(name not in each for each in people)]
     if missing:
         raise SegformerPlusPlusError(

@@ -89,7 +89,9 @@ def mmseg_peer(model: Mapping[str, Any]) -> dict[str, Any]:
     """
     _check_ours(model)
     ours = model['backbone']
-    backbone = _without(ours, 'arch', 'token_merging', 'tome_cfg', 'in_rows', *_SIZES)
+    backbone = _without(
+        ours, 'arch', 'token_merging', 'tome_cfg', 'frozen_stages', 'in_rows', *_SIZES
+    )
     backbone |= dict(_sizes(ours), type='MixVisionTransformer')
     head = dict(_without(model['decode_head'], 'in_rows'), type='SegformerHead')
     rest = _without(model, 'labels_only')
