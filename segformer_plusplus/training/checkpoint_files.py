@@ -40,7 +40,7 @@ _ORPHANS = 10.0
 
 
 def lock_work_dir(
-    work_dir: str | os.PathLike[str], seconds: float = _ORPHANS
+    work_dir: str | os.PathLike[str],
 ) -> contextlib.AbstractContextManager[Any]:
     """Keeps other trainings out of a folder, until the lock is released or this process ends.
 
@@ -48,7 +48,6 @@ def lock_work_dir(
 
     Args:
         work_dir: is made if it is not there.
-        seconds: to wait for one that ends.
 
     Returns:
         The lock, which leaving it releases; nothing that matters in the other processes, and
@@ -63,7 +62,7 @@ def lock_work_dir(
         owner = Path(work_dir, f'{LOCK}.owner')
         try:
             Path(work_dir).mkdir(parents=True, exist_ok=True)
-            lock = FileLock(Path(work_dir, LOCK)).acquire(timeout=seconds)
+            lock = FileLock(Path(work_dir, LOCK)).acquire(timeout=_ORPHANS)
             replace(owner, f'process {os.getpid()} on {socket.gethostname()}'.encode())
         except Timeout:
             by = owner.read_text() if owner.is_file() else 'another process'
