@@ -94,6 +94,7 @@ def mmseg_peer(model: Mapping[str, Any]) -> dict[str, Any]:
     )
     backbone |= dict(_sizes(ours), type='MixVisionTransformer')
     head = dict(_without(model['decode_head'], 'in_rows'), type='SegformerHead')
+    head['in_index'] = head.get('in_index') or list(range(len(head['in_channels'])))
     rest = _without(model, 'labels_only')
     return dict(rest, type='EncoderDecoder', backbone=backbone, decode_head=head)
 
