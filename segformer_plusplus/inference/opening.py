@@ -88,7 +88,7 @@ def open_model(
 
 def _build(config: Config, scope: str | None) -> nn.Module:
     found = config.get('default_scope')
-    if not config.get('model'):
+    if config.get('model') is None:
         raise SegformerPlusPlusError(f'{config.filename or "the config"} has no model')
     if scope not in (None, found):
         raise SegformerPlusPlusError(

@@ -129,6 +129,15 @@ class DurableCheckpointHook(CheckpointHook):
 
     file_backend: Any
 
+    def _init_rule(self, rules: Any, key_indicators: Any) -> None:
+        try:
+            super()._init_rule(rules, key_indicators)
+        except ValueError as error:
+            raise SegformerPlusPlusError(
+                f"default_hooks.checkpoint: {error} Give rule='greater' or rule='less', or check "
+                'the spelling of save_best'
+            ) from error
+
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict[str, Any]) -> None:
         outdated = []
         if self.max_keep_ckpts > 0 and step not in list(self.keep_ckpt_ids)[-1:]:

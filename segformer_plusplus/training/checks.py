@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from mmengine.config import Config
+from mmengine.hooks import CheckpointHook
 from mmengine.visualization import Visualizer
 from torch import nn
 
@@ -34,7 +36,7 @@ def check_phases(cfg: Config) -> None:
     Raises:
         SegformerPlusPlusError: names those that are there and those that are missing.
     """
-    if not cfg.get('model'):
+    if cfg.get('model') is None:
         raise SegformerPlusPlusError(f'{cfg.filename or "the config"} has no model')
     last_parts = dict(train='optim_wrapper', val='val_evaluator', test='test_evaluator')
     for phase, last in last_parts.items():
@@ -101,8 +103,8 @@ def check_metrics(metrics: Sequence[Any], dataset: Any, key: str) -> None:
     """
     for metric in metrics:
         names = list(map(component_name, type(metric).__mro__))
-        if 'IoUMetric' in names and not metric.format_only:
-            _check_labels(dataset, key, names[0])
+        if 'IoUMetric' in names:
+            _check_labels(dataset, key, None if metric.format_only else names[0])
         elif 'CocoMetric' in names:
             _check_people(dataset, key, metric)
         elif 'BoxPCK' in names:
@@ -120,8 +122,52 @@ def _any(values: Any) -> bool:
     return bool(values.any() if hasattr(values, 'any') else values)
 
 
-def _check_labels(dataset: Any, key: str, metric: str) -> None:
-    sample = dataset[0]['data_samples']
+def check_best(hook: CheckpointHook, metrics: Sequence[Any]) -> None:
+    """Checks that what ``save_best`` names is among the metrics, as far as their names are known.
+
+    Args:
+        hook: of the training.
+        metrics: of the evaluator of the validation.
+
+    Raises:
+        SegformerPlusPlusError: says what there is.
+    """
+    known = [_names_of(metric) for metric in metrics]
+    wanted = getattr(hook, 'key_indicators', None) or []
+    there = [name for names in known for name in names or ()]
+    for name in wanted:
+        if name not in ('auto', *there) and None not in known:
+            raise SegformerPlusPlusError(
+                f'default_hooks.checkpoint.save_best={name!r} is no metric of val_evaluator, which '
+                f'has {", ".join(there)}'
+            )
+
+
+def _names_of(metric: Any) -> list[str] | None:
+    """Returns the names that a metric gives its values, None where only the values tell."""
+    kind = component_name(type(metric))
+    if kind == 'BoxPCK':
+        names = list(metric.thresholds)
+    elif kind == 'IoUMetric' and not metric.format_only:
+        one = torch.ones(1)
+        found = metric.total_area_to_metrics(one, one, one, one, metric.metrics)
+        names = [name if name == 'aAcc' else f'm{name}' for name in found]
+    else:
+        return None
+    return [f'{metric.prefix}/{name}' if metric.prefix else name for name in names]
+
+
+def _check_labels(dataset: Any, key: str, metric: str | None) -> None:
+    try:
+        sample = dataset[0]['data_samples']
+    except KeyError as error:
+        if error.args != ('seg_map_path',):
+            raise
+        raise SegformerPlusPlusError(
+            f'{key}: its pipeline loads labels, but its data_prefix has no seg_map_path'
+        ) from error
+    if metric is None:
+        return
     views = sample if isinstance(sample, list) else [sample]  # of test-time augmentation
     if any('gt_sem_seg' not in view for view in views):
         raise SegformerPlusPlusError(

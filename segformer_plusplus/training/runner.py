@@ -27,7 +27,7 @@ from ..loading.images import refuse_skipping
 from ..registration import component, component_name
 from .advice import advice
 from .checkpoint_files import find_resumable, lock_work_dir, saving
-from .checks import check_backends, check_metrics, check_outputs, check_phases
+from .checks import check_backends, check_best, check_metrics, check_outputs, check_phases
 from .distributed import init_gloo, unwrap
 from .preemption import PreemptionHook, start_worker
 from .randomness import make_repeatable, positions_of
@@ -321,6 +321,9 @@ def _evaluating(loop: Any, phase: str) -> Any:
     refuse_skipping(dataset, key)
     check_outputs(dataset, model, key)
     check_metrics(loop.evaluator.metrics, dataset, key)
+    for hook in loop.runner.hooks if phase == 'val' else []:
+        if isinstance(hook, CheckpointHook):
+            check_best(hook, loop.evaluator.metrics)
     step = getattr(model, f'{phase}_step')
     setattr(model, f'{phase}_step', functools.partial(in_parts_of_one_size, step))
     run = loop.run

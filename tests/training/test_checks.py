@@ -36,6 +36,41 @@ def test_another_number_of_classes(data, tmp_path, key):
     refused(cfg, f'num_classes=4, but the data of {key}_dataloader has 5 classes')
 
 
+@pytest.mark.parametrize(
+    'options, words',
+    [
+        (dict(save_best='mIuo'), "mIuo.* Give rule='greater' .* spelling of save_best$"),
+        (dict(save_best='mDice'), "save_best='mDice' is no metric .* has aAcc, mIoU, mAcc"),
+        (dict(save_best=['mIoU', 'x'], rule='greater'), "save_best='x' is no metric"),
+        (dict(save_best='val/mAcc'), "save_best='val/mAcc' is no metric"),
+    ],
+)
+def test_the_best_of_nothing(data, tmp_path, options, words):
+    cfg = validated(config(data, tmp_path))
+    cfg.default_hooks.checkpoint.update(options)
+    refused(cfg, words)
+
+
+@pytest.mark.parametrize(
+    'best, metric',
+    [
+        ('auto', dict(type='IoUMetric')),
+        ('mAcc', dict(type='IoUMetric')),
+        ('mRecall', dict(type='IoUMetric', iou_metrics=['mFscore'])),
+        ('val/mAcc', dict(type='IoUMetric', prefix='val')),
+        ('AP', [dict(type='IoUMetric'), dict(type='DumpResults', out_file_path='x.pkl')]),
+    ],
+)
+def test_the_best_of_what_there_is(data, tmp_path, best, metric):
+    cfg = validated(config(data, tmp_path))
+    cfg.val_evaluator = metric
+    cfg.default_hooks.checkpoint.update(save_best=best, rule='greater')
+    StrictRunner.from_cfg(cfg).build_val_loop(cfg.val_cfg)
+    if best in ('mAcc', 'mRecall', 'val/mAcc'):
+        cfg.test_evaluator = metric
+        assert best in StrictRunner.from_cfg(cfg).test()
+
+
 class Data:
     def __init__(self, **meta):
         self.metainfo = meta
@@ -112,6 +147,9 @@ def test_labels_that_are_not_loaded(data, tmp_path):
     refused(cfg, 'val_dataloader: its pipeline loads no labels, which IoUMetric needs')
     cfg.val_evaluator.update(format_only=True, output_dir=str(tmp_path / 'out'))
     StrictRunner.from_cfg(cfg).build_val_loop(cfg.val_cfg)
+    cfg = validated(config(data, tmp_path))
+    del cfg.val_dataloader.dataset.data_prefix.seg_map_path
+    refused(cfg, 'val_dataloader: its pipeline loads labels, but its data_prefix has no seg_map_')
 
 
 def test_labels_that_are_resized(data, tmp_path):
