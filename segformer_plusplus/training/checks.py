@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
@@ -77,7 +78,8 @@ def check_outputs(dataset: Any, model: nn.Module, key: str) -> None:
     decode_head, head = (getattr(model, name, None) for name in ('decode_head', 'head'))
     for last in decode_head if isinstance(decode_head, nn.ModuleList) else [decode_head]:
         there, classes = getattr(last, 'num_classes', None), meta.get('classes')
-        if there and classes and len(classes) != there:
+        # of one logit, a background may be a class or not
+        if there and classes and len(classes) != there and getattr(last, 'out_channels', 0) != 1:
             raise SegformerPlusPlusError(
                 f'model.decode_head.num_classes={there}, but the data of {key} has {len(classes)} '
                 'classes (its metainfo); give both the same number'
@@ -108,18 +110,12 @@ def check_metrics(metrics: Sequence[Any], dataset: Any, key: str) -> None:
         elif 'CocoMetric' in names:
             _check_people(dataset, key, metric)
         elif 'BoxPCK' in names:
-            visible = (
-                dataset.get_data_info(i).get('keypoints_visible', 1) for i in range(len(dataset))
-            )
-            if not any(map(_any, visible)):
+            people = map(dataset.get_data_info, range(len(dataset)))
+            if not any(np.any(each.get('keypoints_visible', 1)) for each in people):
                 raise SegformerPlusPlusError(
                     f'{key}: no keypoint is annotated in the whole set, which {names[0]} needs; '
                     'check its annotation file'
                 )
-
-
-def _any(values: Any) -> bool:
-    return bool(values.any() if hasattr(values, 'any') else values)
 
 
 def check_best(hook: CheckpointHook, metrics: Sequence[Any]) -> None:

@@ -106,6 +106,9 @@ def test_cascades_are_asked_head_by_head():
     check_outputs(Data(classes=()), model, 'x')
     with pytest.raises(SegformerPlusPlusError, match='num_classes=4, .* has 3'):
         check_outputs(Data(classes='abc'), model, 'x')
+    model.decode_head = torch.nn.Module()
+    model.decode_head.num_classes = model.decode_head.out_channels = 1
+    check_outputs(Data(classes=('background', 'blood')), model, 'x')
 
 
 @pytest.mark.parametrize('part', ['val_dataloader', 'val_cfg', 'val_evaluator', 'optim_wrapper'])
