@@ -6,6 +6,7 @@ becomes the class or function itself when it is first built, called or asked for
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from typing import Any
 
@@ -68,6 +69,29 @@ def component_name(kind: Any) -> str:
     """
     name = getattr(kind, '__name__', None) or ('' if kind is None else str(kind))
     return str(name).rpartition('.')[2]
+
+
+def component(kind: Any, registry: Any, scope: str | None = None) -> Any:
+    """Returns the class or function that a config's ``type`` stands for; None if nobody knows it.
+
+    Args:
+        kind: see :func:`component_name`.
+        registry: one of ``mmengine.registry``.
+        scope: the config's ``default_scope``; None is the one that was set last.
+    """
+    if not isinstance(kind, str):
+        return kind
+    with registry.switch_scope_and_registry(scope) as found, contextlib.suppress(RuntimeError):
+        return found.get(kind)
+
+
+def component_names(kind: Any, registry: Any, scope: str | None = None) -> list[str]:
+    """Returns the bare names of a component and of the classes that it derives from.
+
+    Arguments as of :func:`component`; one that nobody knows has its own name alone.
+    """
+    found = component(kind, registry, scope) or kind
+    return [component_name(each) for each in getattr(found, '__mro__', [found])]
 
 
 class StandIn(type):

@@ -7,11 +7,14 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.dist import is_main_process
+from mmengine.registry import METRICS, MODELS
 
 from ..errors import SegformerPlusPlusError
 from ..files import write_json
-from ..inference.configs import check_codec_sizes, check_data_roots, load_config
+from ..inference.configs import check_codec_sizes, check_data_roots, datasets_of, load_config
+from ..registration import component_name, component_names
 from ..training.distributed import leaving_the_group
+from ..training.predictions import SegmentationFilesHook
 from ..training.runner import StrictRunner
 from .options import CfgOptions, Launcher, LocalRank, command, set_local_rank
 
@@ -58,59 +61,80 @@ def main(
         cfg.model.backbone.update(token_merging=token_merging, tome_cfg=None)
     if tta:
         use_tta(cfg, config)
-    if out:
-        save_predictions(cfg, out)
-    if show or show_dir:
-        show_predictions(cfg, config, show, show_dir, wait_time)
+    masks = save_predictions(cfg, out) if out else None
+    painted = show_predictions(cfg, config, show, show_dir, wait_time) if show or show_dir else None
     check_codec_sizes(cfg)
     check_data_roots(cfg, ['test'])
     with leaving_the_group():
-        metrics = StrictRunner.from_cfg(cfg).test()
+        metrics = _test(cfg, masks, painted)
         if metrics_json and is_main_process():
             write_json(metrics_json, metrics)
 
 
-def save_predictions(cfg: Config, folder: str) -> None:
-    """Makes the evaluators write predictions: mmseg's as label maps, others' as one pickle."""
+def _test(cfg: Config, masks: str | None, painted: str | None) -> dict[str, float]:
+    runner = StrictRunner.from_cfg(cfg)
+    if masks or painted:
+        runner.register_hook(SegmentationFilesHook(masks, painted))
+    return runner.test()
+
+
+def save_predictions(cfg: Config, folder: str) -> str | None:
+    """Makes a test write predictions: mmseg's as label maps, others' as one pickle.
+
+    Returns:
+        The folder if label maps are to be written into it; Cityscapes' metric does so itself.
+    """
     several = isinstance(cfg.test_evaluator, list | tuple)
     evaluators = list(cfg.test_evaluator) if several else [cfg.test_evaluator]
-    segmentation = [e for e in evaluators if e.get('type') in ('IoUMetric', 'CityscapesMetric')]
-    for evaluator in segmentation:
-        evaluator['output_dir'] = folder
-        evaluator['keep_results'] = True
-    if not segmentation:
+    kinds = [
+        component_names(each.get('type'), METRICS, cfg.get('default_scope')) for each in evaluators
+    ]
+    for evaluator, names in zip(evaluators, kinds, strict=True):
+        if 'CityscapesMetric' in names:
+            evaluator.update(output_dir=folder, keep_results=True)
+            return None
+    if not any('IoUMetric' in names for names in kinds):
         path = os.path.join(folder, 'predictions.pkl')
         cfg.test_evaluator = [*evaluators, dict(type='DumpResults', out_file_path=path)]
+        return None
+    # one that only formats would write the same files, under names that may be those of others
+    cfg.test_evaluator = [each for each in evaluators if not each.get('format_only')]
+    for evaluator in cfg.test_evaluator:
+        evaluator.pop('output_dir', None)
+    return folder
 
 
 def show_predictions(
     cfg: Config, path: str, show: bool, show_dir: str | None, wait_time: float
-) -> None:
-    """Switches the config's visualization hook on."""
+) -> str | None:
+    """Switches the config's visualization hook on.
+
+    Returns:
+        The folder if segmentations are to be painted into it; mmpose's hook does so itself.
+    """
     hook = cfg.get('default_hooks', {}).get('visualization')
     if hook is None:
         raise SegformerPlusPlusError(
             f'--show and --show-dir need default_hooks.visualization, which {path} has not'
         )
     options: dict[str, Any] = dict(show=show, wait_time=wait_time)
-    if 'Pose' in str(hook['type']):
+    if 'Pose' in component_name(hook['type']):
         # the hook joins a relative path to its own last one at every batch
         out_dir = show_dir and os.path.abspath(show_dir)
-        options.update(enable=True, out_dir=out_dir)
-    else:
-        # mmseg's hook draws every 50th batch, its maintained line every image
-        options.update(draw=True, interval=1)
-        if show_dir:
-            cfg.visualizer['save_dir'] = show_dir
-    hook.update(options)
+        hook.update(options, enable=True, out_dir=out_dir)
+        return None
+    # mmseg's hook draws every 50th batch, its maintained line every image
+    hook.update(options, draw=show, interval=1)
+    return show_dir
 
 
 def use_tta(cfg: Config, path: str) -> None:
     """Wraps the model into the config's model for test-time augmentation."""
     if not (cfg.get('tta_model') and cfg.get('tta_pipeline')):
         raise SegformerPlusPlusError(f'--tta needs tta_model and tta_pipeline, which {path} lacks')
-    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+    for _, dataset in datasets_of(cfg, 'test'):
+        dataset.pipeline = cfg.tta_pipeline
     cfg.tta_model.module = cfg.model
-    if cfg.model.type == 'EncoderDecoderPlusPlus':
+    if 'EncoderDecoderPlusPlus' in component_names(cfg.model.type, MODELS):
         cfg.model.labels_only = False  # the logits of all views are averaged
     cfg.model = cfg.tta_model

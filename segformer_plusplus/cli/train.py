@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 from mmengine.config import Config
+from tqdm import tqdm
 
 from ..errors import SegformerPlusPlusError
 from ..inference.configs import check_codec_sizes, check_data_roots, find_config, load_config
+from ..training.checkpoint_files import latest_named
 from ..training.distributed import leaving_the_group
 from ..training.runner import StrictRunner
+from .guard import INTERRUPTED
 from .options import CfgOptions, Launcher, LocalRank, command, set_local_rank
 
 
@@ -24,7 +30,7 @@ def main(
     launcher: Launcher = 'none',
     local_rank: LocalRank = 0,
     cfg_options: CfgOptions = None,
-) -> None:
+) -> int:
     """Train a model of mmseg or mmpose.
 
     Args:
@@ -55,14 +61,25 @@ def main(
     check_codec_sizes(cfg)
     check_data_roots(cfg, ['train', 'val'])
     with leaving_the_group():
-        _train(cfg, latest=resume == 'auto')
+        return _train(cfg, latest=resume == 'auto')
 
 
-def _train(cfg: Config, latest: bool) -> None:
-    runner = StrictRunner.from_cfg(cfg)
-    if latest:
-        runner.resume_latest()
-    runner.train()
+def _train(cfg: Config, latest: bool) -> int:
+    try:
+        runner = StrictRunner.from_cfg(cfg)
+        if latest:
+            runner.resume_latest()
+        runner.train()
+    except KeyboardInterrupt:
+        saved = latest_named(Path(cfg.work_dir))
+        tqdm.write(
+            f'interrupted; {saved} is saved: --resume goes on from there'
+            if saved
+            else 'interrupted; no checkpoint was saved',
+            file=sys.stderr,
+        )
+        return INTERRUPTED
+    return 0
 
 
 def enable_auto_scale_lr(cfg: Config, path: str) -> None:

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
+from mmengine.registry import MODELS, TRANSFORMS
 from mmengine.runner import Runner
 
 from ..errors import SegformerPlusPlusError, describe_error
 from ..libraries import require
+from ..registration import component, component_name, component_names
 
 # mmengine's Runner reads these keys of the config beside its own arguments
 _RUNNER_KEYS = {
@@ -65,10 +67,32 @@ def load_config(
             cfg.merge_from_dict(dict(cfg_options))
         except Exception as error:
             raise SegformerPlusPlusError(f'--cfg-options does not fit {path}: {error}') from error
-    if cfg.get('default_scope') in ('mmseg', 'mmpose'):
-        require(cfg.default_scope, str(path))
+    _check_normalisation(cfg.get('model') or {})
+    scope = cfg.get('default_scope') or _scope_of(cfg.get('model') or {})
+    if scope in ('mmseg', 'mmpose'):
+        cfg.default_scope = scope
+        require(scope, str(path))
     cfg.work_dir = work_dir or cfg.get('work_dir') or os.path.join('work_dirs', path.stem)
     return cfg
+
+
+def _check_normalisation(model: Mapping[str, Any]) -> None:
+    channels = (model.get('backbone') or {}).get('in_channels', 3)
+    for name in ('mean', 'std'):
+        values = (model.get('data_preprocessor') or {}).get(name)
+        if isinstance(values, list | tuple) and len(values) not in {1, 3} & {1, channels}:
+            raise SegformerPlusPlusError(
+                f'model.data_preprocessor.{name} has {len(values)} values for images of {channels} '
+                'channels (model.backbone.in_channels): give as many, or one for all; mmengine '
+                'takes 1 or 3, so that others are normalised in the pipeline, with mean=std=None'
+            )
+
+
+def _scope_of(model: Mapping[str, Any]) -> str | None:
+    """Returns the toolbox of a model whose ``type`` is a class: such configs need no scope."""
+    kind = component(model.get('type'), MODELS)
+    modules = [base.__module__.partition('.')[0] for base in getattr(kind, '__mro__', ())]
+    return next((name for name in modules if name in ('mmseg', 'mmpose')), None)
 
 
 def _read(path: Path) -> Config:
@@ -149,8 +173,7 @@ def check_data_roots(cfg: Config, splits: Sequence[str], labels: bool = True) ->
         SegformerPlusPlusError: names the key, the path, and how to change it.
     """
     for split in splits:
-        loader = cfg.get(f'{split}_dataloader') or {}
-        for key, dataset in _datasets(loader.get('dataset'), f'{split}_dataloader.dataset'):
+        for key, dataset in datasets_of(cfg, split):
             for name, path in _data_paths(dataset, labels):
                 _check_path(f'{key}.{name}', path)
 
@@ -168,8 +191,7 @@ def check_codec_sizes(cfg: Config) -> None:
         return
     expected = tuple(decoder['input_size'])
     for split in ('train', 'val', 'test'):
-        loader = cfg.get(f'{split}_dataloader') or {}
-        for key, dataset in _datasets(loader.get('dataset'), f'{split}_dataloader.dataset'):
+        for key, dataset in datasets_of(cfg, split):
             for step, size in _input_sizes(dataset.get('pipeline') or []):
                 if tuple(size) != expected:
                     raise SegformerPlusPlusError(
@@ -178,24 +200,40 @@ def check_codec_sizes(cfg: Config) -> None:
                     )
 
 
+def is_loader(step: Mapping[str, Any], of: str = '') -> bool:
+    """Says whether a step of a pipeline reads files: a loader of a toolbox, or derived from one.
+
+    Args:
+        step: of a config whose ``default_scope`` is set.
+        of: 'Image' or 'Annotation', for those only that have it in their name.
+    """
+    names = component_names(step.get('type'), TRANSFORMS)
+    return any('Load' in name and of in name for name in names)
+
+
 def _input_sizes(pipeline: Sequence[Any]) -> Iterator[tuple[str, Sequence[int]]]:
     """Yields the sizes that a pose pipeline crops to and encodes keypoints for."""
     for step in _flatten(pipeline):
-        kind, encoders = str(step.get('type')), step.get('encoder') or []
+        kind, encoders = component_name(step.get('type')), step.get('encoder') or []
         for part in (step, *(encoders if isinstance(encoders, list | tuple) else [encoders])):
             if kind in ('TopdownAffine', 'GenerateTarget') and 'input_size' in part:
                 yield kind, part['input_size']
 
 
-def _datasets(dataset: Any, key: str) -> Iterator[tuple[str, ConfigDict]]:
+def datasets_of(cfg: Config, split: str) -> Iterator[tuple[str, ConfigDict]]:
     """Yields the innermost datasets in wrappers such as RepeatDataset, each with its key."""
+    loader = cfg.get(f'{split}_dataloader') or {}
+    yield from _innermost(loader.get('dataset'), f'{split}_dataloader.dataset')
+
+
+def _innermost(dataset: Any, key: str) -> Iterator[tuple[str, ConfigDict]]:
     if not isinstance(dataset, dict):
         return
     if 'dataset' in dataset:
-        yield from _datasets(dataset['dataset'], f'{key}.dataset')
+        yield from _innermost(dataset['dataset'], f'{key}.dataset')
     elif 'datasets' in dataset:
         for index, part in enumerate(dataset['datasets']):
-            yield from _datasets(part, f'{key}.datasets.{index}')
+            yield from _innermost(part, f'{key}.datasets.{index}')
     else:
         yield key, dataset
 
@@ -204,7 +242,7 @@ def _data_paths(dataset: ConfigDict, labels: bool) -> Iterator[tuple[str, str]]:
     root = dataset.get('data_root') or ''
     yield 'data_root', root
     steps = _flatten(dataset.get('pipeline') or [])
-    labels = labels and any('Annotations' in str(step.get('type')) for step in steps)
+    labels = labels and any(is_loader(step, 'Annotation') for step in steps)
     for name, prefix in (dataset.get('data_prefix') or {}).items():
         if isinstance(prefix, str) and (labels or name != 'seg_map_path'):
             yield f'data_prefix.{name}', os.path.join(root, prefix)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -18,7 +18,8 @@ from torch import nn
 from ..checkpoints import load_checkpoint_strictly
 from ..errors import SegformerPlusPlusError
 from ..patching import apply_token_merging
-from .configs import load_config
+from ..registration import component
+from .configs import datasets_of, load_config
 
 SEED = 0
 """Seeds random weights."""
@@ -87,9 +88,12 @@ def open_model(
 
 def _build(config: Config, scope: str | None) -> nn.Module:
     found = config.get('default_scope')
-    if 'model' not in config or scope not in (None, found):
-        what = f'default_scope {found!r}' if 'model' in config else 'no model'
-        raise SegformerPlusPlusError(f'the config has {what}, expected a model of {scope!r}')
+    if config.get('model') is None:
+        raise SegformerPlusPlusError(f'{config.filename or "the config"} has no model')
+    if scope not in (None, found):
+        raise SegformerPlusPlusError(
+            f'the config has default_scope {found!r}, expected a model of {scope!r}'
+        )
     init_default_scope(found or 'mmengine')
     # not a plain dict: mmseg reads its test_cfg by attributes
     settings = ConfigDict(without_init_cfg(config.model), _scope_=found or 'mmengine')
@@ -105,19 +109,18 @@ def _dataset_meta(config: Config | None, meta: Mapping[str, Any]) -> dict[str, A
     if meta.get('CLASSES'):  # written by mmseg 0.x
         return {'classes': meta['CLASSES'], 'palette': meta.get('PALETTE')}
     dataset = test_dataset(config)
-    kind = None
-    if config is not None and dataset.get('type'):
-        with DATASETS.switch_scope_and_registry(config.get('default_scope')) as registry:
-            kind = registry.get(str(dataset['type']))
+    kind = component(dataset.get('type'), DATASETS, config and config.get('default_scope'))
     return {**getattr(kind, 'METAINFO', {}), **(dataset.get('metainfo') or {})}
 
 
 def test_dataset(config: Config | None) -> Mapping[str, Any]:
-    """Returns the innermost data set that a config tests on; it is empty without one."""
-    dataset = (config.get('test_dataloader') or {}).get('dataset') or {} if config else {}
-    while 'dataset' in dataset:
-        dataset = dataset['dataset']
-    return dataset
+    """Returns the innermost data set that a config tests on, or the first; empty without one."""
+    if config is None:
+        return {}
+    outer = (config.get('test_dataloader') or {}).get('dataset') or {}
+    # mmpose's CombinedDataset has the pipeline of those inside
+    found = *(each for _, each in datasets_of(config, 'test')), outer
+    return next((each for each in found if each.get('pipeline')), found[0])
 
 
 @contextlib.contextmanager
@@ -139,6 +142,31 @@ def without_init_cfg(config: Any) -> Any:
     if isinstance(config, list | tuple):
         return [without_init_cfg(item) for item in config]
     return config
+
+
+def in_parts_of_one_size(step: Callable[[Any], Any], data: Any) -> Any:
+    """Predicts a batch of images of several sizes, which mmseg refuses.
+
+    Args:
+        step: a model's ``test_step`` or ``val_step``.
+        data: with 'inputs', a list of images (C, H, W), and others of as many entries; what is
+            made in another way stays whole.
+
+    Returns:
+        The samples in their order; each is what it is in a batch of its own.
+    """
+    images = data.get('inputs') if isinstance(data, dict) else None
+    if not isinstance(images, list):
+        return step(data)
+    sizes = [getattr(image, 'shape', None) for image in images]
+    samples = list(images)
+    for size in dict.fromkeys(sizes):
+        part = [index for index, each in enumerate(sizes) if each == size]
+        same = {key: [values[index] for index in part] for key, values in data.items()}
+        found = step(data if len(part) == len(sizes) else same)
+        for index, sample in zip(part, found, strict=True):
+            samples[index] = sample
+    return samples
 
 
 def check_device(device: str) -> None:

@@ -18,14 +18,15 @@ from mmseg.structures import SegDataSample
 from torch import nn
 
 from ..errors import SegformerPlusPlusError, memory_errors
+from ..registration import component_name
 from ..segmentation.labels import class_counts
+from .configs import is_loader
 from .labels import distinct_colours, label_dtype
 from .opening import test_dataset
 from .predictor import Predictor
 from .sources import Picture
 from .tiling import Tiles, predict_tiles
 
-_READS = 'LoadImage', 'LoadAnnotations', 'LoadImageFromFile', 'LoadImageFromNDArray'
 _RESIZES = 'Resize', 'RandomResize', 'ResizeShortestEdge', 'ResizeToMultiple'
 _ADVICE = 'try a smaller batch_size (--batch-size), or tiles (tile, --tile)'
 
@@ -146,8 +147,12 @@ def _labels_of(sample: SegDataSample) -> np.ndarray:
 def _pipeline(config: Config | None, resize: bool) -> list[Any]:
     """Returns the steps of the test pipeline after those that read the image and its labels."""
     steps = test_dataset(config).get('pipeline') or [dict(type='PackSegInputs')]
-    without = (*_READS, *(() if resize else _RESIZES))
-    return [step for step in steps if not str(step['type']).endswith(without)]
+    without = () if resize else _RESIZES
+    return [
+        step
+        for step in steps
+        if not is_loader(step) and component_name(step.get('type')) not in without
+    ]
 
 
 def _names(meta: Mapping[str, Any], head: Any) -> tuple[list[str], np.ndarray]:

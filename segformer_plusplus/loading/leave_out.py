@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,13 @@ def without_listed(dataset: dict[str, Any] | BaseDataset, leave_out: str) -> Bas
             name = dataset.metainfo.get('dataset_name')
             MessageHub.get_current_instance().pop_info(f'{name}_ann_file')
     return dataset
+
+
+def leaves_of(dataset: Any) -> Iterator[Any]:
+    """Yields the datasets with files of their own in one that is built, such as RepeatDataset."""
+    inner = getattr(dataset, 'datasets', None) or getattr(dataset, 'dataset', None)
+    for part in inner if isinstance(inner, list | tuple) else [inner]:
+        yield from [dataset] if part is None else leaves_of(part)
 
 
 def absolute(path: str | os.PathLike[str], root: str | None = None) -> str:

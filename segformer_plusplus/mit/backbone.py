@@ -77,6 +77,8 @@ class MixVisionTransformerPlusPlus(BaseModule):
         init_cfg: ``dict(type='Pretrained', checkpoint=..., prefix=...)`` loads strictly: a missing
             file, or one whose keys or shapes differ, is an error.
         with_cp: gradient checkpointing of every block.
+        frozen_stages: as in mmseg's other backbones: -1 trains all; 0 keeps the first patch
+            embedding as it is, i the first i stages, without gradients and dropout.
         in_rows: the old way to set :func:`segformer_plusplus.mit.cpu.chunked`.
 
     Raises:
@@ -103,6 +105,7 @@ class MixVisionTransformerPlusPlus(BaseModule):
         pretrained=FILE | NONE,
         init_cfg=INIT_CFG,
         with_cp=FLAG,
+        frozen_stages=integer(-1),
         in_rows=FLAG | NONE,
     )
     def __init__(
@@ -129,6 +132,7 @@ class MixVisionTransformerPlusPlus(BaseModule):
         pretrained: str | None = None,
         init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
         with_cp: bool = False,
+        frozen_stages: int = -1,
         in_rows: bool | None = None,
     ) -> None:
         cpu.accept_in_rows(in_rows)
@@ -159,6 +163,11 @@ class MixVisionTransformerPlusPlus(BaseModule):
             )
         if len(set(self.out_indices)) < len(self.out_indices):
             raise SegformerPlusPlusError(f'out_indices={out_indices} names a stage twice')
+        if frozen_stages > num_stages:
+            raise SegformerPlusPlusError(
+                f'frozen_stages={frozen_stages} is outside -1..{num_stages}, the number of stages'
+            )
+        self.frozen_stages = frozen_stages
         if tome_cfg is not None:
             # the baseline contradicts no tome_cfg: shipped configs start from it
             if token_merging not in (None, BASELINE):
@@ -208,6 +217,19 @@ class MixVisionTransformerPlusPlus(BaseModule):
                 norm = build_norm_layer(norm_cfg, channels)[1]
                 self.layers.append(nn.ModuleList([embed, blocks, norm]))
                 in_channels = channels
+        self._freeze()
+
+    def train(self, mode: bool = True) -> MixVisionTransformerPlusPlus:
+        """Sets the mode of all that ``frozen_stages`` does not keep as it is."""
+        super().train(mode)
+        self._freeze()
+        return self
+
+    def _freeze(self) -> None:
+        stages: Any = self.layers
+        first = [stages[0][0]] if self.frozen_stages == 0 else []
+        for frozen in (*first, *stages[: max(0, self.frozen_stages)]):
+            frozen.eval().requires_grad_(False)
 
     def init_weights(self) -> None:
         """Initialises as mmseg does, or strictly loads what ``init_cfg`` names."""

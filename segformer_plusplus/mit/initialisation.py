@@ -19,6 +19,7 @@ from torch import nn
 
 from ..arguments import FILE, blaming
 from ..errors import SegformerPlusPlusError
+from ..registration import component
 
 
 def initialise(model: BaseModule, init_cfg: Any) -> None:
@@ -47,7 +48,7 @@ def initialise(model: BaseModule, init_cfg: Any) -> None:
 
 def _is_pretrained(init_cfg: Mapping[str, Any] | None) -> bool:
     kind = init_cfg.get('type') if init_cfg else None
-    return kind == 'Pretrained' or kind is PretrainedInit
+    return component(kind, WEIGHT_INITIALIZERS) is PretrainedInit
 
 
 def _load_pretrained(model: nn.Module, init_cfg: Mapping[str, Any]) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import secrets
+import socket
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
@@ -17,7 +20,8 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from ..checkpoints import read_checkpoint
-from ..errors import CheckpointError
+from ..errors import CheckpointError, SegformerPlusPlusError
+from ..files import replace
 
 UNFINISHED = '.unfinished'
 """Ends the name of a file that is still being written; it begins with a dot."""
@@ -28,6 +32,52 @@ LAST_CHECKPOINT = 'last_checkpoint'
 """mmengine's name of the file that says what to resume."""
 
 
+LOCK = '.lock'
+"""Is locked in the work dir while a training uses it; who that is stands in ``.lock.owner``."""
+
+_ORPHANS = 10.0
+"""Seconds that the workers of a killed training may still be there, with its lock."""
+
+
+def lock_work_dir(
+    work_dir: str | os.PathLike[str],
+) -> contextlib.AbstractContextManager[Any]:
+    """Keeps other trainings out of a folder, until the lock is released or this process ends.
+
+    All processes have to call this; the first one locks.
+
+    Args:
+        work_dir: is made if it is not there.
+
+    Returns:
+        The lock, which leaving it releases; nothing that matters in the other processes, and
+        where the file system has no locks.
+
+    Raises:
+        SegformerPlusPlusError: another training uses the folder.
+    """
+    lock: Any = contextlib.nullcontext()
+    fault: list[str | None] = [None]
+    if is_main_process():
+        owner = Path(work_dir, f'{LOCK}.owner')
+        try:
+            Path(work_dir).mkdir(parents=True, exist_ok=True)
+            lock = FileLock(Path(work_dir, LOCK)).acquire(timeout=_ORPHANS)
+            replace(owner, f'process {os.getpid()} on {socket.gethostname()}'.encode())
+        except Timeout:
+            by = owner.read_text() if owner.is_file() else 'another process'
+            fault = [
+                f'{work_dir} is in use by a training: {by}; wait for it, or give another work '
+                'dir (--work-dir)'
+            ]
+        except (OSError, NotImplementedError) as error:
+            _warn(f'{work_dir} cannot be locked ({error}): start no other training in it')
+    broadcast_object_list(fault)
+    if fault[0] is not None:
+        raise SegformerPlusPlusError(fault[0])
+    return lock
+
+
 @contextlib.contextmanager
 def saving(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields where to write to; the file takes its own name once the disk has all of it.
@@ -36,15 +86,19 @@ def saving(path: str | os.PathLike[str]) -> Iterator[Path]:
         CheckpointError: it could not be written; what was there before is as it was.
     """
     path = Path(path)
-    place = path.with_name(f'.{path.name}{UNFINISHED}')  # always the same: few are left behind
+    # nobody foresees it, and a link that lies there is not followed
+    place = path.with_name(f'.{path.name}.{secrets.token_hex(8)}{UNFINISHED}')
     try:
+        place.touch(exist_ok=False)
         yield place
         with place.open('rb+') as file:
             os.fsync(file.fileno())
         os.replace(place, path)
-    except OSError as error:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             place.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
         reason = error.strerror or str(error)
         raise CheckpointError(
             f'cannot save {path}: {reason}; the checkpoints before it are whole: make room and '
@@ -74,6 +128,15 @@ class DurableCheckpointHook(CheckpointHook):
     """
 
     file_backend: Any
+
+    def _init_rule(self, rules: Any, key_indicators: Any) -> None:
+        try:
+            super()._init_rule(rules, key_indicators)
+        except ValueError as error:
+            raise SegformerPlusPlusError(
+                f"default_hooks.checkpoint: {error} Give rule='greater' or rule='less', or check "
+                'the spelling of save_best'
+            ) from error
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict[str, Any]) -> None:
         outdated = []
@@ -185,7 +248,7 @@ def iterations(path: str | os.PathLike[str]) -> int:
 
 
 def _search(work_dir: Path) -> str | None:
-    named = _named(work_dir)
+    named = latest_named(work_dir)
     folders = {work_dir, *([named.parent] if named else [])}
     for folder in folders:
         for path in folder.glob(f'.*{UNFINISHED}'):
@@ -219,7 +282,7 @@ def _search(work_dir: Path) -> str | None:
     return None
 
 
-def _named(work_dir: Path) -> Path | None:
+def latest_named(work_dir: Path) -> Path | None:
     """Reads ``last_checkpoint``; a checkpoint beside it comes first, if the folder was copied."""
     try:
         text = (work_dir / LAST_CHECKPOINT).read_text(encoding='utf-8').strip()

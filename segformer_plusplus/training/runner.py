@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import errno
 import functools
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,19 @@ from mmengine.dist import is_distributed, master_only
 from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.model import is_model_wrapper, revert_sync_batchnorm
-from mmengine.registry import RUNNERS
+from mmengine.registry import HOOKS, RUNNERS
 from mmengine.runner import EpochBasedTrainLoop, Runner, load_state_dict
 from torch import nn
 from torch.utils.data import DataLoader
 
 from ..checkpoints import extract_state_dict, load_state_dict_strictly, read_checkpoint
 from ..errors import CheckpointError, SegformerPlusPlusError
+from ..inference.opening import in_parts_of_one_size
 from ..loading.images import refuse_skipping
+from ..registration import component, component_name
 from .advice import advice
-from .checkpoint_files import find_resumable, saving
+from .checkpoint_files import find_resumable, lock_work_dir, saving
+from .checks import check_backends, check_best, check_metrics, check_outputs, check_phases
 from .distributed import init_gloo, unwrap
 from .preemption import PreemptionHook, start_worker
 from .randomness import make_repeatable, positions_of
@@ -54,6 +58,7 @@ class StrictRunner(Runner):
 
     _loaded_meta: dict[str, Any]
     _train_dataloader: Any
+    _lock: contextlib.ExitStack | None = None
 
     @classmethod
     def from_cfg(cls, cfg: Config) -> StrictRunner:
@@ -63,14 +68,15 @@ class StrictRunner(Runner):
             SegformerPlusPlusError: a switch does not fit, or several processes should use FSDP.
         """
         cfg = copy.deepcopy(cfg) if isinstance(cfg, Config) else Config(copy.deepcopy(cfg))
-        wrapper = (cfg.get('model_wrapper_cfg') or {}).get('type')
-        if cfg.get('launcher', 'none') != 'none' and 'FullySharded' in str(wrapper):
+        wrapper = component_name((cfg.get('model_wrapper_cfg') or {}).get('type'))
+        if cfg.get('launcher', 'none') != 'none' and 'FullySharded' in wrapper:
             raise SegformerPlusPlusError(
                 f'model_wrapper_cfg.type={wrapper}: this Runner does not shard a model; leave '
                 "model_wrapper_cfg out for DistributedDataParallel, or train with mmengine's "
                 "FlexibleRunner and strategy=dict(type='FSDPStrategy')"
             )
         apply_switches(cfg)
+        check_phases(cfg)
         return super().from_cfg(cfg)
 
     def setup_env(self, env_cfg: dict[str, Any]) -> None:
@@ -78,6 +84,12 @@ class StrictRunner(Runner):
         if self.distributed and not is_distributed() and not torch.cuda.is_available():
             init_gloo(self._launcher, env_cfg.get('dist_cfg', {}).get('timeout'))
         super().setup_env(env_cfg)
+
+    def build_visualizer(self, visualizer: Any = None) -> Any:
+        """Builds the visualizer; a missing library of a backend is said before the training."""
+        built = super().build_visualizer(visualizer)
+        check_backends(built)
+        return built
 
     def register_default_hooks(self, hooks: dict[str, Any] | None = None) -> None:
         """Registers mmengine's hooks and ours, of which a None in the config leaves one out.
@@ -87,8 +99,8 @@ class StrictRunner(Runner):
         """
         hooks = {name: dict(type=kind) for name, kind in _HOOKS.items()} | dict(hooks or {})
         checkpoint = hooks.get('checkpoint', dict(type='CheckpointHook', interval=1))
-        theirs = ('CheckpointHook', CheckpointHook)
-        if isinstance(checkpoint, dict) and checkpoint.get('type') in theirs:
+        theirs = isinstance(checkpoint, dict) and component(checkpoint.get('type'), HOOKS)
+        if theirs is CheckpointHook:
             hooks['checkpoint'] = {**checkpoint, 'type': 'DurableCheckpointHook'}
         left_out = {name for name in _HOOKS if hooks[name] is None}
         super().register_default_hooks({k: v for k, v in hooks.items() if k not in left_out})
@@ -127,10 +139,24 @@ class StrictRunner(Runner):
         super().scale_lr(optim_wrapper, {**auto_scale_lr, 'base_batch_size': base / count})
 
     def train(self) -> nn.Module:
-        """Trains the model; whatever happens, SIGTERM does afterwards what it did before."""
+        """Trains the model; whatever happens, SIGTERM does afterwards what it did before.
+
+        Raises:
+            SegformerPlusPlusError: another training uses the work dir; the disk is full.
+        """
+        lock = self._lock_work_dir()
         try:
             return super().train()
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or error.filename:
+                raise
+            raise SegformerPlusPlusError(
+                f'{error.strerror}: {self.work_dir} or a temporary folder; make room and go on '
+                'with --resume'
+            ) from error
         finally:
+            lock.close()
+            self._lock = None
             for hook in self.hooks:
                 if isinstance(hook, PreemptionHook):
                     hook.after_train(self)
@@ -153,6 +179,7 @@ class StrictRunner(Runner):
                 self._train_dataloader, seed=self.seed, diff_rank_seed=apart
             )
         loader = self._train_dataloader
+        check_outputs(getattr(loader, 'dataset', None), unwrap(self.model), 'train_dataloader')
         if isinstance(loader, DataLoader) and make_repeatable(loader, self.seed) is None:
             self.logger.warning(
                 'this data loader has a batch sampler of its own: resumed, it does not repeat its '
@@ -190,7 +217,15 @@ class StrictRunner(Runner):
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         model, weights = unwrap(self.model), checkpoint['state_dict']
         if strict and self.cfg.get('strict_load', True):
-            load_state_dict_strictly(model, weights, filename)
+            try:
+                load_state_dict_strictly(model, weights, filename)
+            except CheckpointError as error:
+                if self._resume:
+                    raise
+                raise CheckpointError(
+                    f'{error}; strict_load=False (--cfg-options) loads what fits, as for '
+                    'fine-tuning with another number of classes'
+                ) from error
         else:
             load_state_dict(model, weights, strict=False, logger=self.logger)
         self._loaded_meta = dict(checkpoint.get('meta') or {})
@@ -225,6 +260,12 @@ class StrictRunner(Runner):
         with saving(path) if local else contextlib.nullcontext(path) as place:
             super().save_checkpoint(out_dir, place.name, *settings, backend_args)
 
+    def _lock_work_dir(self) -> contextlib.ExitStack:
+        if self._lock is None:
+            self._lock = contextlib.ExitStack()
+            self._lock.enter_context(lock_work_dir(self.work_dir))
+        return self._lock
+
     def resume_latest(self) -> None:
         """Makes the training go on from the latest whole checkpoint of the work dir, if any.
 
@@ -232,7 +273,9 @@ class StrictRunner(Runner):
 
         Raises:
             CheckpointError: there are checkpoints, but none that can be used.
+            SegformerPlusPlusError: another training uses the work dir.
         """
+        self._lock_work_dir()  # it removes files that were never finished
         path = find_resumable(self.work_dir)
         if path is None:
             self.logger.warning(f'nothing to resume in {self.work_dir}: training starts anew')
@@ -274,7 +317,15 @@ class StrictRunner(Runner):
 
 
 def _evaluating(loop: Any, phase: str) -> Any:
-    refuse_skipping(getattr(loop.dataloader, 'dataset', None), f'{phase}_dataloader')
+    dataset, key, model = loop.dataloader.dataset, f'{phase}_dataloader', unwrap(loop.runner.model)
+    refuse_skipping(dataset, key)
+    check_outputs(dataset, model, key)
+    check_metrics(loop.evaluator.metrics, dataset, key)
+    for hook in loop.runner.hooks if phase == 'val' else []:
+        if isinstance(hook, CheckpointHook):
+            check_best(hook, loop.evaluator.metrics)
+    step = getattr(model, f'{phase}_step')
+    setattr(model, f'{phase}_step', functools.partial(in_parts_of_one_size, step))
     run = loop.run
 
     def guarded() -> Any:

@@ -14,11 +14,12 @@ import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
-from mmengine.registry import OPTIM_WRAPPERS
+from mmengine.registry import MODELS, OPTIM_WRAPPERS
 from mmengine.runner.amp import autocast
 from torch import nn
 
 from ..errors import SegformerPlusPlusError
+from ..registration import component, component_name, component_names
 
 _DTYPES = ('bfloat16', 'float16')
 
@@ -58,7 +59,8 @@ def apply_switches(cfg: Config) -> None:
             cfg.optim_wrapper.accumulative_counts = count
     if cfg.get('gradient_checkpointing'):
         backbone = cfg.model.get('backbone')
-        if not backbone or not str(backbone.get('type')).endswith('MixVisionTransformerPlusPlus'):
+        names = component_names((backbone or {}).get('type'), MODELS)
+        if 'MixVisionTransformerPlusPlus' not in names:
             raise SegformerPlusPlusError(
                 'gradient_checkpointing=True is for MixVisionTransformerPlusPlus; mmengine has '
                 "activation_checkpointing=['names', 'of.modules'] for others"
@@ -73,9 +75,9 @@ def _use_amp(cfg: Config, dtype: Any) -> None:
     if wrapper is None:
         return
     classes = (OptimWrapper, AmpOptimWrapper, BFloat16OptimWrapper)
-    if wrapper.get('type', 'OptimWrapper') not in (*classes, *(kind.__name__ for kind in classes)):
+    if component(wrapper.get('type', OptimWrapper), OPTIM_WRAPPERS) not in classes:
         raise SegformerPlusPlusError(
-            f'amp works with optim_wrapper.type OptimWrapper, not {wrapper.type}'
+            f'amp works with optim_wrapper.type OptimWrapper, not {component_name(wrapper.type)}'
         )
     if dtype == 'bfloat16':
         for key in ('loss_scale', 'dtype', 'use_fsdp'):  # mean something for float16 only

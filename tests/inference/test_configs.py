@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import pytest
+from mmcv.transforms import LoadAnnotations, LoadImageFromFile, Resize
 from mmengine.config import Config
 
 from segformer_plusplus.errors import SegformerPlusPlusError
-from segformer_plusplus.inference.configs import check_data_roots, load_config
+from segformer_plusplus.inference.configs import check_data_roots, is_loader, load_config
+from segformer_plusplus.loading.images import CheckedLoadImageFromFile
 
 
 @pytest.fixture
@@ -85,3 +87,27 @@ def test_data_that_is_not_missed(root):
     unread = [dict(type='CheckedLoadImageFromFile')]
     check_data_roots(make_config(root, data_prefix=prefix, pipeline=unread), ['train'])
     check_data_roots(make_config(root, data_prefix=prefix), ['train'], labels=False)
+
+
+class Reads(LoadImageFromFile):
+    """Is somebody's own."""
+
+
+IMAGES = [
+    'LoadImageFromFile', 'mmcv.LoadImageFromFile', 'mmcv.transforms.LoadImageFromFile',
+    'CheckedLoadImageFromFile', 'CheckedLoadImage', LoadImageFromFile, CheckedLoadImageFromFile,
+    'LoadImageFromNDArray', 'LoadBiomedicalImageFromFile', 'mmpose.LoadImage', Reads,
+]  # fmt: skip
+LABELS = ['LoadAnnotations', 'mmseg.LoadAnnotations', 'LoadBiomedicalAnnotation', LoadAnnotations]
+OTHERS = ['Resize', 'mmcv.Resize', Resize, 'PackSegInputs', 'NobodyKnows', 'nobody.Knows', None]
+
+
+@pytest.mark.parametrize('of, kinds', [('Image', IMAGES), ('Annotation', LABELS), (None, OTHERS)])
+def test_what_reads_files(of, kinds):
+    for kind in kinds:
+        step = dict(type=kind)
+        assert is_loader(step) is (of is not None)
+        assert [is_loader(step, each) for each in ('Image', 'Annotation')] == [
+            of == 'Image',
+            of == 'Annotation',
+        ]

@@ -11,6 +11,7 @@ from mmengine.config import Config
 
 from segformer_plusplus import SegformerPlusPlusError
 from segformer_plusplus.inference import open_model
+from segformer_plusplus.inference.opening import test_dataset as find_test_dataset
 
 ROOT = Path(__file__).parents[2] / 'configs'
 CONFIGS = sorted(ROOT.glob('[!_]*/segformer*.py'))
@@ -30,6 +31,22 @@ def test_every_segmentation_config_opens_and_predicts(path):
     names = model.dataset_meta['classes']
     assert labels.shape == (1, 64, 96) and labels.max() < len(names)
     assert len(names) == model.decode_head.num_classes == len(model.dataset_meta['palette'])
+
+
+@pytest.mark.parametrize('wrapper', ['RepeatDataset', 'ConcatDataset', 'LeaveOut'])
+def test_the_pipeline_and_names_in_a_wrapper(segmentation, wrapper):
+    cfg = Config.fromfile(segmentation[0])
+    inner = cfg.test_dataloader.dataset
+    parts = dict(datasets=[inner, inner]) if wrapper == 'ConcatDataset' else dict(dataset=inner)
+    cfg.test_dataloader.dataset = dict(type=wrapper, **parts)
+    assert find_test_dataset(cfg) == inner
+    model = open_model(cfg, segmentation[1], device='cpu')
+    assert model.dataset_meta['classes'] == inner.metainfo.classes
+    combined = Config(dict(test_dataloader=dict(dataset=dict(
+        type='CombinedDataset', pipeline=[dict(type='LoadImage')], datasets=[dict(pipeline=[])]
+    ))))  # fmt: skip
+    assert find_test_dataset(combined).type == 'CombinedDataset'
+    assert find_test_dataset(None) == {} == find_test_dataset(Config({}))
 
 
 def test_random_weights_are_asked_for_and_seeded(segmentation):

@@ -8,13 +8,17 @@ pytest.importorskip('mmpose')
 import segformer_plusplus  # noqa: F401  (must precede mmpose)
 
 # isort: split
+import cv2
+from mmengine.config import Config
 from mmpose.apis import inference_topdown
 
 from segformer_plusplus import SegformerPlusPlusError
 from segformer_plusplus.inference import PoseEstimator
+from segformer_plusplus.inference.configs import check_codec_sizes
 from segformer_plusplus.inference.pose import SkeletonPainter, check_boxes
 
 from .test_sources import random_image
+from .tiny import with_classes
 
 BOXES = [[5, 4, 60, 80], [20.5, 10, 90, 99]]
 
@@ -34,6 +38,24 @@ def test_the_keypoints_of_mmpose(pose, boxes, batch_size):
         np.testing.assert_allclose(
             people.keypoint_scores[index], each.keypoint_scores[0], rtol=1e-4
         )
+
+
+def test_a_config_of_classes_reads_no_other_picture(pose, tmp_path, monkeypatch):
+    cfg = with_classes(Config.fromfile(pose[0]), 'mmpose')
+    image, folder = random_image(100, 120), tmp_path / 'here'
+    folder.mkdir()
+    cv2.imwrite(str(tmp_path / 'a.png'), image)
+    cv2.imwrite(str(folder / 'a.png'), 255 - image)  # another one of this name
+    monkeypatch.chdir(folder)
+    found, expected = (
+        PoseEstimator(config, pose[1], device='cpu')(given)
+        for config, given in ((cfg, tmp_path / 'a.png'), (pose[0], image))
+    )
+    np.testing.assert_array_equal(found.pred_instances.keypoints, expected.pred_instances.keypoints)
+    step = next(each for each in cfg.test_dataloader.dataset.pipeline if 'input_size' in each)
+    step.input_size = (96, 128)
+    with pytest.raises(SegformerPlusPlusError, match=r'TopdownAffine has input_size \(96, 128\)'):
+        check_codec_sizes(cfg)
 
 
 def test_people_of_several_pictures_share_a_batch(pose):

@@ -12,12 +12,14 @@ pytest.importorskip('mmseg')
 import segformer_plusplus  # noqa: F401  (must precede mmseg)
 
 # isort: split
+from mmengine.config import Config
 from mmseg.apis import inference_model
 
 from segformer_plusplus import CheckpointError, SegformerPlusPlusError
 from segformer_plusplus.inference import Segmenter
 
 from .test_sources import random_image
+from .tiny import with_classes
 
 
 def mmseg_labels(model, image):
@@ -55,6 +57,19 @@ def test_many_images_are_as_one_by_one(segmentation, segmenter, batch_size):
     assert [sample.img_path for sample in samples] == [f'array-{n}' for n in range(6)]
     for image, sample in zip(images, samples, strict=True):
         assert (labels_of(sample) == labels_of(segmenter(image))).mean() > 0.999
+
+
+def test_a_config_of_classes_reads_no_other_picture(segmentation, segmenter, tmp_path, monkeypatch):
+    config, checkpoint = segmentation
+    of_classes = with_classes(Config.fromfile(config))
+    image, folder = random_image(64, 96), tmp_path / 'here'
+    folder.mkdir()
+    cv2.imwrite(str(tmp_path / 'a.png'), image)
+    cv2.imwrite(str(folder / 'a.png'), 255 - image)  # another one of this name
+    monkeypatch.chdir(folder)
+    found = Segmenter(of_classes, checkpoint, device='cpu')
+    assert found.classes == segmenter.classes
+    np.testing.assert_array_equal(labels_of(found(tmp_path)[0]), labels_of(segmenter(image)))
 
 
 @pytest.fixture

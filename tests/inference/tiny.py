@@ -3,6 +3,10 @@
 from pathlib import Path
 
 import torch
+from mmengine import registry
+from mmengine.config import Config
+
+from segformer_plusplus.registration import StandIn, component
 
 SEGMENTATION = """
 custom_imports = dict(imports=['segformer_plusplus'])
@@ -71,6 +75,25 @@ test_dataloader = dict(dataset=dict(
     ],
 ))
 """
+
+
+def with_classes(config, scope='mmseg'):
+    """Copies a config so that each ``type`` is a class, as in mmengine's new style."""
+    if isinstance(config, Config):
+        return Config(with_classes(config.to_dict(), scope))
+    if isinstance(config, list | tuple):
+        return type(config)(with_classes(each, scope) for each in config)
+    if not isinstance(config, dict):
+        return config
+    copied = {key: with_classes(value, scope) for key, value in config.items()}
+    if isinstance(copied.get('type'), str):
+        names = ['LOOPS', 'HOOKS', 'MODELS', 'DATASETS', 'TRANSFORMS', 'METRICS', 'OPTIM_WRAPPERS']
+        names += ['OPTIMIZERS', 'DATA_SAMPLERS', 'PARAM_SCHEDULERS', 'VISUALIZERS', 'VISBACKENDS']
+        kinds = [component(copied['type'], getattr(registry, name), scope) for name in names]
+        copied['type'] = next((kind for kind in kinds if kind is not None), copied['type'])
+        if isinstance(copied['type'], StandIn):
+            copied['type'] = copied['type']._resolve()
+    return copied
 
 
 def build_model(model, scope='mmseg', **options):

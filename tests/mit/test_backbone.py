@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from mmcv.cnn.bricks import DropPath
 from mmengine.registry import MODELS
 from mmseg.models.backbones import MixVisionTransformer
 from torch.utils.checkpoint import checkpoint
@@ -314,6 +315,8 @@ def test_a_users_class_from_a_config():
         (dict(num_layers=[1, 2]), ['num_layers', '2 entries', 'num_stages=4']),
         (dict(sr_ratios=[1, 2, 3]), ['sr_ratios', '3 entries']),
         (dict(arch='b0', sr_ratios=[0, 4, 2, 1]), ['sr_ratios', '[0, 4, 2, 1]', '>= 1']),
+        (dict(arch='b0', frozen_stages=5), ['frozen_stages=5', '-1..4']),
+        (dict(arch='b0', frozen_stages=-2), ['frozen_stages=-2', '>= -1']),
         (dict(arch='b0', drop_path_rate=1.5), ['drop_path_rate=1.5', '[0, 1)']),
         (dict(arch='b0', out_indices=[4]), ['out_indices', '[4]', '0..3']),
         (dict(arch='b0', token_merging='best'), ['best', 'hq']),
@@ -326,6 +329,54 @@ def test_mistakes_are_named_at_build_time(kwargs, words):
         MixVisionTransformerPlusPlus(**kwargs)
     for word in words:
         assert word in str(error.value)
+
+
+FROZEN = {
+    -1: (),
+    0: ('layers.0.0.',),
+    1: ('layers.0.',),
+    2: ('layers.0.', 'layers.1.'),
+    4: ('layers.',),
+}
+
+
+@pytest.mark.parametrize('with_cp', [False, True])
+@pytest.mark.parametrize('frozen', FROZEN)
+def test_frozen_stages_stay_as_they_are(frozen, with_cp):
+    torch.manual_seed(0)
+    settings = dict(TINY, drop_rate=0.5, drop_path_rate=0.5, with_cp=with_cp, token_merging='hq')
+    model = MixVisionTransformerPlusPlus(**settings, frozen_stages=frozen)
+    model.init_weights()
+    for mode in (True, False, True):
+        assert model.train(mode) is model
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert all(m.training is not n.startswith(FROZEN[frozen]) for n, m in leaves(model))
+    image = torch.randn(2, 3, 64, 96)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.1)
+    features = model(image)
+    if frozen == 4:
+        assert not any(each.requires_grad for each in features)
+        return
+    sum(each.square().sum() for each in features).backward()
+    optimizer.step()
+    for name, value in model.named_parameters():
+        assert (value.grad is None) is name.startswith(FROZEN[frozen]), name
+        assert torch.equal(value, before[name]) or not name.startswith(FROZEN[frozen])
+
+
+def leaves(model):
+    dropping = (torch.nn.Dropout, torch.nn.LayerNorm, DropPath)
+    return [(n + '.', m) for n, m in model.named_modules() if isinstance(m, dropping)]
+
+
+def test_a_frozen_stage_computes_what_it_does_in_inference():
+    model = MixVisionTransformerPlusPlus(**TINY, drop_rate=0.5, frozen_stages=2, token_merging='hq')
+    model.init_weights()
+    image = torch.randn(1, 3, 64, 96)
+    trained, expected = model.train()(image), model.eval()(image)
+    for stage in (0, 1):
+        torch.testing.assert_close(trained[stage], expected[stage])
+    assert not torch.equal(trained[2], expected[2])
 
 
 @pytest.mark.parametrize('size', [(28, 64), (64, 28)])

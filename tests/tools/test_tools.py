@@ -106,6 +106,10 @@ def log_of(work_dir: Path) -> str:
     return '\n'.join(path.read_text() for path in sorted(work_dir.glob('*/*.log')))
 
 
+def below(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob('*.png'))
+
+
 def test_resume_goes_on_where_training_stopped(place, tmp_path):
     shutil.copy(place / 'work' / 'iter_2.pth', tmp_path)
     (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'iter_2.pth'))
@@ -140,9 +144,9 @@ def test_test_writes_metrics_and_predictions(place, tmp_path):
     argv += ['--token-merging', 'fast', '--out', tmp_path / 'out', '--metrics-json', metrics]
     assert evaluate([str(argument) for argument in argv]) == 0
     assert set(json.loads(metrics.read_text())) == {'aAcc', 'mIoU', 'mAcc'}
-    predictions = list((tmp_path / 'out').glob('*.png'))
-    assert len(predictions) == 2
-    assert cv2.imread(str(predictions[0])).shape == (64, 128, 3)
+    predictions = below(tmp_path / 'out')
+    assert predictions == [name for name in below(place / 'data/leftImg8bit/val') if '.png' in name]
+    assert cv2.imread(str(tmp_path / 'out' / predictions[0])).shape == (64, 128, 3)
 
 
 def test_test_with_augmentation_and_painting(place, tmp_path):

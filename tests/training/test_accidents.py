@@ -10,6 +10,7 @@ import shutil
 import signal
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from torch.utils.data import DataLoader
 
 from segformer_plusplus.errors import DivergedError, SegformerPlusPlusError, describe_error
 from segformer_plusplus.training.advice import advice
+from segformer_plusplus.training.hooks import StopOnNaN
 from segformer_plusplus.training.runner import StrictRunner
 
 TRAIN = Path(__file__).resolve().parents[2] / 'tools' / 'train.py'
@@ -66,6 +68,20 @@ def test_a_loss_that_is_nan_stops_at_once_and_names_the_images(data, tmp_path):
     assert content['iteration'] == 3 and content['losses']['loss'] == 'nan'
     assert len(content['images']) == 2 and all(Path(path).is_file() for path in content['images'])
     assert saved(tmp_path) == ['iter_2.pth']
+
+
+@pytest.mark.parametrize('value', ['nan', 'inf', '-inf'])
+@pytest.mark.parametrize('kind', [float, torch.tensor], ids=['number', 'tensor'])
+def test_a_loss_that_is_no_number_stops_whatever_it_is(tmp_path, value, kind):
+    hook, runner = StopOnNaN(), SimpleNamespace(iter=6, work_dir=str(tmp_path))
+    broken = kind(float(value))
+    hook.after_train_iter(runner, 6, outputs=dict(loss=kind(1.0), acc_seg=broken))
+    with pytest.raises(DivergedError, match=f'iteration 7: decode.loss_ce is {value};'):
+        hook.after_train_iter(runner, 6, outputs={'loss': kind(1.0), 'decode.loss_ce': broken})
+    assert json.loads((tmp_path / 'nan_batch_iter_7.json').read_text())['iteration'] == 7
+    with pytest.raises(DivergedError, match='iteration 7: w has values that are NaN or infinite'):
+        weights = dict(n=torch.tensor(3), w=torch.tensor([0.0, float(value)]))
+        hook.before_save_checkpoint(runner, dict(state_dict=weights))
 
 
 def test_weights_that_are_nan_are_not_saved(data, tmp_path):

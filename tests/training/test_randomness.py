@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import pickle
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from mmengine.dataset import DefaultSampler, InfiniteSampler
+from tiny_training import Sums, config, largest_difference, trained
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 
+from segformer_plusplus.training.hooks import StepSeedHook
 from segformer_plusplus.training.randomness import (
     Position,
     make_repeatable,
@@ -93,3 +96,38 @@ def test_what_takes_batches_in_its_own_way_is_left_alone():
 def test_a_position_travels_to_a_worker():
     position = pickle.loads(pickle.dumps(Position(3, 2**63 + 5)))
     assert position == 3 and position.seed == 2**63 + 5
+
+
+def test_a_sampler_without_a_seed_has_that_of_the_run():
+    def of(seed):
+        sampler = InfiniteSampler(Dice(), seed=1)
+        sampler.seed = None
+        return throws(sampler, seed=seed)
+
+    assert of(7) == of(7) != of(8)
+    assert throws(InfiniteSampler(Dice(), seed=1), seed=7) == throws(
+        InfiniteSampler(Dice(), seed=1), seed=8
+    )
+
+
+@pytest.mark.parametrize('seed', [3, 4])
+def test_a_step_has_the_seed_of_the_run(seed):
+    hook = StepSeedHook()
+    hook.before_train_iter(SimpleNamespace(seed=seed, iter=5), 0)
+    found = random.random(), np.random.rand(), float(torch.rand(()))
+    seed_step(seed, 5)
+    assert found == (random.random(), np.random.rand(), float(torch.rand(())))
+    seed_step(7 - seed, 5)
+    assert found[0] != random.random() and found[1] != np.random.rand()
+    assert found[2] != float(torch.rand(()))
+
+
+def test_another_seed_is_another_training(data, tmp_path):
+    """Order and augmentation of the images, and the first weights."""
+    work = {seed: tmp_path / str(seed) for seed in (3, 4)}
+    for seed, folder in work.items():
+        changes = {'randomness.seed': seed, 'train_cfg.max_iters': 2}
+        trained(config(data, folder, **changes), hook=Sums())
+    sums = [set((folder / 'sums_0.txt').read_text().split()) for folder in work.values()]
+    assert not sums[0] & sums[1]
+    assert largest_difference(work[3] / 'iter_2.pth', work[4] / 'iter_2.pth') > 0.01

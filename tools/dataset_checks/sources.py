@@ -21,6 +21,7 @@ from segformer_plusplus.loading.leave_out import (
     read_list,
     relative,
 )
+from segformer_plusplus.registration import component_name
 from tools.dataset_checks.findings import Finding
 from tools.dataset_checks.images import LabelRule
 from tools.dataset_files import reason
@@ -156,7 +157,7 @@ def _leaves(
     """Yields the innermost datasets of wrappers, their keys and lists of what to leave out."""
     if not isinstance(dataset, Mapping):
         raise SegformerPlusPlusError(f'{key} is not the config of a dataset')
-    if dataset.get('type') == 'LeaveOut':
+    if component_name(dataset.get('type')) in ('LeaveOut', 'without_listed'):
         lists = (*lists, dataset['leave_out'])
     if 'dataset' in dataset:
         yield from _leaves(dataset['dataset'], f'{key}.dataset', lists)

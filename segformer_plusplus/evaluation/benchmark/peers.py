@@ -19,6 +19,7 @@ from ...export.formats import openvino_core
 from ...libraries import require
 from ...mit.archs import resolve_arch
 from ...mit.cpu import chunked
+from ...registration import component_name
 from ...segmentation.labels import labels_of
 from ...token_merging import TokenMerger
 from ...token_merging.bipartite import BipartiteSoftMatching2d, TomesdMatching
@@ -88,9 +89,12 @@ def mmseg_peer(model: Mapping[str, Any]) -> dict[str, Any]:
     """
     _check_ours(model)
     ours = model['backbone']
-    backbone = _without(ours, 'arch', 'token_merging', 'tome_cfg', 'in_rows', *_SIZES)
+    backbone = _without(
+        ours, 'arch', 'token_merging', 'tome_cfg', 'frozen_stages', 'in_rows', *_SIZES
+    )
     backbone |= dict(_sizes(ours), type='MixVisionTransformer')
     head = dict(_without(model['decode_head'], 'in_rows'), type='SegformerHead')
+    head['in_index'] = head.get('in_index') or list(range(len(head['in_channels'])))
     rest = _without(model, 'labels_only')
     return dict(rest, type='EncoderDecoder', backbone=backbone, decode_head=head)
 
@@ -159,23 +163,24 @@ def transformers_settings(model: Mapping[str, Any]) -> dict[str, Any]:
     """
     _check_ours(model)
     backbone, head = model['backbone'], model['decode_head']
-    if head['type'] != 'SegformerLinearHead':
+    if component_name(head['type']) != 'SegformerLinearHead':
         raise _inexpressible(
-            f'decode_head.type={head["type"]!r}, with a norm and a ReLU on every level; compare a '
-            'model of linear levels: --cfg-options model.decode_head.type=SegformerLinearHead'
+            f'decode_head.type={component_name(head["type"])!r}, with a norm and a ReLU on every '
+            'level; compare a model of linear levels: '
+            '--cfg-options model.decode_head.type=SegformerLinearHead'
         )
     sizes = _sizes(backbone)
     stages = backbone.get('num_stages', 4)
     levels = list(range(stages))
     fixed: dict[str, tuple[Any, Any]] = {
         'backbone.qkv_bias': (backbone.get('qkv_bias', True), True),
-        'backbone.act_cfg.type': ((backbone.get('act_cfg') or {}).get('type', 'GELU'), 'GELU'),
-        'backbone.norm_cfg.type': ((backbone.get('norm_cfg') or {}).get('type', 'LN'), 'LN'),
+        'backbone.act_cfg.type': (_kind(backbone, 'act_cfg', 'GELU'), 'GELU'),
+        'backbone.norm_cfg.type': (_kind(backbone, 'norm_cfg', 'LN'), 'LN'),
         'backbone.out_indices': (list(backbone.get('out_indices', levels)), levels),
         'decode_head.in_index': (list(head.get('in_index') or levels), levels),
         'decode_head.align_corners': (head.get('align_corners', False), False),
         'decode_head.interpolate_mode': (head.get('interpolate_mode', 'bilinear'), 'bilinear'),
-        'decode_head.act_cfg.type': ((head.get('act_cfg') or {}).get('type', 'ReLU'), 'ReLU'),
+        'decode_head.act_cfg.type': (_kind(head, 'act_cfg', 'ReLU'), 'ReLU'),
         'neck': (model.get('neck'), None),
     }
     for name, (value, wanted) in fixed.items():
@@ -345,13 +350,19 @@ def tomesd_peer(ours: nn.Module) -> OpenMMLabModel | None:
 
 
 def _check_ours(model: Mapping[str, Any]) -> None:
-    parts = [model['type'], model['backbone']['type']]
-    parts.append((model.get('decode_head') or {}).get('type'))
+    models = model, model['backbone'], model.get('decode_head') or {}
+    parts = [component_name(each.get('type')) for each in models]
     if parts[:2] != [_OUR_SEGMENTOR, _OUR_BACKBONE] or parts[2] not in _OUR_HEADS:
         raise SegformerPlusPlusError(
             f'--against needs a model of {_OUR_SEGMENTOR}, {_OUR_BACKBONE} and '
-            f'{" or ".join(_OUR_HEADS)}, this one is of {", ".join(map(str, parts))}'
+            f'{" or ".join(_OUR_HEADS)}, this one is of {", ".join(parts)}'
         )
+
+
+def _kind(settings: Mapping[str, Any], name: str, default: str) -> str:
+    """Returns the name of a layer, as configs spell it; a class has PyTorch's own."""
+    kind = component_name((settings.get(name) or {}).get('type', default))
+    return 'LN' if kind == 'LayerNorm' else kind
 
 
 def _sizes(backbone: Mapping[str, Any]) -> dict[str, Any]:

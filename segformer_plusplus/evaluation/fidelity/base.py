@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from ...errors import SegformerPlusPlusError, memory_errors
+from ...inference.opening import in_parts_of_one_size
 from ...patching import apply_token_merging, find_backbones
 from ...token_merging import BASELINE, TokenMergingConfig, build_token_merging
 from ..results import MEASURES, PRESENT
@@ -229,7 +230,7 @@ class Fidelity(ABC, Generic[Outcome]):
         for batch in loader:
             # not around the yield: it would hold for whoever iterates
             with torch.inference_mode():
-                samples = self.model.test_step(batch)
+                samples = in_parts_of_one_size(self.model.test_step, batch)
             yield from samples
 
     def _prepared(self) -> dict[str, Any]:

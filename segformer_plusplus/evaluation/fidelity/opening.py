@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from ...errors import SegformerPlusPlusError
 from ...inference.configs import check_codec_sizes, check_data_roots, load_config
 from ...inference.sources import Picture, find_pictures
+from ...registration import component_name
 from .base import Fidelity, Source
 
 # each needs its toolbox, but not the other's
@@ -112,7 +113,8 @@ def build_test_set(cfg: Config, registry: Any) -> Any:
     settings = cfg.test_dataloader.dataset
     ann_file = f'ann_file={settings.get("ann_file", "")!r}'
     empty = SegformerPlusPlusError(
-        f'the test set of the config is empty: {settings.get("type")} finds nothing in '
+        f'the test set of the config is empty: {component_name(settings.get("type"))} finds '
+        'nothing in '
         f'data_root={settings.get("data_root")!r}, data_prefix={settings.get("data_prefix")!r}, '
         f'{ann_file} (test_dataloader.dataset)'
     )

@@ -18,13 +18,14 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
 from mmseg.evaluation import IoUMetric
-from mmseg.registry import DATASETS
+from mmseg.registry import DATASETS, METRICS
 from torch import Tensor
 
 from ...errors import SegformerPlusPlusError
 from ...inference.labels import label_dtype
 from ...inference.segmenter import Segmenter
 from ...inference.sources import Picture, load_image
+from ...registration import component_names
 from ...segmentation.labels import class_counts
 from ..results import PRESENT
 from .base import RADIUS, Fidelity, Source
@@ -276,7 +277,8 @@ def _read_truth(
     evaluators = cfg.get('test_evaluator') or []
     evaluators = evaluators if isinstance(evaluators, list | tuple) else [evaluators]
     metric: Mapping[str, Any] = next(
-        (each for each in evaluators if str(each.get('type')).endswith('IoUMetric')), {}
+        (each for each in evaluators if 'IoUMetric' in component_names(each.get('type'), METRICS)),
+        {},
     )
     truth = Truth(
         tuple(data.metainfo['classes']),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import os
 import statistics
 import textwrap
@@ -18,6 +17,7 @@ from mmengine.registry import MODELS
 
 from ...files import write_json, write_text
 from ...inference.configs import find_config
+from ...registration import component
 from ...token_merging import PRESETS
 from ..plots import Panel, Series, draw_panels
 from ..plots import Point as Plotted
@@ -40,10 +40,8 @@ WIDTH = 100
 
 def has_plain_backbone(cfg: Config) -> bool:
     """Returns whether the backbone is mmseg's, under whatever name the config calls it."""
-    kind: Any = ((cfg.get('model') or {}).get('backbone') or {}).get('type')
-    if not inspect.isclass(kind):
-        with MODELS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
-            kind = registry.get(str(kind))
+    named = ((cfg.get('model') or {}).get('backbone') or {}).get('type')
+    kind = component(named, MODELS, cfg.get('default_scope'))
     return kind is not None and (kind.__module__, kind.__name__) == _PLAIN
 
 
@@ -227,7 +225,8 @@ def write_config(
     backbone['token_merging'] = token_merging
     if old.get('tome_cfg') is not None:
         backbone['tome_cfg'] = None
-    content: dict[str, Any] = dict(_base_=os.path.relpath(find_config(base), path.parent))
+    file = find_config(base)
+    content: dict[str, Any] = {}
     modules = list((cfg.get('custom_imports') or {}).get('imports') or [])
     wanted = [*(['segformer_plusplus'] if plain else []), *imports]
     missing = [module for module in wanted if module not in modules]
@@ -238,8 +237,13 @@ def write_config(
     if cfg_options:
         given = ' '.join(f'{key}={value}' for key, value in cfg_options.items())
         comment.append(f'Measured with --cfg-options {given}')
+    if Config._is_lazy_import(str(file)):  # from which no config of names inherits
+        whole = Config.fromfile(file)
+        whole.merge_from_dict(content)
+    else:
+        whole = Config(dict(_base_=os.path.relpath(file, path.parent), **content))
     lines = [f'# {line}' for each in comment for line in textwrap.wrap(each, WIDTH - 2)]
-    write_text(path, '\n'.join([*lines, Config(content).pretty_text]).rstrip('\n') + '\n')
+    write_text(path, '\n'.join([*lines, whole.pretty_text]).rstrip('\n') + '\n')
 
 
 def describe_winner(result: TuneResult) -> list[str]:

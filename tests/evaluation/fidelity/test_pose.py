@@ -56,6 +56,28 @@ def test_it_measures_what_the_test_of_mmpose_measures(jumpers, opened, tmp_path)
         assert opened.drop(values) == pytest.approx(drop)
 
 
+def test_keypoints_that_nobody_annotated_do_not_count(jumpers, annotations, tmp_path):
+    """Half of each person's, so that counting them all gives another number."""
+    content, write = annotations
+    for each in content['annotations']:
+        each['keypoints'][2::6] = [0] * len(each['keypoints'][2::6])
+    options = write(json.dumps(content))
+    fidelity = open_fidelity(*jumpers, cfg_options=options, **QUIET)
+    _, references = run_test(*jumpers, 'none', tmp_path, **options)
+    metrics, samples = run_test(*jumpers, 'hq', tmp_path, **options)
+    seen = np.concatenate([sample.gt_instances.keypoints_visible for sample in samples]) > 0
+    assert 0.4 < seen.mean() < 0.6
+    found, before = (
+        np.concatenate([sample.pred_instances.keypoints for sample in each])
+        for each in (samples, references)
+    )
+    moved = np.sqrt(((found - before) ** 2).sum(axis=-1))
+    values = fidelity.measure('hq')
+    assert values['shift'] == pytest.approx(moved[seen].mean(), rel=1e-6)
+    assert abs(values['shift'] - moved.mean()) > 1e-3 * moved.mean()
+    assert values['PCK@0.05'] == pytest.approx(100 * metrics['PCK@0.05'])
+
+
 def test_no_merging_moves_nothing_and_timing_has_one_person(opened):
     values = opened.measure('none')
     assert values['shift'] == 0 and opened.drop(values) == 0

@@ -16,6 +16,7 @@ from evaluation.tuning.fakes import FakeFidelity, found, search
 from segformer_plusplus import MissingDependencyError, SegformerPlusPlusError
 from segformer_plusplus.evaluation.tuning import Space
 from segformer_plusplus.evaluation.tuning.study import INTERRUPTED_TWICE, STUDY
+from segformer_plusplus.token_merging import PRESETS
 
 TRIALS = 24
 
@@ -104,6 +105,32 @@ def test_ctrl_c_in_a_large_space_keeps_what_earlier_calls_and_this_one_found(tmp
     cut = part(tmp_path / 'cut', interrupt, trials=20, space=space)
     assert cut.interrupted and found(cut) == found(in_one_go)[: 14 + 3]
     assert found(part(tmp_path / 'cut', trials=20, space=space)) == found(in_one_go)
+
+
+def test_what_failed_or_was_interrupted_comes_first(tmp_path):
+    """Before the presets that are left, and before what the sampler would propose."""
+    calls = itertools.count()
+
+    def fail():
+        if next(calls) == 17:  # a setting of the sampler's
+            raise RuntimeError('out of luck')
+
+    result = part(tmp_path, fail, trials=20)
+    failed = result.failures[0].token_merging
+    fidelity = FakeFidelity()
+    search(tmp_path, fidelity, max_drop=1.0, trials=TRIALS)
+    assert fidelity.measured()[0] == failed
+    # as a call leaves it that is killed in the last preset
+    folder = tmp_path / 'begun'
+    part(folder, trials=2)
+    content = json.loads((folder / STUDY).read_text())
+    last = [*PRESETS][-1]
+    assert last not in [point['token_merging'] for point in content['points']]
+    content['begun'] = {Space().identify(last): [1, last]}
+    (folder / STUDY).write_text(json.dumps(content))
+    fidelity = FakeFidelity()
+    search(folder, fidelity, max_drop=1.0, trials=4)
+    assert fidelity.measured()[0] == last
 
 
 def test_one_call_at_a_time(tmp_path):

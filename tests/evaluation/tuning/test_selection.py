@@ -1,7 +1,9 @@
 """Finalists, the check on other images, the front."""
 
 import random
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from evaluation.tuning.fakes import EVERY, FakeFidelity, search, true_loss
@@ -13,6 +15,7 @@ from segformer_plusplus.evaluation.tuning.selection import (
     FINAL_ROUNDS,
     MAX_CHECKS,
     UNDECIDED,
+    Evaluator,
     TuneResult,
     _batches,
     speed_up_of,
@@ -123,6 +126,50 @@ def test_a_speed_up_within_the_noise_counts_as_kept():
     assert Budget(min_speedup=1.54).judge(check) is None
     assert Budget(min_speedup=1.59).judge(check) == UNDECIDED
     assert Budget(min_speedup=1.7).judge(check) == 'it misses the budget'
+
+
+@pytest.mark.parametrize(
+    ('budget', 'slow', 'slower'),
+    [
+        # a speed-up may miss by 3 percent: 1.94 * 1.03 < 2 < 1.95 * 1.03
+        (Budget(min_speedup=2.0), 1.95, 1.94),
+        (Budget(max_drop=1.0), 0.98, 0.97),
+    ],
+)
+def test_what_may_meet_the_budget_when_timed_anew(budget, slow, slower):
+    points = [Point(0, [{}] * 4, 1.0, slow), Point(1, [{}] * 4, 1.0, slower)]
+    assert budget.near(points) == points[:1]
+    assert budget.ranked(points) == []  # not before
+    # a drop is what it is
+    assert Budget(max_drop=1.0).near([Point(2, [{}] * 4, 1.001, 2.0)]) == []
+
+
+@pytest.mark.parametrize(
+    ('budget', 'just', 'too_much'),
+    [
+        # of a drop by half of the budget, of a speed-up by 3 percent, however much images vary
+        (Budget(max_drop=2.0), dict(drop=2.99), dict(drop=3.01)),
+        (Budget(max_drop=-2.0), dict(drop=-1.01), dict(drop=-0.99)),
+        (Budget(min_speedup=2.0), dict(speed_up=1.941), dict(speed_up=1.939)),
+    ],
+)
+def test_how_large_a_miss_is_forgiven(budget, just, too_much):
+    usual = Check(4, 0.0, 9.0, 2.0, 9.0, {})
+    assert budget.judge(replace(usual, **just)) is None
+    assert budget.judge(replace(usual, **too_much)) == UNDECIDED
+    # and no larger one than the noise
+    quiet = replace(usual, drop_noise=0.01, speed_up_noise=0.01)
+    assert budget.judge(replace(quiet, **just)) == 'it misses the budget'
+
+
+@pytest.mark.parametrize('count', [5, 8])
+def test_the_noise_of_a_drop_is_that_of_four_parts(count):
+    fidelity = FakeFidelity(count, harsh=[0, 1, count - 1])
+    losses = np.array(fidelity.predict('hq'))
+    parts = [losses[first::4].mean() for first in range(4)]
+    found = Evaluator(fidelity).check('hq')
+    assert found.drop == pytest.approx(losses.mean())
+    assert found.drop_noise == pytest.approx(np.std(parts, ddof=1) / 2) and found.drop_noise > 0
 
 
 def test_the_shape_is_that_of_what_was_timed(tmp_path):

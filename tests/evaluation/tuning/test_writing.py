@@ -9,6 +9,7 @@ import cv2
 import pytest
 from matplotlib.figure import Figure
 from mmengine.config import Config
+from mmengine.registry import MODELS
 
 from evaluation.tuning.fakes import FakeFidelity, search
 from segformer_plusplus.evaluation.tuning import Budget, Point, Rejection, Space
@@ -20,6 +21,9 @@ from segformer_plusplus.evaluation.tuning.writing import (
     write_config,
     write_front,
 )
+from segformer_plusplus.inference.configs import load_config
+from segformer_plusplus.mit.backbone import MixVisionTransformerPlusPlus
+from segformer_plusplus.registration import component
 from segformer_plusplus.token_merging import PRESETS, build_token_merging
 
 SETTING = [
@@ -81,6 +85,34 @@ def test_the_config_merges_as_the_winner_does(setting, backbone, result, tmp_pat
     plain = not backbone['type'].endswith('PlusPlus')
     assert ('custom_imports' in cfg) == plain
     assert not plain or cfg.custom_imports.imports == ['segformer_plusplus']
+
+
+@pytest.mark.parametrize(
+    'module, name',
+    [
+        ('segformer_plusplus', 'MixVisionTransformerPlusPlus'),
+        ('mmseg.models', 'MixVisionTransformer'),
+    ],
+)
+def test_a_config_of_classes_is_written_whole(module, name, result, tmp_path):
+    """A config of names cannot inherit from it."""
+    (tmp_path / 'base.py').write_text("other = dict(a=3)\ndefault_scope = 'mmseg'\n")
+    base = tmp_path / 'mine.py'
+    base.write_text(
+        f'from mmengine.config import read_base\nfrom {module} import {name}\n'
+        'with read_base():\n    from .base import *\n'
+        f"model = dict(backbone=dict(type={name}, in_channels=3, token_merging='fast'))\n"
+    )
+    path = tmp_path / 'out' / 'mine_tuned.py'
+    cfg = load_config(base)
+    write_config(path, base, cfg, with_winner(result, SETTING))
+    read = load_config(path)
+    assert read.other.a == 3 and read.default_scope == 'mmseg'
+    backbone = read.model.backbone
+    assert component(backbone.type, MODELS) is MixVisionTransformerPlusPlus
+    assert backbone.in_channels == 3
+    merging = Config(dict(x=backbone.token_merging)).to_dict()['x']
+    assert repr(build_token_merging(merging)) == repr(build_token_merging(SETTING))
 
 
 def test_the_config_can_be_read(result, tmp_path):
