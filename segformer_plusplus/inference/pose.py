@@ -18,6 +18,7 @@ from torch import nn
 from ..errors import SegformerPlusPlusError, memory_errors
 from .opening import test_dataset
 from .predictor import Predictor
+from .reader import loads
 from .sources import Picture
 
 _ADVICE = 'try a smaller batch_size (--batch-size)'
@@ -75,7 +76,7 @@ class PoseEstimator(Predictor[PoseDataSample]):
         if 'num_keypoints' not in model.dataset_meta:
             model.dataset_meta = parse_pose_metainfo(model.dataset_meta)
         self.meta: dict[str, Any] = model.dataset_meta
-        self._pipeline = Compose([step for step in steps if 'LoadImage' not in str(step['type'])])
+        self._pipeline = Compose([step for step in steps if not loads(step)])
 
     @property
     def keypoint_names(self) -> list[str]:

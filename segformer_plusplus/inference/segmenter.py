@@ -19,10 +19,10 @@ from ..errors import SegformerPlusPlusError, memory_errors
 from .labels import distinct_colours, label_dtype
 from .opening import test_dataset
 from .predictor import Predictor
+from .reader import loads, step_name
 from .sources import Picture
 from .tiling import Tiles, predict_tiles
 
-_READS = 'LoadImage', 'LoadAnnotations', 'LoadImageFromFile', 'LoadImageFromNDArray'
 _RESIZES = 'Resize', 'RandomResize', 'ResizeShortestEdge', 'ResizeToMultiple'
 _ADVICE = 'try a smaller batch_size (--batch-size), or tiles (tile, --tile)'
 
@@ -138,8 +138,9 @@ def _labels_of(sample: SegDataSample) -> np.ndarray:
 def _pipeline(config: Config | None, resize: bool) -> list[Any]:
     """Returns the steps of the test pipeline after those that read the image and its labels."""
     steps = test_dataset(config).get('pipeline') or [dict(type='PackSegInputs')]
-    without = (*_READS, *(() if resize else _RESIZES))
-    return [step for step in steps if not str(step['type']).endswith(without)]
+    without = () if resize else _RESIZES
+    kept = [step for step in steps if not loads(step)]
+    return [step for step in kept if not step_name(step).endswith(without)]
 
 
 def _names(meta: Mapping[str, Any], count: int) -> tuple[list[str], np.ndarray]:

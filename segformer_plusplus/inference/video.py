@@ -1,8 +1,9 @@
-"""Writes a video of painted frames, completely or not at all."""
+"""Writes a video of painted frames, completely or not at all; tells one that is cut off."""
 
 from __future__ import annotations
 
 import os
+import struct
 from pathlib import Path
 
 import cv2
@@ -63,9 +64,38 @@ class VideoFile:
 
     def _check(self) -> None:
         # OpenCV says nothing when the disk is full
-        found = len(mmcv.VideoReader(str(self._beside)))
+        found = mmcv.VideoReader(str(self._beside)).frame_cnt
         if found != self._frames:
             raise SegformerPlusPlusError(
                 f'cannot write the video {self.path}: {max(found, 0)} of {self._frames} frames are '
                 'in the file; is the disk full?'
             )
+
+
+def is_cut_off(path: Path) -> bool:
+    """Tells whether a file is shorter than its container says: AVI, MP4, MOV or Matroska."""
+    size = path.stat().st_size
+    with path.open('rb') as stream:
+        start = stream.read(128)
+        if start[:4] == b'RIFF':
+            length = int.from_bytes(start[4:8], 'little')
+            return length != 0xFFFFFFFF and 8 + length > size
+        if start[:4] == b'\x1a\x45\xdf\xa3':  # a header, then one segment with all the rest
+            return _matroska_end(start, _matroska_end(start, 4) + 4) > size
+        at = 0
+        while start[4:8] == b'ftyp' and at + 8 <= size:
+            stream.seek(at)
+            length, _, longer = struct.unpack('>I4sQ', stream.read(16).ljust(16, b'\0'))
+            length = longer if length == 1 else length
+            if length < 8:  # 0: to the end, wherever that is
+                return False
+            at += length
+        return at > size
+
+
+def _matroska_end(data: bytes, at: int) -> int:
+    """Returns where an element ends whose size is written at a place; 0 if that is unknown."""
+    width = 9 - data[at].bit_length() if at < len(data) else 0
+    field = int.from_bytes(data[at : at + width], 'big')
+    length, unknown = field % (1 << 7 * width), (1 << 7 * width) - 1
+    return 0 if length == unknown else at + width + length

@@ -9,10 +9,9 @@ import mmengine.fileio as fileio
 import numpy as np
 from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.registry import TRANSFORMS
-from PIL import Image
 
 from ..errors import SegformerPlusPlusError
-from ..loading.images import Skips, unreadable
+from ..loading.images import Skips, open_image, reading
 
 
 @TRANSFORMS.register_module(force=True)
@@ -53,11 +52,10 @@ class CheckedLoadAnnotations(LoadAnnotations):
 
     def _load(self, results: dict[str, Any]) -> dict[str, Any]:
         path = results['seg_map_path']
-        try:
+        with reading('label map', path):
             mode = self._pixel_mode(path)
+        with reading('label map', path, (OSError, SyntaxError, ValueError)):
             results = super().transform(results)
-        except (OSError, SyntaxError, ValueError) as error:
-            raise unreadable('label map', path, error) from error
         # mmseg has cast to uint8, which folds 16-bit labels into wrong classes
         if mode not in ('1', 'L', 'P'):
             raise SegformerPlusPlusError(
@@ -75,5 +73,5 @@ class CheckedLoadAnnotations(LoadAnnotations):
 
     def _pixel_mode(self, path: str) -> str:
         data = fileio.get(path, backend_args=self.backend_args)
-        with Image.open(BytesIO(data)) as image:
+        with open_image(BytesIO(data)) as image:
             return image.mode
