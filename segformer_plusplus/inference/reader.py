@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,10 @@ from ..loading.images import CheckedLoadImageFromFile, open_image, reading
 from ..registration import component_name
 from .opening import test_dataset
 
-_FILE_LOADERS = 'LoadImageFromFile', 'LoadImageFromNDArray', 'LoadImage', 'CheckedLoadImageFromFile'
+_FILE_LOADERS = (
+    *('LoadImageFromFile', 'LoadImageFromNDArray', 'LoadImage'),
+    *('CheckedLoadImageFromFile', 'CheckedLoadImage'),
+)
 _LIBRARIES = 'mmcv', 'mmseg', 'mmpose', 'segformer_plusplus'
 _ROWS = 256  # that are converted at a time
 
@@ -32,28 +35,41 @@ class Reader:
     any other step that is named so is called as it is.
 
     Args:
-        config: the first steps of its test pipeline; None reads as without one.
+        config: its test pipeline has the loader; None reads as without one.
+
+    Attributes:
+        loading: arguments of ``CheckedLoadImageFromFile``; None where another step is called.
 
     Raises:
         SegformerPlusPlusError: its loader cannot be built.
     """
 
     def __init__(self, config: Config | None = None) -> None:
-        steps = [step for step in test_dataset(config).get('pipeline') or () if loads(step)]
-        steps = [step for step in steps if 'Annotation' not in step_name(step)]
+        self._set(test_dataset(config).get('pipeline') or ())
+
+    @classmethod
+    def of(cls, pipeline: Sequence[Any]) -> Reader:
+        """Returns the reader of a pipeline: of steps, or of their configs."""
+        reader = cls()
+        reader._set(pipeline)
+        return reader
+
+    def _set(self, pipeline: Sequence[Any]) -> None:
+        steps = [step for step in pipeline if loads(step) and 'Annotation' not in step_name(step)]
         try:
             built = Compose(steps)
         except Exception as error:  # whatever a loader raises that lacks its library
             names = ', '.join(map(step_name, steps))
             raise SegformerPlusPlusError(f'the loader {names} cannot be built: {error}') from error
-        kept = 'to_float32', 'color_type', 'imdecode_backend'
         first = built.transforms[0] if steps else CheckedLoadImageFromFile()
+        kept = 'to_float32', 'color_type', 'imdecode_backend'
         of_files = isinstance(first, LoadImageFromFile)
         options = {name: getattr(first, name) for name in kept if of_files}
         self._loader = CheckedLoadImageFromFile(**options)
-        plain = of_files and type(first).__name__ in _FILE_LOADERS
-        plain = plain and type(first).__module__.partition('.')[0] in _LIBRARIES
-        self._own = None if plain and len(steps) < 2 else built
+        known = of_files and type(first).__name__ in _FILE_LOADERS
+        known = known and type(first).__module__.partition('.')[0] in _LIBRARIES
+        self._own = None if known and len(steps) < 2 else built
+        self.loading = options if self._own is None else None
 
     def file(self, path: Path, any_size: bool = False) -> np.ndarray:
         """Reads an image, (H, W, 3) uint8 BGR unless the config says otherwise.

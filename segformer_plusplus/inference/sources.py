@@ -179,7 +179,7 @@ def _frames(path: Path, name: str, reader: Reader) -> Iterator[Picture]:
 
     video = mmcv.VideoReader(str(path))
     index = 0
-    while video.opened and (frame := video.read()) is not None:
+    while (frame := video.vcap.read()[1]) is not None:  # the reader's own read() seeks by guesses
         place = f'{name}/{index:06d}'
         yield Picture(place, partial(reader.array, frame, place), video=path)
         index += 1

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import struct
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import cv2
 import mmcv
 import numpy as np
 
 from ..errors import SegformerPlusPlusError
+from ..files import written_beside
 
 _CODEC = 'mp4v'
-_FPS = 25.0  # for a video that does not tell
+_FPS = 25.0  # for a video that does not tell, or tells nonsense
+_LEAST_FPS, _MOST_FPS = 0.1, 1000.0
 
 
 class VideoFile:
@@ -29,38 +32,44 @@ class VideoFile:
 
     def __init__(self, path: Path, like: Path) -> None:
         self.path = path
-        self._fps = mmcv.VideoReader(str(like)).fps or _FPS
-        self._beside = path.with_name(f'.{os.getpid()}-{path.name}')
+        fps = mmcv.VideoReader(str(like)).fps
+        self._fps = fps if _LEAST_FPS <= fps <= _MOST_FPS else _FPS
+        self._stack = ExitStack()
+        self._beside: Path | None = None
         self._writer: cv2.VideoWriter | None = None
         self._frames = 0
 
     def __enter__(self) -> VideoFile:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            if self._writer is not None:
-                self._writer.release()
-                if kind is None:
-                    self._check()
-                    self._beside.replace(self.path)
-        finally:
-            self._beside.unlink(missing_ok=True)
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
 
     def add(self, frame: np.ndarray) -> None:
         """Appends a frame (H, W, 3) uint8 BGR, which has the size of the first one."""
+        # the codec has even sides only, and OpenCV would cut off a row
+        odd = frame.shape[0] % 2, frame.shape[1] % 2
+        frame = cv2.copyMakeBorder(frame, 0, odd[0], 0, odd[1], cv2.BORDER_REPLICATE)
         if self._writer is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._beside = self._stack.enter_context(written_beside(self.path))
             size = frame.shape[1], frame.shape[0]
             code = cv2.VideoWriter.fourcc(*_CODEC)
             self._writer = cv2.VideoWriter(str(self._beside), code, self._fps, size)
+            self._stack.push(self._finish)
             if not self._writer.isOpened():
                 raise SegformerPlusPlusError(
                     f'cannot write the video {self.path}: no permission, or this OpenCV has no '
                     f'codec {_CODEC}'
                 )
-        self._writer.write(np.ascontiguousarray(frame))
+        self._writer.write(frame)
         self._frames += 1
+
+    def _finish(self, kind: type[BaseException] | None, *_: object) -> None:
+        assert self._writer is not None
+        self._writer.release()
+        if kind is None:
+            self._check()
 
     def _check(self) -> None:
         # OpenCV says nothing when the disk is full

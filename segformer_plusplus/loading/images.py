@@ -122,7 +122,7 @@ class CheckedLoadImageFromFile(LoadImageFromFile):
     ) -> None:
         super().__init__(imdecode_backend=imdecode_backend, **kwargs)
         self.skips = Skips(on_error, max_skipped)
-        self._said: set[str] = set()
+        self.said: set[str] = set()  # what was dropped of some image
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any] | None:
         """Reads ``results['img_path']`` into ``results['img']``, (H, W, 3) uint8 BGR."""
@@ -209,8 +209,8 @@ class CheckedLoadImageFromFile(LoadImageFromFile):
             self._say('its transparency is dropped', name)
 
     def _say(self, what: str, name: str) -> None:
-        if what not in self._said:
-            self._said.add(what)
+        if what not in self.said:
+            self.said.add(what)
             print_log(f'image {name}: {what}', logger='current', level=logging.WARNING)
 
 

@@ -13,6 +13,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 
 from segformer_plusplus.errors import SegformerPlusPlusError
+from segformer_plusplus.inference.reader import Reader
 from segformer_plusplus.loading.leave_out import (
     CocoFile,
     absolute,
@@ -21,6 +22,7 @@ from segformer_plusplus.loading.leave_out import (
     read_list,
     relative,
 )
+from segformer_plusplus.registration import component_name
 from tools.dataset_checks.findings import Finding
 from tools.dataset_checks.images import LabelRule
 from tools.dataset_files import reason
@@ -72,6 +74,11 @@ class Source:
         """Returns the folder of its images."""
         prefix = self.dataset.data_prefix
         return prefix.get('img_path') or prefix.get('img')
+
+    @property
+    def loading(self) -> dict[str, Any] | None:
+        """Returns how its pipeline loads images, for `FileJob.loading`."""
+        return Reader.of(self.dataset.pipeline.transforms).loading
 
     @property
     def label_folder(self) -> str | None:
@@ -156,7 +163,7 @@ def _leaves(
     """Yields the innermost datasets of wrappers, their keys and lists of what to leave out."""
     if not isinstance(dataset, Mapping):
         raise SegformerPlusPlusError(f'{key} is not the config of a dataset')
-    if dataset.get('type') == 'LeaveOut':
+    if component_name(dataset.get('type')) in ('LeaveOut', 'without_listed'):
         lists = (*lists, dataset['leave_out'])
     if 'dataset' in dataset:
         yield from _leaves(dataset['dataset'], f'{key}.dataset', lists)
@@ -201,7 +208,8 @@ def _read(source: Source, lists: Sequence[str]) -> Source:
         entries = [{'img_path': source.coco.path(one)} for one in images]
     if not entries:
         raise SegformerPlusPlusError(
-            f'{source.key} is empty; expected are {source.layout()}; see docs/data.md'
+            f'{source.key} is empty{_why_empty(source)}; expected are {source.layout()}; see '
+            'docs/data.md'
         )
     reads_labels = source.label_folder is not None
     for entry in entries:
@@ -218,6 +226,15 @@ def _read(source: Source, lists: Sequence[str]) -> Source:
     for path in [one for one in source.labels if absolute(one) in source.left_out]:
         del source.labels[path]
     return source
+
+
+def _why_empty(source: Source) -> str:
+    """Names what mmpose needs of a person and nobody in the annotation file has."""
+    people = source.coco.annotations if source.coco else []
+    missing = [key for key in ('bbox', 'keypoints') if not any(key in one for one in people)]
+    if not missing or not people:
+        return ''
+    return f': nobody in its {len(people)} annotation(s) has {" or ".join(missing)}'
 
 
 def _check_places(source: Source) -> None:
