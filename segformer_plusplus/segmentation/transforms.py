@@ -62,12 +62,13 @@ class CheckedLoadAnnotations(LoadAnnotations):
                 f'label map {path} has pixels of kind {mode!r}, expected one channel of 8 bits'
             )
         labels = results['gt_seg_map']
-        found = np.flatnonzero(np.bincount(labels.ravel(), minlength=256))
+        amounts = np.bincount(labels.ravel(), minlength=256)
+        found = np.flatnonzero(amounts)
         outside = found[(found >= self.num_classes) & (found != self.ignore_index)]
         if len(outside):
             raise SegformerPlusPlusError(
-                f'label map {path} has the label {outside[0]}, allowed are 0..'
-                f'{self.num_classes - 1} and {self.ignore_index} (ignored)'
+                f'label map {path} has the label {outside[0]} in {amounts[outside[0]]} pixel(s), '
+                f'allowed are 0..{self.num_classes - 1} and {self.ignore_index} (ignored)'
             )
         return results
 

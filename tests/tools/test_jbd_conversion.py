@@ -141,7 +141,7 @@ def test_all_values_survive(raw, out):
     files = [(image['id'], image['file_name']) for image in val['images']]
     assert files == [(4, 'oslo/oslo_(99999).jpg'), (5, 'oslo/oslo_(00005).jpg')]
     expected = []
-    for index in range(18):
+    for index in range(18):  # labelled, but hidden
         expected += [index + 1.25, index + 2, 1]
     assert train['annotations'][0] == {
         **{'id': 1, 'image_id': 1, 'category_id': 1, 'iscrowd': 0},
@@ -316,14 +316,8 @@ def test_a_turned_frame_has_the_size_that_training_sees(raw, out):
 
 NUMBER = 'only a finite number such as 12.5'
 FOLDER = 'only the name of a folder'
-HOSTILE = [
-    *'.. . ../../evil /evil a/b a\\b C: C:evil a..b a/ a\x1bb'.split(),
-    'a b',
-    '-rf',
-    '_a',
-    '.a',
-]
-HOSTILE += ['~a', 'a*b', 'a$b', "a'b", 'a\u202eb', 'a\u200bb']
+HOSTILE = '.. . ../../evil /evil a/b a\\b C: C:evil a..b a/ a\x1bb -rf _a .a ~a'.split()
+HOSTILE += ['rome 2019', 'a*b', 'a$b', 'a\u202eb', "a'b", 'a\u200bb']
 
 
 @pytest.mark.parametrize(
