@@ -20,10 +20,9 @@ from ..registration import component_name
 from .opening import test_dataset
 
 _FILE_LOADERS = (
-    *('LoadImageFromFile', 'LoadImageFromNDArray', 'LoadImage'),
-    *('CheckedLoadImageFromFile', 'CheckedLoadImage'),
+    *('mmcv.LoadImageFromFile', 'mmseg.LoadImageFromNDArray', 'mmpose.LoadImage'),
+    *('segformer_plusplus.CheckedLoadImageFromFile', 'segformer_plusplus.CheckedLoadImage'),
 )
-_LIBRARIES = 'mmcv', 'mmseg', 'mmpose', 'segformer_plusplus'
 _ROWS = 256  # that are converted at a time
 
 
@@ -36,6 +35,7 @@ class Reader:
 
     Args:
         config: its test pipeline has the loader; None reads as without one.
+        pipeline: in the place of the config's.
 
     Attributes:
         loading: arguments of ``CheckedLoadImageFromFile``; None where another step is called.
@@ -44,31 +44,21 @@ class Reader:
         SegformerPlusPlusError: its loader cannot be built.
     """
 
-    def __init__(self, config: Config | None = None) -> None:
-        self._set(test_dataset(config).get('pipeline') or ())
-
-    @classmethod
-    def of(cls, pipeline: Sequence[Any]) -> Reader:
-        """Returns the reader of a pipeline: of steps, or of their configs."""
-        reader = cls()
-        reader._set(pipeline)
-        return reader
-
-    def _set(self, pipeline: Sequence[Any]) -> None:
-        steps = [step for step in pipeline if loads(step) and 'Annotation' not in step_name(step)]
+    def __init__(self, config: Config | None = None, pipeline: Sequence[Any] = ()) -> None:
+        every = pipeline or test_dataset(config).get('pipeline') or ()
+        steps = [step for step in every if loads(step) and 'Annotation' not in step_name(step)]
         try:
             built = Compose(steps)
         except Exception as error:  # whatever a loader raises that lacks its library
             names = ', '.join(map(step_name, steps))
             raise SegformerPlusPlusError(f'the loader {names} cannot be built: {error}') from error
         first = built.transforms[0] if steps else CheckedLoadImageFromFile()
-        kept = 'to_float32', 'color_type', 'imdecode_backend'
+        kind, kept = type(first), ('to_float32', 'color_type', 'imdecode_backend')
+        plain = f'{kind.__module__.partition(".")[0]}.{kind.__name__}' in _FILE_LOADERS
         of_files = isinstance(first, LoadImageFromFile)
-        options = {name: getattr(first, name) for name in kept if of_files}
+        options = {name: getattr(first, name) for name in kept} if of_files else {}
         self._loader = CheckedLoadImageFromFile(**options)
-        known = of_files and type(first).__name__ in _FILE_LOADERS
-        known = known and type(first).__module__.partition('.')[0] in _LIBRARIES
-        self._own = None if known and len(steps) < 2 else built
+        self._own = None if plain and len(steps) < 2 else built
         self.loading = options if self._own is None else None
 
     def file(self, path: Path, any_size: bool = False) -> np.ndarray:
@@ -120,7 +110,7 @@ class Reader:
             SegformerPlusPlusError: see :meth:`file`.
         """
         loader = self._loader
-        with reading('image', getattr(picture, 'filename', '') or name):
+        with reading('image', name):
             upright = loader.upright(picture, name)
             if loader.imdecode_backend != 'cv2' or picture.mode in ('I', 'F'):
                 return np.ascontiguousarray(loader.as_array(upright))
@@ -160,3 +150,19 @@ def step_name(step: Any) -> str:
 def loads(step: Any) -> bool:
     """Tells by its name whether a step of a pipeline reads images or annotations."""
     return any(word in step_name(step) for word in ('Load', 'Read'))
+
+
+def visible(image: np.ndarray) -> np.ndarray:
+    """Returns what of an image can be shown, (H, W, 3) uint8: three channels, or one in grey.
+
+    Args:
+        image: (H, W) or (H, W, C), as a config reads it; numbers other than 0 to 255 are spread.
+    """
+    image = np.atleast_3d(image)
+    image = image[..., :3] if image.shape[2] >= 3 else image[..., :1].repeat(3, axis=2)
+    if image.dtype == np.uint8:
+        return image
+    low, high = float(image.min()), float(image.max())
+    if low < 0 or not 1 < high <= 255:
+        image = (image - low) * (255 / max(high - low, 1e-9))
+    return np.rint(image).astype(np.uint8)

@@ -11,6 +11,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import cv2
 import mmcv
 import numpy as np
 import torch
@@ -129,10 +130,12 @@ class CheckedLoadImageFromFile(LoadImageFromFile):
         return self.skips(lambda: self._load(results))
 
     def _load(self, results: dict[str, Any]) -> dict[str, Any] | None:
-        path = results['img_path']
+        path, old = results['img_path'], self.file_client_args
         try:
             with reading('image', path):
-                image = self.decode(self._bytes(path), path)
+                client = fileio.FileClient.infer_client(old, path) if old else None
+                data = client.get(path) if client else fileio.get(path, self.backend_args)
+                image = self.decode(data, path)
         except SegformerPlusPlusError:
             if self.ignore_empty:
                 return None
@@ -141,26 +144,24 @@ class CheckedLoadImageFromFile(LoadImageFromFile):
         results['img_shape'] = results['ori_shape'] = image.shape[:2]
         return results
 
-    def _bytes(self, path: str) -> bytes:
-        if self.file_client_args is None:
-            data: bytes = fileio.get(path, backend_args=self.backend_args)
-            return data
-        data = fileio.FileClient.infer_client(self.file_client_args, path).get(path)
-        return data
-
     def decode(self, data: bytes, path: str) -> np.ndarray:
-        """Turns the bytes of a file into what mmcv's loader gives; see the class."""
-        if self.imdecode_backend == 'pillow':
-            with open_image(BytesIO(data)) as picture:
-                return self.as_array(self.upright(picture, path))
-        if self.imdecode_backend == 'cv2':
-            unknown = Image.UnidentifiedImageError, Image.DecompressionBombError
-            with contextlib.suppress(*unknown), open_image(BytesIO(data)) as picture:
-                self._check(picture, path)
-        image = mmcv.imfrombytes(data, self.color_type, backend=self.imdecode_backend)
-        if image is None:
-            raise ValueError(f'{self.imdecode_backend} cannot decode it')
-        return self._cast(image)
+        """Turns the bytes of a file into what mmcv's loader gives; raises all kinds of errors."""
+        why: Exception = ValueError(f'{self.imdecode_backend} cannot decode it')
+        if self.imdecode_backend in ('pillow', 'cv2'):
+            try:
+                with open_image(BytesIO(data)) as picture:
+                    if self.imdecode_backend == 'pillow':
+                        return self.as_array(self.upright(picture, path))
+                    self._check(picture, path)
+            except (Image.UnidentifiedImageError, Image.DecompressionBombError) as error:
+                if self.imdecode_backend == 'pillow':
+                    raise
+                why = error  # unless OpenCV can
+        with contextlib.suppress(cv2.error):
+            image = mmcv.imfrombytes(data, self.color_type, backend=self.imdecode_backend)
+            if image is not None:
+                return self._cast(image)
+        raise why
 
     def _cast(self, image: np.ndarray) -> np.ndarray:
         return image.astype(np.float32) if self.to_float32 else image
@@ -197,13 +198,12 @@ class CheckedLoadImageFromFile(LoadImageFromFile):
             self._say('only the first of its frames or pages is read', name)
         if self.color_type == 'unchanged':
             return
-        deep = ';16' in f'{mode} {getattr(picture, "tile", "")}'
-        if mode == 'F' or (mode == 'I' and not deep and picture.format != 'PNG'):
+        if mode == 'F' or (mode == 'I' and picture.format not in ('PNG', 'PPM')):
             raise SegformerPlusPlusError(
-                f'image {name} has pixels of kind {mode!r}, numbers of 32 bits of which nothing '
-                "says what is black or white: convert it to 8 bits, or use color_type='unchanged'"
+                f'image {name} has pixels of kind {mode!r}, numbers of which nothing says what is '
+                "black or white: convert it to 8 bits, or use color_type='unchanged'"
             )
-        if deep or mode == 'I':
+        if mode == 'I' or ';16' in f'{mode} {getattr(picture, "tile", "")}':
             self._say('the upper 8 of its 16 bits are kept', name)
         if mode in ('LA', 'PA', 'RGBA') or 'transparency' in picture.info:
             self._say('its transparency is dropped', name)
@@ -245,19 +245,20 @@ def _not_opened(name: str | None) -> str:
     return f'it is {name}, which is not opened; allowed are {", ".join(FORMATS)}'
 
 
+def unreadable(kind: str, path: object, error: BaseException) -> SegformerPlusPlusError:
+    """Returns the error for a file that cannot be decoded; ``kind`` is 'image' or 'label map'."""
+    reason = getattr(error, 'strerror', None) or ' '.join(str(error).split())
+    return SegformerPlusPlusError(f'{kind} {path} cannot be read: {reason or type(error).__name__}')
+
+
 @contextlib.contextmanager
 def reading(
-    kind: str, path: object, errors: type[Exception] | tuple[type[Exception], ...] = Exception
+    kind: str, path: object, errors: tuple[type[Exception], ...] = (Exception,)
 ) -> Iterator[None]:
-    """Names a file that cannot be decoded: decoders meet damaged data with all kinds of errors.
-
-    Args:
-        kind: 'image' or 'label map'.
-        path: the file.
-        errors: those that mean a damaged file.
+    """Names a file that cannot be decoded; decoders raise all kinds of errors when one is damaged.
 
     Raises:
-        SegformerPlusPlusError: in the place of what a decoder raises.
+        SegformerPlusPlusError: see :func:`unreadable`.
     """
     try:
         yield
@@ -268,10 +269,7 @@ def reading(
             f'{kind} {path} has more pixels than are read at once ({error}); predict it in tiles'
         ) from error
     except errors as error:
-        reason = getattr(error, 'strerror', None) or ' '.join(str(error).split())
-        raise SegformerPlusPlusError(
-            f'{kind} {path} cannot be read: {reason or type(error).__name__}'
-        ) from error
+        raise unreadable(kind, path, error) from error
 
 
 def skipping_steps(dataset: Any) -> Iterator[Any]:

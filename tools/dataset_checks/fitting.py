@@ -41,7 +41,8 @@ def _of_head(key: str, head: Any, info: dict[str, Any]) -> str:
         ('out_channels', info.get('num_keypoints')),
     ):
         wanted = head.get(name) if (name == 'num_classes') == (key != 'head') else None
-        if wanted is not None and has and wanted != has:
+        # some codecs of poses need several channels for a keypoint
+        if wanted and has and (wanted % has if key == 'head' else wanted != has):
             what = 'classes' if key != 'head' else 'keypoints'
             return f'model.{key}.{name} is {wanted}, but the data have {has} {what}'
     return ''

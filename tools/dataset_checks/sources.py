@@ -78,7 +78,7 @@ class Source:
     @property
     def loading(self) -> dict[str, Any] | None:
         """Returns how its pipeline loads images, for `FileJob.loading`."""
-        return Reader.of(self.dataset.pipeline.transforms).loading
+        return Reader(pipeline=self.dataset.pipeline.transforms).loading
 
     @property
     def label_folder(self) -> str | None:
