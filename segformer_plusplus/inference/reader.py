@@ -12,6 +12,7 @@ import numpy as np
 from mmcv.transforms import LoadImageFromFile
 from mmengine.config import Config
 from mmengine.dataset import Compose
+from mmengine.registry import DefaultScope
 from PIL import Image
 
 from ..errors import SegformerPlusPlusError
@@ -48,7 +49,8 @@ class Reader:
         every = pipeline or test_dataset(config).get('pipeline') or ()
         steps = [step for step in every if loads(step) and 'Annotation' not in step_name(step)]
         try:
-            built = Compose(steps)
+            with DefaultScope.overwrite_default_scope(config and config.get('default_scope')):
+                built = Compose(steps)
         except Exception as error:  # whatever a loader raises that lacks its library
             names = ', '.join(map(step_name, steps))
             raise SegformerPlusPlusError(f'the loader {names} cannot be built: {error}') from error

@@ -165,11 +165,6 @@ def _is_video(source: Any) -> bool:
     return isinstance(source, Path) and source.suffix.lower() in VIDEO_SUFFIXES
 
 
-def load_image(path: Path, any_size: bool = False) -> np.ndarray:
-    """Reads an image (H, W, 3) uint8 BGR as without a config, see :meth:`~.reader.Reader.file`."""
-    return Reader().file(path, any_size)
-
-
 def _frames(path: Path, name: str, reader: Reader) -> Iterator[Picture]:
     """Yields the frames up to the end of the stream: a container's own count is a guess."""
 

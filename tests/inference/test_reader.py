@@ -74,8 +74,9 @@ def reader(**options):
     return reader_of(step)
 
 
-def reader_of(*steps):
-    return Reader(Config(dict(test_dataloader=dict(dataset=dict(pipeline=list(steps))))))
+def reader_of(*steps, scope='mmengine'):
+    loader = dict(dataset=dict(pipeline=list(steps)))
+    return Reader(Config(dict(default_scope=scope, test_dataloader=loader)))
 
 
 def ways(reading, path):
@@ -378,15 +379,15 @@ def test_opencv_s_loader_does_not_fill_up_a_truncated_photo(tmp_path, length):
 def test_a_loader_whose_library_is_missing(name):
     pytest.importorskip('mmseg')
     with pytest.raises(SegformerPlusPlusError, match=f'the loader {name} cannot be built'):
-        reader_of(dict(type=f'mmseg.{name}'))
+        reader_of(dict(type=name), scope='mmseg')
 
 
 def test_a_loader_of_mmseg_for_volumes(tmp_path):
     pytest.importorskip('mmseg')
     volume = np.random.default_rng(0).random((2, 3, 4, 5), np.float32)
     np.save(tmp_path / 'x.npy', volume)
-    step = dict(type='mmseg.LoadBiomedicalImageFromFile', decode_backend='numpy')
-    np.testing.assert_array_equal(reader_of(step).file(tmp_path / 'x.npy'), volume)
+    step = dict(type='LoadBiomedicalImageFromFile', decode_backend='numpy')
+    np.testing.assert_array_equal(reader_of(step, scope='mmseg').file(tmp_path / 'x.npy'), volume)
 
 
 @pytest.mark.parametrize('color_type, channels', [('unchanged', 4), ('grayscale', 1)])
