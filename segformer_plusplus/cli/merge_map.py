@@ -12,6 +12,7 @@ from ..errors import SegformerPlusPlusError, memory_errors
 from ..inference import Segmenter
 from ..inference.drawing import draw
 from ..inference.merge_maps import ROLES, MergeMaps, merge_map
+from ..inference.reader import turned
 from ..patching import apply_token_merging
 from ..token_merging import TokenMerging
 from .options import CfgOptions, command
@@ -53,9 +54,7 @@ def main(
     segmenter = Segmenter(
         config, checkpoint, token_merging=token_merging, device=device, cfg_options=cfg_options
     )
-    pixels = segmenter.reader.file(image)
-    if pixels.shape[2:] == (3,):
-        pixels = np.ascontiguousarray(pixels[..., ::-1])
+    pixels = np.ascontiguousarray(turned(segmenter.reader.file(image)))
     merging = getattr(segmenter.model.backbone, 'token_merging', None)
     if token_merging is None and not _merges(merging):
         token_merging = 'hq'

@@ -23,6 +23,7 @@ from ..inference.merge_maps import (
     to_inputs,
     without_merging,
 )
+from ..inference.reader import turned
 from ..inference.writing import overlay
 from ..loading.images import open_image, reading
 from ..patching import apply_token_merging
@@ -107,7 +108,7 @@ class Comparer:
             SegformerPlusPlusError: no image, damaged, or larger than allowed.
         """
         check_size(path, self.max_pixels)
-        return np.ascontiguousarray(self.segmenter.reader.file(path)[..., ::-1])
+        return np.ascontiguousarray(turned(self.segmenter.reader.file(path)))
 
     def __call__(self, image: np.ndarray, preset: str, ratios: Ratios | None = None) -> Result:
         """Predicts with and without merging, draws what was merged, and times both in turn.
@@ -155,7 +156,7 @@ class Comparer:
         )
 
     def _paint(self, image: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        painted = overlay(image[..., ::-1], labels, self.segmenter.palette)
+        painted = overlay(turned(image), labels, self.segmenter.palette)
         return np.ascontiguousarray(painted[..., ::-1])
 
     def _classes(self, labels: np.ndarray) -> tuple[ClassShare, ...]:

@@ -154,6 +154,11 @@ def loads(step: Any) -> bool:
     return any(word in step_name(step) for word in ('Load', 'Read'))
 
 
+def turned(image: np.ndarray) -> np.ndarray:
+    """Returns BGR of RGB, or RGB of BGR; an image of another number of channels as it is."""
+    return image[..., ::-1] if image.shape[2:] == (3,) else image
+
+
 def visible(image: np.ndarray) -> np.ndarray:
     """Returns what of an image can be shown, (H, W, 3) uint8: three channels, or one in grey.
 

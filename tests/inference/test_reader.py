@@ -16,7 +16,7 @@ from PIL import EpsImagePlugin, Image, ImageOps
 import segformer_plusplus
 from segformer_plusplus import SegformerPlusPlusError
 from segformer_plusplus.demo.comparison import check_size
-from segformer_plusplus.inference.reader import Reader, visible
+from segformer_plusplus.inference.reader import Reader, turned, visible
 from segformer_plusplus.inference.sources import find_pictures
 from segformer_plusplus.loading import images
 from segformer_plusplus.loading.images import CheckedLoadImageFromFile
@@ -196,6 +196,13 @@ def test_16_bits_that_are_decoded_already(tmp_path):
     np.testing.assert_array_equal(Reader().picture(picture, 'x')[..., 0], RAMP >> 8)
     with pytest.raises(SegformerPlusPlusError, match="image x has pixels of kind 'I'"):
         Reader().picture(Image.fromarray(RAMP.astype(np.int32)), 'x')
+
+
+@pytest.mark.parametrize('channels', [None, 1, 2, 4])
+def test_only_three_channels_have_an_order(channels):
+    image = RGB[..., 0] if channels is None else np.dstack([RGB, RGB])[..., :channels]
+    np.testing.assert_array_equal(turned(image), image)
+    np.testing.assert_array_equal(turned(RGB), RGB[..., ::-1])
 
 
 @pytest.mark.parametrize(
