@@ -36,7 +36,7 @@ class Reader:
 
     Args:
         config: its test pipeline has the loader; None reads as without one.
-        pipeline: in the place of the config's.
+        pipeline: the steps in the place of the config's.
 
     Attributes:
         loading: arguments of ``CheckedLoadImageFromFile``; None where another step is called.
@@ -47,12 +47,12 @@ class Reader:
 
     def __init__(self, config: Config | None = None, pipeline: Sequence[Any] = ()) -> None:
         every = pipeline or test_dataset(config).get('pipeline') or ()
-        steps = [step for step in every if loads(step) and 'Annotation' not in step_name(step)]
+        steps = [step for step in every if loads(step) and not loads(step, 'Annotation')]
         try:
             with DefaultScope.overwrite_default_scope(config and config.get('default_scope')):
                 built = Compose(steps)
         except Exception as error:  # whatever a loader raises that lacks its library
-            names = ', '.join(map(step_name, steps))
+            names = ', '.join(component_name(step['type']) for step in steps)
             raise SegformerPlusPlusError(f'the loader {names} cannot be built: {error}') from error
         first = built.transforms[0] if steps else CheckedLoadImageFromFile()
         kind, kept = type(first), ('to_float32', 'color_type', 'imdecode_backend')
@@ -144,14 +144,10 @@ class Reader:
         return array.astype(np.float32) if self._loader.to_float32 else array
 
 
-def step_name(step: Any) -> str:
-    """Returns the bare name of a step of a pipeline, a config or the step itself."""
-    return component_name(step['type'] if isinstance(step, Mapping) else type(step))
-
-
-def loads(step: Any) -> bool:
-    """Tells by its name whether a step of a pipeline reads images or annotations."""
-    return any(word in step_name(step) for word in ('Load', 'Read'))
+def loads(step: Mapping[str, Any], what: str = '') -> bool:
+    """Tells by its name whether a step of a pipeline reads files, such as 'Annotation'."""
+    name = component_name(step['type'])
+    return 'Load' in name and what in name
 
 
 def turned(image: np.ndarray) -> np.ndarray:

@@ -16,10 +16,11 @@ from mmseg.structures import SegDataSample
 from torch import nn
 
 from ..errors import SegformerPlusPlusError, memory_errors
+from ..registration import component_name
 from .labels import distinct_colours, label_dtype
 from .opening import test_dataset
 from .predictor import Predictor
-from .reader import loads, step_name
+from .reader import loads
 from .sources import Picture
 from .tiling import Tiles, predict_tiles
 
@@ -140,7 +141,7 @@ def _pipeline(config: Config | None, resize: bool) -> list[Any]:
     steps = test_dataset(config).get('pipeline') or [dict(type='PackSegInputs')]
     without = () if resize else _RESIZES
     kept = [step for step in steps if not loads(step)]
-    return [step for step in kept if not step_name(step).endswith(without)]
+    return [step for step in kept if component_name(step['type']) not in without]
 
 
 def _names(meta: Mapping[str, Any], count: int) -> tuple[list[str], np.ndarray]:

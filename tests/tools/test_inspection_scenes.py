@@ -255,8 +255,16 @@ def grey(kind, most):
     ('damage', 'check', 'detail'),
     [
         (grey(np.uint16, 65535), 'image_bits', 'the upper 8 of its 16 bits are kept'),
-        (grey(np.float32, 1), 'image_values', "image .* has pixels of kind 'F', numbers of 32 .*"),
-        (grey(np.int32, 9e5), 'image_values', "image .* has pixels of kind 'I', numbers of 32 .*"),
+        (
+            grey(np.float32, 1),
+            'image_values',
+            "image .* has pixels of kind 'F', numbers of which .*",
+        ),
+        (
+            grey(np.int32, 9e5),
+            'image_values',
+            "image .* has pixels of kind 'I', numbers of which .*",
+        ),
         (
             *(lambda path: Image.open(path).convert('RGBA').save(path), 'image_part'),
             'its transparency is dropped',

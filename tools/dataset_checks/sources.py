@@ -39,6 +39,7 @@ class Source:
         name: The split, with a number behind if it has several datasets: 'train.0'.
         key: Its key in the config.
         dataset: Dataset of mmseg, mmpose or another toolbox on mmengine's ``BaseDataset``.
+        pipeline: The configs of its steps.
         labels: Label map of each image in order, None without one.
         twice: Images that the dataset lists more than once, though it has no boxes.
         used: Absolute paths of all images and label maps, those that are left out included.
@@ -51,6 +52,7 @@ class Source:
     name: str
     key: str
     dataset: Any
+    pipeline: Sequence[Any] = ()
     labels: dict[str, str | None] = field(default_factory=dict)
     twice: list[str] = field(default_factory=list)
     used: set[str] = field(default_factory=set)
@@ -78,7 +80,7 @@ class Source:
     @property
     def loading(self) -> dict[str, Any] | None:
         """Returns how its pipeline loads images, for `FileJob.loading`."""
-        return Reader(pipeline=self.dataset.pipeline.transforms).loading
+        return Reader(pipeline=self.pipeline).loading
 
     @property
     def label_folder(self) -> str | None:
@@ -153,7 +155,9 @@ def read_sources(cfg: Config, splits: Sequence[str] | None) -> tuple[list[Source
             leaves = list(_leaves(cfg[f'{split}_dataloader'].dataset, key))
             for number, (key, dataset, lists) in enumerate(leaves):
                 name = split if len(leaves) == 1 else f'{split}.{number}'
-                sources.append(_read(Source(split, name, key, _build(key, dataset)), lists))
+                steps = dataset.get('pipeline') or ()
+                source = Source(split, name, key, _build(key, dataset), steps)
+                sources.append(_read(source, lists))
     return sources, remarks
 
 
