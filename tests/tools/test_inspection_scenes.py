@@ -258,12 +258,12 @@ def grey(kind, most):
         (
             grey(np.float32, 1),
             'image_values',
-            "image .* has pixels of kind 'F', numbers of which .*",
+            "image .* has pixels of kind 'F', .*",
         ),
         (
             grey(np.int32, 9e5),
             'image_values',
-            "image .* has pixels of kind 'I', numbers of which .*",
+            "image .* has pixels of kind 'I', .*",
         ),
         (
             *(lambda path: Image.open(path).convert('RGBA').save(path), 'image_part'),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -15,6 +16,8 @@ from PIL import Image, ImageOps
 from segformer_plusplus.errors import SegformerPlusPlusError
 from segformer_plusplus.loading.images import CheckedLoadImageFromFile, open_image
 from tools.dataset_files import reason
+
+Decoded = TypeVar('Decoded')
 
 
 @dataclass(frozen=True)
@@ -74,54 +77,51 @@ class FileResult:
 def open_files(job: FileJob) -> FileResult:
     """Decodes the files of a job completely. Never fails: what goes wrong is in the result."""
     result = FileResult()
-    data, image = _decode(job.image, 'image', result)
-    if image is not None:
-        pixels = _load(job, data, image, result)
-        if pixels is not None:
-            result.size = (pixels.shape[1], pixels.shape[0])
-            if job.digest:
-                kind = f'{pixels.dtype} {pixels.shape}'.encode()
-                result.digest = hashlib.sha256(kind + pixels.tobytes()).digest()
-    if job.label is not None:
-        _, label = _decode(job.label, 'label', result)
-        if label is not None:
-            _check_label(label, job.rule, result)
+    pixels = _try(job.image, 'image', result, lambda data: _load(job, data, result))
+    if pixels is not None:
+        result.size = (pixels.shape[1], pixels.shape[0])
+        if job.digest:
+            kind = f'{pixels.dtype} {pixels.shape}'.encode()
+            result.digest = hashlib.sha256(kind + pixels.tobytes()).digest()
+    label = _try(job.label, 'label', result, _decode) if job.label is not None else None
+    if label is not None:
+        _check_label(label, job.rule, result)
     return result
 
 
-def _load(job: FileJob, data: bytes, image: Image.Image, result: FileResult) -> np.ndarray | None:
-    """Does what the config's loader does; notes what it refuses and what it drops."""
-    if job.loading is None:
-        return np.asarray(ImageOps.exif_transpose(image))
-    loader = CheckedLoadImageFromFile(**job.loading)
+def _try(
+    path: str, kind: str, result: FileResult, decode: Callable[[bytes], Decoded]
+) -> Decoded | None:
     try:
-        pixels = loader.decode(data, job.image)
-    except SegformerPlusPlusError as error:
-        result.found.append(('image_values', reason(error)))
-        return None
-    except Exception as error:  # a decoder meets damaged data with all kinds of errors
-        result.found.append(('image_unreadable', reason(error)))
-        return None
-    result.found += [
-        ('image_bits' if '16 bits' in what else 'image_part', what) for what in loader.said
-    ]
-    return pixels
-
-
-def _decode(path: str, kind: str, result: FileResult) -> tuple[bytes, Image.Image | None]:
-    data = b''
-    try:
-        data = Path(path).read_bytes()
-        image = open_image(BytesIO(data))
-        image.load()
+        return decode(Path(path).read_bytes())
     except FileNotFoundError:
         result.found.append((f'{kind}_missing', _hint(path)))
+    except SegformerPlusPlusError as error:
+        result.found.append((f'{kind}_values', reason(error)))
     except Exception as error:  # a decoder meets damaged data with all kinds of errors
         why = getattr(error, 'strerror', None) or reason(error)
         result.found.append((f'{kind}_unreadable', why))
-    else:
-        return data, image
-    return data, None
+    return None
+
+
+def _load(job: FileJob, data: bytes, result: FileResult) -> np.ndarray:
+    """Does what the config's loader does, and notes what it drops."""
+    if job.loading is None:
+        return np.asarray(ImageOps.exif_transpose(_decode(data)))
+    loader = CheckedLoadImageFromFile(**job.loading)
+    if loader.imdecode_backend != 'pillow':  # others fill what is missing with grey
+        with contextlib.suppress(Image.UnidentifiedImageError):
+            _decode(data)
+    pixels = loader.decode(data, job.image)
+    for what in sorted(loader.said):
+        result.found.append(('image_bits' if '16 bits' in what else 'image_part', what))
+    return pixels
+
+
+def _decode(data: bytes) -> Image.Image:
+    image = open_image(BytesIO(data))
+    image.load()
+    return image
 
 
 def _hint(path: str) -> str:
