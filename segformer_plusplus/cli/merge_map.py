@@ -11,8 +11,7 @@ from rich.table import Table
 from ..errors import SegformerPlusPlusError, memory_errors
 from ..inference import Segmenter
 from ..inference.drawing import draw
-from ..inference.merge_maps import ROLES, MergeMaps, merge_map
-from ..inference.sources import load_image
+from ..inference.merge_maps import ROLES, MergeMaps, merge_map, turned
 from ..patching import apply_token_merging
 from ..token_merging import TokenMerging
 from .options import CfgOptions, command
@@ -51,10 +50,10 @@ def main(
         raise SegformerPlusPlusError(f'--out {out}: give a name that ends in .png')
     if not image.is_file():
         raise SegformerPlusPlusError(f'image not found: {image}')
-    pixels = np.ascontiguousarray(load_image(image)[..., ::-1])
     segmenter = Segmenter(
         config, checkpoint, token_merging=token_merging, device=device, cfg_options=cfg_options
     )
+    pixels = np.ascontiguousarray(turned(segmenter.reader.file(image)))
     merging = getattr(segmenter.model.backbone, 'token_merging', None)
     if token_merging is None and not _merges(merging):
         token_merging = 'hq'

@@ -22,11 +22,11 @@ from ..inference.merge_maps import (
     predict_labels,
     the_backbone,
     to_inputs,
+    turned,
     without_merging,
 )
-from ..inference.sources import load_image
 from ..inference.writing import overlay
-from ..loading.images import unreadable
+from ..loading.images import open_image, reading
 from ..patching import apply_token_merging
 from ..token_merging import TokenMergingConfig, build_token_merging
 from ..token_merging.bipartite import BipartiteSoftMatching2d, highest_ratio
@@ -109,7 +109,7 @@ class Comparer:
             SegformerPlusPlusError: no image, damaged, or larger than allowed.
         """
         check_size(path, self.max_pixels)
-        return np.ascontiguousarray(load_image(path)[..., ::-1])
+        return np.ascontiguousarray(turned(self.segmenter.reader.file(path)))
 
     def __call__(self, image: np.ndarray, preset: str, ratios: Ratios | None = None) -> Result:
         """Predicts with and without merging, draws what was merged, and times both in turn.
@@ -157,7 +157,7 @@ class Comparer:
         )
 
     def _paint(self, image: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        painted = overlay(image[..., ::-1], labels, self.segmenter.palette)
+        painted = overlay(turned(image), labels, self.segmenter.palette)
         return np.ascontiguousarray(painted[..., ::-1])
 
     def _classes(self, labels: np.ndarray) -> tuple[ClassShare, ...]:
@@ -206,13 +206,12 @@ def check_size(path: Path, max_pixels: int) -> None:
         f'at most {max_pixels:,} are taken; make it smaller, or start the page with a larger '
         '--max-pixels'
     )
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-    except Image.DecompressionBombError as error:
-        raise SegformerPlusPlusError(f'image {path} has too many pixels: {advice}') from error
-    except (OSError, SyntaxError, ValueError) as error:
-        raise unreadable('image', str(path), error) from error
+    with reading('image', path):
+        try:
+            with open_image(path) as image:
+                width, height = image.size
+        except Image.DecompressionBombError as error:
+            raise SegformerPlusPlusError(f'image {path} has too many pixels: {advice}') from error
     if width * height > max_pixels:
         raise SegformerPlusPlusError(
             f'image {path} is {width}x{height}, {width * height:,} pixels: {advice}'

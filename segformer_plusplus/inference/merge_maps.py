@@ -199,8 +199,8 @@ def to_inputs(model: nn.Module, image: np.ndarray) -> Tensor:
 
 
 def turned(image: np.ndarray) -> np.ndarray:
-    """Turns RGB into BGR, or back; (H, W, C) of another number of channels stays as it is."""
-    return image[..., ::-1] if image.shape[-1] == 3 else image
+    """Turns RGB into BGR, or back; an image of another number of channels stays as it is."""
+    return image[..., ::-1] if image.shape[2:] == (3,) else image
 
 
 def predict_labels(model: nn.Module, inputs: Tensor) -> Tensor | None:

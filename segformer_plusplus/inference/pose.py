@@ -19,6 +19,7 @@ from ..errors import SegformerPlusPlusError, memory_errors
 from .configs import is_loader
 from .opening import test_dataset
 from .predictor import Predictor
+from .reader import visible
 from .sources import Picture
 
 _ADVICE = 'try a smaller batch_size (--batch-size)'
@@ -177,7 +178,7 @@ class SkeletonPainter:
         self._painter.radius = 2 * self._painter.line_width
         painted: np.ndarray = self._painter.add_datasample(
             'prediction',
-            np.ascontiguousarray(image[..., ::-1]),
+            np.ascontiguousarray(visible(image)[..., ::-1]),
             sample,
             draw_gt=False,
             draw_bbox=True,

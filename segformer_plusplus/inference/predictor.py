@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from ..errors import SegformerPlusPlusError
 from .opening import open_model
+from .reader import Reader
 from .sources import Picture, Source, count_pictures, find_pictures, is_one_image
 
 Sample = TypeVar('Sample')
@@ -53,6 +54,7 @@ class Predictor(ABC, Generic[Sample]):
 
     Attributes:
         model: in eval mode.
+        reader: reads images as the test pipeline does.
         scope: its toolbox.
         any_size: whether to read images with more pixels than Pillow takes for an attack.
 
@@ -85,6 +87,7 @@ class Predictor(ABC, Generic[Sample]):
             cfg_options=cfg_options,
         )
         init_default_scope(self.scope)
+        self.reader = Reader(getattr(self.model, 'cfg', None))
         self.batch_size = batch_size
         self._progress = False
 
@@ -120,7 +123,7 @@ class Predictor(ABC, Generic[Sample]):
             progress: show a bar.
         """
         self._progress = progress
-        pictures = find_pictures(inputs, any_size=self.any_size)
+        pictures = find_pictures(inputs, self.any_size, self.reader)
         total = count_pictures(inputs) if progress else None
         with tqdm(total=total, unit='image', disable=not progress) as bar:
             while batch := list(itertools.islice(pictures, self.batch_size)):

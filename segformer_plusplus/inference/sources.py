@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,14 +13,19 @@ from typing import Any
 
 import mmcv
 import numpy as np
-from PIL import Image, ImageOps
+from mmengine.logging import print_log
+from PIL import Image
 
 from ..errors import SegformerPlusPlusError
-from ..loading.images import CheckedLoadImageFromFile, unreadable
+from .reader import Reader
+from .video import is_cut_off
 
-IMAGE_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')
+IMAGE_SUFFIXES = tuple(
+    '.avif .bmp .gif .jp2 .jpeg .jpg .pbm .pgm .png .ppm .tif .tiff .webp'.split()
+)
 VIDEO_SUFFIXES = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.webm')
-_ROWS = 256  # that are converted at a time
+_NAMED = 5  # files of a kind that are named
+_MOST_FRAMES = 10**7  # a container that says more does not know
 
 Source = str | os.PathLike[str] | np.ndarray | Image.Image
 """One image, or the path of an image, a folder or a video."""
@@ -30,7 +37,7 @@ class Picture:
 
     Attributes:
         name: relative path of a file, 'FILE/000012' for a frame of a video, 'array-0', 'image-0'.
-        load: reads the image (H, W, 3) uint8 BGR.
+        load: reads the image (H, W, 3) uint8 BGR, see :class:`~.reader.Reader`.
         path: the file; None for other inputs, and for the frames of a video.
         video: the file that a frame belongs to.
     """
@@ -41,39 +48,43 @@ class Picture:
     video: Path | None = None
 
 
-def find_pictures(inputs: Source | Sequence[Source], any_size: bool = False) -> Iterator[Picture]:
+def find_pictures(
+    inputs: Source | Sequence[Source], any_size: bool = False, reader: Reader | None = None
+) -> Iterator[Picture]:
     """Yields all pictures of one or several inputs in their order; those of a folder by name.
 
     Folders are searched to any depth for ``IMAGE_SUFFIXES`` and ``VIDEO_SUFFIXES`` in any case;
-    other files are skipped. A file that is itself an input is a video by its suffix, else an
-    image. Arrays are (H, W, 3) uint8 in OpenCV's order BGR, or (H, W) grey; PIL images may have
-    any mode. Nothing is decoded yet, except videos, frame by frame: for a video that cannot be
-    opened, or ends early, the ``load`` of a last picture raises.
+    what else there is, is counted in the log. A file that is itself an input is a video by its
+    suffix, else an image. Arrays are (H, W, 3) uint8 in OpenCV's order BGR, or (H, W) grey; PIL
+    images may have any mode. Nothing is decoded yet, except videos, frame by frame: for a video
+    that cannot be opened, or is cut off, the ``load`` of a last picture raises.
 
     Args:
         inputs: an input, or a list of them.
         any_size: read also files with more pixels than Pillow takes for an attack.
+        reader: how images are read; None reads them as without a config.
 
     Raises:
         SegformerPlusPlusError: a missing path, an empty folder, another kind of input.
     """
-    for name, source in _find_sources(inputs):  # all, before hours are spent on the first ones
+    reader = reader or Reader()
+    for name, source in _find_sources(inputs, say=True):  # all, before hours go to the first ones
         if isinstance(source, np.ndarray):
-            yield Picture(name, partial(_check_array, source, name))
+            yield Picture(name, partial(reader.array, source, name))
         elif isinstance(source, Image.Image):
-            yield Picture(name, partial(_to_bgr, source))
+            yield Picture(name, partial(reader.picture, source, name))
         elif _is_video(source):
-            yield from _frames(source, name)
+            yield from _frames(source, name, reader)
         else:
-            yield Picture(name, partial(load_image, source, any_size), path=source)
+            yield Picture(name, partial(reader.file, source, any_size), path=source)
 
 
 def count_pictures(inputs: Source | Sequence[Source]) -> int | None:
     """Counts the pictures, for a progress bar; returns None where a video does not tell."""
     total = 0
     for _, source in _find_sources(inputs):
-        amount = len(mmcv.VideoReader(str(source))) if _is_video(source) else 1
-        if amount <= 0:
+        amount = mmcv.VideoReader(str(source)).frame_cnt if _is_video(source) else 1
+        if not 0 < amount < _MOST_FRAMES:
             return None
         total += amount
     return total
@@ -86,12 +97,12 @@ def is_one_image(inputs: Any) -> bool:
     return isinstance(inputs, np.ndarray | Image.Image)
 
 
-def _find_sources(inputs: Any) -> list[tuple[str, Any]]:
-    """Lists images and videos with their names, those in folders included."""
+def _find_sources(inputs: Any, say: bool = False) -> list[tuple[str, Any]]:
+    """Lists images and videos with their names, those in folders included; logs the others."""
     found: list[tuple[str, Any]] = []
     for index, source in enumerate(inputs if isinstance(inputs, list | tuple) else [inputs]):
         if isinstance(source, str | os.PathLike):
-            found += _find_files(Path(source))
+            found += _find_files(Path(source), say)
         elif isinstance(source, np.ndarray):
             found.append((f'array-{index}', source))
         elif isinstance(source, Image.Image):
@@ -104,92 +115,68 @@ def _find_sources(inputs: Any) -> list[tuple[str, Any]]:
     return found
 
 
-def _find_files(path: Path) -> list[tuple[str, Path]]:
+def _find_files(path: Path, say: bool) -> list[tuple[str, Path]]:
     if not path.exists():
-        raise SegformerPlusPlusError(f'input not found: {path}')
+        link = ' (a broken link)' if path.is_symlink() else ''
+        raise SegformerPlusPlusError(f'input not found: {path}{link}')
     if not path.is_dir():
         return [(path.name, path)]
-    known = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
-    files = sorted(
-        file
-        for file in path.rglob('*')
-        if file.suffix.lower() in known and file.is_file() and not file.name.startswith('.')
-    )
+    files: list[Path] = []
+    others: dict[str, list[str]] = defaultdict(list)
+    denied = others['folder that cannot be listed']
+    for place, folders, names in os.walk(path, onerror=lambda error: denied.append(str(error))):
+        for file in (Path(place, name) for name in folders + names):
+            why = why_skipped(file)
+            if why:
+                others[why].append(file.relative_to(path).as_posix())
+            elif file.is_file():
+                files.append(file)
+    skipped = ', '.join(_few(why, sorted(names)) for why, names in sorted(others.items()) if names)
     if not files:
-        raise SegformerPlusPlusError(f'folder {path} holds no image or video ({" ".join(known)})')
-    return [(file.relative_to(path).as_posix(), file) for file in files]
+        known = ' '.join((*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
+        skipped = f'; it holds {skipped}' if skipped else ''
+        raise SegformerPlusPlusError(f'folder {path} holds no image or video ({known}){skipped}')
+    if say and skipped:
+        print_log(f'folder {path}: skipped {skipped}', logger='current', level=logging.WARNING)
+    return [(file.relative_to(path).as_posix(), file) for file in sorted(files)]
+
+
+def why_skipped(file: Path) -> str:
+    """Says why what a folder holds is no picture to read; nothing of a picture, or of a folder."""
+    known = file.suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
+    if file.is_dir():
+        link = 'link to a folder' if file.is_symlink() else ''
+        return 'folder named like a file' if known else link
+    if not file.exists():
+        return 'broken link'
+    if file.name.startswith('.'):
+        return 'hidden file'
+    if not known:
+        return file.suffix.lower() or 'file without a suffix'
+    return '' if file.is_file() else 'pipe or device'
+
+
+def _few(why: str, names: Sequence[str]) -> str:
+    more = f', and {len(names) - _NAMED} more' if len(names) > _NAMED else ''
+    return f'{len(names)} {why} ({", ".join(names[:_NAMED])}{more})'
 
 
 def _is_video(source: Any) -> bool:
     return isinstance(source, Path) and source.suffix.lower() in VIDEO_SUFFIXES
 
 
-def load_image(path: Path, any_size: bool = False) -> np.ndarray:
-    """Reads an image (H, W, 3) uint8 BGR and turns it as its EXIF data say.
+def _frames(path: Path, name: str, reader: Reader) -> Iterator[Picture]:
+    """Yields the frames up to the end of the stream: a container's own count is a guess."""
 
-    Raises:
-        SegformerPlusPlusError: no image, a damaged one, or (unless ``any_size``) one with more
-            pixels than Pillow takes for an attack.
-    """
-    if any_size:
-        return _load_large_image(path)
-    try:
-        results = CheckedLoadImageFromFile().transform({'img_path': str(path)})
-    except Image.DecompressionBombError as error:
-        raise SegformerPlusPlusError(
-            f'image {path} has more pixels than are read at once ({error}); predict it in tiles'
-        ) from error
-    assert results is not None
-    image: np.ndarray = results['img']
-    return image
-
-
-def _load_large_image(path: Path) -> np.ndarray:
-    """Fills an array strip by strip: other ways hold the image in memory several times."""
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-        with Image.open(path) as image:
-            ImageOps.exif_transpose(image, in_place=True)
-            width, height = image.size
-            pixels = np.empty((height, width, 3), np.uint8)
-            for top in range(0, height, _ROWS):
-                bottom = min(top + _ROWS, height)
-                strip = image.crop((0, top, width, bottom))
-                pixels[top:bottom] = np.asarray(strip.convert('RGB'))
-            return pixels[..., ::-1]
-    except (OSError, SyntaxError, ValueError) as error:
-        raise unreadable('image', str(path), error) from error
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
-
-
-def _frames(path: Path, name: str) -> Iterator[Picture]:
     def fail() -> np.ndarray:
-        reason = f'ends after {index} of {expected} frames' if index else 'cannot be read'
+        reason = f'ends after {index} frames: the file is cut off' if index else 'cannot be read'
         raise SegformerPlusPlusError(f'video {path} {reason}')
 
     video = mmcv.VideoReader(str(path))
-    expected, index = len(video), 0
-    while video.opened and (frame := video.read()) is not None:
-        yield Picture(f'{name}/{index:06d}', partial(np.asarray, frame), video=path)
+    index = 0
+    while (frame := video.vcap.read()[1]) is not None:  # the reader's own read() seeks by guesses
+        place = f'{name}/{index:06d}'
+        yield Picture(place, partial(reader.array, frame, place), video=path)
         index += 1
-    if index == 0 or index < expected:
+    if index == 0 or is_cut_off(path):
         yield Picture(f'{name}/{index:06d}', fail, video=path)
-
-
-def _check_array(array: np.ndarray, name: str) -> np.ndarray:
-    if array.ndim == 2:
-        array = array[..., None].repeat(3, axis=2)
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
-        raise SegformerPlusPlusError(
-            f'{name} is {array.dtype} of shape {array.shape}; expected uint8 (H, W, 3) in '
-            "OpenCV's order BGR, or (H, W)"
-        )
-    return array
-
-
-def _to_bgr(image: Image.Image) -> np.ndarray:
-    try:
-        return np.ascontiguousarray(np.asarray(image.convert('RGB'))[..., ::-1])
-    except (OSError, SyntaxError, ValueError) as error:
-        raise unreadable('image', str(getattr(image, 'filename', '')), error) from error

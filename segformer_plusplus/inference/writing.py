@@ -13,6 +13,7 @@ from PIL import Image
 from ..errors import SegformerPlusPlusError
 from ..files import replace, write_json
 from .labels import first_label
+from .reader import visible
 
 if TYPE_CHECKING:
     from mmpose.structures import PoseDataSample
@@ -49,7 +50,7 @@ def _save_png(path: Path, pixels: np.ndarray) -> None:
 def overlay(
     image: np.ndarray, labels: np.ndarray, palette: np.ndarray, opacity: float = 0.5
 ) -> np.ndarray:
-    """Blends the colours of labels (H, W) into a copy of an image (H, W, 3) uint8 BGR.
+    """Blends the colours of labels (H, W) into a copy of an image, BGR; see :func:`visible`.
 
     Args:
         image: is not changed.
@@ -62,7 +63,7 @@ def overlay(
     """
     if not 0 <= opacity <= 1:
         raise SegformerPlusPlusError(f'opacity is {opacity}; give a number from 0 to 1')
-    result = np.array(image)
+    result = np.array(visible(image))
     colours = palette[:, ::-1].astype(np.float32)
     first = first_label(len(colours))
     for start in range(0, len(image), _ROWS):

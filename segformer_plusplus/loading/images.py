@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
+import os
 from collections.abc import Callable, Iterator
+from io import BytesIO
+from pathlib import Path
 from typing import Any
 
+import cv2
+import mmcv
+import numpy as np
 import torch
+from mmcv.image.io import _pillow2array
 from mmcv.transforms import LoadImageFromFile
+from mmengine import fileio
 from mmengine.logging import print_log
 from mmengine.registry import TRANSFORMS
+from PIL import Image, ImageOps
 from torch.utils.data import get_worker_info
 
 from ..errors import SegformerPlusPlusError
+
+FORMATS = 'JPEG', 'PNG', 'BMP', 'TIFF', 'WEBP', 'GIF', 'PPM', 'MPO', 'AVIF', 'JPEG2000'
+"""Pillow's names of those that are opened: others start programs, as PostScript does."""
 
 _SLOTS = 256
 
@@ -87,7 +100,8 @@ class Skips:
 class CheckedLoadImageFromFile(LoadImageFromFile):
     """Is mmcv's ``LoadImageFromFile``, but fails on a damaged file, and says which.
 
-    It decodes with Pillow by default: OpenCV fills the rest of a truncated image with grey.
+    It decodes with Pillow by default: OpenCV fills the rest of a truncated image with grey. What
+    becomes of each kind of pixels is in docs/data.md; what is dropped is logged once.
 
     Args:
         imdecode_backend: as in mmcv.
@@ -96,7 +110,8 @@ class CheckedLoadImageFromFile(LoadImageFromFile):
         **kwargs: as in mmcv.
 
     Raises:
-        SegformerPlusPlusError: the file is missing, is no image, or ends too early.
+        SegformerPlusPlusError: the file is missing, is no image of ``FORMATS``, ends too early, or
+            has numbers that are no colours.
     """
 
     def __init__(
@@ -108,22 +123,153 @@ class CheckedLoadImageFromFile(LoadImageFromFile):
     ) -> None:
         super().__init__(imdecode_backend=imdecode_backend, **kwargs)
         self.skips = Skips(on_error, max_skipped)
+        self.said: set[str] = set()  # what was dropped of some image
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any] | None:
         """Reads ``results['img_path']`` into ``results['img']``, (H, W, 3) uint8 BGR."""
         return self.skips(lambda: self._load(results))
 
     def _load(self, results: dict[str, Any]) -> dict[str, Any] | None:
+        path, old = results['img_path'], self.file_client_args
         try:
-            return super().transform(results)
-        except (OSError, SyntaxError, ValueError, AssertionError) as error:
-            raise unreadable('image', results['img_path'], error) from error
+            with reading('image', path):
+                client = fileio.FileClient.infer_client(old, path) if old else None
+                data = client.get(path) if client else fileio.get(path, self.backend_args)
+                image = self.decode(data, path)
+        except SegformerPlusPlusError:
+            if self.ignore_empty:
+                return None
+            raise
+        results['img'] = image
+        results['img_shape'] = results['ori_shape'] = image.shape[:2]
+        return results
+
+    def decode(self, data: bytes, path: str) -> np.ndarray:
+        """Turns the bytes of a file into what mmcv's loader gives; raises all kinds of errors."""
+        why: Exception = ValueError(f'{self.imdecode_backend} cannot decode it')
+        if self.imdecode_backend in ('pillow', 'cv2'):
+            try:
+                with open_image(BytesIO(data)) as picture:
+                    if self.imdecode_backend == 'pillow':
+                        return self.as_array(self.upright(picture, path))
+                    self._check(picture, path)
+            except (Image.UnidentifiedImageError, Image.DecompressionBombError) as error:
+                if self.imdecode_backend == 'pillow':
+                    raise
+                why = error  # unless OpenCV can
+        with contextlib.suppress(cv2.error):
+            image = mmcv.imfrombytes(data, self.color_type, backend=self.imdecode_backend)
+            if image is not None:
+                return self._cast(image)
+        raise why
+
+    def _cast(self, image: np.ndarray) -> np.ndarray:
+        return image.astype(np.float32) if self.to_float32 else image
+
+    def upright(self, picture: Image.Image, name: str) -> Image.Image:
+        """Turns a picture as its EXIF data and ``color_type`` say, and brings 16 bits to 8.
+
+        Raises:
+            SegformerPlusPlusError: its numbers are no colours.
+        """
+        self._check(picture, name)
+        if self.color_type == 'unchanged':
+            return picture
+        if picture.mode == 'I':
+            picture = picture.convert('I;16')
+        if not self.color_type.endswith('ignore_orientation'):
+            picture = ImageOps.exif_transpose(picture)
+        if picture.mode.startswith('I;16'):
+            picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+        return picture
+
+    def as_array(self, picture: Image.Image) -> np.ndarray:
+        """Returns an upright picture, or a part of it, as mmcv does: (H, W, 3) uint8 BGR."""
+        turned = self.color_type in ('color', 'grayscale')
+        flag = f'{self.color_type}_ignore_orientation' if turned else self.color_type
+        return self._cast(_pillow2array(picture, flag))
+
+    def _check(self, picture: Image.Image, name: str) -> None:
+        """Refuses what is no colour, and says what is dropped, each once."""
+        mode = picture.mode
+        if picture.format not in (None, *FORMATS):
+            raise Image.UnidentifiedImageError(_not_opened(picture.format))
+        if getattr(picture, 'is_animated', False):
+            self._say('only the first of its frames or pages is read', name)
+        if self.color_type == 'unchanged':
+            return
+        if mode == 'F' or (mode == 'I' and picture.format not in ('PNG', 'PPM')):
+            raise SegformerPlusPlusError(
+                f'image {name} has pixels of kind {mode!r}, numbers of which nothing says what is '
+                "black or white: convert it to 8 bits, or use color_type='unchanged'"
+            )
+        if mode == 'I' or ';16' in f'{mode} {getattr(picture, "tile", "")}':
+            self._say('the upper 8 of its 16 bits are kept', name)
+        if mode in ('LA', 'PA', 'RGBA') or 'transparency' in picture.info:
+            self._say('its transparency is dropped', name)
+
+    def _say(self, what: str, name: str) -> None:
+        if what not in self.said:
+            self.said.add(what)
+            print_log(f'image {name}: {what}', logger='current', level=logging.WARNING)
 
 
-def unreadable(kind: str, path: str, error: BaseException) -> SegformerPlusPlusError:
+def open_image(source: str | os.PathLike[str] | BytesIO) -> Image.Image:
+    """Opens an image as Pillow does, if it is one of ``FORMATS``.
+
+    Raises:
+        PIL.UnidentifiedImageError: it is not; says what it is.
+        OSError: it cannot be opened.
+    """
+    Image.init()
+    try:
+        return Image.open(source, formats=[name for name in FORMATS if name in Image.OPEN])
+    except Image.UnidentifiedImageError as error:
+        data = source.getvalue() if isinstance(source, BytesIO) else Path(source).read_bytes()
+        raise Image.UnidentifiedImageError(_what_it_is(data[:16])) from error
+
+
+def _what_it_is(start: bytes) -> str:
+    if not start:
+        return 'the file is empty'
+    for name, (_, accept) in Image.OPEN.items():
+        answer = accept(start.ljust(16, b'\0')) if accept else False
+        if answer and name not in FORMATS:
+            return _not_opened(name)
+        if answer:
+            return f'its {name} is damaged, or of a kind that this Pillow does not read'
+    return 'it is no image'
+
+
+def _not_opened(name: str | None) -> str:
+    return f'it is {name}, which is not opened; allowed are {", ".join(FORMATS)}'
+
+
+def unreadable(kind: str, path: object, error: BaseException) -> SegformerPlusPlusError:
     """Returns the error for a file that cannot be decoded; ``kind`` is 'image' or 'label map'."""
-    reason = ' '.join(str(error).split()) or type(error).__name__
-    return SegformerPlusPlusError(f'{kind} {path} cannot be read: {reason}')
+    reason = getattr(error, 'strerror', None) or ' '.join(str(error).split())
+    return SegformerPlusPlusError(f'{kind} {path} cannot be read: {reason or type(error).__name__}')
+
+
+@contextlib.contextmanager
+def reading(
+    kind: str, path: object, errors: tuple[type[Exception], ...] = (Exception,)
+) -> Iterator[None]:
+    """Names a file that cannot be decoded; decoders raise all kinds of errors when one is damaged.
+
+    Raises:
+        SegformerPlusPlusError: see :func:`unreadable`.
+    """
+    try:
+        yield
+    except SegformerPlusPlusError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise SegformerPlusPlusError(
+            f'{kind} {path} has more pixels than are read at once ({error}); predict it in tiles'
+        ) from error
+    except errors as error:
+        raise unreadable(kind, path, error) from error
 
 
 def skipping_steps(dataset: Any) -> Iterator[Any]:

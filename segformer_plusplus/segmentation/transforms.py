@@ -9,10 +9,9 @@ import mmengine.fileio as fileio
 import numpy as np
 from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.registry import TRANSFORMS
-from PIL import Image
 
 from ..errors import SegformerPlusPlusError
-from ..loading.images import Skips, unreadable
+from ..loading.images import Skips, open_image, reading
 
 
 @TRANSFORMS.register_module(force=True)
@@ -53,27 +52,27 @@ class CheckedLoadAnnotations(LoadAnnotations):
 
     def _load(self, results: dict[str, Any]) -> dict[str, Any]:
         path = results['seg_map_path']
-        try:
+        with reading('label map', path):
             mode = self._pixel_mode(path)
+        with reading('label map', path, (OSError, SyntaxError, ValueError)):
             results = super().transform(results)
-        except (OSError, SyntaxError, ValueError) as error:
-            raise unreadable('label map', path, error) from error
         # mmseg has cast to uint8, which folds 16-bit labels into wrong classes
         if mode not in ('1', 'L', 'P'):
             raise SegformerPlusPlusError(
                 f'label map {path} has pixels of kind {mode!r}, expected one channel of 8 bits'
             )
         labels = results['gt_seg_map']
-        found = np.flatnonzero(np.bincount(labels.ravel(), minlength=256))
+        amounts = np.bincount(labels.ravel(), minlength=256)
+        found = np.flatnonzero(amounts)
         outside = found[(found >= self.num_classes) & (found != self.ignore_index)]
         if len(outside):
             raise SegformerPlusPlusError(
-                f'label map {path} has the label {outside[0]}, allowed are 0..'
-                f'{self.num_classes - 1} and {self.ignore_index} (ignored)'
+                f'label map {path} has the label {outside[0]} in {amounts[outside[0]]} pixel(s), '
+                f'allowed are 0..{self.num_classes - 1} and {self.ignore_index} (ignored)'
             )
         return results
 
     def _pixel_mode(self, path: str) -> str:
         data = fileio.get(path, backend_args=self.backend_args)
-        with Image.open(BytesIO(data)) as image:
+        with open_image(BytesIO(data)) as image:
             return image.mode

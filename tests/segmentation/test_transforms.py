@@ -84,3 +84,14 @@ def test_truncated_label_map(tmp_path):
     results = dict(seg_map_path=str(path), reduce_zero_label=False, seg_fields=[])
     with pytest.raises(SegformerPlusPlusError, match='label map .*labels.png cannot be read'):
         CheckedLoadAnnotations(num_classes=19)(results)
+
+
+def test_a_label_map_that_is_postscript_is_not_opened(tmp_path, monkeypatch):
+    from PIL import EpsImagePlugin
+
+    monkeypatch.setattr(EpsImagePlugin.EpsImageFile, '_open', lambda _: pytest.fail('opened'))
+    path = tmp_path / 'labels.png'
+    path.write_bytes(b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n')
+    results = dict(seg_map_path=str(path), reduce_zero_label=False, seg_fields=[])
+    with pytest.raises(SegformerPlusPlusError, match=r'labels\.png cannot be read: it is EPS'):
+        CheckedLoadAnnotations(num_classes=19)(results)

@@ -16,7 +16,7 @@ from mmengine.registry import DATASETS, DefaultScope
 from mmengine.runner import Runner
 
 from segformer_plusplus.errors import SegformerPlusPlusError
-from segformer_plusplus.loading.leave_out import read_list, relative, write_list
+from segformer_plusplus.loading.leave_out import read_list, relative, without_listed, write_list
 from tools.dataset_checks.inspection import inspect_data, write_fix_lists
 
 IMAGE = 'leftImg8bit/train/ashford/ashford_000000_000019_leftImg8bit.png'
@@ -181,3 +181,13 @@ def test_around_a_wrapper(scenes, tmp_path):
     path.write_text('')
     with pytest.raises(SegformerPlusPlusError, match='not RepeatDataset; put LeaveOut inside'):
         build('mmseg', without(dict(type='RepeatDataset', times=2, dataset=scenes), path))
+
+
+@pytest.mark.parametrize('kind', ['LeaveOut', 'mmengine.LeaveOut', without_listed])
+def test_a_check_leaves_out_whatever_way_the_config_names_it(scenes, tmp_path, kind):
+    (tmp_path / 'data' / IMAGE).write_bytes(b'no image')
+    (tmp_path / 'bad.txt').write_text(f'{IMAGE}\n')
+    dataset = dict(without(scenes, tmp_path / 'bad.txt'), type=kind)
+    cfg = Config(dict(default_scope='mmseg', train_dataloader=dict(dataset=dataset)))
+    report = inspect_data(cfg, progress=False)
+    assert report.problems == [] and report.counts['train'].left_out == [IMAGE]

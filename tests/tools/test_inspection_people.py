@@ -28,7 +28,7 @@ def data(drawn, tmp_path):
     return shutil.copytree(drawn('jbd'), tmp_path / 'data')
 
 
-def inspect(data, **more):
+def inspect(data, head=None, evaluator=None, **more):
     loaders = {}
     for split in ('train', 'val'):
         dataset = dict(
@@ -40,7 +40,8 @@ def inspect(data, **more):
             **more,
         )
         loaders[f'{split}_dataloader'] = dict(dataset=dataset)
-    return inspect_data(Config(dict(default_scope='mmpose', **loaders)), progress=False)
+    cfg = dict(model=dict(head=head), val_evaluator=evaluator, **loaders)
+    return inspect_data(Config(dict(default_scope='mmpose', **cfg)), progress=False)
 
 
 def found(report):
@@ -127,6 +128,45 @@ def test_people(data, edit, check, detail):
     if note:
         unused = [one.path for one in report.of('image_unused')]
         assert unused == ([IMAGE] if check == 'not_annotated' else [])
+
+
+def test_a_person_with_keypoints_but_no_box(data):
+    """mmpose leaves such a person out without a word."""
+    change(data, lambda content, person: (see(2)(content, person), person.pop('bbox')))
+    report = inspect(data)
+    assert [one.check for one in report.problems] == ['box_missing']
+    change(data, lambda content, person: [one.pop('bbox', 0) for one in content['annotations']])
+    with pytest.raises(SegformerPlusPlusError, match=r'empty: nobody in its 8 .* has bbox; expec'):
+        inspect(data)
+
+
+@pytest.mark.parametrize('metric', ['CocoMetric', 'mmpose.CocoMetric', 'class', 'BoxPCK'])
+@pytest.mark.parametrize('key', ['area', 'iscrowd', 'num_keypoints'])
+def test_what_a_metric_needs_of_the_annotations(data, key, metric):
+    from mmpose.evaluation import CocoMetric
+
+    file = data / 'annotations/val_jump.json'
+    content = json.loads(file.read_text())
+    for person in content['annotations'][:4]:
+        del person[key]
+    file.write_text(json.dumps(content))
+    step = dict(type=CocoMetric if metric == 'class' else metric)
+    details = [one.detail for one in inspect(data, evaluator=[step]).problems]
+    assert len(details) == (metric != 'BoxPCK')
+    assert all(f'4 annotation(s) have no {key}, which CocoMetric needs' in one for one in details)
+    # how the metric is told to go without
+    assert bool(inspect(data, evaluator=dict(step, use_area=False)).problems) == (
+        metric != 'BoxPCK' and key != 'area'
+    )
+
+
+def test_a_head_of_another_number_of_keypoints(data):
+    assert inspect(data, head=dict(out_channels=20)).findings == []
+    findings = inspect(data, head=dict(out_channels=17)).findings
+    assert [(one.check, one.source, one.detail) for one in findings] == [
+        ('model', split, 'model.head.out_channels is 17, but the data have 20 keypoints')
+        for split in ('train', 'val')
+    ]
 
 
 def enlarge(data):

@@ -184,14 +184,15 @@ def test_ade20k_counts_from_one(drawn, tmp_path):
         data_prefix=dict(img_path='images/training', seg_map_path='annotations/training'),
         pipeline=[dict(type='CheckedLoadAnnotations', num_classes=150)],
     )
-    assert inspect(config(dataset)).findings == []
+    (absent,) = inspect(config(dataset)).findings
+    assert absent.check == 'class_absent' and absent.detail.startswith('3 (floor), 5 (ceiling), ')
     path = 'annotations/training/ADE_train_00000001.png'
     for value, check, detail in (
         (151, 'label_values', '151 in 8192 pixel(s), allowed are 1..150 and 0, 255 (ignored)'),
         (0, 'label_empty', 'only 0'),
     ):
         fill(value)(data / path)
-        assert found(inspect(config(dataset))) == [(check, 'train', path, detail)]
+        assert found(inspect(config(dataset)))[0] == (check, 'train', path, detail)
 
 
 @pytest.mark.parametrize(
@@ -207,6 +208,163 @@ def test_equal_images(data, source, target, check, other):
     without = inspect(both(data), hashes=False)
     assert without.findings == []
     assert without.remarks == ['images were not compared by content (--no-hash)']
+
+
+def as_png(image, path):
+    image.save(path, compress_level=1)
+
+
+def turned(image, path):
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    image.transpose(Image.Transpose.ROTATE_270).save(path, exif=exif)
+
+
+def with_alpha(image, path):
+    image.putalpha(200)
+    image.save(path)
+
+
+@pytest.mark.parametrize(
+    'write',
+    [
+        as_png,
+        turned,
+        with_alpha,
+        lambda image, path: image.save(path, 'BMP'),
+        lambda image, path: image.save(path, 'WEBP', lossless=True),
+        lambda image, path: image.save(path, 'TIFF', compression='tiff_lzw'),
+    ],
+)
+def test_an_image_that_was_saved_anew_is_the_same(data, write):
+    """What counts are the pixels that training sees, not bytes, format or the EXIF turn."""
+    write(Image.open(data / VAL).convert('RGB'), data / IMAGE)
+    report = inspect(both(data))
+    assert [one.detail for one in report.of('duplicate_between')] == [f'same content as val: {VAL}']
+    edit(data / IMAGE, lambda pixels: pixels[..., :3] ^ 1)
+    assert inspect(both(data)).of('duplicate_between') == []
+
+
+def grey(kind, most):
+    pixels = np.linspace(0, most, 64 * 128).reshape(64, 128).astype(kind)
+    return lambda path: Image.fromarray(pixels).save(path, 'TIFF')
+
+
+@pytest.mark.parametrize('backend', ['pillow', 'cv2'])
+@pytest.mark.parametrize(
+    ('damage', 'check', 'detail'),
+    [
+        (grey(np.uint16, 65535), 'image_bits', 'the upper 8 of its 16 bits are kept'),
+        (
+            grey(np.float32, 1),
+            'image_values',
+            "image .* has pixels of kind 'F', .*",
+        ),
+        (
+            grey(np.int32, 9e5),
+            'image_values',
+            "image .* has pixels of kind 'I', .*",
+        ),
+        (
+            *(lambda path: Image.open(path).convert('RGBA').save(path), 'image_part'),
+            'its transparency is dropped',
+        ),
+        (
+            *(lambda path: path.write_bytes(b'%!PS-Adobe-3.0'), 'image_unreadable'),
+            'it is EPS, which is not opened; allowed are JPEG, .*',
+        ),
+    ],
+)
+def test_what_the_loader_of_the_config_would_do(data, damage, check, detail, backend):
+    damage(data / IMAGE)
+    load = dict(type='LoadImageFromFile', imdecode_backend=backend)
+    train = cityscapes(data, pipeline=[load, *STEPS[1:]])
+    report = inspect(config(train))
+    assert [one[:3] for one in found(report)] == [(check, 'train', IMAGE)]
+    assert re.fullmatch(detail, report.findings[0].detail)
+    assert bool(report.problems) == (check != 'image_part')
+    load['color_type'] = 'unchanged'
+    assert [one.check for one in inspect(config(train)).findings] == (
+        [check] if check == 'image_unreadable' else []
+    )
+
+
+class LoadOwn:
+    """Somebody's loader, of which nothing is known."""
+
+    def __call__(self, results):
+        return results
+
+
+def test_a_loader_of_one_s_own_is_not_judged(data):
+    grey(np.float32, 1)(data / IMAGE)
+    train = cityscapes(data, pipeline=[dict(type=LoadOwn), *STEPS[1:]])
+    assert inspect(config(train)).findings == []
+
+
+def test_masks_of_0_and_255(data):
+    """With two classes all that is not background would be ignored, without a word."""
+    for path in (data / 'gtFine').rglob('*.png'):
+        edit(path, lambda pixels: np.where(pixels == 0, 0, 255).astype(np.uint8))
+    two = dict(metainfo=dict(classes=('ground', 'rest'), palette=[[0] * 3, [9] * 3]))
+    steps = [STEPS[0], dict(STEPS[1], num_classes=2), STEPS[2]]
+    dataset = dict(cityscapes(data, pipeline=steps), type='BaseSegDataset', **two)
+    dataset.update(img_suffix=SUFFIX, seg_map_suffix='_gtFine_labelTrainIds.png')
+    report = inspect(config(dataset))
+    (alone,) = report.problems
+    ignored = sum(
+        (np.array(Image.open(p)) == 255).sum() for p in (data / 'gtFine/train').rglob('*.png')
+    )
+    assert (alone.check, alone.path) == ('class_alone', 'gtFine/train')
+    assert alone.detail == f'1 (rest) of 2 classes; {ignored} pixel(s) are 255, which is ignored'
+
+
+def test_a_class_without_a_pixel_is_a_note(data):
+    def without_sky(pixels):
+        pixels[pixels == 10] = 255
+
+    for path in (data / 'gtFine/train').rglob('*.png'):
+        edit(path, without_sky)
+    report = inspect(both(data))
+    (one,) = report.findings
+    assert (one.check, one.source) == ('class_absent', 'train') and not report.problems
+    assert one.detail.startswith('10 (sky) of 19 classes; ')
+
+
+def test_what_is_named_like_an_image_and_is_no_file(data):
+    folder = data / FOLDER / 'ashford'
+    (folder / f'gone{SUFFIX}').symlink_to('nowhere')
+    (folder / 'x.JPG').mkdir()
+    Image.new('RGB', (9, 9)).save(folder / 'x.JPG/a.gif')
+    report = inspect(both(data))
+    assert found(report) == [
+        ('image_no_file', 'train', f'{FOLDER}/ashford/gone{SUFFIX}', 'a link to nothing'),
+        ('image_no_file', 'train', f'{FOLDER}/ashford/x.JPG', 'a folder'),
+        ('image_unused', 'train', f'{FOLDER}/ashford/x.JPG/a.gif', ''),
+    ]
+    assert len(report.problems) == 2 and report.to_leave_out('train') == []
+
+
+@pytest.mark.parametrize(
+    ('model', 'detail'),
+    [
+        (dict(decode_head=dict(num_classes=19)), None),
+        (dict(decode_head=dict(num_classes=19, out_channels=1)), None),
+        (
+            dict(decode_head=dict(num_classes=150), auxiliary_head=[dict(num_classes=19)]),
+            'model.decode_head.num_classes is 150, but the data have 19 classes',
+        ),
+        (
+            dict(auxiliary_head=[dict(num_classes=19), dict(num_classes=18)]),
+            'model.auxiliary_head.num_classes is 18, but the data have 19 classes',
+        ),
+    ],
+)
+def test_heads_of_another_number_of_classes(drawn, model, detail):
+    cfg = config(cityscapes(drawn('cityscapes')))
+    cfg.model = model
+    findings = [(one.check, one.path, one.detail) for one in inspect(cfg).findings]
+    assert findings == ([('model', FOLDER, detail)] if detail else [])
 
 
 @pytest.mark.parametrize('hashes', [True, False])

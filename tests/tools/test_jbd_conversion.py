@@ -47,14 +47,14 @@ class Raw:
         self.tables = {
             'train': [
                 list(HEADER),
-                row('rome 2019', 7, points()),
+                row('rome_2019', 7, points()),
                 row('Köln', '12.0', points(head=('0', '47.999', '2'))),
                 row('Köln', 13, points()),
             ],
             'val': [list(HEADER), row('oslo', 99999, points()), row('oslo', 5, points())],
             'bbox': [
                 list(BOX_HEADER),
-                ['rome 2019_(00007)', *BOXED],
+                ['rome_2019_(00007)', *BOXED],
                 ['Köln_(00012)', '-3', '-2.5', '70', '60'],
                 ['Köln_(00013)', *BOXED],
                 ['oslo_(99999)', *BOXED],
@@ -81,7 +81,7 @@ class Raw:
 
     def move_head(self, *head: str, split: str = 'val') -> None:
         """Changes the first keypoint of a split's first frame."""
-        name = {'train': 'rome 2019', 'val': 'oslo'}[split]
+        name = {'train': 'rome_2019', 'val': 'oslo'}[split]
         number = {'train': 7, 'val': 99999}[split]
         self.tables[split][1] = row(name, number, points(head=head))
 
@@ -133,7 +133,7 @@ def refuse(message: str, raw: Raw | Path, out: Path, **options) -> None:
 def test_all_values_survive(raw, out):
     counts = convert(raw, out)
     train, val = load(out, 'train'), load(out, 'val')
-    names = ['rome 2019/rome 2019_(00007).jpg', 'Köln/Köln_(00012).jpg', 'Köln/Köln_(00013).jpg']
+    names = ['rome_2019/rome_2019_(00007).jpg', 'Köln/Köln_(00012).jpg', 'Köln/Köln_(00013).jpg']
     assert train['images'] == [
         {'id': number, 'file_name': name, 'width': 64, 'height': 48}
         for number, name in enumerate(names, 1)
@@ -141,8 +141,8 @@ def test_all_values_survive(raw, out):
     files = [(image['id'], image['file_name']) for image in val['images']]
     assert files == [(4, 'oslo/oslo_(99999).jpg'), (5, 'oslo/oslo_(00005).jpg')]
     expected = []
-    for index in range(18):
-        expected += [index + 1.25, index + 2, 2]
+    for index in range(18):  # labelled, but hidden
+        expected += [index + 1.25, index + 2, 1]
     assert train['annotations'][0] == {
         **{'id': 1, 'image_id': 1, 'category_id': 1, 'iscrowd': 0},
         **{'keypoints': expected + [0] * 6, 'num_keypoints': 18},
@@ -182,7 +182,7 @@ def test_raw_drawn_jumpers_become_the_converted_ones(drawn, out, from_keypoints)
                 np.reshape(one['keypoints'], (-1, 3)) for one in (person, truth[name])
             )
             seen = drawn_ones[:, 2] > 0
-            np.testing.assert_array_equal(given[:, 2] > 0, seen)
+            np.testing.assert_array_equal(given[:, 2], drawn_ones[:, 2])
             np.testing.assert_allclose(given[seen, :2], drawn_ones[seen, :2])
             assert (frames[0] / name).read_bytes() == (frames[1] / name).read_bytes()
         same_box = [np.allclose(ours[name]['bbox'], truth[name]['bbox']) for name in ours]
@@ -195,7 +195,7 @@ def test_frames_are_linked_or_copied(raw, out, copy):
     target, frame = out / 'images/train/Köln/Köln_(00012).jpg', raw.frame('Köln_(00012)')
     assert target.samefile(frame) != copy and target.read_bytes() == frame.read_bytes()
     assert copy or Path(os.readlink(target)).is_absolute()
-    assert {path.name for path in (out / 'images').glob('*/*')} == {'Köln', 'oslo', 'rome 2019'}
+    assert {path.name for path in (out / 'images').glob('*/*')} == {'Köln', 'oslo', 'rome_2019'}
     before = state(out)
     convert(raw, out, copy=copy)
     assert state(out) == before, 'the second run touches nothing'
@@ -252,7 +252,7 @@ def test_frames_without_box_are_skipped_and_counted(raw, out):
     assert [image['id'] for image in load(out, 'train')['images']] == [1, 2]
     assert load(out, 'train')['annotations'][0]['keypoints'][:2] == [0, 47.999]
     assert [image['id'] for image in load(out, 'val')['images']] == [3, 4]
-    assert not (out / 'images/train/rome 2019').exists()
+    assert not (out / 'images/train/rome_2019').exists()
 
 
 @pytest.mark.parametrize(
@@ -283,13 +283,13 @@ def test_box_from_keypoints(raw, out, keypoints, box):
 @pytest.mark.parametrize(
     ('keypoints', 'counted', 'expected'),
     [
-        (only(head=('10', '8', '1')), dict(frames=2, keypoints=19), [10, 8, 2] + [0] * 57),
+        (only(head=('10', '8', '1')), dict(frames=2, keypoints=19), [10, 8, 1] + [0] * 57),
         (
             points(head=('64', '1', '1'), neck=('-0.1', '1', '1'), rsho=('1', '48', '1')),
             dict(frames=2, keypoints=33, keypoints_outside=3),
-            [0] * 9 + [4.25, 5, 2],
+            [0] * 9 + [4.25, 5, 1],
         ),
-        (only(), dict(frames=1, keypoints=18, skipped_without_keypoints=1), [1.25, 2, 2]),
+        (only(), dict(frames=1, keypoints=18, skipped_without_keypoints=1), [1.25, 2, 1]),
     ],
 )
 def test_box_of_bbox_csv_and_few_or_outside_keypoints(raw, out, keypoints, counted, expected):
@@ -316,7 +316,8 @@ def test_a_turned_frame_has_the_size_that_training_sees(raw, out):
 
 NUMBER = 'only a finite number such as 12.5'
 FOLDER = 'only the name of a folder'
-HOSTILE = '.. . ../../evil /evil a/b a\\b C: C:evil a..b a/ a\x1bb'.split()
+HOSTILE = '.. . ../../evil /evil a/b a\\b C: C:evil a..b a/ a\x1bb -rf _a .a ~a'.split()
+HOSTILE += ['rome 2019', 'a*b', 'a$b', 'a\u202eb', "a'b", 'a\u200bb']
 
 
 @pytest.mark.parametrize(
@@ -368,8 +369,8 @@ def test_bad_cells_are_named(raw, out, table, line, column, value, allowed):
     [
         ('bbox', ['zurich_(00001)', '1', '1', '0', '1'], "7: width='0'"),
         (
-            *('train', row('rome 2019', '7.0', points())),
-            '6: rome 2019_(00007) stands already on ...train.csv:3, a frame stands once',
+            *('train', row('rome_2019', '7.0', points())),
+            '6: rome_2019_(00007) stands already on ...train.csv:3, a frame stands once',
         ),
         (
             *('val', row('Köln', 13, points())),
@@ -593,7 +594,7 @@ def test_interruption_leaves_the_earlier_json(raw, out, monkeypatch, copy, step)
             convert(raw, out, copy=copy)
     assert state(out / 'annotations') == annotations
     convert(raw, out, copy=copy)
-    assert load(out, 'train')['annotations'][0]['keypoints'][:3] == [3, 3, 2]
+    assert load(out, 'train')['annotations'][0]['keypoints'][:3] == [3, 3, 1]
 
 
 @COPY

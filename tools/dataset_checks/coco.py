@@ -90,7 +90,9 @@ def _check_person(
 ) -> Iterator[tuple[str, str]]:
     reason = _left_out(person)
     if reason is not None:
-        yield 'not_annotated', reason
+        points = person.get('keypoints')
+        lost = reason == 'no box' and isinstance(points, list) and any(points[2::3])
+        yield 'box_missing' if lost else 'not_annotated', reason
         return
     values, box = person['keypoints'], person['bbox']
     for key, numbers in (('keypoints', values), ('bbox', box)):

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
+from segformer_plusplus.errors import SegformerPlusPlusError
+from segformer_plusplus.loading.images import CheckedLoadImageFromFile, open_image
 from tools.dataset_files import reason
 
-_ORIENTATION, _LYING = 0x0112, range(5, 9)
-"""The EXIF tag that turns an image, and its values that swap width and height."""
+Decoded = TypeVar('Decoded')
 
 
 @dataclass(frozen=True)
@@ -39,13 +43,16 @@ class FileJob:
         image: The image file.
         label: The file of its label map, if it has one.
         rule: What the label map may hold.
-        digest: Whether the image's SHA-256 is wanted.
+        digest: Whether the SHA-256 of the image's pixels is wanted.
+        loading: How the config loads images: arguments of ``CheckedLoadImageFromFile``; None if
+            its loader is none of OpenMMLab's, so that only Pillow's opinion is asked.
     """
 
     image: str
     label: str | None
     rule: LabelRule
     digest: bool
+    loading: Mapping[str, Any] | None
 
 
 @dataclass
@@ -55,46 +62,65 @@ class FileResult:
     Attributes:
         size: Width and height of the image in pixels as training sees it (EXIF); None if it
             cannot be decoded.
-        digest: SHA-256 of the image's file, where it was wanted.
+        digest: SHA-256 of the image's pixels as training sees them, where it was wanted.
+        amounts: (256,) int, pixels of each number in the label map, as training takes them; None
+            without one of 8 bits.
         found: Pairs of a check and a detail; a check that starts with 'label' is about the label.
     """
 
     size: tuple[int, int] | None = None
     digest: bytes | None = None
+    amounts: np.ndarray | None = None
     found: list[tuple[str, str]] = field(default_factory=list)
 
 
 def open_files(job: FileJob) -> FileResult:
     """Decodes the files of a job completely. Never fails: what goes wrong is in the result."""
     result = FileResult()
-    image = _decode(job.image, 'image', result, job.digest)
-    if image is not None:
-        width, height = image.size
-        turned = image.getexif().get(_ORIENTATION) in _LYING
-        result.size = (height, width) if turned else (width, height)
-    if job.label is not None:
-        label = _decode(job.label, 'label', result, digest=False)
-        if label is not None:
-            _check_label(label, job.rule, result)
+    pixels = _try(job.image, 'image', result, lambda data: _load(job, data, result))
+    if pixels is not None:
+        result.size = (pixels.shape[1], pixels.shape[0])
+        if job.digest:
+            kind = f'{pixels.dtype} {pixels.shape}'.encode()
+            result.digest = hashlib.sha256(kind + pixels.tobytes()).digest()
+    label = _try(job.label, 'label', result, _decode) if job.label is not None else None
+    if label is not None:
+        _check_label(label, job.rule, result)
     return result
 
 
-def _decode(path: str, kind: str, result: FileResult, digest: bool) -> Image.Image | None:
+def _try(
+    path: str, kind: str, result: FileResult, decode: Callable[[bytes], Decoded]
+) -> Decoded | None:
     try:
-        data = Path(path).read_bytes()
-        image = Image.open(BytesIO(data))
-        image.load()
+        return decode(Path(path).read_bytes())
     except FileNotFoundError:
         result.found.append((f'{kind}_missing', _hint(path)))
-        return None
+    except SegformerPlusPlusError as error:
+        result.found.append((f'{kind}_values', reason(error)))
     except Exception as error:  # a decoder meets damaged data with all kinds of errors
         why = getattr(error, 'strerror', None) or reason(error)
-        if isinstance(error, Image.UnidentifiedImageError):
-            why = 'it is no image' if data else 'the file is empty'
         result.found.append((f'{kind}_unreadable', why))
-        return None
-    if digest:
-        result.digest = hashlib.sha256(data).digest()
+    return None
+
+
+def _load(job: FileJob, data: bytes, result: FileResult) -> np.ndarray:
+    """Does what the config's loader does, and notes what it drops."""
+    if job.loading is None:
+        return np.asarray(ImageOps.exif_transpose(_decode(data)))
+    loader = CheckedLoadImageFromFile(**job.loading)
+    if loader.imdecode_backend != 'pillow':  # others fill what is missing with grey
+        with contextlib.suppress(Image.UnidentifiedImageError):
+            _decode(data)
+    pixels = loader.decode(data, job.image)
+    for what in sorted(loader.said):
+        result.found.append(('image_bits' if '16 bits' in what else 'image_part', what))
+    return pixels
+
+
+def _decode(data: bytes) -> Image.Image:
+    image = open_image(BytesIO(data))
+    image.load()
     return image
 
 
@@ -103,7 +129,7 @@ def _hint(path: str) -> str:
     source = path.replace('_labelTrainIds.png', '_labelIds.png')
     if source != path and Path(source).exists():
         return 'tools/dataset_converters/cityscapes.py makes it from _labelIds.png'
-    return ''
+    return 'it is a link to nothing' if Path(path).is_symlink() else ''
 
 
 def _check_label(label: Image.Image, rule: LabelRule, result: FileResult) -> None:
@@ -114,6 +140,7 @@ def _check_label(label: Image.Image, rule: LabelRule, result: FileResult) -> Non
         result.found.append(('label_format', f'its pixels are of kind {label.mode!r}'))
         return
     amounts = np.bincount(np.asarray(label).astype(np.uint8).ravel(), minlength=256)
+    result.amounts = np.bincount(rule.table % 256, amounts, minlength=256).astype(np.int64)
     valid, ignored = rule.table < rule.classes, rule.table == rule.ignore
     outside = np.flatnonzero((amounts > 0) & ~valid & ~ignored)
     if len(outside):

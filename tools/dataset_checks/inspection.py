@@ -7,22 +7,24 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
+import numpy as np
 from mmengine.config import Config
 from rich.console import Console
 from rich.progress import track
 
 from segformer_plusplus.errors import SegformerPlusPlusError
+from segformer_plusplus.inference.sources import IMAGE_SUFFIXES
 from segformer_plusplus.loading.leave_out import absolute, write_list
 from tools.dataset_checks.coco import check_people, count_people
 from tools.dataset_checks.duplicates import Copy, find_duplicates
 from tools.dataset_checks.findings import Counts, Finding, Report
+from tools.dataset_checks.fitting import find_misfits
 from tools.dataset_checks.images import FileJob, FileResult, open_files
 from tools.dataset_checks.sources import Source, read_sources
 from tools.dataset_files import check_whole, run
 
+_NAMED = 5
 IMAGES_PER_PROCESS = 50  # fewer are read sooner than another process starts
-
-_IMAGES = '.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp'
 
 
 def inspect_data(
@@ -58,12 +60,15 @@ def inspect_data(
     report = Report(str(cfg.filename or ''), remarks=remarks)
     chosen = [(source, path) for source in sources for path in list(source.labels)[:limit]]
     copies = []
+    amounts = {source.name: np.zeros(256, np.int64) for source in sources}
     sizes: dict[str, dict[str, tuple[int, int]]] = {source.name: {} for source in sources}
     for (source, path), result in zip(chosen, _open(chosen, jobs, hashes, progress), strict=True):
         image = source.shown(path)
         for check, detail in result.found:
             about = source.labels[path] if check.startswith('label') else path
             report.findings.append(source.finding(check, about or path, detail, image))
+        if result.amounts is not None:
+            amounts[source.name] += result.amounts
         if result.size is not None:
             sizes[source.name][path] = result.size
             content = result.digest or os.path.realpath(path)
@@ -80,9 +85,11 @@ def inspect_data(
             left_out=sorted(map(source.shown, source.left_out)),
         )
         report.findings += _of_list(source, checked, sizes[source.name])
+        report.findings += _absent(source, amounts[source.name])
         if source.coco is None and source.label_folder is None:
             report.remarks.append(f'{source.name}: no annotations that are read here, images only')
     report.findings += find_duplicates(copies)
+    report.findings += find_misfits(cfg, sources)
     if not hashes:
         report.remarks.append('images were not compared by content (--no-hash)')
     if limit is not None:
@@ -121,8 +128,10 @@ def _open(
 ) -> list[FileResult]:
     """Opens all images; returns the results in their order."""
     rules = {source.name: source.rule for source, _ in chosen}
+    loading = {source.name: source.loading for source, _ in chosen}
     work = [
-        FileJob(path, source.labels[path], rules[source.name], hashes) for source, path in chosen
+        FileJob(path, source.labels[path], rules[source.name], hashes, loading[source.name])
+        for source, path in chosen
     ]
     done = run(open_files, work, min(jobs, len(work) // IMAGES_PER_PROCESS))
     console = Console(stderr=True)
@@ -163,17 +172,35 @@ def _of_list(
         yield from _unused(source)
 
 
+def _absent(source: Source, amounts: np.ndarray) -> Iterator[Finding]:
+    """Names the classes that no pixel of the checked label maps has."""
+    classes, ignore = source.dataset.metainfo.get('classes') or (), source.rule.ignore
+    absent = [f'{k} ({name})' for k, name in enumerate(classes) if not amounts[k]]
+    if absent and amounts.any():
+        more = f' and {len(absent) - _NAMED} more' if len(absent) > _NAMED else ''
+        detail = f'{", ".join(absent[:_NAMED])}{more} of {len(classes)} classes'
+        if ignore in range(256) and amounts[ignore]:
+            detail += f'; {amounts[ignore]} pixel(s) are {ignore}, which is ignored'
+        check = 'class_alone' if len(classes) - len(absent) == 1 else 'class_absent'
+        yield source.finding(check, source.label_folder or '', detail)
+
+
 def _unused(source: Source) -> Iterator[Finding]:
     """Yields the files in the dataset's folders that it does not list."""
     known = source.used | source.left_out
     label_suffix = getattr(source.dataset, 'seg_map_suffix', '').lower()
     for check, folder, suffixes in (
-        ('image_unused', source.image_folder, _IMAGES),
+        ('image_unused', source.image_folder, IMAGE_SUFFIXES),
         ('label_unused', source.label_folder, label_suffix),
     ):
-        for place, _, names in os.walk(folder) if folder else ():
-            for name in sorted(names):
+        for place, folders, names in os.walk(folder) if folder else ():
+            for name in sorted(folders + names):
                 path = os.path.join(place, name)
                 fits = name.lower().endswith(suffixes) and not name.startswith('.')
-                if fits and absolute(path) not in known:
+                if not fits or absolute(path) in known:
+                    continue
+                if os.path.isfile(path):
                     yield source.finding(check, path)
+                elif check == 'image_unused':
+                    why = 'a folder' if os.path.isdir(path) else 'a link to nothing'
+                    yield source.finding('image_no_file', path, why)

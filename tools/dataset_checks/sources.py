@@ -13,6 +13,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 
 from segformer_plusplus.errors import SegformerPlusPlusError
+from segformer_plusplus.inference.reader import Reader
 from segformer_plusplus.loading.leave_out import (
     CocoFile,
     absolute,
@@ -38,6 +39,7 @@ class Source:
         name: The split, with a number behind if it has several datasets: 'train.0'.
         key: Its key in the config.
         dataset: Dataset of mmseg, mmpose or another toolbox on mmengine's ``BaseDataset``.
+        pipeline: The configs of its steps.
         labels: Label map of each image in order, None without one.
         twice: Images that the dataset lists more than once, though it has no boxes.
         used: Absolute paths of all images and label maps, those that are left out included.
@@ -50,6 +52,7 @@ class Source:
     name: str
     key: str
     dataset: Any
+    pipeline: Sequence[Any] = ()
     labels: dict[str, str | None] = field(default_factory=dict)
     twice: list[str] = field(default_factory=list)
     used: set[str] = field(default_factory=set)
@@ -73,6 +76,11 @@ class Source:
         """Returns the folder of its images."""
         prefix = self.dataset.data_prefix
         return prefix.get('img_path') or prefix.get('img')
+
+    @property
+    def loading(self) -> dict[str, Any] | None:
+        """Returns how its pipeline loads images, for `FileJob.loading`."""
+        return Reader(pipeline=self.pipeline).loading
 
     @property
     def label_folder(self) -> str | None:
@@ -147,7 +155,9 @@ def read_sources(cfg: Config, splits: Sequence[str] | None) -> tuple[list[Source
             leaves = list(_leaves(cfg[f'{split}_dataloader'].dataset, key))
             for number, (key, dataset, lists) in enumerate(leaves):
                 name = split if len(leaves) == 1 else f'{split}.{number}'
-                sources.append(_read(Source(split, name, key, _build(key, dataset)), lists))
+                steps = dataset.get('pipeline') or ()
+                source = Source(split, name, key, _build(key, dataset), steps)
+                sources.append(_read(source, lists))
     return sources, remarks
 
 
@@ -202,7 +212,8 @@ def _read(source: Source, lists: Sequence[str]) -> Source:
         entries = [{'img_path': source.coco.path(one)} for one in images]
     if not entries:
         raise SegformerPlusPlusError(
-            f'{source.key} is empty; expected are {source.layout()}; see docs/data.md'
+            f'{source.key} is empty{_why_empty(source)}; expected are {source.layout()}; see '
+            'docs/data.md'
         )
     reads_labels = source.label_folder is not None
     for entry in entries:
@@ -219,6 +230,15 @@ def _read(source: Source, lists: Sequence[str]) -> Source:
     for path in [one for one in source.labels if absolute(one) in source.left_out]:
         del source.labels[path]
     return source
+
+
+def _why_empty(source: Source) -> str:
+    """Names what mmpose needs of a person and nobody in the annotation file has."""
+    people = source.coco.annotations if source.coco else []
+    missing = [key for key in ('bbox', 'keypoints') if not any(key in one for one in people)]
+    if not missing or not people:
+        return ''
+    return f': nobody in its {len(people)} annotation(s) has {" or ".join(missing)}'
 
 
 def _check_places(source: Source) -> None:

@@ -19,6 +19,7 @@ from segformer_plusplus.cli.options import command
 from segformer_plusplus.errors import SegformerPlusPlusError
 from segformer_plusplus.files import written_beside
 from segformer_plusplus.libraries import require
+from segformer_plusplus.loading.images import open_image
 from tools.dataset_files import check_whole, reason, run
 
 SOURCE, TARGET = '_gtFine_labelIds.png', '_gtFine_labelTrainIds.png'
@@ -51,7 +52,7 @@ def convert(source: Path, table: Sequence[int]) -> None:
         SegformerPlusPlusError: It cannot be read, or holds an id that the table does not have.
     """
     try:
-        with Image.open(source) as image:
+        with open_image(source) as image:
             ids, mode = np.asarray(image), image.mode
     except Exception as error:  # a decoder meets damaged data with all kinds of errors
         raise SegformerPlusPlusError(f'{source} cannot be read: {reason(error)}') from error

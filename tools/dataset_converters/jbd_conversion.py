@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import ImageOps
 from rich.progress import track
 
 from segformer_plusplus.errors import SegformerPlusPlusError
 from segformer_plusplus.files import written_beside
+from segformer_plusplus.loading.images import open_image
 from segformer_plusplus.pose.keypoints import JBD
 from tools.dataset_converters.jbd_tables import (
     Box,
@@ -30,7 +31,6 @@ from tools.dataset_files import reason
 SPLITS = 'train', 'val'
 
 _MARGIN = 0.1
-_ANNOTATED = 2
 
 Sides = tuple[float, float, float, float]
 
@@ -173,20 +173,17 @@ def decode_frame(path: Path, frame: Frame) -> tuple[int, int]:
         SegformerPlusPlusError: The file is missing, is no image, or ends too early.
     """
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             return ImageOps.exif_transpose(image).size
     except FileNotFoundError:
         raise frame.place.error(
             f'frame {path} is missing, add it, remove the row, or name the folder of the events '
             f'with --frames'
         ) from None
-    except Image.UnidentifiedImageError:
-        raise frame.place.error(f'frame {path} is no image, replace it or remove the row') from None
     except Exception as error:  # a decoder meets damaged data with all kinds of errors
         why = getattr(error, 'strerror', None) or reason(error)
-        raise frame.place.error(
-            f'frame {path} cannot be decoded ({why}), replace it or remove the row'
-        ) from error
+        what = why.removeprefix('it ') if why.startswith('it is ') else f'cannot be decoded ({why})'
+        raise frame.place.error(f'frame {path} {what}, replace it or remove the row') from error
 
 
 def _count(points: Sequence[Point | None]) -> int:
@@ -208,7 +205,7 @@ def _box_around(points: Sequence[Point], size: tuple[int, int]) -> Sides | None:
     """Returns the box of points grown by `_MARGIN` and clipped; None if they span none."""
     if not points:
         return None
-    spans = [(min(values), max(values)) for values in zip(*points, strict=True)]
+    spans = [(min(values), max(values)) for values in list(zip(*points, strict=True))[:2]]
     margin = _MARGIN * max(high - low for low, high in spans)
     (left, right), (top, bottom) = (
         (max(0.0, low - margin), min(float(limit), high + margin))
@@ -223,7 +220,7 @@ def _coco(samples: Sequence[Sample], first_id: int) -> dict[str, Any]:
         width, height = sample.size
         file = sample.frame.file
         images.append({'id': number, 'file_name': file, 'width': width, 'height': height})
-        points = [(*point, _ANNOTATED) if point else (0, 0, 0) for point in sample.points]
+        points = [point or (0, 0, 0) for point in sample.points]
         annotations.append(
             {
                 'id': number,

@@ -8,12 +8,13 @@ import math
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 
 from segformer_plusplus.errors import SegformerPlusPlusError
 from segformer_plusplus.pose.keypoints import JBD
 
-Point = tuple[float, float]
+Point = tuple[float, float, int]
+"""x and y in pixels, and COCO's visibility: 1 (hidden) or 2 (visible)."""
 
 FRAME_COLUMNS = ('event', 'frame_num', *(f'{name}_{part}' for name in JBD.names for part in 'xys'))
 BOX_COLUMNS = 'image_id', 'min_x', 'min_y', 'width', 'height'
@@ -22,6 +23,7 @@ _LARGEST = 999_999_999
 _MOST_NAMED = 5
 # Stricter than float(), which takes 1_000 and the digits of other scripts.
 _NUMBER = re.compile(r'[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?', re.ASCII | re.IGNORECASE)
+_EVENT = re.compile(r'[^\W_][\w.-]*')
 _SEPARATORS = ';', ',', '\t', '|'
 
 
@@ -48,7 +50,7 @@ class Frame:
         place: Line of the row.
         event: Name of the competition and of the frame's folder.
         name: The frame's file without suffix, and its `image_id` in `bbox.csv`.
-        points: x and y in pixels in the order of `JBD.names`, None where not annotated.
+        points: in the order of `JBD.names`, None where not annotated.
     """
 
     place: Place
@@ -119,11 +121,10 @@ class _Row:
 
 def _frame(row: _Row) -> Frame:
     event = row.cells['event']
-    # A Windows path knows both separators and drives.
-    if not event or '..' in event or PureWindowsPath(event).name != event:
-        raise row.error('event', "only the name of a folder, without '/', '\\' and '..'")
-    if not event.isprintable():
-        raise row.error('event', 'only the name of a folder, in printable characters')
+    if '..' in event or not _EVENT.fullmatch(event):
+        raise row.error(
+            'event', "only the name of a folder: letters, digits and, not in front, '_', '-', '.'"
+        )
     number = row.number('frame_num')
     if not (0 <= number <= _LARGEST and number.is_integer()):
         raise row.error('frame_num', f'only a whole number from 0 to {_LARGEST}')
@@ -135,7 +136,9 @@ def _point(row: _Row, name: str) -> Point | None:
     visibility = row.number(f'{name}_s')
     if visibility < 0:
         raise row.error(f'{name}_s', 'only 0 (not annotated) or more')
-    return (row.number(f'{name}_x'), row.number(f'{name}_y')) if visibility else None
+    if not visibility:
+        return None
+    return row.number(f'{name}_x'), row.number(f'{name}_y'), 1 if visibility == 1 else 2
 
 
 def _box(row: _Row) -> Box:

@@ -19,13 +19,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from PIL import Image
 
 from segformer_plusplus.cli.guard import main_guard
 from segformer_plusplus.errors import SegformerPlusPlusError
 from segformer_plusplus.files import written_beside
 from segformer_plusplus.inference.drawing import colorize, highlight
 from segformer_plusplus.libraries import require
+from segformer_plusplus.loading.images import open_image
 
 PEOPLE = 3
 """How many people are shown."""
@@ -162,7 +162,7 @@ def read_people(data: Path) -> list[tuple[Path, dict]]:
 
 def read_image(path: Path) -> np.ndarray:
     """Returns an image in RGB, or a label map."""
-    return np.asarray(Image.open(path))
+    return np.asarray(open_image(path))
 
 
 def draw_grid(

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 
 from ...errors import SegformerPlusPlusError
 from ...inference.configs import check_codec_sizes, check_data_roots, load_config
+from ...inference.reader import Reader
 from ...inference.sources import Picture, find_pictures
 from ...registration import component_name
 from .base import Fidelity, Source
@@ -145,14 +146,15 @@ def source_of_test_set(cfg: Config, data: Any, count: int, model: Any) -> Source
     return Source(data, count, loader.get('batch_size', 1), workers)
 
 
-def find_images(options: Options) -> list[Picture]:
-    """Returns the first images of the folder, as many as the limit.
+def find_images(options: Options, cfg: Config) -> list[Picture]:
+    """Returns the first images of the folder, as many as the limit, read as in the config.
 
     Raises:
         SegformerPlusPlusError: there is nothing, a video, or less than the limit.
     """
     pictures = []
-    for picture in itertools.islice(find_pictures(str(options.images)), options.limit):
+    found = find_pictures(str(options.images), reader=Reader(cfg))
+    for picture in itertools.islice(found, options.limit):
         if picture.video is not None:
             raise SegformerPlusPlusError(
                 f'{picture.video} is a video; measure on images, for example its frames'

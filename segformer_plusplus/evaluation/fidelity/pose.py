@@ -113,7 +113,7 @@ def open_model(cfg: Config, checkpoint: str | os.PathLike[str], options: Options
 
 
 def _of_images(cfg: Config, checkpoint: str | os.PathLike[str], options: Options) -> PoseFidelity:
-    pictures = find_images(options)
+    pictures = find_images(options, cfg)
     estimator = PoseEstimator(cfg, checkpoint, device=options.device)
 
     def prepare(name: str, image: np.ndarray) -> dict[str, Any]:

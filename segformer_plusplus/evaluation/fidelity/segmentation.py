@@ -23,8 +23,9 @@ from torch import Tensor
 
 from ...errors import SegformerPlusPlusError
 from ...inference.labels import label_dtype
+from ...inference.reader import Reader
 from ...inference.segmenter import Segmenter
-from ...inference.sources import Picture, load_image
+from ...inference.sources import Picture
 from ...registration import component_names
 from ...segmentation.labels import class_counts
 from ..results import PRESENT
@@ -237,12 +238,13 @@ def open_model(
     truth: Truth | None = None
     data: Any = None
     if options.images is not None:
-        pictures = find_images(options)
+        pictures = find_images(options, cfg)
     else:
         data = build_test_set(cfg, DATASETS)
         infos = [data.get_data_info(index) for index in range(options.count(len(data)))]
         truth = _read_truth(data, infos, cfg, options.fine_classes)
-        pictures = [_picture(info) for info in infos]
+        reader = Reader(cfg)
+        pictures = [_picture(info, reader) for info in infos]
     if truth is None and options.fine_classes is not None:
         raise SegformerPlusPlusError('fine_classes: there is no ground truth to average over')
     segmenter = Segmenter(cfg, checkpoint, device=options.device)
@@ -302,6 +304,6 @@ def _warn(message: str) -> None:
     print_log(message, logger='current', level=logging.WARNING)
 
 
-def _picture(info: Mapping[str, Any]) -> Picture:
+def _picture(info: Mapping[str, Any], reader: Reader) -> Picture:
     path = Path(info['img_path'])
-    return Picture(str(path), lambda: load_image(path), path=path)
+    return Picture(str(path), lambda: reader.file(path), path=path)
