@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import hashlib
 import json
 import math
 import os
+import secrets
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,19 +26,45 @@ def written_beside(path: str | os.PathLike[str]) -> Iterator[Path]:
     rename would put a file in its place.
 
     Raises:
-        OSError: whatever writing raises; what was there before is as it was.
+        OSError: whatever writing raises, and it names the path; what was there before is as it was.
     """
     path = Path(path)
-    if path.exists() and not path.is_file() and not path.is_dir():
-        yield path
-        return
-    beside = path.with_name(f'.{os.getpid()}-{path.name}')
+    itself = path.exists() and not path.is_file() and not path.is_dir()
+    place = None
     try:
-        yield beside
-        os.replace(beside, path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
+        place = path if itself else new_file_beside(path)
+        yield place
+        if not itself:
+            os.replace(place, path)
+    except BaseException as error:
+        if place is not None and not itself:
+            place.unlink(missing_ok=True)
+        if isinstance(error, OSError) and _is_of_writing(error, place):
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
+
+
+def new_file_beside(path: Path) -> Path:
+    """Makes an empty file of the same suffix, under a name that nobody can have foreseen.
+
+    It is a new one, never what a link leads to, and has the permissions of any file that is opened
+    here; of an older file at the path, it takes over the permissions.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    place = path.with_name(f'.{secrets.token_hex(8)}{path.suffix}')
+    place.touch(exist_ok=False)
+    if path.is_file() and not path.is_symlink():
+        place.chmod(stat.S_IMODE(path.stat().st_mode))
+    return place
+
+
+def _is_of_writing(error: OSError, place: Path | None) -> bool:
+    """Says whether writing failed: the system then names no file, or one that nobody knows."""
+    if error.filename is None:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+    return place is None or str(error.filename) == str(place)
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:
@@ -67,8 +96,8 @@ def sha256(content: Any) -> str:
 
 def hash_file(path: Path) -> str:
     """SHA-256 of a file; read once as long as its size and time stay."""
-    stat = path.stat()
-    return _hash_file(path, stat.st_size, stat.st_mtime_ns)
+    about = path.stat()
+    return _hash_file(path, about.st_size, about.st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=64)
