@@ -77,6 +77,8 @@ class Segmenter(Predictor[SegDataSample]):
             )
         self.keep_logits = keep_logits
         self.any_size = self.tiles is not None
+        if self.tiles is not None:
+            self._grey_size = min(256, self.tiles.height), min(256, self.tiles.width)
         self.classes, self.palette = _names(model.dataset_meta, model.decode_head.num_classes)
         config = getattr(model, 'cfg', None)
         self._pipeline = Compose(_pipeline(config, resize=self.tiles is None))
@@ -121,7 +123,7 @@ class Segmenter(Predictor[SegDataSample]):
         for _, same in groupby(every, key=sizes):
             batch = list(same)
             data = {key: [each[key] for each in batch] for key in ('inputs', 'data_samples')}
-            with torch.inference_mode(), memory_errors('prediction', _ADVICE):
+            with torch.inference_mode(), memory_errors('the model', _ADVICE):
                 results = self.model.test_step(data)
             for sample in results:
                 if not self.keep_logits and 'seg_logits' in sample:
