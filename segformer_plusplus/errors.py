@@ -80,6 +80,8 @@ def _describe(error: BaseException) -> str | None:
         return _describe_worker_error(text)
     if isinstance(error, SegformerPlusPlusError):
         return text
+    if _is_out_of_memory(error):
+        return f'out of memory; {LESS_MEMORY}'
     if isinstance(error, OSError) and error.strerror:
         return f'{error.strerror}: {error.filename}' if error.filename else error.strerror
     if isinstance(error, ValueError) and 'need at least one array to concatenate' in text:
@@ -126,10 +128,13 @@ def memory_errors(name: str, advice: str = LESS_MEMORY) -> Iterator[None]:
     """
     try:
         yield
-    except RuntimeError as error:  # torch.OutOfMemoryError is one
-        import torch
-
-        out_of_memory = isinstance(error, torch.cuda.OutOfMemoryError)
-        if not out_of_memory and "DefaultCPUAllocator: can't allocate memory" not in str(error):
+    except RuntimeError as error:
+        if not _is_out_of_memory(error):
             raise
         raise SegformerPlusPlusError(f'{name}: out of memory; {advice}') from error
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    # torch.OutOfMemoryError has another module and name in other versions
+    cuda = type(error).__name__ == 'OutOfMemoryError'
+    return cuda or "DefaultCPUAllocator: can't allocate memory" in str(error)

@@ -70,6 +70,8 @@ def open_model(
             )
         if random_weights:
             torch.manual_seed(SEED)
+        if device is not None:
+            check_device(str(device))
         model = _build(config, scope)
         device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
         if checkpoint is None:
@@ -142,13 +144,16 @@ def without_init_cfg(config: Any) -> Any:
 
 
 def check_device(device: str) -> None:
-    """Checks that PyTorch has this device.
+    """Checks that PyTorch has this device, and that models run on it.
 
     Raises:
         SegformerPlusPlusError: PyTorch does not have the device, or does not know its name.
     """
     try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, OverflowError) as error:
+        reason = str(error).splitlines()[0].partition('. ')[0]
         raise SegformerPlusPlusError(f'--device {device}: {reason}') from error
+    if found.type == 'meta' or (found.type == 'cpu' and found.index):
+        raise SegformerPlusPlusError(f'--device {device}: no model runs on it; use cpu')

@@ -3,6 +3,7 @@
 import re
 
 import pytest
+import torch
 from mmengine.registry import MODELS
 from torch._utils import ExceptionWrapper
 from tqdm import tqdm
@@ -34,6 +35,14 @@ def raised_by(function, *args) -> BaseException:
         (CheckpointError('first\n  second'), 'first second'),
         (FileExistsError(17, 'File exists', 'work'), 'File exists: work'),
         (OSError(28, 'No space left on device'), 'No space left on device'),
+        (
+            RuntimeError("[enforce fail at x.cpp:1] DefaultCPUAllocator: can't allocate memory: y"),
+            'out of memory; try a smaller --shape or --batch-size, or --dtype bfloat16',
+        ),
+        (
+            torch.cuda.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB'),
+            'out of memory; try a smaller --shape or --batch-size, or --dtype bfloat16',
+        ),
         (
             ValueError('need at least one array to concatenate'),
             'a dataset is empty: no file in its data_prefix has its img_suffix, or nobody in its '

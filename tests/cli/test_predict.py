@@ -153,6 +153,12 @@ def test_a_disk_that_is_full_before_the_video_ends(segmentation, tmp_path, capfd
         (['{image}', '--boxes', 'x'], '--boxes is for poses'),
         (['{image}', '--no-masks', '--no-overlays'], 'nothing to write'),
         (['{image}', '--device', 'meat'], '--device meat: '),
+        (['{image}', '--device', 'cpu:99'], '--device cpu:99: no model runs on it; use cpu'),
+        (['{image}', '--device', 'meta'], '--device meta: no model runs on it; use cpu'),
+        (['{image}', '--opacity', 'nan'], '--opacity is nan'),
+        (['{image}', '--min-score', 'nan'], '--min-score is nan'),
+        (['{image}', '--batch-size', '9' * 20], 'is too large'),
+        (['{image}', '--overlap', '9' * 20, '--tile', '64x64'], 'for --overlap'),
         (['{image}', '--token-merging', 'hg'], 'hg'),
     ],
 )
