@@ -88,13 +88,19 @@ def open_model(
 
 
 def _build(config: Config, scope: str | None) -> nn.Module:
-    found = config.get('default_scope')
-    if 'model' not in config or scope not in (None, found):
-        what = f'default_scope {found!r}' if 'model' in config else 'no model'
-        raise SegformerPlusPlusError(f'the config has {what}, expected a model of {scope!r}')
+    found, model_cfg = config.get('default_scope'), config.get('model')
+    if not isinstance(model_cfg, Mapping) or 'type' not in model_cfg:
+        raise SegformerPlusPlusError(
+            f'the config {config.filename or ""} has no model to build; expected '
+            "model = dict(type='...', ...)"
+        )
+    if scope not in (None, found):
+        raise SegformerPlusPlusError(
+            f'the config has default_scope {found!r}, expected a model of {scope!r}'
+        )
     init_default_scope(found or 'mmengine')
     # not a plain dict: mmseg reads its test_cfg by attributes
-    settings = ConfigDict(without_init_cfg(config.model), _scope_=found or 'mmengine')
+    settings = ConfigDict(without_init_cfg(model_cfg), _scope_=found or 'mmengine')
     model: Any = revert_sync_batchnorm(MODELS.build(settings))
     model.cfg = config
     return model

@@ -60,6 +60,26 @@ def test_the_error_stands_on_its_own_line_below_a_progress_bar(capsys):
     assert 'error: broken' in [line.strip() for line in re.split('[\r\n]', capsys.readouterr().err)]
 
 
+@pytest.mark.parametrize(
+    'name, words',
+    [
+        ('mmcv', 'needs mmcv, which cannot be imported (No module); install it with pip install '),
+        ('mmengine.runner', 'pip install onedl-mmengine'),
+        ('xtcocotools', 'mmpose==1.3.2'),
+        ('munkres', 'mmpose==1.3.2'),
+        ('rich', 'install it with pip install rich'),
+    ],
+)
+def test_a_missing_library_is_named_wherever_it_is_imported(name, words, capsys, monkeypatch):
+    monkeypatch.setattr('segformer_plusplus.libraries.installed_line', lambda: 'maintained')
+    assert failing(ModuleNotFoundError('No module', name=name))([]) == 2
+    error = capsys.readouterr().err
+    assert words in error and error.count('\n') == 1
+    ours = ModuleNotFoundError('No module', name='segformer_plusplus.lost')
+    with pytest.raises(ModuleNotFoundError):
+        failing(ours)([])
+
+
 @pytest.mark.parametrize('error', [AttributeError('x'), AssertionError('x'), ValueError('x')])
 def test_bugs_keep_their_traceback(error):
     with pytest.raises(type(error)):
