@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import os
 import shlex
 import sys
@@ -49,15 +50,19 @@ def command_line() -> str:
     return _line.get()
 
 
+CONFIG_IS_A_PROGRAM = 'A config is a Python program, which is run: use none that you do not trust.'
+
 _DIGITS = 10  # what lists and tensors count to, and far more than anybody waits for
 _line: ContextVar[str] = ContextVar('line', default='')
 
 
 def _call(function: Callable[..., int | None], arguments: Sequence[str], name: str) -> int:
+    takes_config = 'config' in inspect.signature(function).parameters
+    warning = f'{CONFIG_IS_A_PROGRAM}\n\n' if takes_config else ''
     app = App(
         name=name,
         version_flags=(),
-        help_epilogue=f'{TRACEBACK} shows the whole traceback of an error.\n',
+        help_epilogue=f'{warning}{TRACEBACK} shows the whole traceback of an error.\n',
         default_parameter=Parameter(
             negative_iterable=(),
             negative_bool=(),
