@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from ..libraries import require
-from .refusals import RefusedError, why_refused
+from ..refusals import RefusedError, why_refused
 
 WEIGHTS = ('model.safetensors', 'pytorch_model.bin')
 """What the weights in a folder of Transformers are called, the preferred one first."""

@@ -20,10 +20,10 @@ from torch.hub import download_url_to_file, get_dir
 
 from ..errors import CheckpointError, SegformerPlusPlusError
 from ..files import written_beside
+from ..refusals import SAFELY, RefusedError
 from ..safe_globals import mmengine_globals
 from .conversion import convert, not_recognised, recognise
 from .files import read_path, some
-from .refusals import RefusedError
 from .settings import differences, head_kind
 
 # torch.hub takes any 'name-face.pth' for a file with a hash; a real one has eight digits or more
@@ -62,9 +62,7 @@ def read_checkpoint(
         raise
     except RefusedError as error:
         raise CheckpointError(
-            f'checkpoint {source} cannot be read safely: {error}; to read it is to run code. If '
-            'you trust where it is from, segformer-plusplus convert SRC DST --unsafe runs that '
-            'code and writes the weights without'
+            f'checkpoint {source} cannot be read safely: {error}; {SAFELY}'
         ) from error
     except Exception as error:  # a damaged file can fail in any way
         raise CheckpointError(

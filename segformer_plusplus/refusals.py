@@ -25,11 +25,17 @@ _GETATTR = re.compile(r'it asks for .+ of .+')
 _MODULES = {**IMPORT_MAPPING, 'posix': 'os', 'nt': 'os'}
 
 
+SAFELY = (
+    'to read it is to run code. If you trust where it is from, segformer-plusplus convert SRC DST '
+    '--unsafe runs that code and writes the weights without'
+)
+
+
 class RefusedError(UnpicklingError):
     """A file that is not read because that would run code; the message says which."""
 
 
-def why_refused(path: Path, error: Exception) -> str | None:
+def why_refused(path: str | Path, error: Exception) -> str | None:
     """Says why ``torch.load(weights_only=True)`` refuses a file; None if it is only damaged."""
     text = str(error)
     for mark, words in _FORMATS.items():
@@ -57,10 +63,10 @@ def _today(name: str) -> str:
     return f'{_MODULES.get(module, module)}.{rest}'.removeprefix('.')
 
 
-def _suspects(path: Path) -> Iterator[str]:
+def _suspects(path: str | Path) -> Iterator[str]:
     """Yields what the pickles of a file ask for beside tensors and numbers; runs nothing."""
     # whatever a damaged pickle leads to
-    with contextlib.suppress(Exception), path.open('rb') as file:
+    with contextlib.suppress(Exception), open(path, 'rb') as file:
         if not zipfile.is_zipfile(file):
             file.seek(0)
             yield from _asked_for(file)
