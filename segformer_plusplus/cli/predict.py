@@ -171,7 +171,7 @@ class Run:
                     self._video = stack.enter_context(VideoFile(path, like=video))
                 for each in predictions:
                     self.seen.add(each.picture.name)
-                    if each.error is not None:
+                    if each.image is None:
                         self.failed.append(str(each.error))
                     else:
                         yield each.picture.name, each.image, each.sample

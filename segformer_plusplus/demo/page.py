@@ -172,12 +172,13 @@ def compare(
     comparer: Comparer, upload: Mapping[str, Any] | None, preset: str, kv: Any, q: Any
 ) -> tuple[Any, ...]:
     """Returns the summary, the mask with merging, the mask without, and the merge map."""
-    path = upload.get('path') if isinstance(upload, Mapping) else None
+    given = upload if isinstance(upload, Mapping) else {}
+    path = given.get('path')
     if not isinstance(path, str) or not path:
         raise SegformerPlusPlusError('there is no image yet: upload one or choose a sample')
     if not isinstance(preset, str):
         raise SegformerPlusPlusError(f'{preset!r} is no strategy')
-    image = _read(comparer, Path(path), str(upload.get('orig_name') or Path(path).name))
+    image = _read(comparer, Path(path), str(given.get('orig_name') or Path(path).name))
     ratios = None if preset_ratios(preset) is None else Ratios(kv, q)
     result = comparer(image, preset, ratios)
     return _summary(result), result.overlay, result.overlay_unmerged, result.merge_map
