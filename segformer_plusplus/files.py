@@ -32,7 +32,7 @@ def written_beside(path: str | os.PathLike[str]) -> Iterator[Path]:
     itself = path.exists() and not path.is_file() and not path.is_dir()
     place = None
     try:
-        place = path if itself else new_file_beside(path)
+        place = path if itself else _new_file_beside(path)
         yield place
         if not itself:
             os.replace(place, path)
@@ -44,7 +44,7 @@ def written_beside(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise
 
 
-def new_file_beside(path: Path) -> Path:
+def _new_file_beside(path: Path) -> Path:
     """Makes an empty file of the same suffix, under a name that nobody can have foreseen.
 
     It is a new one, never what a link leads to, and has the permissions of any file that is opened

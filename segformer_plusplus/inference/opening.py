@@ -91,7 +91,7 @@ def _build(config: Config, scope: str | None) -> nn.Module:
     found, model_cfg = config.get('default_scope'), config.get('model')
     if not isinstance(model_cfg, Mapping) or 'type' not in model_cfg:
         raise SegformerPlusPlusError(
-            f'the config {config.filename or ""} has no model to build; expected '
+            f'{config.filename or "the config"} has no model to build; expected '
             "model = dict(type='...', ...)"
         )
     if scope not in (None, found):

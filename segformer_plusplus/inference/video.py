@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import cv2
@@ -9,7 +10,6 @@ import mmcv
 import numpy as np
 
 from ..errors import SegformerPlusPlusError
-from ..files import new_file_beside
 
 _CODEC = 'mp4v'
 _FPS = 25.0  # for a video that does not tell
@@ -29,7 +29,7 @@ class VideoFile:
     def __init__(self, path: Path, like: Path) -> None:
         self.path = path
         self._fps = mmcv.VideoReader(str(like)).fps or _FPS
-        self._beside = path  # until there is something to write
+        self._beside = path.with_name(f'.{os.getpid()}-{path.name}')
         self._writer: cv2.VideoWriter | None = None
         self._frames = 0
 
@@ -37,13 +37,12 @@ class VideoFile:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._writer is None:
-            return
         try:
-            self._writer.release()
-            if kind is None:
-                self._check()
-                self._beside.replace(self.path)
+            if self._writer is not None:
+                self._writer.release()
+                if kind is None:
+                    self._check()
+                    self._beside.replace(self.path)
         finally:
             self._beside.unlink(missing_ok=True)
 
@@ -51,7 +50,6 @@ class VideoFile:
         """Appends a frame (H, W, 3) uint8 BGR, which has the size of the first one."""
         if self._writer is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._beside = new_file_beside(self.path)
             size = frame.shape[1], frame.shape[0]
             code = cv2.VideoWriter.fourcc(*_CODEC)
             self._writer = cv2.VideoWriter(str(self._beside), code, self._fps, size)
