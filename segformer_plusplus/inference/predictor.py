@@ -164,9 +164,11 @@ class Predictor(ABC, Generic[Sample]):
     def _blame(self, failed: Prediction[Sample], error: Exception) -> SegformerPlusPlusError:
         """Returns the error of one picture; raises one that every picture meets."""
         height, width = self._grey_size
+        assert failed.image is not None
         if not self._proven:
             try:
-                grey = np.full((height, width, 3), 127, dtype=np.uint8)
+                channels = failed.image.shape[2:]
+                grey = np.full((height, width, *channels), 127, dtype=failed.image.dtype)
                 self._samples([(Picture('grey', lambda: grey), grey)])
             except Exception:
                 raise SegformerPlusPlusError(
@@ -174,7 +176,6 @@ class Predictor(ABC, Generic[Sample]):
                     f'{_reason(error)}'
                 ) from error
         self._proven = False
-        assert failed.image is not None
         size = 'x'.join(map(str, failed.image.shape[:2]))
         named = SegformerPlusPlusError(
             f'image {failed.picture.path or failed.picture.name} of {size} cannot be predicted: '
