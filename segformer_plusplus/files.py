@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from .errors import SegformerPlusPlusError
+
+# of PyTorch and of safetensors
+_FAILED_TO_WRITE = re.compile(r'inline_container|PytorchStreamWriter|I/O error')
 
 
 @contextlib.contextmanager
@@ -29,19 +33,37 @@ def written_beside(path: str | os.PathLike[str]) -> Iterator[Path]:
         OSError: whatever writing raises, and it names the path; what was there before is as it was.
     """
     path = Path(path)
-    itself = path.exists() and not path.is_file() and not path.is_dir()
-    place = None
-    try:
-        place = path if itself else _new_file_beside(path)
-        yield place
-        if not itself:
+    with naming_the_file(path):
+        if path.exists() and not path.is_file() and not path.is_dir():
+            yield path
+            return
+        place = _new_file_beside(path)
+        try:
+            yield place
             os.replace(place, path)
-    except BaseException as error:
-        if place is not None and not itself:
+        except BaseException:
             place.unlink(missing_ok=True)
-        if isinstance(error, OSError) and _is_of_writing(error, place):
-            raise OSError(error.errno, error.strerror, str(path)) from error
-        raise
+            raise
+
+
+@contextlib.contextmanager
+def naming_the_file(path: Path) -> Iterator[None]:
+    """Names a file in errors of writing it: the system names none, or a hidden one beside it.
+
+    Raises:
+        OSError: the one that was raised, with the name of the file.
+        SegformerPlusPlusError: in place of what PyTorch and safetensors raise on a full disk.
+    """
+    try:
+        yield
+    except OSError as error:
+        if not _is_of_writing(error, path):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    except Exception as error:
+        if not _FAILED_TO_WRITE.search(str(error)):
+            raise
+        raise SegformerPlusPlusError(f'{path} cannot be written: is the disk full?') from error
 
 
 def _new_file_beside(path: Path) -> Path:
@@ -60,11 +82,11 @@ def _new_file_beside(path: Path) -> Path:
     return place
 
 
-def _is_of_writing(error: OSError, place: Path | None) -> bool:
-    """Says whether writing failed: the system then names no file, or one that nobody knows."""
+def _is_of_writing(error: OSError, path: Path) -> bool:
     if error.filename is None:
         return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-    return place is None or str(error.filename) == str(place)
+    named = Path(os.fsdecode(error.filename)) if not isinstance(error.filename, int) else path
+    return named.name.startswith('.') and path.parent in named.parents
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:

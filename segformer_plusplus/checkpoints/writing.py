@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,6 @@ from .conversion import recognise, to_mmseg
 from .files import INDEX, SAFETENSORS, WEIGHTS, safetensors
 from .settings import describe
 
-# of PyTorch and of safetensors, which raise no OSError
-_FAILED_TO_WRITE = re.compile(r'inline_container|PytorchStreamWriter|I/O error')
-
 SUFFIXES = (SAFETENSORS, '.pth', '.pt', '.bin')
 
 
@@ -31,7 +27,7 @@ def write_checkpoint(path: str | Path, content: Mapping[str, Any]) -> None:
         content: a state dict; for ``torch.save`` anything that may lie in a checkpoint.
 
     Raises:
-        CheckpointError: another suffix, something else than tensors for safetensors, or no room.
+        CheckpointError: another suffix, or something else than tensors for safetensors.
         MissingDependencyError: safetensors is not installed.
     """
     path = Path(path)
@@ -46,19 +42,14 @@ def write_checkpoint(path: str | Path, content: Mapping[str, Any]) -> None:
             raise CheckpointError(f'{path} can hold tensors only, not {others[0]!r}')
         save_file = safetensors().save_file
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with written_beside(path) as beside:
-            if path.suffix != SAFETENSORS:
-                torch.save(dict(content), beside)
-                return
+    with written_beside(path) as beside:
+        if path.suffix == SAFETENSORS:
             # views of one tensor share their memory, which the format refuses
             tensors = {key: value.detach().clone().contiguous() for key, value in content.items()}
             # older versions of Transformers refuse a file that does not name its framework
             save_file(tensors, beside, metadata={'format': 'pt'})
-    except Exception as error:
-        if not _FAILED_TO_WRITE.search(str(error)):
-            raise
-        raise CheckpointError(f'{path} cannot be written: is the disk full?') from error
+        else:
+            torch.save(dict(content), beside)
 
 
 def write_transformers_folder(folder: str | Path, state: Mapping[str, Tensor]) -> None:

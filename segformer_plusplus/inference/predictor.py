@@ -204,5 +204,5 @@ def _reason(error: Exception) -> str:
     """Returns what an error says, in the words of whoever wrote the step that failed."""
     said = next(iter(str(error).splitlines()), '')
     if isinstance(error, cv2.error) and 'resize' in said:
-        said = 'resizing leaves no pixel of its shorter side'
+        return 'resizing leaves no pixel of its shorter side'
     return describe_error(error) or f'{type(error).__name__}: {said}'

