@@ -89,14 +89,14 @@ def open_model(
 
 def _build(config: Config, scope: str | None) -> nn.Module:
     found, model_cfg = config.get('default_scope'), config.get('model')
+    if isinstance(model_cfg, Mapping) and scope not in (None, found):
+        raise SegformerPlusPlusError(
+            f'the config has default_scope {found!r}, expected a model of {scope!r}'
+        )
     if not isinstance(model_cfg, Mapping) or 'type' not in model_cfg:
         raise SegformerPlusPlusError(
             f'{config.filename or "the config"} has no model to build; expected '
             "model = dict(type='...', ...)"
-        )
-    if scope not in (None, found):
-        raise SegformerPlusPlusError(
-            f'the config has default_scope {found!r}, expected a model of {scope!r}'
         )
     init_default_scope(found or 'mmengine')
     # not a plain dict: mmseg reads its test_cfg by attributes
