@@ -166,6 +166,44 @@ def let_mmengine_read_its_checkpoints() -> None:
     module.CheckpointLoader.register_scheme(prefixes='', loader=load_from_local, force=True)
 
 
+def keep_mmengine_from_running_code() -> None:
+    """Lets mmengine read checkpoints, as those of an ``init_cfg``, but not run what they hold.
+
+    The maintained line tries ``weights_only=True`` and then runs the code of a file that needs it;
+    either line runs that of a download, which torch.hub leaves to the caller.
+    """
+    module = importlib.import_module('mmengine.runner.checkpoint')
+    for name in ('_safe_torch_load', 'load_url'):
+        if hasattr(module, name):
+            setattr(module, name, _only_reading(getattr(module, name)))
+
+
+def _see_to_checkpoints() -> None:
+    let_mmengine_read_its_checkpoints()
+    keep_mmengine_from_running_code()
+
+
+def _only_reading(load: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(load)
+    def only_read(source: Any, *arguments: Any, **settings: Any) -> Any:
+        from .errors import CheckpointError
+        from .refusals import SAFELY, why_refused
+        from .safe_globals import mmengine_globals
+
+        try:
+            with mmengine_globals():
+                return load(source, *arguments, **settings, weights_only=True)
+        except Exception as error:
+            reason = why_refused(source, error)
+            if reason is None:
+                raise
+            raise CheckpointError(
+                f'checkpoint {source} cannot be read safely: {reason}; {SAFELY}'
+            ) from error
+
+    return only_read
+
+
 @contextlib.contextmanager
 def _standing_in_for_ops() -> Iterator[None]:
     """Lets ``import mmcv.ops`` succeed where mmcv has no compiled ops.
@@ -220,7 +258,7 @@ _DUTIES = {
     'mmengine.registry': _Duty(after=register),
     'mmengine.config.utils': _Duty(after=let_mmengine_find_configs),
     'mmengine.config.config': _Duty(after=_keep_the_scope_of_our_configs),
-    'mmengine.runner.checkpoint': _Duty(after=let_mmengine_read_its_checkpoints),
+    'mmengine.runner.checkpoint': _Duty(after=_see_to_checkpoints),
     'mmcv.ops': _Duty(around=_standing_in_for_ops),
 }
 """Module -> what to do when it is imported."""

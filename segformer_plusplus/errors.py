@@ -80,6 +80,8 @@ def _describe(error: BaseException) -> str | None:
         return _describe_worker_error(text)
     if isinstance(error, SegformerPlusPlusError):
         return text
+    if _is_out_of_memory(error):
+        return f'out of memory; {LESS_MEMORY}'
     if isinstance(error, OSError) and error.strerror:
         return f'{error.strerror}: {error.filename}' if error.filename else error.strerror
     if isinstance(error, ValueError) and 'need at least one array to concatenate' in text:
@@ -111,6 +113,8 @@ def _raised_by_registry(error: BaseException) -> bool:
     """Whether the call in mmengine's ``build_from_cfg`` itself failed: arguments did not bind."""
     frames = traceback.extract_tb(error.__traceback__)
     last = frames[-1] if frames else None
+    if '__init__() missing' in str(error):  # of a class that the class of the config calls
+        return any(frame.name == 'build_from_cfg' for frame in frames)
     # ... or that of the stand-in that was registered
     standing_in = last is not None and last.filename.endswith('registration.py')
     return last is not None and (last.name == 'build_from_cfg' or standing_in)
@@ -126,10 +130,13 @@ def memory_errors(name: str, advice: str = LESS_MEMORY) -> Iterator[None]:
     """
     try:
         yield
-    except RuntimeError as error:  # torch.OutOfMemoryError is one
-        import torch
-
-        out_of_memory = isinstance(error, torch.cuda.OutOfMemoryError)
-        if not out_of_memory and "DefaultCPUAllocator: can't allocate memory" not in str(error):
+    except RuntimeError as error:
+        if not _is_out_of_memory(error):
             raise
         raise SegformerPlusPlusError(f'{name}: out of memory; {advice}') from error
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    # torch.OutOfMemoryError has another module and name in other versions
+    cuda = type(error).__name__ == 'OutOfMemoryError'
+    return cuda or "DefaultCPUAllocator: can't allocate memory" in str(error)

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import hashlib
 import json
 import math
 import os
+import re
+import secrets
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from .errors import SegformerPlusPlusError
+
+# of PyTorch and of safetensors
+_FAILED_TO_WRITE = re.compile(r'inline_container|PytorchStreamWriter|I/O error')
 
 
 @contextlib.contextmanager
@@ -23,19 +30,63 @@ def written_beside(path: str | os.PathLike[str]) -> Iterator[Path]:
     rename would put a file in its place.
 
     Raises:
-        OSError: whatever writing raises; what was there before is as it was.
+        OSError: whatever writing raises, and it names the path; what was there before is as it was.
     """
     path = Path(path)
-    if path.exists() and not path.is_file() and not path.is_dir():
-        yield path
-        return
-    beside = path.with_name(f'.{os.getpid()}-{path.name}')
+    with naming_the_file(path):
+        if path.exists() and not path.is_file() and not path.is_dir():
+            yield path
+            return
+        place = _new_file_beside(path)
+        try:
+            yield place
+            os.replace(place, path)
+        except BaseException:
+            place.unlink(missing_ok=True)
+            raise
+
+
+@contextlib.contextmanager
+def naming_the_file(path: Path) -> Iterator[None]:
+    """Names a file in errors of writing it: the system names none, or a hidden one beside it.
+
+    Raises:
+        OSError: the one that was raised, with the name of the file.
+        SegformerPlusPlusError: in place of what PyTorch and safetensors raise on a full disk.
+    """
     try:
-        yield beside
-        os.replace(beside, path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+        yield
+    except OSError as error:
+        if not _is_of_writing(error, path):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    except Exception as error:
+        if not _FAILED_TO_WRITE.search(str(error)):
+            raise
+        raise SegformerPlusPlusError(f'{path} cannot be written: is the disk full?') from error
+
+
+def _new_file_beside(path: Path) -> Path:
+    """Makes an empty file of the same suffix, under a name that nobody can have foreseen.
+
+    It is a new one, never what a link leads to, and has the permissions of any file that is opened
+    here; of an older file at the path, it takes over the permissions.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    place = path.with_name(f'.{secrets.token_hex(8)}{path.suffix}')
+    place.touch(exist_ok=False)
+    if path.is_file() and not path.is_symlink():
+        place.chmod(stat.S_IMODE(path.stat().st_mode))
+    return place
+
+
+def _is_of_writing(error: OSError, path: Path) -> bool:
+    if error.filename is None:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+    named = Path(os.fsdecode(error.filename)) if not isinstance(error.filename, int) else path
+    return named.name.startswith('.') and path.parent in named.parents
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:
@@ -67,8 +118,8 @@ def sha256(content: Any) -> str:
 
 def hash_file(path: Path) -> str:
     """SHA-256 of a file; read once as long as its size and time stay."""
-    stat = path.stat()
-    return _hash_file(path, stat.st_size, stat.st_mtime_ns)
+    about = path.stat()
+    return _hash_file(path, about.st_size, about.st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=64)

@@ -37,6 +37,9 @@ _OPENMMLAB = {
 }
 """What pip installs for a toolbox, for either line of OpenMMLab."""
 
+_OF_MMPOSE = ('xtcocotools', 'munkres', 'json_tricks')
+"""Libraries that are installed with mmpose."""
+
 _EXTRAS = {
     'transformers': 'hf',
     'safetensors': 'hf',
@@ -77,14 +80,14 @@ def naming_what_is_missing(asked_for: str) -> Iterator[None]:
     """Turns a failed import in our own code into an error that says how to install the library.
 
     Raises:
-        MissingDependencyError: a library that is known here is not installed.
+        MissingDependencyError: a library is not installed.
     """
     try:
         yield
     except (ModuleNotFoundError, MissingDependencyError) as error:
         name = error.name or ''
-        if name.partition('.')[0] not in {*_OPENMMLAB['maintained'], *_EXTRAS, *_PIP}:
-            raise
+        if name.partition('.')[0] in ('', __name__.partition('.')[0]):
+            raise  # a module of ours: that is a bug
         # what was asked for on the outside says more than what that needs inside
         reason = error.__cause__ if isinstance(error, MissingDependencyError) else error
         raise _missing(name, asked_for, reason or error) from error
@@ -124,7 +127,7 @@ def has_distribution(name: str) -> bool:
 def _missing(name: str, asked_for: str, error: BaseException) -> MissingDependencyError:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     library = name.partition('.')[0]
-    what = _OPENMMLAB[installed_line()].get(library)
+    what = _OPENMMLAB[installed_line()].get('mmpose' if library in _OF_MMPOSE else library)
     if what is None and library in _EXTRAS:
         what = f"'segformer-plusplus[{_EXTRAS[library]}]'"
     missing = MissingDependencyError(

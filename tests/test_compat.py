@@ -11,7 +11,7 @@ from mmengine.logging import MessageHub
 from mmengine.model import BaseModel
 from mmengine.runner import CheckpointLoader, Runner, checkpoint
 
-from segformer_plusplus import compat
+from segformer_plusplus import CheckpointError, compat
 from segformer_plusplus.checkpoints import read_checkpoint
 
 
@@ -110,6 +110,30 @@ def test_another_mmengine_is_left_alone(original_line, monkeypatch):
     before = dict(CheckpointLoader._schemes)
     compat.let_mmengine_read_its_checkpoints()
     assert CheckpointLoader._schemes == before
+
+
+@pytest.mark.parametrize('remote', [False, True])
+def test_mmengine_runs_no_code_of_the_files_it_reads(tmp_path, monkeypatch, remote):
+    """As the maintained line would where it cannot read a file otherwise, and of a download."""
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'cache'))
+    evil, good = tmp_path / 'evil.pth', tmp_path / 'good.pth'
+    torch.save(dict(state_dict=Attack(tmp_path / 'victim')), evil)
+    torch.save(dict(state_dict=dict(weight=torch.ones(1)), value=np.float64(2.5)), good)
+    sources = [str(evil), str(good)]
+    if remote:
+        cache = tmp_path / 'cache' / 'hub' / 'checkpoints'
+        cache.mkdir(parents=True)
+        for path in (evil, good):  # what is in the cache is not asked for again
+            path.rename(cache / path.name)
+        sources = [f'https://nowhere.invalid/{path.name}' for path in (evil, good)]
+    with pytest.raises(CheckpointError, match='evil.pth cannot be read safely: it asks for .*open'):
+        CheckpointLoader.load_checkpoint(sources[0])
+    with pytest.raises(CheckpointError, match='evil.pth cannot be read safely'):
+        line = Line()
+        line.init_cfg = dict(type='Pretrained', checkpoint=sources[0])
+        line.init_weights()
+    assert not (tmp_path / 'victim').exists()
+    assert CheckpointLoader.load_checkpoint(sources[1])['value'] == 2.5
 
 
 def test_numbers_are_read_in_a_fresh_process(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from ..libraries import require
+from ..refusals import RefusedError, why_refused
 
 WEIGHTS = ('model.safetensors', 'pytorch_model.bin')
 """What the weights in a folder of Transformers are called, the preferred one first."""
@@ -41,6 +43,7 @@ def read_path(path: Path, map_location: Any, unsafe: bool = False) -> Any:
     Raises:
         CheckpointError: nothing there, or the pieces of a folder do not go together.
         MissingDependencyError: safetensors is not installed.
+        RefusedError: a pickle asks for more than tensors and plain values; says for what.
         Exception: anything else that a damaged file leads to.
     """
     if path.is_dir():
@@ -57,7 +60,15 @@ def read_path(path: Path, map_location: Any, unsafe: bool = False) -> Any:
     if path.suffix == SAFETENSORS:
         location = map_location if isinstance(map_location, str | torch.device) else 'cpu'
         return safetensors().load_file(path, device=str(location))
-    return torch.load(path, map_location=map_location, weights_only=not unsafe)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # of formats that are refused, or read as any other
+            return torch.load(path, map_location=map_location, weights_only=not unsafe)
+    except Exception as error:
+        reason = None if unsafe else why_refused(path, error)
+        if reason is None:
+            raise
+        raise RefusedError(reason) from error
 
 
 def safetensors() -> Any:

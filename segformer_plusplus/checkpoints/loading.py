@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 from urllib.parse import urlparse
 
 import torch
@@ -17,6 +19,8 @@ from torch import Tensor, nn
 from torch.hub import download_url_to_file, get_dir
 
 from ..errors import CheckpointError, SegformerPlusPlusError
+from ..files import written_beside
+from ..refusals import SAFELY, RefusedError
 from ..safe_globals import mmengine_globals
 from .conversion import convert, not_recognised, recognise
 from .files import read_path, some
@@ -24,10 +28,8 @@ from .settings import differences, head_kind
 
 # torch.hub takes any 'name-face.pth' for a file with a hash; a real one has eight digits or more
 _HASH = re.compile(r'-([0-9a-f]{8,64})\.')
-_FORBIDDEN = re.compile(r'Unsupported (?:global: GLOBAL \S+|class \S+|operand \S+)')
 _PLACES = ('state_dict', 'model', 'model_state_dict')  # the first one that holds weights is taken
 _WRAPPERS = ('module.', '_orig_mod.')
-_ANSI = re.compile(r'\x1b\[[0-9;]*m')
 
 
 def read_checkpoint(
@@ -58,16 +60,14 @@ def read_checkpoint(
                 content = read_path(Path(source).expanduser(), map_location, unsafe)
     except SegformerPlusPlusError:
         raise
-    except pickle.UnpicklingError as error:
+    except RefusedError as error:
         raise CheckpointError(
-            f'checkpoint {source} cannot be read safely: {_reason(error)}; it holds more than '
-            'tensors and plain values, or it is damaged. If you trust where it is from, '
-            'segformer-plusplus convert SRC DST --unsafe runs its code and writes it without'
+            f'checkpoint {source} cannot be read safely: {error}; {SAFELY}'
         ) from error
     except Exception as error:  # a damaged file can fail in any way
         raise CheckpointError(
-            f'checkpoint {source} cannot be read: {_reason(error)}; it is damaged, cut short or '
-            'no file of PyTorch or safetensors'
+            f'checkpoint {source} cannot be read: it is damaged, cut short or no file of PyTorch '
+            f'or safetensors ({_reason(error)})'
         ) from error
     if not isinstance(content, dict):
         raise CheckpointError(
@@ -203,11 +203,18 @@ def _download(url: str, map_location: str | torch.device, unsafe: bool) -> Any:
     try:
         if not cached.exists():
             cached.parent.mkdir(parents=True, exist_ok=True)
-            download_url_to_file(url, str(cached), hashed[1] if hashed else None)
+            with written_beside(cached) as place:
+                download_url_to_file(url, str(place), hashed[1] if hashed else None)
         return read_path(cached, map_location, unsafe)
-    except Exception:
+    except Exception as error:
         # a download that was cut short must not stand in the way of the next try
-        cached.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            cached.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename and not isinstance(error, URLError):
+            raise CheckpointError(
+                f'checkpoint {url} cannot be kept in {cached.parent}: {error.strerror}; set '
+                'TORCH_HOME to a folder that can be written'
+            ) from error
         raise
 
 
@@ -235,8 +242,6 @@ def _hint(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """Returns what an error says that a pickle asked for, or its first line."""
-    text = _ANSI.sub('', str(error))
-    forbidden = _FORBIDDEN.search(text)
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return forbidden[0] if forbidden else next(iter(lines), type(error).__name__)
+    """Returns the first sentence of an error; its kind where the words are not for people."""
+    text = '' if isinstance(error, LookupError | pickle.UnpicklingError) else str(error)
+    return text.strip().partition('\n')[0].partition('. ')[0] or type(error).__name__

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter, validators
 from mmengine.logging import print_log
@@ -12,6 +16,7 @@ from rich.console import Console
 
 from ..errors import SegformerPlusPlusError
 from ..libraries import require
+from .guard import interruptible
 from .options import CfgOptions, Positive, command
 
 DEMO_DIR = Path('work_dirs/demo-seg')
@@ -19,10 +24,13 @@ DEMO_DIR = Path('work_dirs/demo-seg')
 
 DEMO_SAMPLES = Path('data/demo_cityscapes/leftImg8bit/val')
 
+_FOLDER = 'GRADIO_TEMP_DIR'
+
 Port = Annotated[int, Parameter(validator=validators.Number(gte=1, lte=65535))]
 
 
 @command
+@interruptible()
 def main(
     config: str | None = None,
     checkpoint: str | None = None,
@@ -36,7 +44,7 @@ def main(
     open: bool = False,
     cfg_options: CfgOptions = None,
 ) -> None:
-    """Serve a page in the browser until Ctrl-C.
+    """Serve a page in the browser until Ctrl-C or SIGTERM.
 
     On the page, choose an image and a strategy; see the classes, what was merged, and the time
     beside no merging. It listens on this machine only and loads nothing from elsewhere.
@@ -56,6 +64,21 @@ def main(
     if samples is None and config is None and DEMO_SAMPLES.is_dir():
         samples = DEMO_SAMPLES
     config, checkpoint = find_model(config, checkpoint)
+    with private_folder(), contextlib.suppress(KeyboardInterrupt):
+        _serve(config, checkpoint, samples, max_pixels, port, host, device, open, cfg_options)
+
+
+def _serve(
+    config: str,
+    checkpoint: str,
+    samples: Path | None,
+    max_pixels: int | None,
+    port: int | None,
+    host: str,
+    device: str | None,
+    open_browser: bool,
+    cfg_options: Mapping[str, Any] | None,
+) -> None:
     require('gradio', 'the page')
     from ..demo import MAX_PIXELS, Comparer
     from ..demo.page import build_page
@@ -73,9 +96,26 @@ def main(
             logger='current',
             level=logging.WARNING,
         )
-    address = serve(page, host, port, open)
+    address = serve(page, host, port, open_browser)
     Console().print(f'{address} (Ctrl-C ends it)', soft_wrap=True, highlight=False)
     wait(page)
+
+
+@contextlib.contextmanager
+def private_folder() -> Iterator[None]:
+    """Gives Gradio, which must not be imported yet, a folder for uploads that is gone at the end.
+
+    Nobody else may look into it; by itself, Gradio takes one folder of the machine for everybody.
+    """
+    with tempfile.TemporaryDirectory(prefix='segformer-plusplus-') as folder:
+        before = os.environ.get(_FOLDER)
+        os.environ[_FOLDER] = folder
+        try:
+            yield
+        finally:
+            os.environ.pop(_FOLDER)
+            if before is not None:
+                os.environ[_FOLDER] = before
 
 
 def find_model(config: str | None, checkpoint: str | None) -> tuple[str, str]:

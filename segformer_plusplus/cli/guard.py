@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from tqdm import tqdm
 
 from ..errors import SegformerPlusPlusError, describe_error
-from ..libraries import quietly
+from ..libraries import naming_what_is_missing, quietly
 
 TRACEBACK = '--traceback'
 TRACEBACK_VARIABLE = 'SEGFORMER_PLUSPLUS_TRACEBACK'
@@ -35,7 +35,7 @@ def main_guard(main: Callable[..., int]) -> Callable[..., int]:
     def guarded(argv: Sequence[str] | None = None, **options: str) -> int:
         arguments = sys.argv[1:] if argv is None else list(argv)
         try:
-            with quietly():
+            with quietly(), naming_what_is_missing('this'):
                 return main(arguments, **options)
         except Exception as error:
             message = describe_error(error)

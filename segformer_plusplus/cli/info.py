@@ -28,7 +28,7 @@ def main(file: str | None = None, /, *, configs: bool = False) -> None:
     """Show versions and strategies, or the model of a config, or whose weights a checkpoint holds.
 
     Args:
-        file: config, checkpoint, folder of Transformers or URL.
+        file: config (a program, which is run), checkpoint, folder of Transformers or URL.
         configs: list the configs that every command takes by these names.
     """
     if configs:

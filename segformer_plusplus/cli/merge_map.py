@@ -58,8 +58,11 @@ def main(
     if token_merging is None and not _merges(merging):
         token_merging = 'hq'
         apply_token_merging(segmenter.model, token_merging)
-    with memory_errors('the image', 'try a smaller one'):
-        maps = merge_map(segmenter.model, pixels)
+    try:
+        with memory_errors('the model', 'try a smaller one'):
+            maps = merge_map(segmenter.model, pixels)
+    except SegformerPlusPlusError as error:
+        raise SegformerPlusPlusError(f'image {image} cannot be predicted: {error}') from error
     title = f'{image.name}: {token_merging or Path(config).stem}'
     out.parent.mkdir(parents=True, exist_ok=True)
     draw(maps, out, block=block, palette=segmenter.palette.tolist(), title=title)

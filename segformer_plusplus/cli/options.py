@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import inspect
 import os
 import shlex
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Annotated, Any, Literal
@@ -47,20 +50,26 @@ def command_line() -> str:
     return _line.get()
 
 
+CONFIG_IS_A_PROGRAM = 'A config is a Python program, which is run: use none that you do not trust.'
+
+_DIGITS = 10  # what lists and tensors count to, and far more than anybody waits for
 _line: ContextVar[str] = ContextVar('line', default='')
 
 
 def _call(function: Callable[..., int | None], arguments: Sequence[str], name: str) -> int:
+    takes_config = 'config' in inspect.signature(function).parameters
+    warning = f'{CONFIG_IS_A_PROGRAM}\n\n' if takes_config else ''
     app = App(
         name=name,
         version_flags=(),
-        help_epilogue=f'{TRACEBACK} shows the whole traceback of an error.\n',
+        help_epilogue=f'{warning}{TRACEBACK} shows the whole traceback of an error.\n',
         default_parameter=Parameter(
             negative_iterable=(),
             negative_bool=(),
             consume_multiple=True,
             show_default=_shown,
             allow_repeating=True,  # the last one counts
+            validator=check_finite,
         ),
         result_action='return_value',
         suppress_keyboard_interrupt=False,
@@ -116,16 +125,38 @@ def each(parse: Callable[[str], Any]) -> Callable[[Any, Sequence[Token]], Any]:
 def parse_shape(text: str) -> tuple[int, int]:
     """Reads '1024x2048' as (1024, 2048): height, width."""
     height, _, width = text.partition('x')
-    if not (height.isdecimal() and width.isdecimal() and int(height) > 0 and int(width) > 0):
-        raise ValueError(f'{text!r} is no shape; write HEIGHTxWIDTH, as 512x1024')
-    return int(height), int(width)
+    try:
+        return parse_positive(height), parse_positive(width)
+    except ValueError:
+        raise ValueError(f'{text!r} is no shape; write HEIGHTxWIDTH, as 512x1024') from None
 
 
 def parse_positive(text: str) -> int:
     """Reads a whole number above 0."""
-    if not (text.isdecimal() and int(text) > 0):
+    if not (text.isdecimal() and int(text[:_DIGITS]) > 0):
         raise ValueError(f'{text!r} is no whole number above 0')
+    if len(text) >= _DIGITS:
+        raise ValueError(f'{text[:_DIGITS]}... is too large: give a number below 10^{_DIGITS - 1}')
     return int(text)
+
+
+def check_finite(_kind: Any, value: Any) -> None:
+    """Refuses numbers that no option means: nan, infinity, and what no machine counts to.
+
+    Raises:
+        ValueError: as a value of cyclopts; of a dataclass of options, with the name of the option.
+    """
+    if dataclasses.is_dataclass(value):
+        for name, each in vars(value).items():
+            if not _is_finite(each):
+                option = f'--{name.replace("_", "-")}'
+                raise SegformerPlusPlusError(f'{option} is {each}; give a finite number')
+    elif not _is_finite(value):
+        raise ValueError('Give a finite number')
+
+
+def _is_finite(value: Any) -> bool:
+    return not isinstance(value, int | float) or -sys.maxsize <= value <= sys.maxsize
 
 
 def parse_settings(words: Sequence[str]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,8 +20,10 @@ from ..errors import SegformerPlusPlusError
 from ..inference.configs import load_config
 from ..inference.opening import check_device
 from ..inference.predictor import Predictor
+from ..inference.sources import list_names
 from ..inference.video import VideoFile
 from ..inference.writing import keypoints_record, overlay, save_keypoints, save_mask, save_picture
+from .guard import INTERRUPTED, interruptible
 from .options import CfgOptions, Flat, On, Positive, Shape, command
 
 if TYPE_CHECKING:
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
 
 MASKS, OVERLAYS, KEYPOINTS = 'masks', 'overlays', 'keypoints.json'
 IN_PART = 1
+SAVING = 5.0
+"""Seconds after which keypoints are written anew, so that a crash loses no more than these."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,7 @@ class Output:
 
 
 @command
+@interruptible()
 def main(
     config: str,
     checkpoint: str,
@@ -67,8 +73,8 @@ def main(
 ) -> int:
     """Predict images, folders (to any depth) and videos with a model of mmseg or mmpose.
 
-    Exit code: 0, all is predicted; 1, some could not be read (they are named); 2, the call is
-    wrong.
+    Exit code: 0, all is predicted; 1, some could not be read or predicted (they are named); 2, the
+    call is wrong; 130, interrupted. What was predicted before an end of any kind is written.
 
     Args:
         config: config file.
@@ -80,8 +86,8 @@ def main(
         tile: predict in tiles of this size, such as 1024x1024 (segmentation).
         overlap: overlap of tiles in pixels (default: 128, or a quarter of a tile).
         boxes: JSON file (poses): {"image.jpg": [[left, top, right, bottom], ...], ...}, by the
-            name below a folder that is given, or of the file; without one, a picture is taken for
-            one person.
+            name below a folder that is given, or of the file; [] is nobody, and a picture that is
+            not named is taken for one person.
     """
     cfg = load_config(config, cfg_options)
     scope = cfg.get('default_scope')
@@ -111,12 +117,21 @@ def main(
         token_merging=token_merging, device=device, batch_size=batch_size
     )
     run = Run(output)
-    if scope == 'mmseg':
-        segmenter = inference.Segmenter(cfg, checkpoint, tile=tile, overlap=overlap, **settings)
-        write_labels(segmenter, run, inputs)
-    else:
-        people = None if boxes is None else read_boxes(boxes)
-        write_poses(inference.PoseEstimator(cfg, checkpoint, boxes=people, **settings), run, inputs)
+    try:
+        if scope == 'mmseg':
+            segmenter = inference.Segmenter(cfg, checkpoint, tile=tile, overlap=overlap, **settings)
+            write_labels(segmenter, run, inputs)
+        else:
+            people = {} if boxes is None else read_boxes(boxes, inputs)
+            estimator = inference.PoseEstimator(cfg, checkpoint, boxes=people, **settings)
+            write_poses(estimator, run, inputs)
+    except KeyboardInterrupt:
+        run.report('interrupted: ')
+        return INTERRUPTED
+    except Exception:
+        if run.done or run.failed:
+            run.report('ended early: ')
+        raise
     run.report()
     return IN_PART if run.failed else 0
 
@@ -126,21 +141,23 @@ class Run:
 
     Attributes:
         done: number of pictures that were predicted.
-        failed: a message for each picture that could not be read.
+        failed: a message for each picture that could not be read or predicted.
+        seen: the names of all pictures.
     """
 
     def __init__(self, output: Output) -> None:
         self.output = output
         self.done = 0
         self.failed: list[str] = []
+        self.seen: set[str] = set()
         self._video: VideoFile | None = None
         self._used: set[Path] = set()
-        self._start = 0.0
+        self._start = perf_counter()
 
     def predict(
         self, predictor: Predictor[Any], inputs: list[str]
     ) -> Iterator[tuple[str, np.ndarray, Any]]:
-        """Yields name, image and data sample of every picture that can be read.
+        """Yields name, image and data sample of every picture that can be read and predicted.
 
         While the frames of a video are yielded, :meth:`draw` adds to its painted twin.
         """
@@ -153,6 +170,7 @@ class Run:
                     path = self.unused(OVERLAYS, video.stem, '.mp4')
                     self._video = stack.enter_context(VideoFile(path, like=video))
                 for each in predictions:
+                    self.seen.add(each.picture.name)
                     if each.image is None:
                         self.failed.append(str(each.error))
                     else:
@@ -175,16 +193,16 @@ class Run:
         else:
             save_picture(self.unused(OVERLAYS, name, '.png'), picture)
 
-    def report(self) -> None:
-        """Prints what could not be read, and how much was done."""
+    def report(self, before: str = '') -> None:
+        """Prints what failed, and how much was done."""
         console = Console(stderr=True, soft_wrap=True, highlight=False)
         for message in self.failed:
             console.print(f'error: {message}', markup=False)
         rate = self.done / (perf_counter() - self._start)
-        failed = f', {len(self.failed)} could not be read' if self.failed else ''
+        failed = f', {len(self.failed)} could not be read or predicted' if self.failed else ''
         console.print(
-            f'{self.done} predicted{failed}: {self.output.out} ({rate:.2f} images/s, reading and '
-            'writing included)'
+            f'{before}{self.done} predicted{failed}: {self.output.out} ({rate:.2f} images/s, '
+            'reading and writing included)'
         )
 
 
@@ -208,27 +226,56 @@ def write_poses(estimator: PoseEstimator, run: Run, inputs: list[str]) -> None:
     from ..inference.pose import SkeletonPainter
 
     painter = SkeletonPainter(estimator.meta, run.output.min_score)
-    records = []
-    for name, image, sample in run.predict(estimator, inputs):
-        records.append(keypoints_record(name, sample))
-        if run.output.overlays:
-            run.draw(name, painter(image, sample))
-    save_keypoints(run.output.out / KEYPOINTS, records, estimator.keypoint_names)
+    records: list[dict[str, Any]] = []
+
+    def save() -> float:
+        save_keypoints(run.output.out / KEYPOINTS, records, estimator.keypoint_names)
+        return perf_counter() + SAVING
+
+    due = perf_counter() + SAVING
+    try:
+        for name, image, sample in run.predict(estimator, inputs):
+            records.append(keypoints_record(name, sample))
+            if run.output.overlays:
+                run.draw(name, painter(image, sample))
+            if perf_counter() > due:
+                due = save()
+    except BaseException:
+        if records:
+            save()
+        raise
+    save()
+    run.failed += [
+        f'--boxes: the video has no frame {n}' for n in estimator.boxes.keys() - run.seen
+    ]
 
 
-def read_boxes(path: Path) -> dict[str, Any]:
+def read_boxes(path: Path, inputs: list[str]) -> dict[str, Any]:
     """Reads the file of ``--boxes``.
 
     Raises:
-        SegformerPlusPlusError: it cannot be read, or is no JSON object.
+        SegformerPlusPlusError: it cannot be read, is no JSON object, or names a picture that is not
+            among the inputs, or twice.
     """
     try:
         content = json.loads(path.read_text(encoding='utf-8'))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SegformerPlusPlusError(f'--boxes {path} cannot be read: {error}') from error
     if not isinstance(content, dict):
         raise SegformerPlusPlusError(
             f'--boxes {path} holds a {type(content).__name__}; expected an object with a list of '
             'boxes for each image'
+        )
+    names = list_names(inputs)
+    known = Counter(name for name, _ in names)
+    videos = {name for name, is_video in names if is_video}
+    for key in content:
+        if known[key] == 1 and key not in videos or key.rpartition('/')[0] in videos:
+            continue
+        example = next(f'{name}/000000' if is_video else name for name, is_video in names)
+        what = f'{known[key]} pictures have' if known[key] > 1 else 'no picture has'
+        raise SegformerPlusPlusError(
+            f'--boxes {path}: {what} the name {key!r}; names are as {example!r}: the path below a '
+            'folder that is given, else the name of the file, and VIDEO/000012 for a frame'
         )
     return content

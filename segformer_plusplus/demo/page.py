@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import traceback
 from collections.abc import Callable, Mapping
 from functools import wraps
 from html import escape
@@ -10,6 +12,7 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
+from mmengine.logging import print_log
 from PIL import Image
 
 from ..errors import SegformerPlusPlusError
@@ -20,6 +23,8 @@ TITLE = 'SegFormer++: token merging'
 FIRST_PRESET = 'hq'
 RATIO_STEP = 0.0125
 """Of the sliders: all ratios and limits of the presets are multiples of it."""
+
+_UNKNOWN = 'the request cannot be understood'
 
 WAITING = 8
 """Computations that wait; one more is refused."""
@@ -39,6 +44,25 @@ _LABELS = (
 )
 
 
+class Page(gr.Blocks):
+    """Says in words what it cannot make sense of; Gradio itself prints a traceback."""
+
+    async def process_api(self, *values: Any, **settings: Any) -> Any:
+        """Computes what was asked for.
+
+        Raises:
+            gradio.Error: in words.
+        """
+        try:
+            return await super().process_api(*values, **settings)
+        except gr.Error as error:
+            error.print_exception = False
+            raise
+        except Exception as error:
+            print_log(_UNKNOWN, logger='current', level=logging.WARNING)
+            raise gr.Error(_UNKNOWN, print_exception=False) from error
+
+
 def build_page(comparer: Comparer, model: str, samples: Mapping[str, Path]) -> gr.Blocks:
     """Builds the page without serving it.
 
@@ -47,7 +71,7 @@ def build_page(comparer: Comparer, model: str, samples: Mapping[str, Path]) -> g
         model: what is said about the model, such as the name of its config.
         samples: images to choose from, by the name that is shown.
     """
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(KEPT, KEPT)) as page:
+    with Page(title=TITLE, analytics_enabled=False, delete_cache=(KEPT, KEPT)) as page:
         gr.Markdown(
             f'# {TITLE}\n\nModel: `{model}` on `{comparer.device}`. An image is taken at its own '
             f'size, up to {comparer.max_pixels:,} pixels; larger ones are refused. Times: the '
@@ -90,7 +114,7 @@ def build_page(comparer: Comparer, model: str, samples: Mapping[str, Path]) -> g
         image.upload(lambda: None, None, sample, **quick)
         # not input, which comes twice for one choice
         sample.select(
-            for_people(lambda name: Image.fromarray(_read(comparer, samples[name], name))),
+            for_people(lambda name: Image.fromarray(_sample(comparer, samples, name))),
             sample, image, show_progress='hidden', api_visibility='private',
             concurrency_limit=None,
         )  # fmt: skip
@@ -137,6 +161,10 @@ def for_people(call: Callable[..., Any]) -> Callable[..., Any]:
             return call(*values)
         except SegformerPlusPlusError as error:
             raise gr.Error(escape(str(error)), duration=None, print_exception=False) from error
+        except Exception as error:
+            traceback.print_exc()
+            said = f'a fault of the page: {type(error).__name__}; the terminal shows more'
+            raise gr.Error(said, duration=None, print_exception=False) from error
 
     return guarded
 
@@ -145,13 +173,22 @@ def compare(
     comparer: Comparer, upload: Mapping[str, Any] | None, preset: str, kv: Any, q: Any
 ) -> tuple[Any, ...]:
     """Returns the summary, the mask with merging, the mask without, and the merge map."""
-    if not upload or not upload.get('path'):
+    given = upload if isinstance(upload, Mapping) else {}
+    path = given.get('path')
+    if not isinstance(path, str) or not path:
         raise SegformerPlusPlusError('there is no image yet: upload one or choose a sample')
-    path = Path(upload['path'])
-    image = _read(comparer, path, upload.get('orig_name') or path.name)
+    if not isinstance(preset, str):
+        raise SegformerPlusPlusError(f'{preset!r} is no strategy')
+    image = _read(comparer, Path(path), str(given.get('orig_name') or Path(path).name))
     ratios = None if preset_ratios(preset) is None else Ratios(kv, q)
     result = comparer(image, preset, ratios)
     return _summary(result), result.overlay, result.overlay_unmerged, result.merge_map
+
+
+def _sample(comparer: Comparer, samples: Mapping[str, Path], name: str) -> np.ndarray:
+    if name not in samples:
+        raise SegformerPlusPlusError('there is no such sample')
+    return _read(comparer, samples[name], name)
 
 
 def _read(comparer: Comparer, path: Path, name: str) -> np.ndarray:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
+import re
+import socket
 import time
 from typing import Any
 
 import gradio as gr
-from starlette.datastructures import MutableHeaders
+from mmengine.logging import print_log
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
+from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import SegformerPlusPlusError
@@ -21,24 +26,84 @@ POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; base-uri
 
 
 class OnlyFromHere:
-    """Sends :data:`POLICY` with every answer of an ASGI application."""
+    """Answers an ASGI application's callers from here only, and sends :data:`POLICY` with it.
 
-    def __init__(self, app: ASGIApp) -> None:
+    A page of another site can make its own name lead to this machine, and then ask what only this
+    machine may see; the browser tells that name in the header Host. Names that are asked for, the
+    port aside (a tunnel may have another one): those of this machine, ``host``, and, where others
+    may come in, any address in numbers, which no name can lead to.
+
+    What is malformed is answered with one sentence and a status below 500.
+
+    Args:
+        app: the application.
+        host: address that is listened on.
+    """
+
+    def __init__(self, app: ASGIApp, host: str) -> None:
         self._app = app
+        self._open = not is_local(host)
+        self._names = {'localhost', '127.0.0.1', '::1', host.lower()}
+        if self._open:
+            self._names |= {socket.gethostname().lower(), socket.getfqdn().lower()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answered = False
+
         async def send_with_policy(message: Message) -> None:
+            nonlocal answered
             if message['type'] == 'http.response.start':
+                answered = True
                 MutableHeaders(scope=message)['Content-Security-Policy'] = POLICY
+                if message['status'] >= 500:  # Gradio's word for an error that it was asked for
+                    message['status'] = 400
             await send(message)
 
-        await self._app(scope, receive, send_with_policy)
+        refusal = self._refusal(scope)
+        if refusal is None:
+            try:
+                await self._app(scope, receive, send_with_policy)
+                return
+            except Exception as error:
+                refusal = 'the request cannot be understood'
+                said = f'{scope["path"][:80]!r}: {refusal} ({type(error).__name__})'
+                print_log(said, logger='current', level=logging.WARNING)
+                if answered:
+                    return
+        if scope['type'] == 'websocket':
+            await send({'type': 'websocket.close', 'code': 1008})
+            return
+        await PlainTextResponse(f'{refusal}\n', 400)(scope, receive, send_with_policy)
+
+    def _refusal(self, scope: Scope) -> str | None:
+        if scope['type'] not in ('http', 'websocket'):
+            return None
+        if '://' in scope['path']:
+            return 'this page gives nothing of other machines'
+        asked = Headers(scope=scope).get('host', '')
+        name = re.sub(r':\d+$', '', asked).lower()
+        if name in self._names or name[1:-1] in self._names and name[0] == '[':
+            return None
+        if self._open and is_number(name.strip('[]')):
+            return None
+        return (
+            f'this page is not {asked[:80]!r}; open it under the address that it was started with'
+        )
+
+
+def is_number(host: str) -> bool:
+    """Says whether a host is an address in numbers, and no name."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def is_local(host: str) -> bool:
     """Says whether only this machine reaches what listens on ``host``."""
     try:
-        return ipaddress.ip_address(host).is_loopback
+        return ipaddress.ip_address(host.strip('[]')).is_loopback
     except ValueError:
         return host == 'localhost'
 
@@ -55,12 +120,15 @@ def serve(page: gr.Blocks, host: str, port: int | None, open_browser: bool) -> s
     Raises:
         SegformerPlusPlusError: the address or the port cannot be used.
     """
+    host = host.removeprefix('[').removesuffix(']')
+    _check_host(host)
+    numbers = f'[{host}]' if ':' in host else host
     try:
         launched: Any = page.launch(
-            server_name=host, server_port=port, inbrowser=open_browser,
+            server_name=numbers, server_port=port, inbrowser=open_browser,
             prevent_thread_lock=True, quiet=True, css=CSS,
             theme=gr.themes.Default(font=FONT, font_mono=FONT_MONO), max_file_size=MAX_UPLOAD,
-            app_kwargs=dict(middleware=[Middleware(OnlyFromHere)]),
+            app_kwargs=dict(middleware=[Middleware(OnlyFromHere, host=host)]),
             share=False, run_history=False, enable_monitoring=False, mcp_server=False,
             ssr_mode=False, pwa=False, num_workers=0, footer_links=[],
         )  # fmt: skip
@@ -70,6 +138,18 @@ def serve(page: gr.Blocks, host: str, port: int | None, open_browser: bool) -> s
             f'cannot listen on {where}: {error}; give another --port or --host'
         ) from error
     return str(launched[1])
+
+
+def _check_host(host: str) -> None:
+    try:
+        family, *_, place = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family) as probe:
+            probe.bind(place)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, 'strerror', None) or 'it is no name'
+        raise SegformerPlusPlusError(
+            f'--host {host}: {reason}; give an address of this machine, as 127.0.0.1 or ::1'
+        ) from error
 
 
 def wait(page: gr.Blocks) -> None:

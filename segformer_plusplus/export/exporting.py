@@ -15,6 +15,7 @@ from mmengine.model import revert_sync_batchnorm
 from torch import nn
 
 from ..errors import SegformerPlusPlusError
+from ..files import naming_the_file
 from .checking import Check, check_export
 from .description import describe_export
 from .formats import find_format
@@ -85,7 +86,7 @@ def export_model(
     graph = ExportGraph(reference, options).eval()
     with torch.inference_mode():  # what the model itself has against this size is told here
         graph(graph.example(1, options.shape))
-    with _folder_beside(path) as folder:
+    with _folder_beside(path) as folder, naming_the_file(path):
         beside = Path(folder) / path.name
         find_format(format).write(trace(graph), beside, metadata)
         checks = check_export(beside, reference)

@@ -71,6 +71,8 @@ def open_model(
             )
         if random_weights:
             torch.manual_seed(SEED)
+        if device is not None:
+            check_device(str(device))
         model = _build(config, scope)
         device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
         if checkpoint is None:
@@ -87,16 +89,19 @@ def open_model(
 
 
 def _build(config: Config, scope: str | None) -> nn.Module:
-    found = config.get('default_scope')
-    if config.get('model') is None:
-        raise SegformerPlusPlusError(f'{config.filename or "the config"} has no model')
-    if scope not in (None, found):
+    found, model_cfg = config.get('default_scope'), config.get('model')
+    if isinstance(model_cfg, Mapping) and scope not in (None, found):
         raise SegformerPlusPlusError(
             f'the config has default_scope {found!r}, expected a model of {scope!r}'
         )
+    if not isinstance(model_cfg, Mapping) or 'type' not in model_cfg:
+        raise SegformerPlusPlusError(
+            f'{config.filename or "the config"} has no model to build; expected '
+            "model = dict(type='...', ...)"
+        )
     init_default_scope(found or 'mmengine')
     # not a plain dict: mmseg reads its test_cfg by attributes
-    settings = ConfigDict(without_init_cfg(config.model), _scope_=found or 'mmengine')
+    settings = ConfigDict(without_init_cfg(model_cfg), _scope_=found or 'mmengine')
     model: Any = revert_sync_batchnorm(MODELS.build(settings))
     model.cfg = config
     return model
@@ -170,13 +175,16 @@ def in_parts_of_one_size(step: Callable[[Any], Any], data: Any) -> Any:
 
 
 def check_device(device: str) -> None:
-    """Checks that PyTorch has this device.
+    """Checks that PyTorch has this device, and that models run on it.
 
     Raises:
         SegformerPlusPlusError: PyTorch does not have the device, or does not know its name.
     """
     try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, OverflowError) as error:
+        reason = str(error).splitlines()[0].partition('. ')[0]
         raise SegformerPlusPlusError(f'--device {device}: {reason}') from error
+    if found.type == 'meta' or (found.type == 'cpu' and found.index):
+        raise SegformerPlusPlusError(f'--device {device}: no model runs on it; use cpu')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
+from mmengine.structures import InstanceData
 from mmpose.datasets.datasets.utils import parse_pose_metainfo
 from mmpose.structures import PoseDataSample, merge_data_samples
 from mmpose.visualization import PoseLocalVisualizer
@@ -23,6 +25,11 @@ from .reader import visible
 from .sources import Picture
 
 _ADVICE = 'try a smaller batch_size (--batch-size)'
+_BOXES = (
+    'give a list, each as left, top, right, bottom; [] is nobody, and a picture that is left out '
+    'is one person'
+)
+_FAR = 1e6  # pixels; no picture has so many in a row
 _LIMB_WIDTH = 1 / 300  # of the longer side of the image
 
 
@@ -38,7 +45,8 @@ class PoseEstimator(Predictor[PoseDataSample]):
         checkpoint: its weights.
         batch_size: number of people in a forward pass.
         boxes: people by the name of the picture (see :class:`~.sources.Picture`): (N, 4) left,
-            top, right, bottom in pixels. A picture without boxes is taken for one person.
+            top, right, bottom in pixels; [] is nobody. A picture that is not named is taken for
+            one person.
         options: see :class:`~.predictor.Predictor`.
 
     Attributes:
@@ -88,19 +96,33 @@ class PoseEstimator(Predictor[PoseDataSample]):
         people: list[dict[str, Any]] = []
         ends = [0]
         for picture, image in images:
-            boxes = self.boxes.get(picture.name)
-            for box in whole_image(image) if boxes is None else boxes:
+            whole = whole_image(image)
+            for box in self.boxes.get(picture.name, whole):
+                if (box[:2] >= whole[0, 2:]).any() or (box[2:] <= 0).any():
+                    raise SegformerPlusPlusError(
+                        f'its box {box.tolist()} lies outside: expected pixels, 0 to '
+                        f'{image.shape[1]} from left to right and 0 to {image.shape[0]} downwards'
+                    )
                 people.append(self.prepare(picture.name, image, box))
             ends.append(len(people))
         samples: list[PoseDataSample] = []
         for start in range(0, len(people), self.batch_size):
             data = pseudo_collate(people[start : start + self.batch_size])
-            with torch.inference_mode(), memory_errors('prediction', _ADVICE):
+            with torch.inference_mode(), memory_errors('the model', _ADVICE):
                 samples += [sample.cpu() for sample in self.model.test_step(data)]
         return [
-            merge_data_samples(samples[start:end])
+            merge_data_samples(samples[start:end]) if end > start else self._nobody()
             for start, end in zip(ends[:-1], ends[1:], strict=True)
         ]
+
+    def _nobody(self) -> PoseDataSample:
+        count = self.meta['num_keypoints']
+        nothing = InstanceData(
+            bboxes=np.empty((0, 4), np.float32),
+            keypoints=np.empty((0, count, 2), np.float32),
+            keypoint_scores=np.empty((0, count), np.float32),
+        )
+        return PoseDataSample(pred_instances=nothing)
 
     def prepare(self, name: str, image: np.ndarray, box: np.ndarray) -> dict[str, Any]:
         """Runs the test pipeline for one person.
@@ -138,23 +160,26 @@ def check_boxes(name: str, boxes: Any) -> np.ndarray:
     """Checks the boxes of one picture and returns them as (N, 4) float32.
 
     Raises:
-        SegformerPlusPlusError: no numbers, another shape, no box, or a box without an area.
+        SegformerPlusPlusError: no numbers, another shape, or a box without an area.
     """
     try:
         array = np.asarray(boxes, dtype=np.float32)
-    except (TypeError, ValueError) as error:
-        raise SegformerPlusPlusError(f'boxes of {name}: {boxes!r} are no numbers') from error
-    if array.ndim != 2 or array.shape[1] != 4 or not len(array):
+    except (TypeError, ValueError, OverflowError) as error:
         raise SegformerPlusPlusError(
-            f'boxes of {name} have the shape {array.shape}; give at least one, each as left, top, '
-            'right, bottom'
+            f'boxes of {name}: {reprlib.repr(boxes)} are no numbers; {_BOXES}'
+        ) from error
+    if array.shape == (0,):
+        return array.reshape(0, 4)
+    if array.ndim != 2 or array.shape[1] != 4:
+        raise SegformerPlusPlusError(
+            f'boxes of {name}: {reprlib.repr(boxes)} has the shape {array.shape}; {_BOXES}'
         )
     sides = array[:, 2:] - array[:, :2]
-    wrong = ~((sides > 0).all(axis=1) & np.isfinite(array).all(axis=1))
+    wrong = ~((sides > 0) & (abs(array[:, :2]) < _FAR) & (abs(array[:, 2:]) < _FAR)).all(axis=1)
     if wrong.any():
         raise SegformerPlusPlusError(
-            f'boxes of {name}: {array[wrong][0].tolist()} has no area; expected left, top, right, '
-            'bottom in pixels'
+            f'boxes of {name}: {array[wrong][0].tolist()} has no area, or none in a picture; '
+            'expected left, top, right, bottom in pixels'
         )
     return array
 
@@ -174,6 +199,8 @@ class SkeletonPainter:
 
     def __call__(self, image: np.ndarray, sample: PoseDataSample) -> np.ndarray:
         """Returns a painted copy of an image (H, W, 3) uint8 BGR."""
+        if not len(sample.pred_instances):
+            return image.copy()
         self._painter.line_width = max(1, round(max(image.shape[:2]) * _LIMB_WIDTH))
         self._painter.radius = 2 * self._painter.line_width
         painted: np.ndarray = self._painter.add_datasample(

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
+import cv2
 import numpy as np
 import torch
 from mmengine.config import Config
+from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
 from torch import nn
 from tqdm import tqdm
 
-from ..errors import SegformerPlusPlusError
+from ..errors import SegformerPlusPlusError, describe_error
+from ..loading.images import unreadable
 from .opening import open_model
 from .reader import Reader
 from .sources import Picture, Source, count_pictures, find_pictures, is_one_image
@@ -30,9 +35,9 @@ class Prediction(Generic[Sample]):
 
     Attributes:
         picture: where it is from.
-        image: (H, W, 3) uint8 BGR; None if it could not be read.
-        sample: the toolbox's data sample; None if the image could not be read.
-        error: says why the image could not be read.
+        image: (H, W, 3) uint8 BGR; None if there is an error.
+        sample: the toolbox's data sample; None if there is an error.
+        error: names the picture and says why it could not be read or predicted.
     """
 
     picture: Picture
@@ -65,6 +70,7 @@ class Predictor(ABC, Generic[Sample]):
 
     scope: str
     any_size = False
+    _grey_size = 256, 256
 
     def __init__(
         self,
@@ -76,8 +82,10 @@ class Predictor(ABC, Generic[Sample]):
         batch_size: int = 1,
         cfg_options: Mapping[str, Any] | None = None,
     ) -> None:
-        if not isinstance(batch_size, int) or batch_size < 1:
-            raise SegformerPlusPlusError(f'batch_size is {batch_size!r}; give 1 or more')
+        if not isinstance(batch_size, int) or not 1 <= batch_size <= sys.maxsize:
+            raise SegformerPlusPlusError(
+                f'batch_size is {batch_size!r}; give a whole number from 1 to {sys.maxsize}'
+            )
         self.model = open_model(
             config_or_model,
             checkpoint,
@@ -90,6 +98,7 @@ class Predictor(ABC, Generic[Sample]):
         self.reader = Reader(getattr(self.model, 'cfg', None))
         self.batch_size = batch_size
         self._progress = False
+        self._proven = False  # whether the last picture was predicted
 
     def __call__(self, inputs: Source | Sequence[Source], progress: bool = False) -> Any:
         """Predicts one image, or several.
@@ -102,7 +111,8 @@ class Predictor(ABC, Generic[Sample]):
             A data sample for one image; a list of them for a list, a folder or a video.
 
         Raises:
-            SegformerPlusPlusError: an image cannot be read; :meth:`stream` goes on instead.
+            SegformerPlusPlusError: an image cannot be read or predicted; :meth:`stream` goes on
+                instead.
         """
         samples = []
         for prediction in self.stream(inputs, progress):
@@ -114,13 +124,17 @@ class Predictor(ABC, Generic[Sample]):
     def stream(
         self, inputs: Source | Sequence[Source], progress: bool = False
     ) -> Iterator[Prediction[Sample]]:
-        """Yields predictions in order, also for images that cannot be read.
+        """Yields predictions in order, also for images that cannot be read or predicted.
 
-        Holds no more than one batch in memory.
+        Holds no more than one batch in memory. Where a batch fails, its images are predicted one by
+        one; where one fails, a grey image shows whether that is due to the image.
 
         Args:
             inputs: what :func:`~.sources.find_pictures` takes.
             progress: show a bar.
+
+        Raises:
+            SegformerPlusPlusError: no picture can be predicted, not even the grey one.
         """
         self._progress = progress
         pictures = find_pictures(inputs, self.any_size, self.reader)
@@ -132,9 +146,46 @@ class Predictor(ABC, Generic[Sample]):
 
     def _predict(self, batch: Sequence[Picture]) -> list[Prediction[Sample]]:
         loaded = [_load(picture) for picture in batch]
-        images = [(each.picture, each.image) for each in loaded if each.error is None]
-        samples = iter(self._samples(images))
-        return [each if each.error else replace(each, sample=next(samples)) for each in loaded]
+        done = iter(self._attempt([each for each in loaded if each.error is None]))
+        return [each if each.error else next(done) for each in loaded]
+
+    def _attempt(self, loaded: Sequence[Prediction[Sample]]) -> list[Prediction[Sample]]:
+        """Predicts images together, or one by one if that fails."""
+        try:
+            samples = self._samples([(each.picture, each.image) for each in loaded])
+        except Exception as error:  # of a pipeline and a model that anybody has written
+            if len(loaded) == 1:
+                return [Prediction(loaded[0].picture, error=self._blame(loaded[0], error))]
+            done = [self._attempt([each])[0] for each in loaded]
+            if all(each.error is None for each in done):
+                message = f'{_reason(error)}; the {len(done)} of a batch were predicted one by one'
+                print_log(message, logger='current', level=logging.WARNING)
+            return done
+        self._proven = self._proven or bool(loaded)
+        return [replace(each, sample=s) for each, s in zip(loaded, samples, strict=True)]
+
+    def _blame(self, failed: Prediction[Sample], error: Exception) -> SegformerPlusPlusError:
+        """Returns the error of one picture; raises one that every picture meets."""
+        height, width = self._grey_size
+        assert failed.image is not None
+        if not self._proven:
+            try:
+                channels = failed.image.shape[2:]
+                grey = np.full((height, width, *channels), 127, dtype=failed.image.dtype)
+                self._samples([(Picture('grey', lambda: grey), grey)])
+            except Exception:
+                raise SegformerPlusPlusError(
+                    f'no picture can be predicted, not even a grey one of {height}x{width}: '
+                    f'{_reason(error)}'
+                ) from error
+        self._proven = False
+        size = 'x'.join(map(str, failed.image.shape[:2]))
+        named = SegformerPlusPlusError(
+            f'image {failed.picture.path or failed.picture.name} of {size} cannot be predicted: '
+            f'{_reason(error)}'
+        )
+        named.__cause__ = error
+        return named
 
     @abstractmethod
     def _samples(self, images: Sequence[tuple[Picture, Any]]) -> list[Sample]:
@@ -146,3 +197,15 @@ def _load(picture: Picture) -> Prediction[Any]:
         return Prediction(picture, picture.load())
     except SegformerPlusPlusError as error:
         return Prediction(picture, error=error)
+    except (MemoryError, OSError) as error:
+        return Prediction(
+            picture, error=unreadable('image', str(picture.path or picture.name), error)
+        )
+
+
+def _reason(error: Exception) -> str:
+    """Returns what an error says, in the words of whoever wrote the step that failed."""
+    said = next(iter(str(error).splitlines()), '')
+    if isinstance(error, cv2.error) and 'resize' in said:
+        return 'resizing leaves no pixel of its shorter side'
+    return describe_error(error) or f'{type(error).__name__}: {said}'

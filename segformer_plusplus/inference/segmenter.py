@@ -83,6 +83,8 @@ class Segmenter(Predictor[SegDataSample]):
             )
         self.keep_logits = keep_logits
         self.any_size = self.tiles is not None
+        if self.tiles is not None:
+            self._grey_size = min(256, self.tiles.height), min(256, self.tiles.width)
         self.classes, self.palette = _names(model.dataset_meta, model.decode_head)
         config = getattr(model, 'cfg', None)
         self.reduces_zero_label = _reduces_zero_label(model.dataset_meta, test_dataset(config))
@@ -128,7 +130,7 @@ class Segmenter(Predictor[SegDataSample]):
         for _, same in groupby(every, key=sizes):
             batch = list(same)
             data = {key: [each[key] for each in batch] for key in ('inputs', 'data_samples')}
-            with torch.inference_mode(), memory_errors('prediction', _ADVICE):
+            with torch.inference_mode(), memory_errors('the model', _ADVICE):
                 results = self.model.test_step(data)
             for sample in results:
                 # mmseg's own are floats of one logit

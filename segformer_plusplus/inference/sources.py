@@ -90,6 +90,11 @@ def count_pictures(inputs: Source | Sequence[Source]) -> int | None:
     return total
 
 
+def list_names(inputs: Source | Sequence[Source]) -> list[tuple[str, bool]]:
+    """Lists the names of images and videos, and whether each is a video, whose frames go on."""
+    return [(name, _is_video(source)) for name, source in _find_sources(inputs)]
+
+
 def is_one_image(inputs: Any) -> bool:
     """Tells whether an input is no list, no folder and no video."""
     if isinstance(inputs, str | os.PathLike):

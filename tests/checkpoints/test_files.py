@@ -1,12 +1,24 @@
 """Files and folders of weights: what is read, and what is refused by name."""
 
+import io
 import json
+import os
+import pickle
+import resource
+import signal
+import subprocess
 import sys
+import tarfile
+from collections import Counter
+from functools import partial
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from mmengine.logging.history_buffer import HistoryBuffer
 
-from segformer_plusplus import CheckpointError, MissingDependencyError
+from segformer_plusplus import CheckpointError, MissingDependencyError, SegformerPlusPlusError
 from segformer_plusplus.checkpoints import (
     load_checkpoint_strictly,
     read_checkpoint,
@@ -14,6 +26,7 @@ from segformer_plusplus.checkpoints import (
     write_checkpoint,
     write_transformers_folder,
 )
+from segformer_plusplus.safe_globals import _history_buffer_method
 from segformer_plusplus.training.runner import StrictRunner
 
 from .models import Segmentor, difference, from_transformers_library, images, randomise, same
@@ -140,6 +153,122 @@ def test_code_is_run_only_when_asked_for(tmp_path, kind):
     assert trace.exists()
 
 
+class Calls:
+    """A call in a pickle."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+def tar_of(path, content):
+    """PyTorch's oldest format, from before its pickles."""
+    with tarfile.open(path, 'w') as archive:
+        for name, value in (('storages', 0), ('tensors', 0), ('pickle', content)):
+            data = pickle.dumps(value, 2)
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+
+
+WRITERS = {
+    'zip': torch.save,
+    'legacy': partial(torch.save, _use_new_zipfile_serialization=False),
+    'protocol 4': partial(torch.save, pickle_protocol=4),
+    'legacy of protocol 4': partial(
+        torch.save, pickle_protocol=4, _use_new_zipfile_serialization=False
+    ),
+    'plain pickle': lambda content, path: path.write_bytes(pickle.dumps(content)),
+    'pickle of protocol 0': lambda content, path: path.write_bytes(pickle.dumps(content, 0)),
+}
+ADVICE = 'weights_only', 'WeightsUnpickler', 'torch.load', 'safe_globals', 'operand', 'damaged'
+
+
+@pytest.mark.parametrize('writer', WRITERS.values(), ids=WRITERS)
+@pytest.mark.parametrize(
+    'call, culprit',
+    [
+        (Calls(os.system, 'true'), 'os.system'),
+        (Calls(sys.exit, 3), 'sys.exit'),
+        (Calls(subprocess.Popen, ['true']), 'subprocess.Popen'),
+        (Calls(eval, '1'), 'eval'),
+        (Calls(getattr, Counter, 'most_common'), 'getattr|most_common'),
+        (Path('x'), 'pathlib.*Path'),
+        (torch.nn.Linear(1, 1), 'torch.nn.modules.linear.Linear'),
+    ],
+)
+def test_a_refusal_names_what_is_asked_for(tmp_path, recwarn, writer, call, culprit):
+    path = tmp_path / 'a.pth'
+    writer(dict(state_dict=dict(a=1), extra=call), path)
+    recwarn.clear()
+    with pytest.raises(
+        CheckpointError, match=f'^checkpoint {path} .*it asks for .*({culprit}).*--unsafe'
+    ) as info:
+        read_checkpoint(path)
+    assert not any(word in str(info.value) for word in ADVICE) and '\n' not in str(info.value)
+    assert not recwarn.list
+
+
+def test_formats_that_are_programs(tmp_path):
+    torch.jit.trace(torch.nn.Linear(2, 2), torch.ones(1, 2)).save(str(tmp_path / 'script.pth'))
+    tar_of(tmp_path / 'tar.pth', Payload(tmp_path / 'trace'))
+    for name, words in (('script.pth', 'TorchScript, a program'), ('tar.pth', 'a tar archive')):
+        with pytest.raises(
+            CheckpointError, match=f'{name} cannot be read safely: .*{words}'
+        ) as info:
+            read_checkpoint(tmp_path / name)
+        assert not any(word in str(info.value) for word in ADVICE)
+    assert not (tmp_path / 'trace').exists()
+
+
+def test_weights_in_parts_of_fsdp(tmp_path):
+    from torch.distributed.tensor import DTensor, Shard, init_device_mesh
+
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group('gloo', store=store, rank=0, world_size=1)
+    try:
+        part = DTensor.from_local(torch.ones(2), init_device_mesh('cpu', (1,)), [Shard(0)])
+        torch.save(dict(state_dict=dict(a=part)), tmp_path / 'a.pth')
+    finally:
+        torch.distributed.destroy_process_group()
+    code = (
+        'import sys; from segformer_plusplus.checkpoints import read_checkpoint\n'
+        'try: read_checkpoint(sys.argv[1])\nexcept ValueError as error: print(error)'
+    )
+    command = [sys.executable, '-c', code, str(tmp_path / 'a.pth')]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert 'torch.distributed' in said and 'save them whole' in said and 'weights_only' not in said
+
+
+@pytest.mark.parametrize('content', [b'<!DOCTYPE html><html>', b'hello\n', b'', b'\x80\x04'])
+def test_what_is_no_checkpoint_is_not_called_dangerous(tmp_path, content):
+    (tmp_path / 'a.pth').write_bytes(content)
+    with pytest.raises(CheckpointError, match='a.pth cannot be read: it is damaged') as info:
+        read_checkpoint(tmp_path / 'a.pth')
+    assert '--unsafe' not in str(info.value) and 'weights_only' not in str(info.value)
+
+
+@pytest.mark.parametrize(
+    'owner, name',
+    [(Counter, 'most_common'), (torch.Tensor, 'register_hook'), (torch.nn.Parameter, '__repr__'),
+     (HistoryBuffer, '__init__'), (HistoryBuffer, '_set_default_statistics'),
+     (HistoryBuffer, 'nothing'), (HistoryBuffer(), 'mean'), (np.ndarray, 'tofile')],
+)  # fmt: skip
+def test_methods_of_other_classes_are_not_looked_up(tmp_path, owner, name):
+    """A HistoryBuffer's own statistics are all that a checkpoint gets."""
+    with pytest.raises(pickle.UnpicklingError, match=f"it asks for '{name}' of"):
+        _history_buffer_method(owner, name)
+    if owner is Counter:
+        torch.save(dict(a=Calls(getattr, owner, name)), tmp_path / 'a.pth')
+        with pytest.raises(
+            CheckpointError, match="cannot be read safely: it asks for 'most_common'"
+        ):
+            read_checkpoint(tmp_path / 'a.pth')
+    assert _history_buffer_method(HistoryBuffer, 'mean') is HistoryBuffer.mean
+
+
 def test_without_safetensors(tmp_path, state, monkeypatch):
     monkeypatch.setitem(sys.modules, 'safetensors', None)
     monkeypatch.setitem(sys.modules, 'safetensors.torch', None)
@@ -160,6 +289,22 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, name):
         write_checkpoint(path, dict(a=broken))
     assert path.read_bytes() == old
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize('name', ['a.safetensors', 'a.pth'])
+def test_a_full_disk(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(b'old')
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        with pytest.raises(SegformerPlusPlusError, match=f'{name} cannot be written: is the disk'):
+            write_checkpoint(path, dict(a=torch.ones(10_000)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert path.read_bytes() == b'old' and [each.name for each in tmp_path.iterdir()] == [name]
 
 
 def test_what_cannot_be_written(tmp_path, state):

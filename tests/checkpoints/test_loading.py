@@ -15,6 +15,7 @@ from mmengine.model.weight_init import PretrainedInit
 
 from segformer_plusplus import CheckpointError, MixVisionTransformerPlusPlus
 from segformer_plusplus.checkpoints import load_checkpoint_strictly, read_checkpoint
+from segformer_plusplus.training.runner import StrictRunner
 
 from .models import DEPTHS, HEADS, randomise, same
 
@@ -197,6 +198,66 @@ def test_a_broken_download_is_not_kept(remote):
         read_checkpoint(f'{address}/mit.pth')
     save(root, dict(number=torch.tensor(4)), 'mit.pth')
     assert read_checkpoint(f'{address}/mit.pth')['number'] == 4
+
+
+class Payload:
+    """Harmless code in a pickle: it makes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), 'w')
+
+
+@pytest.mark.parametrize('use', ['read', 'load', 'init_cfg', 'runner', 'cached'])
+def test_code_in_a_download_is_not_run(remote, model, weights, tmp_path, use):
+    root, address = remote
+    trace, source = tmp_path / 'trace', f'{address}/evil.pth'
+    save(root, dict(state_dict=weights, extra=Payload(trace)), 'evil.pth')
+    if use == 'cached':
+        cache = tmp_path / 'cache' / 'hub' / 'checkpoints'
+        cache.mkdir(parents=True)
+        digest = hashlib.sha256(source.encode()).hexdigest()[:12]
+        (root / 'evil.pth').rename(cache / f'{digest}_evil.pth')
+    calls = dict(
+        read=lambda: read_checkpoint(source),
+        cached=lambda: read_checkpoint(source),
+        load=lambda: load_checkpoint_strictly(model, source),
+        init_cfg=build(init_cfg=dict(type='Pretrained', checkpoint=source)).init_weights,
+        runner=lambda: StrictRunner(
+            model, work_dir=str(tmp_path / 'work'), cfg=dict(strict_load=True)
+        ).load_checkpoint(source),
+    )
+    with pytest.raises(
+        CheckpointError, match=f'{source} cannot be read safely: it asks for .*open'
+    ):
+        calls[use]()
+    assert not trace.exists()
+    if use == 'read':
+        assert 'state_dict' in read_checkpoint(source, unsafe=True) and trace.exists()
+
+
+@pytest.mark.parametrize('place', ['a file', 'full'])
+def test_a_cache_that_cannot_be_written_is_named(remote, weights, tmp_path, place, monkeypatch):
+    root, address = remote
+    save(root, weights, 'mit.pth')
+    reason = 'Not a directory'
+    if place == 'a file':
+        (tmp_path / 'cache').touch()
+    else:
+        reason = 'No space left on device'
+
+        def full(*_):
+            raise OSError(28, reason)
+
+        monkeypatch.setattr('segformer_plusplus.checkpoints.loading.download_url_to_file', full)
+    expected = (
+        f'mit.pth cannot be kept in {tmp_path}/cache/hub/checkpoints: {reason}; set TORCH_HOME'
+    )
+    with pytest.raises(CheckpointError, match=expected) as info:
+        read_checkpoint(f'{address}/mit.pth')
+    assert 'damaged' not in str(info.value)
 
 
 def test_two_addresses_with_one_file_name(remote):

@@ -86,14 +86,18 @@ def test_the_network_may_reach_it_after_a_warning(segmentation, monkeypatch, cap
     assert ('it asks for no password' in out + error) == (host == '0.0.0.0')
 
 
-def test_it_serves_until_ctrl_c(segmentation, tmp_path):
+@pytest.mark.parametrize('end', [signal.SIGINT, signal.SIGTERM])
+def test_it_serves_until_ctrl_c(segmentation, tmp_path, end):
     httpx = pytest.importorskip('httpx')
     pytest.importorskip('gradio')
     pixels = np.random.default_rng().integers(0, 256, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / 'sample.png')
     command = [sys.executable, '-u', '-c', START, 'demo', *map(str, segmentation)]
     command += ['--samples', str(tmp_path), '--max-pixels', '4321']
-    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    uploads = tmp_path / 'tmp'
+    uploads.mkdir()
+    environment = dict(os.environ, TMPDIR=str(uploads))
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
     with subprocess.Popen(command, **pipes) as process:
         assert process.stdout is not None
         said = ''
@@ -104,9 +108,15 @@ def test_it_serves_until_ctrl_c(segmentation, tmp_path):
         address = re.search(r'http://\S+', said)
         assert address is not None
         answer = httpx.get(address[0])
-        process.send_signal(signal.SIGINT)
+        upload = httpx.post(f'{address[0]}gradio_api/upload', files=dict(files=('a.png', b'x')))
+        private = [path for path in uploads.iterdir() if path.name.startswith('segformer')]
+        modes = [path.stat().st_mode & 0o777 for path in private]
+        assert not (uploads / 'gradio').exists()
+        process.send_signal(end)
         rest, _ = process.communicate(timeout=30)
     assert answer.status_code == 200
     assert "default-src 'self'" in answer.headers['content-security-policy']
     assert 'up to 4,321 pixels' in answer.text and 'sample.png' in answer.text
     assert process.returncode == 0 and 'Traceback' not in rest, rest
+    assert modes == [0o700] and upload.json()[0].startswith(f'{private[0]}/')
+    assert not private[0].exists()

@@ -3,6 +3,7 @@
 import re
 
 import pytest
+import torch
 from mmengine.registry import MODELS
 from torch._utils import ExceptionWrapper
 from tqdm import tqdm
@@ -35,6 +36,14 @@ def raised_by(function, *args) -> BaseException:
         (FileExistsError(17, 'File exists', 'work'), 'File exists: work'),
         (OSError(28, 'No space left on device'), 'No space left on device'),
         (
+            RuntimeError("[enforce fail at x.cpp:1] DefaultCPUAllocator: can't allocate memory: y"),
+            'out of memory; try a smaller --shape or --batch-size, or --dtype bfloat16',
+        ),
+        (
+            torch.cuda.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB'),
+            'out of memory; try a smaller --shape or --batch-size, or --dtype bfloat16',
+        ),
+        (
             ValueError('need at least one array to concatenate'),
             'a dataset is empty: no file in its data_prefix has its img_suffix, or nobody in its '
             'ann_file has a box and keypoints',
@@ -49,6 +58,26 @@ def test_what_a_user_can_mend_is_one_line(error, message, capsys):
 def test_the_error_stands_on_its_own_line_below_a_progress_bar(capsys):
     assert failing(CheckpointError('broken'), progress=True)([]) == 2
     assert 'error: broken' in [line.strip() for line in re.split('[\r\n]', capsys.readouterr().err)]
+
+
+@pytest.mark.parametrize(
+    'name, words',
+    [
+        ('mmcv', 'needs mmcv, which cannot be imported (No module); install it with pip install '),
+        ('mmengine.runner', 'pip install onedl-mmengine'),
+        ('xtcocotools', 'mmpose==1.3.2'),
+        ('munkres', 'mmpose==1.3.2'),
+        ('rich', 'install it with pip install rich'),
+    ],
+)
+def test_a_missing_library_is_named_wherever_it_is_imported(name, words, capsys, monkeypatch):
+    monkeypatch.setattr('segformer_plusplus.libraries.installed_line', lambda: 'maintained')
+    assert failing(ModuleNotFoundError('No module', name=name))([]) == 2
+    error = capsys.readouterr().err
+    assert words in error and error.count('\n') == 1
+    ours = ModuleNotFoundError('No module', name='segformer_plusplus.lost')
+    with pytest.raises(ModuleNotFoundError):
+        failing(ours)([])
 
 
 @pytest.mark.parametrize('error', [AttributeError('x'), AssertionError('x'), ValueError('x')])

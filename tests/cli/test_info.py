@@ -37,3 +37,21 @@ def test_a_file_of_nobody(capsys, tmp_path):
 def test_what_is_not_there(capsys, tmp_path, name):
     assert main([str(tmp_path / name)]) == 2
     assert 'error: ' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    'text, words',
+    [
+        ('a = 1', 'plain.py has no model to build; expected model = dict(type='),
+        ('model = dict()', 'plain.py has no model to build'),
+        ('model = None', 'plain.py has no model to build'),
+        ('model = 3', 'plain.py has no model to build'),
+        ("model = dict(type='EncoderDecoderPlusPlus')", 'the config does not fit its class'),
+        ('1 / 0', 'cannot read config'),
+    ],
+)
+def test_a_config_without_a_model(capsys, tmp_path, text, words):
+    (tmp_path / 'plain.py').write_text(f"default_scope = 'mmseg'\n{text}\n")
+    assert main([str(tmp_path / 'plain.py')]) == 2
+    error = capsys.readouterr().err
+    assert words in error and error.splitlines()[-1].startswith('error: ')

@@ -24,9 +24,11 @@ class Amounts:
 
     Attributes:
         rounds: that are timed.
+        share: of them.
     """
 
     rounds: Positive = 3
+    share: float = 0.5
 
 
 def run(argv):
@@ -40,6 +42,7 @@ def run(argv):
         *others: str,
         shape: Shapes = [(8, 8)],  # noqa: B006
         resume: str | None = None,
+        level: float | None = None,
         progress: On = True,
         fresh: bool = False,
         device: Literal['cpu', 'cuda'] | None = None,
@@ -79,6 +82,8 @@ def run(argv):
         ('--cfg-options a.b=1 c=[x,2]', 'cfg_options', {'a.b': 1, 'c': ['x', 2]}),
         ('--cfg-options a=1 --fresh --cfg-options d=-1e-3', 'cfg_options', {'a': 1, 'd': -1e-3}),
         ('--rounds 9', 'amounts', Amounts(9)),
+        ('--share -2.5', 'amounts', Amounts(3, -2.5)),
+        ('--level 1e-3', 'level', 1e-3),
         ('--rounds 2 --rounds 9', 'amounts', Amounts(9)),
         ('--traceback', 'fresh', False),
     ],
@@ -94,6 +99,13 @@ def test_what_is_given_arrives(words, name, value):
     [
         ([], 'CONFIG requires an argument'),
         (['a', '--rounds', '0'], "'0' is no whole number above 0"),
+        (['a', '--rounds', '9' * 20], '9999999999... is too large: give a number below 10^9'),
+        (['a', '--rounds', '9' * 5000], '9999999999... is too large: give a number below 10^9'),
+        (['a', '--rounds', 'nan'], "'nan' is no whole number above 0"),
+        (['a', '--shape', f'{"9" * 20}x1'], 'is no shape; write HEIGHTxWIDTH'),
+        (['a', '--level', 'nan'], 'Invalid value "nan" for --level. Give a finite number'),
+        (['a', '--level', 'inf'], 'Invalid value "inf" for --level. Give a finite number'),
+        (['a', '--local-rank', '9' * 20], 'Give a finite number'),
         (['a', '--shape', '4x'], "'4x' is no shape; write HEIGHTxWIDTH, as 512x1024"),
         (['a', '--device', 'tpu'], 'Choose from: "cpu", "cuda"'),
         (['a', '--cfg-options', 'b'], "'b' is not KEY=VALUE"),
@@ -108,6 +120,12 @@ def test_a_wrong_call_is_one_line(words, message, capsys):
     assert printed.err.startswith('error: ') and printed.err.count('\n') == 1
     assert message in printed.err
     assert printed.err.endswith('; see segformer-plusplus test-options --help\n')
+
+
+@pytest.mark.parametrize('number, said', [('nan', 'nan'), ('-inf', '-inf'), ('1e400', 'inf')])
+def test_a_number_among_other_options_must_be_finite(number, said, capsys):
+    assert run(['a', '--share', number]) == (2, {})
+    assert capsys.readouterr().err == f'error: --share is {said}; give a finite number\n'
 
 
 def test_the_help_is_the_docstring(capsys):

@@ -2,10 +2,13 @@
 
 import json
 import os
+import subprocess
+import sys
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from inference.test_sources import random_image, write_video
 from PIL import Image
 
@@ -150,6 +153,12 @@ def test_a_disk_that_is_full_before_the_video_ends(segmentation, tmp_path, capfd
         (['{image}', '--boxes', 'x'], '--boxes is for poses'),
         (['{image}', '--no-masks', '--no-overlays'], 'nothing to write'),
         (['{image}', '--device', 'meat'], '--device meat: '),
+        (['{image}', '--device', 'cpu:99'], '--device cpu:99: no model runs on it; use cpu'),
+        (['{image}', '--device', 'meta'], '--device meta: no model runs on it; use cpu'),
+        (['{image}', '--opacity', 'nan'], '--opacity is nan'),
+        (['{image}', '--min-score', 'nan'], '--min-score is nan'),
+        (['{image}', '--batch-size', '9' * 20], 'is too large'),
+        (['{image}', '--overlap', '9' * 20, '--tile', '64x64'], 'for --overlap'),
         (['{image}', '--token-merging', 'hg'], 'hg'),
     ],
 )
@@ -160,9 +169,184 @@ def test_calls_that_are_refused(segmentation, images, tmp_path, capfd, arguments
     assert not out.exists()
 
 
-@pytest.mark.parametrize('content', ['[1]', 'no json', '{"a.png": [[1, 2]]}'])
-def test_boxes_that_are_refused(pose, tmp_path, capfd, content):
-    cv2.imwrite(str(tmp_path / 'a.png'), random_image())
+@pytest.mark.parametrize(
+    'content, words',
+    [
+        ('[1]', 'holds a list; expected an object'),
+        ('no json', 'cannot be read'),
+        ('{"a.png": [[1, 2]]}', 'each as left, top, right, bottom'),
+        ('{"a.png": [[1, 2, 3, 4, 0.9]]}', '[[1, 2, 3, 4, 0.9]] has the shape (1, 5)'),
+        (
+            '{"a.png": null}',
+            'None has the shape (); give a list, each as left, top, right, bottom; [] is nobody',
+        ),
+        ('{"a.png": [[1, 2, 3, 4], [1]]}', 'are no numbers'),
+        ('{"a.png": [[3, 2, 1, 4]]}', 'has no area'),
+        ('{"a.png": [[NaN, 2, 3, 4]]}', 'has no area'),
+        ('{"a.png": [[0, 0, 1e30, 1e30]]}', 'or none in a picture'),
+        ('{"in/a.png": []}', "no picture has the name 'in/a.png'; names are as 'a.png'"),
+        ('{"a": []}', "no picture has the name 'a'"),
+        ('{"clip.avi": []}', "no picture has the name 'clip.avi'"),
+        ('{"lost.avi/000000": []}', "no picture has the name 'lost.avi/000000'"),
+        ('{"b.png": []}', "2 pictures have the name 'b.png'"),
+    ],
+)
+def test_boxes_that_are_refused(pose, tmp_path, capfd, content, words):
+    for name in ('a.png', 'b.png', 'deep/b.png'):
+        (tmp_path / 'deep').mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / name), random_image())
+    write_video(tmp_path / 'clip.avi', frames=2)
     (tmp_path / 'boxes.json').write_text(content)
-    arguments = [tmp_path / 'a.png', '--out', tmp_path / 'out', '--boxes', tmp_path / 'boxes.json']
-    assert 'boxes' in refused(capfd, pose, *arguments)
+    inputs = [tmp_path / name for name in ('a.png', 'b.png', 'deep/b.png', 'clip.avi')]
+    arguments = [*inputs, '--out', tmp_path / 'out', '--boxes', tmp_path / 'boxes.json']
+    assert words in refused(capfd, pose, *arguments)
+    assert not (tmp_path / 'out').exists()
+
+
+def test_nobody_in_a_picture_boxes_outside_and_of_frames(pose, tmp_path, capfd):
+    images = {name: random_image(64, 96) for name in ('all.png', 'none.png', 'off.png', 'part.png')}
+    (tmp_path / 'in').mkdir()
+    for name, image in images.items():
+        cv2.imwrite(str(tmp_path / 'in' / name), image)
+    write_video(tmp_path / 'in/clip.avi', frames=2)
+    boxes = {
+        'none.png': [], 'off.png': [[96, 0, 120, 20]], 'part.png': [[-20, -20, 30, 90]],
+        'clip.avi/000001': [], 'clip.avi/000002': [],
+    }  # fmt: skip
+    (tmp_path / 'boxes.json').write_text(json.dumps(boxes))
+    arguments = [tmp_path / 'in', '--boxes', tmp_path / 'boxes.json', '--out', tmp_path / 'out']
+    assert predict(pose, *arguments, '--batch-size', 3) == 1
+    error = capfd.readouterr().err
+    assert 'off.png of 64x96 cannot be predicted: its box [96.0, 0.0, 120.0, 20.0] lies' in error
+    assert 'the video has no frame clip.avi/000002' in error and '5 predicted, 2 could not' in error
+    content = json.loads((tmp_path / 'out/keypoints.json').read_text())['images']
+    people = {each['image']: [person['box'] for person in each['people']] for each in content}
+    assert people == {
+        'all.png': [[0, 0, 96, 64]], 'none.png': [], 'part.png': [[-20, -20, 30, 90]],
+        'clip.avi/000000': [[0, 0, 64, 48]], 'clip.avi/000001': [],
+    }  # fmt: skip
+    painted = cv2.imread(str(tmp_path / 'out/overlays/none.png'))
+    np.testing.assert_array_equal(painted, images['none.png'])
+
+
+HOSTILE = {'a': (64, 96), 'dot': (1, 1), 'tall': (10_000, 20), 'wide': (2, 200), 'z': (64, 96)}
+
+
+@pytest.mark.parametrize('batch_size', [1, 2, 8])
+@pytest.mark.parametrize('tiles', [(), ('--tile', '64x64')])
+def test_a_picture_that_the_model_cannot_take_is_an_item_of_its_own(
+    segmentation, tmp_path, capfd, batch_size, tiles
+):
+    (tmp_path / 'in').mkdir()
+    for name, size in HOSTILE.items():
+        cv2.imwrite(str(tmp_path / f'in/{name}.png'), random_image(*size))
+    failing = ('dot', 'tall', 'wide') if tiles else ('tall', 'wide')
+    good = [name for name in HOSTILE if name not in failing]
+    out = tmp_path / 'out'
+    arguments = [tmp_path / 'in', '--out', out, '--batch-size', batch_size, *tiles]
+    assert predict(segmentation, *arguments) == 1
+    error = capfd.readouterr().err
+    for name in failing:
+        size = 'x'.join(map(str, HOSTILE[name]))
+        assert f'error: image {tmp_path}/in/{name}.png of {size} cannot be predicted: ' in error
+    assert f'{len(good)} predicted, {len(failing)} could not be read or predicted' in error
+    assert files(out) == sorted(f'{kind}/{n}.png' for kind in ('masks', 'overlays') for n in good)
+    alone = tmp_path / 'alone'
+    for name in good:
+        assert predict(segmentation, tmp_path / f'in/{name}.png', '--out', alone, *tiles) == 0
+        same = [(folder / f'masks/{name}.png').read_bytes() for folder in (out, alone)]
+        assert same[0] == same[1]
+
+
+def test_too_little_memory_for_a_batch_or_for_one_picture(
+    segmentation, tmp_path, monkeypatch, capfd
+):
+    (tmp_path / 'in').mkdir()
+    for name, width in (('a', 96), ('b', 95), ('large', 500)):
+        cv2.imwrite(str(tmp_path / f'in/{name}.png'), random_image(64, width))
+    original = Segmenter._run
+
+    def run(self, images):
+        if len(images) > 1 or images[0][1].shape[1] == 500:
+            raise torch.cuda.OutOfMemoryError('CUDA out of memory. Tried to allocate')
+        return original(self, images)
+
+    monkeypatch.setattr(Segmenter, '_run', run)
+    arguments = [tmp_path / 'in', '--out', tmp_path / 'out', '--batch-size', 2, '--no-overlays']
+    assert predict(segmentation, *arguments) == 1
+    printed = ''.join(capfd.readouterr())
+    assert 'the 2 of a batch were predicted one by one' in printed
+    assert 'large.png of 64x500 cannot be predicted: ' in printed and '2 predicted, 1' in printed
+    assert files(tmp_path / 'out') == ['masks/a.png', 'masks/b.png']
+
+
+@pytest.mark.parametrize('after, done', [(0, 0), (2, 2)])
+def test_an_error_of_all_pictures_ends_the_run(
+    segmentation, tmp_path, monkeypatch, capfd, after, done
+):
+    for name in 'abcdef':
+        cv2.imwrite(str(tmp_path / f'{name}.png'), random_image())
+    original, calls = Segmenter._run, []
+
+    def run(self, images):
+        calls.append(images)
+        if len(calls) > after:
+            raise RuntimeError('CUDA error: unspecified launch failure\nCompile with X')
+        return original(self, images)
+
+    monkeypatch.setattr(Segmenter, '_run', run)
+    assert predict(segmentation, tmp_path, '--out', tmp_path / 'out', '--no-overlays') == 2
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith('error: ')]
+    assert lines[-1] == (
+        'error: no picture can be predicted, not even a grey one of 256x256: RuntimeError: CUDA '
+        'error: unspecified launch failure'
+    )
+    assert len(files(tmp_path / 'out')) == done and len(calls) <= after + 3
+
+
+def test_tiles_too_small_for_the_model(segmentation, images, tmp_path, capfd):
+    arguments = [images, '--out', tmp_path / 'out', '--tile', '1x1']
+    assert 'not even a grey one of 1x1: ' in refused(capfd, segmentation, *arguments)
+    assert not (tmp_path / 'out').exists()
+
+
+KILLED = """
+import os, signal, sys
+from segformer_plusplus.cli import predict
+predict.SAVING = 0.0 if sys.argv[1] == 'KILL' else 1e9
+original, done = predict.keypoints_record, []
+def record(name, sample):
+    if len(done) == 3:
+        if sys.argv[1] == 'crash':
+            raise RuntimeError('a bug')
+        os.kill(os.getpid(), getattr(signal, 'SIG' + sys.argv[1]))
+    done.append(name)
+    return original(name, sample)
+predict.keypoints_record = record
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.exit(predict.main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize('how, code', [('TERM', 130), ('INT', 130), ('KILL', -9), ('crash', 1)])
+def test_keypoints_until_an_end_of_any_kind_are_on_the_disk(pose, tmp_path, how, code):
+    (tmp_path / 'in').mkdir()
+    for name in 'abcdef':
+        cv2.imwrite(str(tmp_path / f'in/{name}.png'), random_image(40, 60))
+    command = [
+        *pose,
+        tmp_path / 'in',
+        '--out',
+        tmp_path / 'out',
+        '--no-overlays',
+        '--device',
+        'cpu',
+    ]
+    done = subprocess.run(
+        [sys.executable, '-c', KILLED, how, *map(str, command)], capture_output=True, text=True
+    )
+    assert done.returncode == code, done.stderr
+    content = json.loads((tmp_path / 'out/keypoints.json').read_text())
+    assert [each['image'] for each in content['images']] == ['a.png', 'b.png', 'c.png']
+    if code == 130:
+        assert 'interrupted: 3 predicted' in done.stderr and 'Traceback' not in done.stderr

@@ -2,8 +2,10 @@
 
 import re
 import shutil
+import socket
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -18,7 +20,7 @@ sync_api = pytest.importorskip('playwright.sync_api', reason='playwright is not 
 from segformer_plusplus.demo import Comparer, comparison  # noqa: E402
 from segformer_plusplus.demo import page as page_module  # noqa: E402
 from segformer_plusplus.demo.page import build_page  # noqa: E402
-from segformer_plusplus.demo.serving import is_local, serve  # noqa: E402
+from segformer_plusplus.demo.serving import OnlyFromHere, is_local, serve  # noqa: E402
 from segformer_plusplus.errors import SegformerPlusPlusError  # noqa: E402
 
 NAMES = ('chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable')
@@ -259,6 +261,105 @@ def test_a_port_that_is_taken(segmenter, address):
     page = build_page(Comparer(segmenter), 'tiny.py', {})
     with pytest.raises(SegformerPlusPlusError, match='cannot listen on 127.0.0.1, port'):
         serve(page, '127.0.0.1', urlsplit(address).port, open_browser=False)
+
+
+@pytest.mark.parametrize('host', ['nowhere.invalid', '', '203.0.113.9', 'a b', 'x' * 300])
+def test_a_host_that_is_none_of_this_machine(segmenter, host):
+    page = build_page(Comparer(segmenter), 'tiny.py', {})
+    with pytest.raises(
+        SegformerPlusPlusError, match=f'^--host {host}: .*; give an address of this'
+    ):
+        serve(page, host, None, open_browser=False)
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason='this machine has no IPv6')
+@pytest.mark.parametrize('host', ['::1', '[::1]'])
+def test_a_host_of_ipv6(segmenter, host):
+    page = build_page(Comparer(segmenter), 'tiny.py', {})
+    at = serve(page, host, None, open_browser=False)
+    try:
+        assert urlsplit(at).hostname == '::1' and httpx.get(at).status_code == 200
+    finally:
+        page.close(verbose=False)
+
+
+@pytest.mark.parametrize(
+    'names, status',
+    [
+        (['localhost', 'LOCALHOST', '127.0.0.1', '[::1]'], 200),
+        (['evil.example', 'localhost.evil.example', '127.0.0.1.evil.example', '192.168.1.2',
+          '[::1', '127.0.0.1@evil.example', '', 'localhost:7860:7860'], 400),
+    ],
+)  # fmt: skip
+def test_a_name_that_leads_here_but_is_not_ours(address, names, status):
+    """As of a page elsewhere, whose name is made to lead to this machine."""
+    for name in names:
+        for host in (name, f'{name}:{urlsplit(address).port}'):
+            for path in ('', 'config', 'gradio_api/info'):
+                answer = httpx.get(f'{address}{path}', headers={'host': host})
+                assert answer.status_code == status, host
+                assert status == 200 or 'open it under the address that it was' in answer.text
+
+
+@pytest.mark.parametrize(
+    'host, asked, allowed',
+    [
+        ('0.0.0.0', '192.168.1.2:80', True),
+        ('0.0.0.0', socket.gethostname(), True),
+        ('0.0.0.0', 'evil.example', False),
+        ('::', '[fe80::1]:7860', True),
+        ('box.example', 'box.example:7860', True),
+        ('127.0.0.1', '192.168.1.2', False),
+    ],
+)
+def test_names_of_a_page_that_the_network_may_reach(host, asked, allowed):
+    scope = dict(type='http', path='/', headers=[(b'host', asked.encode())])
+    assert (OnlyFromHere(None, host)._refusal(scope) is None) == allowed
+
+
+def test_malformed_requests_get_a_sentence(address, capfd):
+    (button,) = (
+        each['id']
+        for each in httpx.get(f'{address}config').json()['dependencies']
+        if len(each['inputs']) == 4
+    )
+    join = f'{address}gradio_api/queue/join'
+    ask = partial(httpx.post, join)
+    for answer in (
+        ask(content=b'{'),
+        ask(json=[1]),
+        ask(json=dict(data=[], fn_index=999, session_hash='a')),
+        ask(json=dict(data=[], fn_index='x', session_hash='a')),
+        httpx.post(f'{address}gradio_api/run/predict', json=dict(data=[], fn_index=button)),
+        httpx.post(f'{address}gradio_api/upload', content=b'x'),
+        httpx.get(f'{address}gradio_api/file=http://example.org/x.png'),
+        httpx.get(f'{address}gradio_api/proxy=http://example.org/x.png'),
+    ):
+        assert 400 <= answer.status_code < 500 and answer.text.strip(), answer.url
+        assert 'Traceback' not in answer.text
+    for number, data in enumerate(
+        ([], [1, 2, 3, 4], ['x', 'hq', 0.6, 0.8], [dict(path=5), 'hq', 0.6, 0.8], [1] * 9)
+    ):
+        ask(json=dict(data=data, fn_index=button, session_hash=f'n{number}'))
+        data = httpx.get(f'{address}gradio_api/queue/data?session_hash=n{number}', timeout=60).text
+        assert '"error":"the request cannot be understood"' in data
+    assert 'Traceback' not in ''.join(capfd.readouterr())
+
+
+@pytest.mark.parametrize(
+    'upload, preset', [('x', 'hq'), ({'path': 5}, 'hq'), ({}, 'hq'), ({'path': 'x.png'}, ['hq'])]
+)
+def test_values_that_the_page_would_not_send(segmenter, upload, preset):
+    ask = page_module.for_people(page_module.compare)
+    with pytest.raises(gradio.Error, match='no image yet|no strategy'):
+        ask(Comparer(segmenter), upload, preset, 0.6, 0.8)
+
+
+@pytest.mark.parametrize('path', ['/etc/passwd', '/proc/self/environ', '{samples}/sample.tif'])
+def test_files_of_others_are_not_given(address, path, tmp_path_factory):
+    samples = next(tmp_path_factory.getbasetemp().glob('samples*'))
+    answer = httpx.get(f'{address}gradio_api/file={path.format(samples=samples)}')
+    assert answer.status_code == 403
 
 
 def test_hosts():

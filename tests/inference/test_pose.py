@@ -72,7 +72,10 @@ def test_people_of_several_pictures_share_a_batch(pose):
 @pytest.mark.parametrize(
     'boxes, message',
     [
-        ([], r'shape \(0,\)'),
+        ([[]], r'shape \(1, 0\)'),
+        (None, r'shape \(\)'),
+        ([[0, 0, 9, 9, 0.5]], r'shape \(1, 5\)'),
+        ([[0, 0, 1e30, 1e30]], 'none in a picture'),
         ([[1, 2, 3]], r'shape \(1, 3\)'),
         ([[5, 5, 5, 9]], 'no area'),
         ([[0, 0, float('nan'), 9]], 'no area'),

@@ -136,17 +136,28 @@ def test_one_that_cannot_be_read_does_not_stop_the_others(segmenter, tmp_path):
         segmenter(tmp_path)
 
 
+def test_a_picture_that_the_model_cannot_take_is_named(segmenter, tmp_path):
+    cv2.imwrite(str(tmp_path / 'thin.png'), random_image(1, 500))
+    for source, name in ((tmp_path / 'thin.png', 'thin.png'), (random_image(1, 500), 'array-0')):
+        with pytest.raises(
+            SegformerPlusPlusError, match=f'image .*{name} of 1x500 cannot be predicted: .*resizing'
+        ):
+            segmenter(source)
+
+
 @pytest.mark.parametrize(
     'arguments, message',
     [
         (dict(batch_size=0), 'batch_size is 0'),
+        (dict(batch_size=10**30), 'batch_size is 1000000'),
+        (dict(device='cpu:99'), 'cpu:99: no model runs on it'),
         (dict(tile=64, overlap=64), 'overlap is 64'),
         (dict(tile=64, keep_logits=True), 'tiles keep no logits'),
     ],
 )
 def test_arguments_that_are_refused(segmentation, arguments, message):
     with pytest.raises(SegformerPlusPlusError, match=message):
-        Segmenter(*segmentation, device='cpu', **arguments)
+        Segmenter(*segmentation, **{'device': 'cpu', **arguments})
 
 
 def test_models_that_are_refused(segmentation, pose, segmenter):

@@ -266,6 +266,7 @@ def _is_written(source: Path, target: Path, copy: bool) -> bool:
 
 def _link(source: Path, place: Path, target: Path) -> None:
     try:
+        place.unlink()
         place.symlink_to(source)
     except OSError as error:
         raise SegformerPlusPlusError(

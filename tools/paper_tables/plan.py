@@ -502,6 +502,7 @@ def link_weights(length: int, link: Path) -> dict[str, Any]:
     best = sorted(folder.glob('best_*.pth'), key=lambda path: path.stat().st_mtime)
     chosen = (best or whole)[-1]
     with written_beside(link) as place:
+        place.unlink()
         place.symlink_to(chosen.name)
     return {'checkpoint': chosen.name}
 
