@@ -170,13 +170,12 @@ def group_ids(plan: MergePlan, batch: int, device: torch.device) -> Tensor:
 
 
 def to_inputs(model: nn.Module, image: np.ndarray) -> Tensor:
-    """Normalises an image (H, W, C) uint8 to (1, C, H, W) on the model's device.
+    """Normalises an image (H, W, C) or (H, W) to (1, C, H, W) on the model's device.
 
     Three channels are RGB. Uses the ``data_preprocessor`` of OpenMMLab's models, which takes BGR as
     from mmcv's loader, or the mean and deviation of ImageNet if none makes a batch.
     """
-    first = next(model.parameters())
-    inputs = None
+    image, first, inputs = np.atleast_3d(image), next(model.parameters()), None
     if hasattr(model, 'data_preprocessor'):
         preprocess: Any = model.data_preprocessor
         pixels = torch.from_numpy(turned(image).copy()).permute(2, 0, 1)

@@ -6,11 +6,13 @@ import torch
 from inference.tiny import SEGMENTATION
 from PIL import Image
 
+from segformer_plusplus.cli.merge_map import main as merge_map
 from segformer_plusplus.cli.predict import main as predict
 from segformer_plusplus.cli.test import main as run_command_test
+from segformer_plusplus.demo import Comparer
 from segformer_plusplus.errors import SegformerPlusPlusError
 from segformer_plusplus.evaluation.fidelity import open_fidelity
-from segformer_plusplus.inference import open_model
+from segformer_plusplus.inference import Segmenter, open_model
 from segformer_plusplus.inference.segmenter import _reduces_zero_label
 
 from .conftest import write
@@ -154,3 +156,27 @@ def test_predict_and_test_write_labels_of_which_it_is_said_what_they_are(
 def test_whose_files_are_one_higher(dataset, reduces):
     assert _reduces_zero_label({}, dataset) == reduces
     assert _reduces_zero_label(dict(reduce_zero_label=True), {})
+
+
+@pytest.mark.parametrize('channels', [1, 4])
+def test_every_command_takes_images_of_other_channels(tmp_path, channels, capfd):
+    """The labels are those of mmseg's test, from files of grey and of four-channel images."""
+    config, checkpoint = make(tmp_path, 'two logits', channels)
+    _, samples = run_test(config, checkpoint, 'none', tmp_path / 'work')
+    expected = maps(samples)[0]
+    call, device = [str(config), str(checkpoint)], ['--device', 'cpu']
+    for tile in ([], ['--tile', '64x96']):
+        out = tmp_path / f'predicted{len(tile)}'
+        assert predict([*call, str(tmp_path / 'img'), '--out', str(out), *tile, *device]) == 0
+        found = [np.asarray(Image.open(out / 'masks' / f'{index}.png')) for index in range(2)]
+        assert np.array_equal(found, expected)
+    picture = tmp_path / 'img' / '0.png'
+    assert merge_map([*call, str(picture), '--out', str(tmp_path / 'a.png'), *device]) == 0
+    images = open_fidelity(config, checkpoint, images=str(tmp_path / 'img'), **QUIET)
+    assert images.measure('hq')['changed'] >= 0
+    assert np.array_equal([each.labels for each in images.predict('none')], expected)
+    comparer = Comparer(Segmenter(str(config), str(checkpoint), device='cpu'))
+    result = comparer(comparer.read(picture), 'hq')
+    assert result.overlay.shape == (64, 96, 3)
+    shares = {each.name: each.share for each in comparer(comparer.read(picture), 'none').classes}
+    assert shares['fg'] == pytest.approx(expected[0].mean())
