@@ -67,8 +67,9 @@ def load_config(
             cfg.merge_from_dict(dict(cfg_options))
         except Exception as error:
             raise SegformerPlusPlusError(f'--cfg-options does not fit {path}: {error}') from error
-    _check_normalisation(cfg.get('model') or {})
-    scope = cfg.get('default_scope') or _scope_of(cfg.get('model') or {})
+    model = _mapping(cfg, 'model')
+    _check_normalisation(model)
+    scope = cfg.get('default_scope') or _scope_of(model)
     if scope in ('mmseg', 'mmpose'):
         cfg.default_scope = scope
         require(scope, str(path))
@@ -76,10 +77,16 @@ def load_config(
     return cfg
 
 
+def _mapping(settings: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """Returns settings below a key; none if it is something else, which who builds it names."""
+    value = settings.get(key)
+    return value if isinstance(value, Mapping) else {}
+
+
 def _check_normalisation(model: Mapping[str, Any]) -> None:
-    channels = (model.get('backbone') or {}).get('in_channels', 3)
+    channels = _mapping(model, 'backbone').get('in_channels', 3)
     for name in ('mean', 'std'):
-        values = (model.get('data_preprocessor') or {}).get(name)
+        values = _mapping(model, 'data_preprocessor').get(name)
         if isinstance(values, list | tuple) and len(values) not in {1, 3} & {1, channels}:
             raise SegformerPlusPlusError(
                 f'model.data_preprocessor.{name} has {len(values)} values for images of {channels} '
@@ -186,8 +193,8 @@ def check_codec_sizes(cfg: Config) -> None:
     Raises:
         SegformerPlusPlusError: names the keys and the sizes that differ.
     """
-    decoder = (cfg.get('model', {}).get('head') or {}).get('decoder')
-    if not isinstance(decoder, dict) or 'input_size' not in decoder:
+    decoder = _mapping(_mapping(_mapping(cfg, 'model'), 'head'), 'decoder')
+    if 'input_size' not in decoder:
         return
     expected = tuple(decoder['input_size'])
     for split in ('train', 'val', 'test'):

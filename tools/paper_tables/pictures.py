@@ -66,14 +66,13 @@ def draw_comparison(png: Path, data: Path, folders: Mapping[str, Path]) -> None:
     from mmseg.datasets import CityscapesDataset
 
     baseline, second, *_ = folders.values()
-    stems = sorted(path.stem for path in baseline.glob('*.png'))
-    if not stems:
+    names = sorted(path.relative_to(baseline).as_posix() for path in baseline.glob('*/*.png'))
+    if not names:
         raise SegformerPlusPlusError(f'no predictions in {baseline}; remove it to test again')
-    names = [f'{stem}.png' for stem in stems]
     changed = [(read_image(baseline / n) != read_image(second / n)).mean() for n in names]
     name = names[int(np.argsort(changed)[len(changed) // 2])]
-    (path,) = (data / 'leftImg8bit' / 'val').glob(f'*/{name}')
-    truth = f'{path.parent.name}/{name.replace("_leftImg8bit", "_gtFine_labelTrainIds")}'
+    path = data / 'leftImg8bit' / 'val' / name
+    truth = name.replace('_leftImg8bit', '_gtFine_labelTrainIds')
     image, labels = read_image(path), read_image(data / 'gtFine' / 'val' / truth)
     meta = CityscapesDataset.METAINFO
     predictions = {strategy: read_image(folder / name) for strategy, folder in folders.items()}

@@ -33,12 +33,13 @@ _MODEL = (
     *('arguments.py', 'checkpoints', 'compat.py', 'loading', 'mit', 'pose', 'registration.py'),
     *('segmentation', 'token_merging'),
 )
+_OPENING = 'inference/configs.py', 'inference/opening.py'
+_WRITING = 'inference/reader.py', 'inference/writing.py'
 SOURCES = {
-    'train': (*_MODEL, 'training', 'inference/configs.py', 'cli/train.py'),
-    'test': (*_MODEL, 'training', 'inference/configs.py', 'cli/test.py'),
+    'train': (*_MODEL, 'training', *_OPENING, 'cli/train.py'),
+    'test': (*_MODEL, 'training', *_OPENING, *_WRITING, 'cli/test.py'),
     BENCHMARK: (
-        *(*_MODEL, 'evaluation/benchmark', 'evaluation/timing.py', 'inference/configs.py'),
-        *('inference/opening.py', 'cli/benchmark.py'),
+        *(*_MODEL, *_OPENING, 'evaluation/benchmark', 'evaluation/timing.py', 'cli/benchmark.py'),
     ),
 }
 """The rooms and files of the package whose code decides the result of each kind of step."""

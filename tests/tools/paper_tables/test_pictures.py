@@ -47,10 +47,10 @@ def test_the_image_of_a_median_change_is_compared(tmp_path, capfd):
         name = f'a_{number}_leftImg8bit.png'
         labels = name.replace('_leftImg8bit', '_gtFine_labelTrainIds')
         files = [data / 'leftImg8bit/val/a' / name, data / 'gtFine/val/a' / labels]
-        for path in (*files, *(folder / name for folder in folders)):
+        for path in (*files, *(folder / 'a' / name for folder in folders)):
             path.parent.mkdir(parents=True, exist_ok=True)
             array = np.zeros((32, 64, 3) if path == files[0] else (32, 64), np.uint8)
-            if path.parent.name == 'hq':
+            if path.parent.parent.name == 'hq':
                 array[:changed] = 10  # sky
             Image.fromarray(array).save(path)
     argv = [str(tmp_path / 'a.png'), str(data), *(f'{each.name}={each}' for each in folders)]
@@ -58,7 +58,7 @@ def test_the_image_of_a_median_change_is_compared(tmp_path, capfd):
     picture = np.asarray(Image.open(tmp_path / 'a.png').convert('RGB'))
     sky, different = ((picture == rgb).all(-1).sum() for rgb in ((70, 130, 180), (255, 40, 40)))
     assert 0.8 < sky / different < 1.25  # half of a panel each
-    for path in folders[0].iterdir():
+    for path in folders[0].glob('a/*'):
         path.unlink()
     assert main(['comparison', *argv]) == 2
     assert 'no predictions in' in capfd.readouterr().err

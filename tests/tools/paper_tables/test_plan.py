@@ -152,7 +152,7 @@ PACKAGE = Path(segformer_plusplus.__file__).parent
 NO_NUMBERS = (
     # errors, words and files; peers that are not asked for; what only reads a model that is built
     'cli.guard cli.options compat errors export files inference.labels libraries moved patching '
-    'evaluation.plots evaluation.results safe_globals version'
+    'evaluation.plots evaluation.results refusals safe_globals version'
 ).split()
 
 
