@@ -113,7 +113,8 @@ def _raised_by_registry(error: BaseException) -> bool:
     """Whether the call in mmengine's ``build_from_cfg`` itself failed: arguments did not bind."""
     frames = traceback.extract_tb(error.__traceback__)
     last = frames[-1] if frames else None
-    if '__init__() missing' in str(error):  # of a class that the class of the config calls
+    # of a class that the class of the config calls
+    if re.search(r'__init__\(\) (missing|got an unexpected keyword)', str(error)):
         return any(frame.name == 'build_from_cfg' for frame in frames)
     # ... or that of the stand-in that was registered
     standing_in = last is not None and last.filename.endswith('registration.py')

@@ -215,6 +215,9 @@ def _download(url: str, map_location: str | torch.device, unsafe: bool) -> Any:
                 f'checkpoint {url} cannot be kept in {cached.parent}: {error.strerror}; set '
                 'TORCH_HOME to a folder that can be written'
             ) from error
+        if isinstance(error, OSError):
+            why = getattr(getattr(error, 'reason', error), 'strerror', None) or str(error)
+            raise CheckpointError(f'checkpoint {url} cannot be downloaded: {why}') from error
         raise
 
 

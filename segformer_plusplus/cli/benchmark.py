@@ -25,8 +25,8 @@ from ..evaluation.benchmark.report import (
 )
 from ..evaluation.plots import check_plot_path, draw_benchmark
 from ..evaluation.timing import describe_environment
-from ..files import write_json
-from ..inference.configs import load_config
+from ..files import check_writable, write_json
+from ..inference.configs import backbone_settings, load_config
 from ..inference.opening import SEED
 from .guard import INTERRUPTED, interruptible
 from .options import CfgOptions, Flat, Positives, Shapes, command
@@ -40,6 +40,8 @@ ALLOCATOR = (
     'PYTORCH_ALLOC_CONF',
 )
 """Settings of the allocators, which decide how dear large temporary tensors are."""
+
+_MOST_THREADS = 1024
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,11 @@ class Conditions:
     shape: Shapes = ((1024, 1024),)  # type: ignore[assignment]
     batch_size: Positives = (1,)  # type: ignore[assignment]
     threads: Positives | None = None
+
+    def __post_init__(self) -> None:
+        most = max(self.threads or [1])
+        if most > _MOST_THREADS:  # beyond what libraries can start, they fail without words
+            raise SegformerPlusPlusError(f'--threads {most}: give at most {_MOST_THREADS}')
 
     def settings(self) -> list[Setting]:
         """Returns every combination."""
@@ -92,6 +99,8 @@ def main(
     """
     if plot:
         check_plot_path(plot)
+    for path in filter(None, (json, plot)):
+        check_writable(path)
     MMLogger.get_current_instance().setLevel(logging.WARNING)  # init_weights lists parameters
     arguments = dict(
         configs=[config, *configs], token_merging=token_merging, cfg_options=cfg_options,
@@ -130,7 +139,7 @@ def read_variants(
         for path in configs:
             cfg = load_config(path, cfg_options)
             if preset is not None:
-                cfg.model.backbone.update(token_merging=preset, tome_cfg=None)
+                backbone_settings(cfg).update(token_merging=preset, tome_cfg=None)
             name = preset or Path(path).stem
             if name in variants:
                 raise SegformerPlusPlusError(f'{name!r} is given twice')

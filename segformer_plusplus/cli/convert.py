@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
@@ -55,12 +56,12 @@ def main(
     except CheckpointError as error:
         raise CheckpointError(f'checkpoint {source}: {error}') from error
     write(target, to, result.state)
-    table = Table(title=f'{source} -> {target}', title_justify='left', show_header=False)
+    table = Table(title=escape(f'{source} -> {target}'), title_justify='left', show_header=False)
     table.add_column(style='bold')
     table.add_column(overflow='fold')
     for name, value in rows_of(result, about, to).items():
         if value is not None:
-            table.add_row(name, str(value))
+            table.add_row(name, escape(str(value)))
     Console().print(table)
 
 

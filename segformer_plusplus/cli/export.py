@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ..errors import SegformerPlusPlusError
@@ -95,7 +96,7 @@ def find_class_names(model: Any) -> list[str] | None:
 def print_export(console: Console, exported: Export) -> None:
     """Prints what was written, and how near it is to PyTorch."""
     metadata = exported.metadata
-    table = Table(title=f'{exported.path}', title_justify='left')
+    table = Table(title=escape(str(exported.path)), title_justify='left')
     for column in ('runtime', 'inputs', 'relative error', 'equal labels', 'decided by rounding'):
         table.add_column(column, overflow='fold')
     for check in exported.checks:

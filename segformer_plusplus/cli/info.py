@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import urlparse
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ..checkpoints import convert, describe, plain_state_dict, read_checkpoint, recognise
@@ -40,11 +41,11 @@ def main(file: str | None = None, /, *, configs: bool = False) -> None:
         title, rows = file, _config(file)
     else:
         title, rows = file, _checkpoint(file)
-    table = Table(title=title, title_justify='left', show_header=False)
+    table = Table(title=escape(title), title_justify='left', show_header=False)
     table.add_column(style='bold')
     table.add_column(overflow='fold')
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))  # a file can hold what rich would take for markup
     Console().print(table)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ..errors import SegformerPlusPlusError, memory_errors
@@ -76,7 +77,7 @@ def _merges(merging: TokenMerging | None) -> bool:
 
 
 def _table(maps: MergeMaps, block: int, title: str) -> Table:
-    table = Table(title=title, title_justify='left')
+    table = Table(title=escape(title), title_justify='left')
     for column in ('stage', 'merged', 'tokens', 'left', 'share merged'):
         table.add_column(column)
     for stage in range(1, maps.num_stages + 1):

@@ -23,6 +23,7 @@ from ..inference.predictor import Predictor
 from ..inference.sources import list_names
 from ..inference.video import VideoFile
 from ..inference.writing import keypoints_record, overlay, save_keypoints, save_mask, save_picture
+from ..loading.images import unreadable
 from .guard import INTERRUPTED, interruptible
 from .options import CfgOptions, Flat, On, Positive, Shape, command
 
@@ -202,7 +203,8 @@ class Run:
         failed = f', {len(self.failed)} could not be read or predicted' if self.failed else ''
         console.print(
             f'{before}{self.done} predicted{failed}: {self.output.out} ({rate:.2f} images/s, '
-            'reading and writing included)'
+            'reading and writing included)',
+            markup=False,
         )
 
 
@@ -258,9 +260,9 @@ def read_boxes(path: Path, inputs: list[str]) -> dict[str, Any]:
             among the inputs, or twice.
     """
     try:
-        content = json.loads(path.read_text(encoding='utf-8'))
+        content = json.loads(path.read_text(encoding='utf-8-sig'), object_pairs_hook=_unique)
     except (OSError, ValueError, RecursionError) as error:
-        raise SegformerPlusPlusError(f'--boxes {path} cannot be read: {error}') from error
+        raise unreadable('--boxes', path, error) from error
     if not isinstance(content, dict):
         raise SegformerPlusPlusError(
             f'--boxes {path} holds a {type(content).__name__}; expected an object with a list of '
@@ -279,3 +281,11 @@ def read_boxes(path: Path, inputs: list[str]) -> dict[str, Any]:
             'folder that is given, else the name of the file, and VIDEO/000012 for a frame'
         )
     return content
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Makes an object of JSON, of whose values for one name the first ones would be lost."""
+    twice = next((name for name, amount in Counter(n for n, _ in pairs).items() if amount > 1), '')
+    if twice:
+        raise ValueError(f'{twice!r} stands there twice')
+    return dict(pairs)

@@ -10,8 +10,14 @@ from mmengine.dist import is_main_process
 from mmengine.registry import METRICS, MODELS
 
 from ..errors import SegformerPlusPlusError
-from ..files import write_json
-from ..inference.configs import check_codec_sizes, check_data_roots, datasets_of, load_config
+from ..files import check_writable, write_json
+from ..inference.configs import (
+    backbone_settings,
+    check_codec_sizes,
+    check_data_roots,
+    datasets_of,
+    load_config,
+)
 from ..registration import component_name, component_names
 from ..training.distributed import leaving_the_group
 from ..training.predictions import SegmentationFilesHook
@@ -52,13 +58,15 @@ def main(
         wait_time: seconds that --show waits.
     """
     set_local_rank(local_rank)
+    if metrics_json:
+        check_writable(metrics_json)
     cfg = load_config(config, cfg_options, work_dir)
     if not cfg.get('test_dataloader'):
         raise SegformerPlusPlusError(f'{config} has no test_dataloader to test with')
     cfg.launcher = launcher
     cfg.load_from, cfg.resume = checkpoint, False
     if token_merging is not None:
-        cfg.model.backbone.update(token_merging=token_merging, tome_cfg=None)
+        backbone_settings(cfg).update(token_merging=token_merging, tome_cfg=None)
     if tta:
         use_tta(cfg, config)
     masks = save_predictions(cfg, out) if out else None

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from .timing import Timing
@@ -264,13 +265,16 @@ class ResultsTable:
         """Returns a table for the terminal, without the caption; it fits into 80 columns."""
         # of 80 columns, none is for air
         table = Table(
-            title=self.title or None, title_justify='left', pad_edge=False, collapse_padding=True
+            title=escape(self.title) or None,
+            title_justify='left',
+            pad_edge=False,
+            collapse_padding=True,
         )
         table.add_column(self.head, overflow='fold')
         for label in self.header[1:]:
             table.add_column(label, justify='right')
         for cells in self.cells:
-            table.add_row(*cells)
+            table.add_row(*map(escape, cells))
         return table
 
     def _shown(self) -> list[Column]:

@@ -30,6 +30,8 @@ _RUNNER_KEYS = {
     'sync_bn',
 }
 
+SPLITS = ('train', 'val', 'test')
+
 SWITCHES = ('amp', 'accumulate', 'gradient_checkpointing')
 """Top-level keys of our own training, see configs/_base_/runtime."""
 
@@ -67,6 +69,9 @@ def load_config(
             cfg.merge_from_dict(dict(cfg_options))
         except Exception as error:
             raise SegformerPlusPlusError(f'--cfg-options does not fit {path}: {error}') from error
+    for key in (f'{split}_dataloader' for split in SPLITS):
+        if not isinstance(cfg.get(key) or {}, Mapping):
+            raise SegformerPlusPlusError(f'{path}: {key}={cfg[key]!r} is no dict')
     model = _mapping(cfg, 'model')
     _check_normalisation(model)
     scope = cfg.get('default_scope') or _scope_of(model)
@@ -81,6 +86,21 @@ def _mapping(settings: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     """Returns settings below a key; none if it is something else, which who builds it names."""
     value = settings.get(key)
     return value if isinstance(value, Mapping) else {}
+
+
+def backbone_settings(cfg: Config) -> Any:
+    """Returns a config's ``model.backbone``, a ``ConfigDict``.
+
+    Raises:
+        SegformerPlusPlusError: it has none.
+    """
+    found = _mapping(_mapping(cfg, 'model'), 'backbone')
+    if not found:
+        raise SegformerPlusPlusError(
+            f'{cfg.filename or "the config"} has no model.backbone; expected model = dict(type='
+            "'...', backbone=dict(...), ...)"
+        )
+    return found
 
 
 def _check_normalisation(model: Mapping[str, Any]) -> None:
@@ -197,7 +217,7 @@ def check_codec_sizes(cfg: Config) -> None:
     if 'input_size' not in decoder:
         return
     expected = tuple(decoder['input_size'])
-    for split in ('train', 'val', 'test'):
+    for split in SPLITS:
         for key, dataset in datasets_of(cfg, split):
             for step, size in _input_sizes(dataset.get('pipeline') or []):
                 if tuple(size) != expected:

@@ -115,7 +115,9 @@ def _dataset_meta(config: Config | None, meta: Mapping[str, Any]) -> dict[str, A
         return {'classes': meta['CLASSES'], 'palette': meta.get('PALETTE')}
     dataset = test_dataset(config)
     kind = component(dataset.get('type'), DATASETS, config and config.get('default_scope'))
-    return {**getattr(kind, 'METAINFO', {}), **(dataset.get('metainfo') or {})}
+    given, known = dataset.get('metainfo') or {}, getattr(kind, 'METAINFO', {})
+    # mmpose's data sets take the one or the other
+    return dict(given) if given and 'from_file' in known else {**known, **given}
 
 
 def test_dataset(config: Config | None) -> Mapping[str, Any]:

@@ -9,6 +9,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from traceback import extract_tb
 from typing import Any, Generic, TypeVar
 
 import cv2
@@ -208,4 +209,6 @@ def _reason(error: Exception) -> str:
     said = next(iter(str(error).splitlines()), '')
     if isinstance(error, cv2.error) and 'resize' in said:
         return 'resizing leaves no pixel of its shorter side'
+    if not said:  # of an assertion, the line says more than nothing
+        said = next((frame.line or '' for frame in extract_tb(error.__traceback__)[-1:]), '')
     return describe_error(error) or f'{type(error).__name__}: {said}'

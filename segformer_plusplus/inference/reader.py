@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from mmcv.transforms import LoadImageFromFile
+from mmengine import fileio
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.registry import DefaultScope
@@ -64,7 +65,7 @@ class Reader:
         self._own = None if plain and len(steps) < 2 else built
         self.loading = options if self._own is None else None
 
-    def file(self, path: Path, any_size: bool = False) -> np.ndarray:
+    def file(self, path: str | Path, any_size: bool = False) -> np.ndarray:
         """Reads an image, (H, W, 3) uint8 BGR unless the config says otherwise.
 
         Raises:
@@ -78,12 +79,12 @@ class Reader:
                 if results is None:
                     raise ValueError('its loader gives nothing')
         elif any_size and loader.imdecode_backend == 'pillow':
-            return self._large_file(path)
+            return self._large_file(Path(path))
         else:
             if loader.imdecode_backend == 'cv2' and not any_size:
                 # OpenCV fills the rest of a truncated image with grey
                 with reading('image', path), contextlib.suppress(Image.UnidentifiedImageError):
-                    open_image(path).load()
+                    open_image(BytesIO(fileio.get(str(path)))).load()
             results = loader.transform({'img_path': str(path)})
             assert results is not None
         image: np.ndarray = results['img']

@@ -107,6 +107,12 @@ def _find_sources(inputs: Any, say: bool = False) -> list[tuple[str, Any]]:
     found: list[tuple[str, Any]] = []
     for index, source in enumerate(inputs if isinstance(inputs, list | tuple) else [inputs]):
         if isinstance(source, str | os.PathLike):
+            if not os.fspath(source) or '://' in os.fspath(
+                source
+            ):  # '' would be the folder we are in
+                raise SegformerPlusPlusError(
+                    f'input {source!r} is no path of an image, folder or video'
+                )
             found += _find_files(Path(source), say)
         elif isinstance(source, np.ndarray):
             found.append((f'array-{index}', source))

@@ -175,12 +175,14 @@ class CheckedLoadImageFromFile(LoadImageFromFile):
         self._check(picture, name)
         if self.color_type == 'unchanged':
             return picture
+        # of 12 bits, Pillow gives the numbers as they are
+        bits = 12 if ';12' in str(getattr(picture, 'tile', '')) else 16
         if picture.mode == 'I':
             picture = picture.convert('I;16')
         if not self.color_type.endswith('ignore_orientation'):
             picture = ImageOps.exif_transpose(picture)
         if picture.mode.startswith('I;16'):
-            picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+            picture = Image.fromarray((np.asarray(picture) >> bits - 8).astype(np.uint8))
         return picture
 
     def as_array(self, picture: Image.Image) -> np.ndarray:

@@ -7,13 +7,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import mmcv
-from mmengine.fileio import get
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
 
 from ..errors import SegformerPlusPlusError
+from ..inference.labels import first_label
+from ..inference.reader import Reader, visible
 from ..inference.writing import save_mask
 from ..loading.leave_out import absolute, leaves_of, relative
 
@@ -45,6 +45,7 @@ class SegmentationFilesHook(Hook):
                 "--show-dir needs a visualizer of mmseg: visualizer=dict(type='SegLocalVisualizer')"
             )
         self._names = _file_names(runner.test_dataloader.dataset)
+        self._reader = Reader(runner.cfg)
 
     def after_test_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
@@ -57,9 +58,21 @@ class SegmentationFilesHook(Hook):
                 shift = int(bool(sample.get('reduce_zero_label')))
                 save_mask(Path(self._masks, name), labels + shift)
             if self._painted:
-                image = mmcv.imfrombytes(get(sample.img_path), channel_order='rgb')
+                image = visible(self._reader.file(sample.img_path))[..., ::-1]
                 place = os.path.join(self._painted, name)
-                runner.visualizer.add_datasample(name, image, sample, out_file=place)
+                shown = _from_zero(sample, len(runner.visualizer.dataset_meta['classes']))
+                runner.visualizer.add_datasample(name, image, shown, out_file=place)
+
+
+def _from_zero(sample: Any, classes: int) -> Any:
+    """Counts the labels from 0, as mmseg's visualizer does also where 1 is the only class."""
+    if not first_label(classes):
+        return sample
+    shown = sample.clone()
+    for maps in (shown.get('pred_sem_seg'), shown.get('gt_sem_seg')):
+        if maps is not None:
+            maps.data = (maps.data - 1) % 256  # 0 becomes 255, which is no class
+    return shown
 
 
 def _file_names(dataset: Any) -> dict[str, str]:

@@ -179,8 +179,10 @@ def test_download_verifies_the_hash(remote, model, weights):
     same(model.state_dict(), weights)
     (root / f'mit-{digest}.pth').rename(root / 'mit-00000000.pth')
     load_checkpoint_strictly(model, f'{address}/mit-{digest}.pth')  # from the cache
-    for name, word in (('mit-00000000.pth', 'hash'), ('nothing.pth', '404')):
-        with pytest.raises(CheckpointError, match=f'{name} cannot be read.*{word}'):
+    for name, words in (
+        ('mit-00000000.pth', 'read: .*hash'), ('nothing.pth', 'downloaded: .*404')
+    ):  # fmt: skip
+        with pytest.raises(CheckpointError, match=f'{name} cannot be {words}'):
             load_checkpoint_strictly(model, f'{address}/{name}')
 
 
@@ -189,6 +191,12 @@ def test_a_name_that_only_looks_as_if_it_had_a_hash(remote, name):
     root, address = remote
     save(root, dict(number=torch.tensor(3)), name)
     assert read_checkpoint(f'{address}/{name}')['number'] == 3
+
+
+def test_nobody_answers(monkeypatch, tmp_path):
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    with pytest.raises(CheckpointError, match='x.pth cannot be downloaded: Connection refused'):
+        read_checkpoint('http://127.0.0.1:9/x.pth')
 
 
 def test_a_broken_download_is_not_kept(remote):

@@ -264,11 +264,20 @@ def test_a_peer_that_cannot_be_compared(config, tmp_path, capfd):
         (['--shape', '0x4'], '0x4'),
         (['--rounds', '0'], '--rounds is 0'),
         (['--threads', '0'], '0'),
+        (['--threads', '1', '99999'], '--threads 99999: give at most 1024'),
+        (['--compile', '--compile-backend', 'nope'], "Invalid backend: 'nope'"),
+        (['--json', '/dev/null/x.json'], '/dev/null/x.json cannot be written: /dev/null is no'),
         (['--against', 'mmseg,timm'], "'timm' is no peer"),
     ],
 )
 def test_refuses(config, capfd, argv, message):
     assert message in refused(capfd, config, *argv)
+
+
+@pytest.mark.parametrize('argv', [(), ('--token-merging', 'hq')])
+def test_refuses_a_config_without_a_backbone(tmp_path, capfd, argv):
+    (tmp_path / 'plain.py').write_text('a = 1')
+    assert 'plain.py has no model.backbone' in refused(capfd, tmp_path / 'plain.py', *argv)
 
 
 def test_refuses_names_that_clash(config, capfd):

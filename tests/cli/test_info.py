@@ -28,6 +28,14 @@ def test_a_checkpoint(capsys, segmentation):
     assert 'recognised │ mmseg' in printed and 'classes │ 5' in printed
 
 
+def test_what_looks_like_markup_is_shown(capsys, tmp_path):
+    path = tmp_path / 'd[' / 'e] [bold]x.pth'
+    path.parent.mkdir()
+    torch.save({'state_dict': {'x': torch.zeros(2)}, 'meta': {'time': 'a[/b]c[red]d'}}, path)
+    printed = info(capsys, path)
+    assert 'a[/b]c[red]d' in printed and 'd[/e] [bold]x.pth' in printed
+
+
 def test_a_file_of_nobody(capsys, tmp_path):
     torch.save({'x': torch.zeros(2)}, tmp_path / 'x.pth')
     assert 'of no library that is known' in info(capsys, tmp_path / 'x.pth')
@@ -46,7 +54,12 @@ def test_what_is_not_there(capsys, tmp_path, name):
         ('model = dict()', 'plain.py has no model to build'),
         ('model = None', 'plain.py has no model to build'),
         ('model = 3', 'plain.py has no model to build'),
+        ('test_dataloader = 3', 'plain.py: test_dataloader=3 is no dict'),
         ("model = dict(type='EncoderDecoderPlusPlus')", 'the config does not fit its class'),
+        (
+            "model = dict(type='EncoderDecoderPlusPlus', backbon=dict())",
+            "__init__() got an unexpected keyword argument 'backbon'",
+        ),
         ('1 / 0', 'cannot read config'),
     ],
 )

@@ -147,6 +147,8 @@ def test_a_disk_that_is_full_before_the_video_ends(segmentation, tmp_path, capfd
     'arguments, message',
     [
         (['nowhere.png'], 'input not found: nowhere.png'),
+        ([''], "input '' is no path"),
+        (['https://x.org/a.png'], "input 'https://x.org/a.png' is no path"),
         (['{image}', '--opacity', '2'], '--opacity is 2.0'),
         (['{image}', '--overlap', '3'], '--overlap goes with --tile'),
         (['{image}', '--tile', '64x64', '--overlap', '64'], 'overlap is 64'),
@@ -174,6 +176,7 @@ def test_calls_that_are_refused(segmentation, images, tmp_path, capfd, arguments
     [
         ('[1]', 'holds a list; expected an object'),
         ('no json', 'cannot be read'),
+        ('{"a.png": [[0, 0, 9, 9]], "a.png": []}', "cannot be read: 'a.png' stands there twice"),
         ('{"a.png": [[1, 2]]}', 'each as left, top, right, bottom'),
         ('{"a.png": [[1, 2, 3, 4, 0.9]]}', '[[1, 2, 3, 4, 0.9]] has the shape (1, 5)'),
         (
@@ -213,7 +216,7 @@ def test_nobody_in_a_picture_boxes_outside_and_of_frames(pose, tmp_path, capfd):
         'none.png': [], 'off.png': [[96, 0, 120, 20]], 'part.png': [[-20, -20, 30, 90]],
         'clip.avi/000001': [], 'clip.avi/000002': [],
     }  # fmt: skip
-    (tmp_path / 'boxes.json').write_text(json.dumps(boxes))
+    (tmp_path / 'boxes.json').write_text(json.dumps(boxes), encoding='utf-8-sig')
     arguments = [tmp_path / 'in', '--boxes', tmp_path / 'boxes.json', '--out', tmp_path / 'out']
     assert predict(pose, *arguments, '--batch-size', 3) == 1
     error = capfd.readouterr().err
@@ -278,6 +281,17 @@ def test_too_little_memory_for_a_batch_or_for_one_picture(
     assert 'the 2 of a batch were predicted one by one' in printed
     assert 'large.png of 64x500 cannot be predicted: ' in printed and '2 predicted, 1' in printed
     assert files(tmp_path / 'out') == ['masks/a.png', 'masks/b.png']
+
+
+def test_an_assertion_without_words_is_shown_itself(
+    segmentation, images, tmp_path, capfd, monkeypatch
+):
+    def run(self, images):
+        raise AssertionError
+
+    monkeypatch.setattr(Segmenter, '_run', run)
+    line = refused(capfd, segmentation, images / 'a.png', '--out', tmp_path / 'out')
+    assert line.endswith('AssertionError: raise AssertionError')
 
 
 @pytest.mark.parametrize('after, done', [(0, 0), (2, 2)])

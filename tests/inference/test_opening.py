@@ -11,6 +11,7 @@ from mmengine.config import Config
 
 from segformer_plusplus import SegformerPlusPlusError
 from segformer_plusplus.inference import open_model
+from segformer_plusplus.inference.opening import _dataset_meta
 from segformer_plusplus.inference.opening import test_dataset as find_test_dataset
 
 ROOT = Path(__file__).parents[2] / 'configs'
@@ -31,6 +32,16 @@ def test_every_segmentation_config_opens_and_predicts(path):
     names = model.dataset_meta['classes']
     assert labels.shape == (1, 64, 96) and labels.max() < len(names)
     assert len(names) == model.decode_head.num_classes == len(model.dataset_meta['palette'])
+
+
+def test_own_keypoints_replace_those_of_the_class():
+    """As in mmpose itself: CocoDataset's own ``from_file`` would make 17 of them."""
+    own = dict(dataset_name='own', keypoint_info={0: dict(name='tip', id=0)})
+    dataset = dict(type='CocoDataset', metainfo=own)
+    cfg = Config(dict(default_scope='mmpose', test_dataloader=dict(dataset=dataset)))
+    assert _dataset_meta(cfg, {}) == own
+    del cfg.test_dataloader.dataset.metainfo
+    assert _dataset_meta(cfg, {}).keys() == {'from_file'}
 
 
 @pytest.mark.parametrize('wrapper', ['RepeatDataset', 'ConcatDataset', 'LeaveOut'])

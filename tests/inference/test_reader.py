@@ -2,6 +2,7 @@
 
 import ast
 import re
+import struct
 from io import BytesIO
 from pathlib import Path
 
@@ -151,6 +152,20 @@ def test_16_bits_of_grey(tmp_path, said, suffix, backend):
         for image in (*ways(reading, path), reading.picture(Image.open(path), 'x')):
             np.testing.assert_array_equal(image, expected)
         assert len(said) == (color_type != 'unchanged') and all(BITS in text for text in said)
+
+
+def test_12_bits_of_grey(tmp_path):
+    """Pillow gives their numbers as they are, of which the upper 8 of 16 bits are nearly black."""
+    numbers = np.linspace(0, 4095, 64).astype('>u2')
+    bits = np.unpackbits(numbers.view(np.uint8).reshape(64, 2), axis=1)[:, 4:]
+    data = np.packbits(bits).tobytes()
+    tags = [256, 64], [257, 1], [258, 12], [259, 1], [262, 1], [273, 8], [278, 1], [279, len(data)]
+    entries = b''.join(struct.pack('<HHII', tag, 4, 1, value) for tag, value in tags)
+    head = b'II*\0' + struct.pack('<I', 8 + len(data)) + data + struct.pack('<H', len(tags))
+    path = tmp_path / 'x.tif'
+    path.write_bytes(head + entries + bytes(4))
+    for image in (*ways(Reader(), path), Reader().picture(Image.open(path), 'x')):
+        np.testing.assert_array_equal(image[0, :, 0], numbers >> 4)
 
 
 @pytest.mark.parametrize('backend', ['pillow', 'cv2'])

@@ -270,6 +270,8 @@ def test_arrays_that_are_no_images(array):
 def test_what_is_no_input(tmp_path):
     with pytest.raises(SegformerPlusPlusError, match='input not found: .*nowhere'):
         next(find_pictures([random_image(), tmp_path / 'nowhere']))
+    with pytest.raises(SegformerPlusPlusError, match="input '' is no path"):
+        next(find_pictures(['']))  # of a shell's empty variable, and not the folder we are in
     with pytest.raises(SegformerPlusPlusError, match='input 0 is a int'):
         next(find_pictures(3))
     with pytest.raises(SegformerPlusPlusError, match='holds no image or video'):

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from mmengine.config import Config
+from mmengine.structures import PixelData
 from mmseg.evaluation import IoUMetric
+from mmseg.structures import SegDataSample
+from mmseg.visualization import SegLocalVisualizer
+from PIL import Image
 from tiny_training import CLASSES, assert_same, config, trained, validated
 
 from segformer_plusplus import SegformerPlusPlusError
@@ -183,6 +189,35 @@ def test_files_of_one_stem_keep_their_suffix(tmp_path):
 
     names = ['a.jpg', 'a.png', 'b', 'y/a']
     assert _file_names(Images()) == dict(zip(Images.paths, names, strict=True))
+
+
+def test_one_class_is_painted_and_not_the_rest_whatever_the_loader_reads(tmp_path):
+    """OpenCV, which mmseg paints with, cannot decode floats in colour."""
+    path = tmp_path / 'a.tif'
+    Image.fromarray(np.full((40, 60), 100, np.float32)).save(path)
+    info = dict(img_path=str(path))
+
+    class Images(list):
+        data_prefix, data_root = {}, str(tmp_path)
+        get_data_info = list.__getitem__
+
+    visualizer = SegLocalVisualizer(alpha=0.5)
+    visualizer.dataset_meta = dict(classes=('thing',), palette=[[0, 0, 255]])
+    loader = dict(type='LoadImageFromFile', color_type='unchanged')
+    cfg = Config(dict(default_scope='mmseg', test_dataloader=dict(dataset=dict(pipeline=[loader]))))
+    runner = SimpleNamespace(
+        cfg=cfg, visualizer=visualizer, test_dataloader=SimpleNamespace(dataset=Images([info]))
+    )
+    labels = torch.zeros(1, 40, 60, dtype=torch.int64)
+    labels[..., 30:] = 1
+    sample = SegDataSample(metainfo=info)
+    sample.pred_sem_seg = PixelData(data=labels.clone())
+    hook = SegmentationFilesHook(painted=str(tmp_path / 'painted'))
+    hook.before_test(runner)
+    hook.after_test_iter(runner, 0, outputs=[sample])
+    painted = cv2.imread(str(tmp_path / 'painted/a.png'))
+    assert (painted[:, :28] == 50).all() and (painted[-3:, 32:] == [177, 50, 50]).all()
+    assert (sample.pred_sem_seg.data == labels).all()
 
 
 def test_labels_without_zero_are_numbered_as_in_the_data_set(data, calm, tmp_path):

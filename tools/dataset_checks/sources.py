@@ -13,6 +13,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 
 from segformer_plusplus.errors import SegformerPlusPlusError
+from segformer_plusplus.inference.configs import SPLITS
 from segformer_plusplus.inference.reader import Reader
 from segformer_plusplus.loading.leave_out import (
     CocoFile,
@@ -26,8 +27,6 @@ from segformer_plusplus.registration import component_name
 from tools.dataset_checks.findings import Finding
 from tools.dataset_checks.images import LabelRule
 from tools.dataset_files import reason
-
-SPLITS = 'train', 'val', 'test'
 
 
 @dataclass

@@ -12,6 +12,7 @@ from mmengine.config import Config
 from torch import Tensor, nn
 
 from ...errors import SegformerPlusPlusError, memory_errors
+from ...inference.configs import backbone_settings
 from ...inference.opening import SEED, open_model
 from ...mit.cpu import chunked, is_chunked
 from ...token_merging import BASELINE
@@ -146,7 +147,7 @@ class Comparison:
     def __init__(self, variants: Mapping[str, Any], options: Options) -> None:
         self.options = options
         first = next(iter(variants.values()))
-        channels = {each.model.backbone.get('in_channels', 3) for each in variants.values()}
+        channels = {backbone_settings(each).get('in_channels', 3) for each in variants.values()}
         if len(channels) > 1:
             raise SegformerPlusPlusError(
                 f'models of {sorted(channels)} channels take no image in common: time each alone'

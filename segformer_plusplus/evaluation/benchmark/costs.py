@@ -165,13 +165,13 @@ def compile_contender(
     Raises:
         SegformerPlusPlusError: it cannot be compiled, or the results differ.
     """
-    compiled = CompiledModel(eager, backend)
-    run, run_eagerly = (
-        each.features if backbone_only else each.predict for each in (compiled, eager)
-    )
     with (
         trace_errors(name), memory_errors(name), _fresh_cache(backend), torch.inference_mode()
     ):  # fmt: skip
+        compiled = CompiledModel(eager, backend)
+        run, run_eagerly = (
+            each.features if backbone_only else each.predict for each in (compiled, eager)
+        )
         result, seconds = _run_timed(lambda: run(images), images.device)
         expected = run_eagerly(images)
     return compiled, {'seconds': seconds, **_compare(result, expected, images.dtype, name)}

@@ -228,9 +228,15 @@ class Fidelity(ABC, Generic[Outcome]):
             collate_fn=pseudo_collate,
         )
         for batch in loader:
-            # not around the yield: it would hold for whoever iterates
-            with torch.inference_mode():
-                samples = in_parts_of_one_size(self.model.test_step, batch)
+            try:
+                # not around the yield: it would hold for whoever iterates
+                with torch.inference_mode():
+                    samples = in_parts_of_one_size(self.model.test_step, batch)
+            except SegformerPlusPlusError as error:
+                names = ', '.join(str(each.img_path) for each in batch['data_samples'])
+                raise SegformerPlusPlusError(
+                    f'image {names} cannot be predicted: {error}'
+                ) from error
             yield from samples
 
     def _prepared(self) -> dict[str, Any]:

@@ -167,6 +167,20 @@ def test_images_without_labels(scenes, opened):
     assert fidelity.drop(values) == values['changed'] > 0
 
 
+def test_an_image_that_the_model_cannot_take_is_named(scenes, tmp_path, monkeypatch):
+    Image.new('RGB', (64, 64)).save(tmp_path / 'dot.png')
+    fidelity = open_fidelity(*scenes, images=str(tmp_path), **QUIET)
+
+    def refuse(data):
+        raise SegformerPlusPlusError('it is too small')
+
+    monkeypatch.setattr(fidelity.model, 'test_step', refuse)
+    with pytest.raises(
+        SegformerPlusPlusError, match='image dot.png cannot be predicted: it is too'
+    ):
+        fidelity.measure('none')
+
+
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
