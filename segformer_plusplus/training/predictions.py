@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections import Counter
 from pathlib import Path
@@ -68,7 +69,7 @@ def _from_zero(sample: Any, classes: int) -> Any:
     """Counts the labels from 0, as mmseg's visualizer does also where 1 is the only class."""
     if not first_label(classes):
         return sample
-    shown = sample.clone()
+    shown = copy.deepcopy(sample)
     for maps in (shown.get('pred_sem_seg'), shown.get('gt_sem_seg')):
         if maps is not None:
             maps.data = (maps.data - 1) % 256  # 0 becomes 255, which is no class
