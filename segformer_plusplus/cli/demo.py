@@ -96,6 +96,9 @@ def _serve(
             logger='current',
             level=logging.WARNING,
         )
+    # Gradio asks its own page whether it is there, which no proxy can know
+    passed = os.environ.get('no_proxy') or os.environ.get('NO_PROXY', '')
+    os.environ['no_proxy'] = ','.join((passed, 'localhost', '127.0.0.1', '::1', host)).lstrip(',')
     address = serve(page, host, port, open_browser)
     Console().print(f'{address} (Ctrl-C ends it)', soft_wrap=True, highlight=False)
     wait(page)
@@ -155,7 +158,8 @@ def find_samples(folder: Path) -> dict[str, Path]:
         raise SegformerPlusPlusError(f'--samples {folder}: there is no such folder')
     files = (path for path in folder.rglob('*') if path.suffix.lower() in IMAGE_SUFFIXES)
     found = {
-        path.relative_to(folder).as_posix(): path
+        # no page can say the bytes of a name that are no characters
+        path.relative_to(folder).as_posix().encode(errors='backslashreplace').decode(): path
         for path in sorted(files)
         if path.is_file() and not path.name.startswith('.')
     }

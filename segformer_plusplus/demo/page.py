@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import traceback
 from collections.abc import Callable, Mapping
 from functools import wraps
@@ -119,7 +120,11 @@ def build_page(comparer: Comparer, model: str, samples: Mapping[str, Path]) -> g
             concurrency_limit=None,
         )  # fmt: skip
         button.click(
-            for_people(lambda *values: compare(comparer, *values)),
+            for_people(
+                lambda given, *values: compare(
+                    comparer, uploaded(given, image.GRADIO_CACHE), *values
+                )
+            ),
             [image, preset, *sliders],
             [summary, *masks, merge_map],
             # the payloads as they come: Gradio would decode a damaged image and fail without words
@@ -167,6 +172,16 @@ def for_people(call: Callable[..., Any]) -> Callable[..., Any]:
             raise gr.Error(said, duration=None, print_exception=False) from error
 
     return guarded
+
+
+def uploaded(given: Any, folder: str) -> Mapping[str, Any] | None:
+    """Returns what is given if its file was uploaded: who asks without a browser can name any."""
+    path = given.get('path') if isinstance(given, Mapping) else None
+    own = (
+        isinstance(path, str)
+        and Path(os.path.abspath(folder)) in Path(os.path.abspath(path)).parents
+    )
+    return given if own else None
 
 
 def compare(

@@ -54,7 +54,9 @@ def test_samples(tmp_path):
     (tmp_path / 'town').mkdir()
     for name in ('z.JPG', 'town/a.png'):
         Image.new('RGB', (8, 8)).save(tmp_path / name)
+    (tmp_path / os.fsdecode(b'\xff.png')).touch()  # JSON, and so the page, could not say it
     expected = {'town/a.png': tmp_path / 'town/a.png', 'z.JPG': tmp_path / 'z.JPG'}
+    expected[r'\udcff.png'] = tmp_path / os.fsdecode(b'\xff.png')
     assert find_samples(tmp_path) == expected
 
 
@@ -96,7 +98,7 @@ def test_it_serves_until_ctrl_c(segmentation, tmp_path, end):
     command += ['--samples', str(tmp_path), '--max-pixels', '4321']
     uploads = tmp_path / 'tmp'
     uploads.mkdir()
-    environment = dict(os.environ, TMPDIR=str(uploads))
+    environment = dict(os.environ, TMPDIR=str(uploads), http_proxy='http://127.0.0.1:9')
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
     with subprocess.Popen(command, **pipes) as process:
         assert process.stdout is not None

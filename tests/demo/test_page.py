@@ -158,15 +158,17 @@ def test_a_ratio_that_the_page_would_not_send(segmenter, picture):
         ask(Comparer(segmenter), dict(path=str(picture)), 'hq', 0.6, 0.95)
 
 
-def test_only_what_was_uploaded_is_read(address, tmp_path):
+@pytest.mark.parametrize('meta', [dict(meta=dict(_type='gradio.FileData')), {}])
+def test_only_what_was_uploaded_is_read(address, tmp_path, meta):
+    session = f'secret{len(meta)}'
     secret = tmp_path.parent / 'secret.png'
     Image.new('RGB', (64, 64)).save(secret)
     config = httpx.get(f'{address}config').json()
     (button,) = (each for each in config['dependencies'] if len(each['inputs']) == 4)
-    data = [dict(path=str(secret), meta=dict(_type='gradio.FileData')), 'none', 0.6, 0.8]
-    join = dict(data=data, fn_index=button['id'], session_hash='secret')
+    data = [dict(path=str(secret), **meta), 'none', 0.6, 0.8]
+    join = dict(data=data, fn_index=button['id'], session_hash=session)
     httpx.post(f'{address}gradio_api/queue/join', json=join)
-    answer = httpx.get(f'{address}gradio_api/queue/data?session_hash=secret', timeout=60).text
+    answer = httpx.get(f'{address}gradio_api/queue/data?session_hash={session}', timeout=60).text
     assert '"success":false' in answer and 'image.png' not in answer
 
 
