@@ -116,7 +116,8 @@ def _arrange(panels: dict[str, np.ndarray], title: str) -> Image.Image:
         axis.imshow(panel, interpolation='antialiased')
         axis.set_title(name, fontsize=11)
     if title:
-        figure.suptitle(title, fontsize=13)
+        shown = title.encode(errors='backslashreplace').decode()  # a name may be any bytes
+        figure.suptitle(shown, fontsize=13, parse_math=False)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())

@@ -38,7 +38,7 @@ class Tiles:
             SegformerPlusPlusError: sides or overlap that are no whole numbers, or an overlap as
                 large as a side.
         """
-        sides = (tile, tile) if isinstance(tile, int) else tuple(tile)
+        sides = tuple(tile) if isinstance(tile, tuple | list) else (tile, tile)
         if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
             raise SegformerPlusPlusError(
                 f'tile is {tile!r}; give a height and a width above 0, or one number for both'

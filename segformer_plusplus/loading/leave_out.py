@@ -111,10 +111,18 @@ def write_list(path: str | os.PathLike[str], entries: Iterable[str], header: Seq
         path: The text file; its folder is made if it is missing.
         entries: As `relative` spells them.
         header: Lines of the comment on top.
+
+    Raises:
+        SegformerPlusPlusError: an entry would not be read again as it is.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [*(f'# {line}' for line in header), *entries]
+    for entry in lines:
+        if entry.encode(errors='replace').decode().strip().splitlines() != [entry]:
+            raise SegformerPlusPlusError(
+                f'{path} cannot be written: {entry!r} is no line in UTF-8; rename the image'
+            )
     replace(path, ('\n'.join(lines) + '\n').encode())
 
 

@@ -283,7 +283,7 @@ def test_groups_are_drawn_with_borders():
 def test_a_picture_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     maps = merge_map(own_segmentor(token_merging='hq'), picture())
     path = tmp_path / 'map.png'
-    drawn = draw(maps, path, palette=[(0, 0, 0)] * 5, title='any')
+    drawn = draw(maps, path, palette=[(0, 0, 0)] * 5, title='any $_$ \udcff')  # of any file
     assert np.array_equal(np.asarray(Image.open(path)), np.asarray(drawn))
     monkeypatch.setattr(Image.Image, 'save', failing_save)
     with pytest.raises(OSError, match='disk full'):

@@ -55,6 +55,7 @@ def test_no_label_comes_from_the_border_of_a_tile(length):
         ((32, -1), 0, 'tile is'),
         ((32,), 0, 'tile is'),
         ('32', 0, 'tile is'),
+        (64.0, 0, 'tile is 64.0'),
         (32, 32, 'overlap is 32'),
         ((64, 32), 40, 'overlap is 40'),
         (32, -1, 'overlap is -1'),

@@ -159,6 +159,13 @@ def test_paths_as_people_write_them(scenes, tmp_path):
     assert list(read_list(path, str(root))) == [str(root / '#1.png')]
 
 
+@pytest.mark.parametrize('name', ['\udcff.png', 'two\nlines.png', 'a.png '])
+def test_names_that_a_list_cannot_hold(tmp_path, name):
+    with pytest.raises(SegformerPlusPlusError, match='is no line in UTF-8; rename the image'):
+        write_list(tmp_path / 'fix.txt', ['a.png', name], ['header'])
+    assert not (tmp_path / 'fix.txt').exists()
+
+
 def test_a_list_that_does_not_fit(scenes, tmp_path):
     path = tmp_path / 'fix.txt'
     with pytest.raises(SegformerPlusPlusError, match=r'cannot read leave_out=\S+ No such file'):
