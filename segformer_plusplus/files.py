@@ -141,7 +141,7 @@ def write_text(path: str | os.PathLike[str], content: str) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_beside(path) as place:
-        place.write_text(content)
+        place.write_text(content, encoding='utf-8')
 
 
 def _plain(value: Any) -> Any:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -122,6 +124,14 @@ def test_a_read_only_folder(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(SegformerPlusPlusError, match='is read-only'):
         check_writable(tmp_path / 'a/new')
+
+
+def test_text_is_utf_8_whatever_the_locale(tmp_path):
+    path = tmp_path / 'x.md'
+    code = f"from segformer_plusplus.files import write_text; write_text({str(path)!r}, '\\xe9')"
+    plain = dict(os.environ, LC_ALL='C', PYTHONUTF8='0', PYTHONCOERCECLOCALE='0')
+    subprocess.run([sys.executable, '-c', code], env=plain, check=True)
+    assert path.read_bytes() == b'\xc3\xa9'
 
 
 def test_write_json(tmp_path):

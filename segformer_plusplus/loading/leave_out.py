@@ -117,12 +117,13 @@ def write_list(path: str | os.PathLike[str], entries: Iterable[str], header: Seq
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [*(f'# {line}' for line in header), *entries]
-    for entry in lines:
+    entries = list(entries)
+    for entry in entries:
         if entry.encode(errors='replace').decode().strip().splitlines() != [entry]:
             raise SegformerPlusPlusError(
                 f'{path} cannot be written: {entry!r} is no line in UTF-8; rename the image'
             )
+    lines = [*(f'# {line}' for line in header), *entries]
     replace(path, ('\n'.join(lines) + '\n').encode())
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from mmengine.runner import Runner
 from tqdm import tqdm
 
 from ..errors import DivergedError, SegformerPlusPlusError
+from ..files import write_json
 from ..loading.images import skipping_steps
 from .distributed import unwrap
 from .randomness import seed_step
@@ -52,7 +52,7 @@ class StopOnNaN(Hook):
             losses={name: str(value) for name, value in losses.items()},
             images=_image_paths(data_batch),
         )
-        path.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
+        write_json(path, content)
         raise DivergedError(
             f'iteration {iteration}: {", ".join(f"{k} is {v}" for k, v in broken.items())}; the '
             f'images of its batch stand in {path}; a lower learning rate, '
