@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import count, groupby
+from itertools import chain, count, groupby
 from pathlib import Path, PurePosixPath
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any
@@ -164,13 +164,16 @@ class Run:
         """
         self._start = perf_counter()
         stream = predictor.stream(inputs, progress=True)
-        for video, predictions in groupby(stream, key=lambda each: each.picture.video):
+        # not by the path: a video that is given twice becomes two
+        for _, predictions in groupby(stream, key=lambda each: id(each.picture.video)):
+            first = next(predictions)
+            video = first.picture.video
             with ExitStack() as stack:
                 self._video = None
                 if video is not None and self.output.overlays:
                     path = self.unused(OVERLAYS, video.stem, '.mp4')
                     self._video = stack.enter_context(VideoFile(path, like=video))
-                for each in predictions:
+                for each in chain([first], predictions):
                     self.seen.add(each.picture.name)
                     if each.image is None:
                         self.failed.append(str(each.error))
@@ -198,7 +201,9 @@ class Run:
         """Prints what failed, and how much was done."""
         console = Console(stderr=True, soft_wrap=True, highlight=False)
         for message in self.failed:
-            console.print(f'error: {message}', markup=False)
+            # a name may hold line breaks and commands to the terminal
+            shown = ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
+            console.print(f'error: {shown}', markup=False)
         rate = self.done / (perf_counter() - self._start)
         failed = f', {len(self.failed)} could not be read or predicted' if self.failed else ''
         console.print(

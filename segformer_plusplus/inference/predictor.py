@@ -209,6 +209,8 @@ def _reason(error: Exception) -> str:
     said = next(iter(str(error).splitlines()), '')
     if isinstance(error, cv2.error) and 'resize' in said:
         return 'resizing leaves no pixel of its shorter side'
+    if isinstance(error, cv2.error):
+        return f'OpenCV: {error.err}'
     if not said:  # of an assertion, the line says more than nothing
         said = next((frame.line or '' for frame in extract_tb(error.__traceback__)[-1:]), '')
     return describe_error(error) or f'{type(error).__name__}: {said}'

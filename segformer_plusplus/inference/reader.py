@@ -16,7 +16,7 @@ from mmengine.dataset import Compose
 from mmengine.registry import DefaultScope
 from PIL import Image
 
-from ..errors import SegformerPlusPlusError
+from ..errors import SegformerPlusPlusError, describe_error
 from ..loading.images import CheckedLoadImageFromFile, open_image, reading
 from ..registration import component_name
 from .configs import is_loader
@@ -55,7 +55,8 @@ class Reader:
                 built = Compose(steps)
         except Exception as error:  # whatever a loader raises that lacks its library
             names = ', '.join(component_name(step['type']) for step in steps)
-            raise SegformerPlusPlusError(f'the loader {names} cannot be built: {error}') from error
+            reason = describe_error(error) or error
+            raise SegformerPlusPlusError(f'the loader {names} cannot be built: {reason}') from error
         first = built.transforms[0] if steps else CheckedLoadImageFromFile()
         kind, kept = type(first), ('to_float32', 'color_type', 'imdecode_backend')
         plain = f'{kind.__module__.partition(".")[0]}.{kind.__name__}' in _FILE_LOADERS

@@ -72,6 +72,20 @@ def test_masks_alone_in_tiles(segmentation, tmp_path):
     assert (mask == expected).mean() > 0.999
 
 
+def test_a_video_that_is_given_twice_becomes_two_and_errors_are_one_line(
+    segmentation, tmp_path, capfd
+):
+    write_video(tmp_path / 'clip.avi', frames=3, size=(64, 64))
+    broken = tmp_path / 'a\n\x1b[2J.png'
+    broken.touch()
+    inputs = [tmp_path, tmp_path / 'clip.avi']
+    assert predict(segmentation, *inputs, '--out', tmp_path / 'out', '--no-masks') == 1
+    assert 'a\\n\\x1b[2J.png cannot be read: the file is empty\n' in capfd.readouterr().err
+    for name in ('clip.mp4', 'clip-2.mp4'):
+        video = cv2.VideoCapture(str(tmp_path / 'out/overlays' / name))
+        assert sum(video.read()[0] for _ in range(9)) == 3
+
+
 def test_a_video_becomes_a_video(segmentation, tmp_path):
     write_video(tmp_path / 'clip.avi', frames=4)
     assert predict(segmentation, tmp_path / 'clip.avi', '--out', tmp_path / 'out') == 0
