@@ -117,7 +117,7 @@ class Reader:
         loader = self._loader
         with reading('image', name):
             upright = loader.upright(picture, name)
-            if loader.imdecode_backend != 'cv2' or picture.mode in ('I', 'F'):
+            if loader.imdecode_backend != 'cv2' or picture.mode in ('I', 'F', 'I;16B'):
                 return np.ascontiguousarray(loader.as_array(upright))
             stream = BytesIO()  # OpenCV has rules of its own for transparency and palettes
             fits = picture.mode in ('1', 'L', 'LA', 'P', 'RGB', 'RGBA', 'I;16')

@@ -164,7 +164,10 @@ class CheckedLoadImageFromFile(LoadImageFromFile):
         raise why
 
     def _cast(self, image: np.ndarray) -> np.ndarray:
-        return image.astype(np.float32) if self.to_float32 else image
+        kind = (
+            np.float32 if self.to_float32 else image.dtype.newbyteorder('=')
+        )  # torch has no other
+        return image.astype(kind, copy=False)
 
     def upright(self, picture: Image.Image, name: str) -> Image.Image:
         """Turns a picture as its EXIF data and ``color_type`` say, and brings 16 bits to 8.

@@ -154,6 +154,18 @@ def test_16_bits_of_grey(tmp_path, said, suffix, backend):
         assert len(said) == (color_type != 'unchanged') and all(BITS in text for text in said)
 
 
+@pytest.mark.parametrize('backend', ['pillow', 'cv2'])
+def test_16_bits_with_the_large_byte_first(tmp_path, backend):
+    path = tmp_path / 'x.tif'
+    Image.fromarray(RAMP.astype('>u2')).save(path)
+    assert Image.open(path).mode == 'I;16B'
+    for color_type, expected in (('grayscale', RAMP >> 8), ('unchanged', RAMP)):
+        reading = reader(color_type=color_type, imdecode_backend=backend)
+        for image in (*ways(reading, path), reading.picture(Image.open(path), 'x')):
+            np.testing.assert_array_equal(image, expected)
+            assert image.dtype.isnative
+
+
 def test_12_bits_of_grey(tmp_path):
     """Pillow gives their numbers as they are, of which the upper 8 of 16 bits are nearly black."""
     numbers = np.linspace(0, 4095, 64).astype('>u2')
