@@ -103,7 +103,9 @@ class TorchExportFile(Format):
 
     def write(self, program: ExportedProgram, path: Path, metadata: Mapping[str, Any]) -> None:
         extra = {f'{METADATA}.json': json.dumps(metadata)}
-        torch.export.save(program, path, extra_files=extra)
+        stream = io.BytesIO()  # PyTorch's own writer ends the process where a disk is full
+        torch.export.save(program, stream, extra_files=extra)
+        path.write_bytes(stream.getbuffer())
 
     def read_metadata(self, path: Path) -> str | None:
         # not torch.export.load, which would build the whole program for it

@@ -1,6 +1,9 @@
 """tools/export.py: from a config and a checkpoint to a checked file, or a line of what is wrong."""
 
 import importlib.util
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -65,3 +68,24 @@ def test_what_is_wrong_is_one_line(tmp_path, run, arguments, weights, message):
     code, out, error = run('--out', tmp_path / 'a.onnx', *arguments, weights=weights)
     assert (code, out) == (2, '') and error.startswith('error: ') and error.count('\n') == 1
     assert message in error and not (tmp_path / 'a.onnx').exists()
+
+
+SMALL_DISK = """
+import resource, sys
+from segformer_plusplus.cli.export import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='needs a limit of the size of files')
+def test_a_full_disk_is_one_line_and_ends_no_process(tmp_path, run):
+    """PyTorch's writer, when it is freed, ends the process of which a write has failed."""
+    path = tmp_path / 'out/model.pt2'
+    words = [tmp_path / 'config.py', tmp_path / 'weights.pth', '--out', path, '--shape', '64x96']
+    words += ['--format', 'torch-export']
+    command = [sys.executable, '-c', SMALL_DISK, *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == f'error: File too large: {path}'
+    assert list(path.parent.iterdir()) == []
