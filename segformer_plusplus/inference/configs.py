@@ -70,8 +70,10 @@ def load_config(
         except Exception as error:
             raise SegformerPlusPlusError(f'--cfg-options does not fit {path}: {error}') from error
     for key in (f'{split}_dataloader' for split in SPLITS):
-        if not isinstance(cfg.get(key) or {}, Mapping):
-            raise SegformerPlusPlusError(f'{path}: {key}={cfg[key]!r} is no dict')
+        places = {key: cfg.get(key), f'{key}.dataset': _mapping(cfg, key).get('dataset')}
+        for place, value in places.items():
+            if not isinstance(value or {}, Mapping):
+                raise SegformerPlusPlusError(f'{path}: {place}={value!r} is no dict')
     model = _mapping(cfg, 'model')
     _check_normalisation(model)
     scope = cfg.get('default_scope') or _scope_of(model)

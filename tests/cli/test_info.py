@@ -55,6 +55,7 @@ def test_what_is_not_there(capsys, tmp_path, name):
         ('model = None', 'plain.py has no model to build'),
         ('model = 3', 'plain.py has no model to build'),
         ('test_dataloader = 3', 'plain.py: test_dataloader=3 is no dict'),
+        ('val_dataloader = dict(dataset=3)', 'plain.py: val_dataloader.dataset=3 is no dict'),
         ("model = dict(type='EncoderDecoderPlusPlus')", 'the config does not fit its class'),
         (
             "model = dict(type='EncoderDecoderPlusPlus', backbon=dict())",
