@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import sys
 import warnings
 from collections.abc import Iterator
@@ -95,11 +96,18 @@ def naming_what_is_missing(asked_for: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Keeps warnings of OpenMMLab's own code off a user's terminal; ``python -W`` shows them."""
-    with warnings.catch_warnings():
-        if not sys.warnoptions:
-            warnings.filterwarnings('ignore', module=r'mm(cv|engine|seg|det|pose)\.')
-        yield
+    """Keeps warnings of OpenMMLab's own code off a user's terminal; ``python -W`` shows them.
+
+    Nor has it a traceback for every line that a full disk keeps out of a log file.
+    """
+    before, logging.raiseExceptions = logging.raiseExceptions, False
+    try:
+        with warnings.catch_warnings():
+            if not sys.warnoptions:
+                warnings.filterwarnings('ignore', module=r'mm(cv|engine|seg|det|pose)\.')
+            yield
+    finally:
+        logging.raiseExceptions = before
 
 
 def installed_line() -> str:

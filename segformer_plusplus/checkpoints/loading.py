@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
+from urllib.error import HTTPError, URLError
 from urllib.parse import urlparse
 
 import torch
@@ -210,7 +210,12 @@ def _download(url: str, map_location: str | torch.device, unsafe: bool) -> Any:
         # a download that was cut short must not stand in the way of the next try
         with contextlib.suppress(OSError):
             cached.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename and not isinstance(error, URLError):
+        if isinstance(error, HTTPError):
+            raise CheckpointError(f'checkpoint {url} cannot be downloaded: {error}') from error
+        if isinstance(error, URLError | ConnectionError | TimeoutError):
+            reason = getattr(error, 'reason', error)
+            raise CheckpointError(f'checkpoint {url} cannot be downloaded: {reason}') from error
+        if isinstance(error, OSError) and error.filename:
             raise CheckpointError(
                 f'checkpoint {url} cannot be kept in {cached.parent}: {error.strerror}; set '
                 'TORCH_HOME to a folder that can be written'

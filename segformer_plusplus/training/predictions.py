@@ -14,6 +14,7 @@ from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
 
 from ..errors import SegformerPlusPlusError
+from ..files import naming_the_file
 from ..inference.writing import save_mask
 from ..loading.leave_out import absolute, leaves_of, relative
 
@@ -59,7 +60,8 @@ class SegmentationFilesHook(Hook):
             if self._painted:
                 image = mmcv.imfrombytes(get(sample.img_path), channel_order='rgb')
                 place = os.path.join(self._painted, name)
-                runner.visualizer.add_datasample(name, image, sample, out_file=place)
+                with naming_the_file(Path(place)):
+                    runner.visualizer.add_datasample(name, image, sample, out_file=place)
 
 
 def _file_names(dataset: Any) -> dict[str, str]:

@@ -58,7 +58,8 @@ def apply_switches(cfg: Config) -> None:
         if cfg.get('optim_wrapper') is not None:
             cfg.optim_wrapper.accumulative_counts = count
     if cfg.get('gradient_checkpointing'):
-        backbone = cfg.model.get('backbone')
+        # that of a model for test-time augmentation is inside
+        backbone = (cfg.model.get('module') or cfg.model).get('backbone')
         names = component_names((backbone or {}).get('type'), MODELS)
         if 'MixVisionTransformerPlusPlus' not in names:
             raise SegformerPlusPlusError(
@@ -111,6 +112,7 @@ def compile_backbone(model: nn.Module, options: Any) -> None:
         return
     if options is not True and not isinstance(options, dict):
         raise SegformerPlusPlusError(f'compile={options!r}: use True or the arguments of a dict')
+    model = getattr(model, 'module', model)  # inside one for test-time augmentation
     if not hasattr(model, 'backbone'):
         raise SegformerPlusPlusError(f'compile needs a model with a backbone: {type(model)}')
     model.get_submodule('backbone').compile(**({} if options is True else options))

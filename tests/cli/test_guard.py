@@ -1,5 +1,7 @@
 """One line for what a user can mend, a traceback for what only we can."""
 
+import errno
+import logging
 import re
 
 import pytest
@@ -78,6 +80,38 @@ def test_a_missing_library_is_named_wherever_it_is_imported(name, words, capsys,
     ours = ModuleNotFoundError('No module', name='segformer_plusplus.lost')
     with pytest.raises(ModuleNotFoundError):
         failing(ours)([])
+
+
+def test_ctrl_c_is_one_line_whatever_a_library_makes_of_it(capsys, monkeypatch):
+    def formatted():
+        try:
+            raise KeyboardInterrupt
+        except BaseException as error:
+            raise SyntaxError('Failed to format the config file') from error
+
+    for error in (KeyboardInterrupt(), raised_by(formatted)):
+        assert failing(error)([]) == 130
+        assert capsys.readouterr().err == 'interrupted\n'
+        with pytest.raises(type(error)):
+            failing(error)(['--traceback'])
+
+
+def test_a_log_file_that_cannot_be_written_is_no_traceback_a_line(capsys):
+    class Full(logging.Handler):
+        def emit(self, record):
+            try:
+                raise OSError(errno.ENOSPC, 'No space left on device')
+            except OSError:
+                self.handleError(record)
+
+    @main_guard
+    def main(argv):
+        Full().emit(logging.makeLogRecord({}))
+        return 0
+
+    assert main([]) == 0 and capsys.readouterr().err == ''
+    Full().emit(logging.makeLogRecord({}))
+    assert 'No space left' in capsys.readouterr().err  # elsewhere as before
 
 
 @pytest.mark.parametrize('error', [AttributeError('x'), AssertionError('x'), ValueError('x')])
