@@ -35,7 +35,7 @@ def main_guard(main: Callable[..., int]) -> Callable[..., int]:
     def guarded(argv: Sequence[str] | None = None, **options: str) -> int:
         arguments = sys.argv[1:] if argv is None else list(argv)
         try:
-            with quietly(), naming_what_is_missing('this'):
+            with quietly(), naming_what_is_missing():
                 return main(arguments, **options)
         except (Exception, KeyboardInterrupt) as error:
             stopped = is_interrupt(error)

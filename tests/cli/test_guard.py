@@ -11,7 +11,13 @@ from torch._utils import ExceptionWrapper
 from tqdm import tqdm
 
 from segformer_plusplus.cli.guard import TRACEBACK_VARIABLE, main_guard
-from segformer_plusplus.errors import CheckpointError, SegformerPlusPlusError, describe_error
+from segformer_plusplus.errors import (
+    CheckpointError,
+    MissingDependencyError,
+    SegformerPlusPlusError,
+    describe_error,
+)
+from segformer_plusplus.libraries import require
 
 
 def failing(error, progress=False):
@@ -77,6 +83,10 @@ def test_a_missing_library_is_named_wherever_it_is_imported(name, words, capsys,
     assert failing(ModuleNotFoundError('No module', name=name))([]) == 2
     error = capsys.readouterr().err
     assert words in error and error.count('\n') == 1
+    with pytest.raises(MissingDependencyError) as asked:
+        require('of_nobody', 'TensorboardVisBackend')
+    assert failing(asked.value)([]) == 2
+    assert capsys.readouterr().err.startswith('error: TensorboardVisBackend needs of_nobody, ')
     ours = ModuleNotFoundError('No module', name='segformer_plusplus.lost')
     with pytest.raises(ModuleNotFoundError):
         failing(ours)([])
