@@ -112,7 +112,6 @@ def compile_backbone(model: nn.Module, options: Any) -> None:
         return
     if options is not True and not isinstance(options, dict):
         raise SegformerPlusPlusError(f'compile={options!r}: use True or the arguments of a dict')
-    model = getattr(model, 'module', model)  # inside one for test-time augmentation
     if not hasattr(model, 'backbone'):
         raise SegformerPlusPlusError(f'compile needs a model with a backbone: {type(model)}')
     model.get_submodule('backbone').compile(**({} if options is True else options))

@@ -11,7 +11,6 @@ import pytest
 from mmengine.config import Config
 from mmseg.evaluation import IoUMetric
 from tiny_training import CLASSES, assert_same, config, trained, validated
-from torch import nn
 
 from segformer_plusplus import SegformerPlusPlusError
 from segformer_plusplus.cli import test as tool
@@ -85,15 +84,6 @@ def test_every_comparison_of_a_type(data, tmp_path, style):
     runner = StrictRunner.from_cfg(style(config(data, tmp_path)))
     kinds = {type(hook).__name__ for hook in runner.hooks}
     assert 'DurableCheckpointHook' in kinds and 'CheckpointHook' not in kinds
-
-
-def test_the_backbone_inside_a_model_of_views_is_compiled():
-    inside = nn.Module()
-    inside.backbone = nn.Linear(2, 2)
-    views = nn.Module()
-    views.module = inside
-    compile_backbone(views, dict(backend='eager'))
-    assert inside.backbone._compiled_call_impl is not None
 
 
 def test_another_metric_or_wrapper_is_still_another(data, tmp_path):
