@@ -17,11 +17,7 @@ from segformer_plusplus.cli import test as tool
 from segformer_plusplus.inference.configs import load_config
 from segformer_plusplus.training.predictions import SegmentationFilesHook, _file_names
 from segformer_plusplus.training.runner import StrictRunner
-from segformer_plusplus.training.switches import (
-    BFloat16OptimWrapper,
-    apply_switches,
-    compile_backbone,
-)
+from segformer_plusplus.training.switches import BFloat16OptimWrapper, apply_switches
 from tests.inference.tiny import with_classes
 
 TTA = [
