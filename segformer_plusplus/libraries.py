@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import sys
 import warnings
 from collections.abc import Iterator
@@ -76,7 +77,7 @@ def require(name: str, asked_for: str) -> ModuleType:
 
 
 @contextlib.contextmanager
-def naming_what_is_missing(asked_for: str) -> Iterator[None]:
+def naming_what_is_missing(asked_for: str | None = None) -> Iterator[None]:
     """Turns a failed import in our own code into an error that says how to install the library.
 
     Raises:
@@ -88,18 +89,27 @@ def naming_what_is_missing(asked_for: str) -> Iterator[None]:
         name = error.name or ''
         if name.partition('.')[0] in ('', __name__.partition('.')[0]):
             raise  # a module of ours: that is a bug
+        if asked_for is None and isinstance(error, MissingDependencyError):
+            raise  # it says already what asked
         # what was asked for on the outside says more than what that needs inside
         reason = error.__cause__ if isinstance(error, MissingDependencyError) else error
-        raise _missing(name, asked_for, reason or error) from error
+        raise _missing(name, asked_for or 'this', reason or error) from error
 
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Keeps warnings of OpenMMLab's own code off a user's terminal; ``python -W`` shows them."""
-    with warnings.catch_warnings():
-        if not sys.warnoptions:
-            warnings.filterwarnings('ignore', module=r'mm(cv|engine|seg|det|pose)\.')
-        yield
+    """Keeps warnings of OpenMMLab's own code off a user's terminal; ``python -W`` shows them.
+
+    Nor has it a traceback for every line that a full disk keeps out of a log file.
+    """
+    before, logging.raiseExceptions = logging.raiseExceptions, False
+    try:
+        with warnings.catch_warnings():
+            if not sys.warnoptions:
+                warnings.filterwarnings('ignore', module=r'mm(cv|engine|seg|det|pose)\.')
+            yield
+    finally:
+        logging.raiseExceptions = before
 
 
 def installed_line() -> str:

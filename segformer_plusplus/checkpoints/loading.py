@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
+from urllib.error import HTTPError, URLError
 from urllib.parse import urlparse
 
 import torch
@@ -210,15 +210,16 @@ def _download(url: str, map_location: str | torch.device, unsafe: bool) -> Any:
         # a download that was cut short must not stand in the way of the next try
         with contextlib.suppress(OSError):
             cached.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename and not isinstance(error, URLError):
+        if not isinstance(error, OSError):
+            raise
+        if error.filename and not isinstance(error, URLError):
             raise CheckpointError(
                 f'checkpoint {url} cannot be kept in {cached.parent}: {error.strerror}; set '
                 'TORCH_HOME to a folder that can be written'
             ) from error
-        if isinstance(error, OSError):
-            why = getattr(getattr(error, 'reason', error), 'strerror', None) or str(error)
-            raise CheckpointError(f'checkpoint {url} cannot be downloaded: {why}') from error
-        raise
+        reason = error if isinstance(error, HTTPError) else getattr(error, 'reason', error)
+        why = getattr(reason, 'strerror', None) or reason
+        raise CheckpointError(f'checkpoint {url} cannot be downloaded: {why}') from error
 
 
 def _hint(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:

@@ -35,18 +35,29 @@ def main_guard(main: Callable[..., int]) -> Callable[..., int]:
     def guarded(argv: Sequence[str] | None = None, **options: str) -> int:
         arguments = sys.argv[1:] if argv is None else list(argv)
         try:
-            with quietly(), naming_what_is_missing('this'):
+            with quietly(), naming_what_is_missing():
                 return main(arguments, **options)
-        except Exception as error:
-            message = describe_error(error)
+        except (Exception, KeyboardInterrupt) as error:
+            stopped = is_interrupt(error)
+            message = None if stopped else describe_error(error)
             wanted = TRACEBACK in arguments or os.environ.get(TRACEBACK_VARIABLE) == '1'
-            if message is None or wanted:
+            if wanted or (message is None and not stopped):
                 raise
+            if stopped:
+                tqdm.write('interrupted', file=sys.stderr)
+                return INTERRUPTED
             # clears a progress bar that the error has left on the line
             tqdm.write(f'error: {message}', file=sys.stderr)
             return getattr(error, 'exit_code', USER_ERROR)
 
     return guarded
+
+
+def is_interrupt(error: BaseException | None) -> bool:
+    """Says whether an error is, or came of, a Ctrl-C: mmengine makes a SyntaxError of some."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
 
 
 @contextlib.contextmanager

@@ -56,6 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MissingDependencyError as error:
         sys.stderr.write(f'error: {error}\n')
         return _USAGE_ERROR
+    except KeyboardInterrupt:
+        sys.stderr.write('interrupted\n')
+        return 130
     code: int = command.main(rest, prog=f'segformer-plusplus {name}')
     return code
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from mmengine.config import Config
+from mmengine.dist import is_main_process
 from tqdm import tqdm
 
 from ..errors import SegformerPlusPlusError
@@ -13,7 +14,7 @@ from ..inference.configs import check_codec_sizes, check_data_roots, find_config
 from ..training.checkpoint_files import latest_named
 from ..training.distributed import leaving_the_group
 from ..training.runner import StrictRunner
-from .guard import INTERRUPTED
+from .guard import INTERRUPTED, is_interrupt
 from .options import CfgOptions, Launcher, LocalRank, command, set_local_rank
 
 
@@ -70,14 +71,14 @@ def _train(cfg: Config, latest: bool) -> int:
         if latest:
             runner.resume_latest()
         runner.train()
-    except KeyboardInterrupt:
-        saved = latest_named(Path(cfg.work_dir))
-        tqdm.write(
-            f'interrupted; {saved} is saved: --resume goes on from there'
-            if saved
-            else 'interrupted; no checkpoint was saved',
-            file=sys.stderr,
-        )
+    except (Exception, KeyboardInterrupt) as error:
+        if not is_interrupt(error):
+            raise
+        if is_main_process():
+            saved = latest_named(Path(cfg.work_dir))
+            goes_on = f'{saved} is saved: --resume goes on from there'
+            what = goes_on if saved else 'no checkpoint was saved'
+            tqdm.write(f'interrupted; {what}', file=sys.stderr)
         return INTERRUPTED
     return 0
 

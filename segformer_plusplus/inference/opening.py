@@ -163,7 +163,7 @@ def in_parts_of_one_size(step: Callable[[Any], Any], data: Any) -> Any:
         The samples in their order; each is what it is in a batch of its own.
     """
     images = data.get('inputs') if isinstance(data, dict) else None
-    if not isinstance(images, list):
+    if not isinstance(images, list | tuple):  # a tuple is a view of test-time augmentation
         return step(data)
     sizes = [getattr(image, 'shape', None) for image in images]
     samples = list(images)

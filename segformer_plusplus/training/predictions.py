@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
 
 from ..errors import SegformerPlusPlusError
+from ..files import naming_the_file
 from ..inference.labels import first_label
 from ..inference.reader import Reader, visible
 from ..inference.writing import save_mask
@@ -62,7 +63,8 @@ class SegmentationFilesHook(Hook):
                 image = visible(self._reader.file(sample.img_path))[..., ::-1]
                 place = os.path.join(self._painted, name)
                 shown = _from_zero(sample, len(runner.visualizer.dataset_meta['classes']))
-                runner.visualizer.add_datasample(name, image, shown, out_file=place)
+                with naming_the_file(Path(place)):
+                    runner.visualizer.add_datasample(name, image, shown, out_file=place)
 
 
 def _from_zero(sample: Any, classes: int) -> Any:

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import errno
 import functools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,8 @@ class StrictRunner(Runner):
             )
         apply_switches(cfg)
         check_phases(cfg)
-        return super().from_cfg(cfg)
+        with _naming_the_disk(cfg.get('work_dir')):
+            return super().from_cfg(cfg)
 
     def setup_env(self, env_cfg: dict[str, Any]) -> None:
         """Sets up the environment; processes without a GPU talk through gloo."""
@@ -142,18 +144,13 @@ class StrictRunner(Runner):
         """Trains the model; whatever happens, SIGTERM does afterwards what it did before.
 
         Raises:
-            SegformerPlusPlusError: another training uses the work dir; the disk is full.
+            SegformerPlusPlusError: another training uses the work dir.
+            OSError: the disk is full.
         """
         lock = self._lock_work_dir()
         try:
-            return super().train()
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or error.filename:
-                raise
-            raise SegformerPlusPlusError(
-                f'{error.strerror}: {self.work_dir} or a temporary folder; make room and go on '
-                'with --resume'
-            ) from error
+            with _naming_the_disk(self.work_dir):
+                return super().train()
         finally:
             lock.close()
             self._lock = None
@@ -314,6 +311,17 @@ class StrictRunner(Runner):
             batches = loop.iter - loop.epoch * len(loop.dataloader)
             if 0 < batches <= len(loop.dataloader):
                 positions.pass_over = batches * loop.dataloader.batch_size
+
+
+@contextlib.contextmanager
+def _naming_the_disk(work_dir: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or error.filename:
+            raise
+        place = f'{work_dir} or a temporary folder'
+        raise OSError(error.errno, error.strerror, place) from error
 
 
 def _evaluating(loop: Any, phase: str) -> Any:

@@ -58,7 +58,8 @@ def apply_switches(cfg: Config) -> None:
         if cfg.get('optim_wrapper') is not None:
             cfg.optim_wrapper.accumulative_counts = count
     if cfg.get('gradient_checkpointing'):
-        backbone = cfg.model.get('backbone')
+        # that of a model for test-time augmentation is inside
+        backbone = (cfg.model.get('module') or cfg.model).get('backbone')
         names = component_names((backbone or {}).get('type'), MODELS)
         if 'MixVisionTransformerPlusPlus' not in names:
             raise SegformerPlusPlusError(

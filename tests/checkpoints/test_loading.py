@@ -180,10 +180,13 @@ def test_download_verifies_the_hash(remote, model, weights):
     (root / f'mit-{digest}.pth').rename(root / 'mit-00000000.pth')
     load_checkpoint_strictly(model, f'{address}/mit-{digest}.pth')  # from the cache
     for name, words in (
-        ('mit-00000000.pth', 'read: .*hash'), ('nothing.pth', 'downloaded: .*404')
-    ):  # fmt: skip
+        ('mit-00000000.pth', 'read.*hash'),
+        ('nothing.pth', 'downloaded: HTTP Error 404: File not found$'),
+    ):
         with pytest.raises(CheckpointError, match=f'{name} cannot be {words}'):
             load_checkpoint_strictly(model, f'{address}/{name}')
+    with pytest.raises(CheckpointError, match=r'mit.pth cannot be downloaded: .*refused$'):
+        load_checkpoint_strictly(model, 'http://127.0.0.1:9/mit.pth')
 
 
 @pytest.mark.parametrize('name', ['checkpoint-160000.pth', 'best-acc.pth', 'mit-b.pth'])

@@ -1,5 +1,7 @@
 """One line for what a user can mend, a traceback for what only we can."""
 
+import errno
+import logging
 import re
 
 import pytest
@@ -9,7 +11,13 @@ from torch._utils import ExceptionWrapper
 from tqdm import tqdm
 
 from segformer_plusplus.cli.guard import TRACEBACK_VARIABLE, main_guard
-from segformer_plusplus.errors import CheckpointError, SegformerPlusPlusError, describe_error
+from segformer_plusplus.errors import (
+    CheckpointError,
+    MissingDependencyError,
+    SegformerPlusPlusError,
+    describe_error,
+)
+from segformer_plusplus.libraries import require
 
 
 def failing(error, progress=False):
@@ -75,9 +83,45 @@ def test_a_missing_library_is_named_wherever_it_is_imported(name, words, capsys,
     assert failing(ModuleNotFoundError('No module', name=name))([]) == 2
     error = capsys.readouterr().err
     assert words in error and error.count('\n') == 1
+    with pytest.raises(MissingDependencyError) as asked:
+        require('of_nobody', 'TensorboardVisBackend')
+    assert failing(asked.value)([]) == 2
+    assert capsys.readouterr().err.startswith('error: TensorboardVisBackend needs of_nobody, ')
     ours = ModuleNotFoundError('No module', name='segformer_plusplus.lost')
     with pytest.raises(ModuleNotFoundError):
         failing(ours)([])
+
+
+def test_ctrl_c_is_one_line_whatever_a_library_makes_of_it(capsys, monkeypatch):
+    def formatted():
+        try:
+            raise KeyboardInterrupt
+        except BaseException as error:
+            raise SyntaxError('Failed to format the config file') from error
+
+    for error in (KeyboardInterrupt(), raised_by(formatted)):
+        assert failing(error)([]) == 130
+        assert capsys.readouterr().err == 'interrupted\n'
+        with pytest.raises(type(error)):
+            failing(error)(['--traceback'])
+
+
+def test_a_log_file_that_cannot_be_written_is_no_traceback_a_line(capsys):
+    class Full(logging.Handler):
+        def emit(self, record):
+            try:
+                raise OSError(errno.ENOSPC, 'No space left on device')
+            except OSError:
+                self.handleError(record)
+
+    @main_guard
+    def main(argv):
+        Full().emit(logging.makeLogRecord({}))
+        return 0
+
+    assert main([]) == 0 and capsys.readouterr().err == ''
+    Full().emit(logging.makeLogRecord({}))
+    assert 'No space left' in capsys.readouterr().err  # elsewhere as before
 
 
 @pytest.mark.parametrize('error', [AttributeError('x'), AssertionError('x'), ValueError('x')])

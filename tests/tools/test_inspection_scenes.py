@@ -12,6 +12,7 @@ from mmengine.config import Config
 from PIL import Image
 
 from segformer_plusplus.errors import SegformerPlusPlusError
+from segformer_plusplus.segmentation import CheckedLoadAnnotations
 from tools.dataset_checks import inspection
 from tools.dataset_checks.duplicates import Copy, find_duplicates
 from tools.dataset_checks.inspection import inspect_data
@@ -302,6 +303,17 @@ def test_a_loader_of_one_s_own_is_not_judged(data):
     assert inspect(config(train)).findings == []
 
 
+def test_labels_are_read_by_what_derives_from_a_step_that_reads_them(data):
+    class Truth(CheckedLoadAnnotations):
+        """Is somebody's own, with no word of what it does in its name."""
+
+    edit(next((data / 'gtFine/train').rglob('*.png')), lambda pixels: pixels * 0 + 77)
+    steps = [STEPS[0], dict(type=Truth, num_classes=19), STEPS[2]]
+    report = inspect(config(cityscapes(data, pipeline=steps)))
+    assert 'label_values' in {one.check for one in report.problems}
+    assert not any('no annotations' in remark for remark in report.remarks)
+
+
 def test_masks_of_0_and_255(data):
     """With two classes all that is not background would be ignored, without a word."""
     for path in (data / 'gtFine').rglob('*.png'):
@@ -350,6 +362,7 @@ def test_what_is_named_like_an_image_and_is_no_file(data):
     [
         (dict(decode_head=dict(num_classes=19)), None),
         (dict(decode_head=dict(num_classes=19, out_channels=1)), None),
+        (dict(decode_head=dict(num_classes=1)), None),
         (
             dict(decode_head=dict(num_classes=150), auxiliary_head=[dict(num_classes=19)]),
             'model.decode_head.num_classes is 150, but the data have 19 classes',

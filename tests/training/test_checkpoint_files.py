@@ -17,11 +17,13 @@ import pytest
 
 pytest.importorskip('mmseg')
 
+from mmengine.config import Config
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from tiny_training import config, fork, in_child, run, validated, wait
 
+from segformer_plusplus.cli import train
 from segformer_plusplus.cli.main import main
 from segformer_plusplus.errors import CheckpointError, SegformerPlusPlusError, describe_error
 from segformer_plusplus.training import checkpoint_files
@@ -190,6 +192,21 @@ def test_ctrl_c_is_one_line(data, tmp_path, saved):
     assert 'Traceback' not in log.read_text()
 
 
+@pytest.mark.parametrize('rank', [0, 1])
+def test_ctrl_c_in_a_library_that_makes_an_error_of_it(tmp_path, monkeypatch, capsys, rank):
+    def formatted(cfg):
+        try:
+            raise KeyboardInterrupt
+        except BaseException as error:
+            raise SyntaxError('Failed to format the config file') from error
+
+    monkeypatch.setattr(StrictRunner, 'from_cfg', formatted)
+    monkeypatch.setattr(train, 'is_main_process', lambda: rank == 0)
+    assert train._train(Config(dict(work_dir=str(tmp_path))), latest=False) == 130
+    said = capsys.readouterr().err
+    assert said == ('' if rank else 'interrupted; no checkpoint was saved\n')
+
+
 class NoMoreRoom(Hook):
     """Keeps files below 100 KB after the third iteration, as a full disk would."""
 
@@ -210,15 +227,15 @@ def test_a_full_disk(data, tmp_path):
     assert find_resumable(work) == str(work / 'iter_2.pth')
 
 
+@pytest.mark.parametrize('method', ['train', 'dump_config'])
 @pytest.mark.parametrize('named', [None, '/elsewhere/log'])
-def test_a_full_disk_that_names_no_file(data, tmp_path, monkeypatch, named):
+def test_a_full_disk_that_names_no_file(data, tmp_path, monkeypatch, named, method):
     def full(self):
         raise OSError(errno.ENOSPC, 'No space left on device', named)
 
-    monkeypatch.setattr(Runner, 'train', full)
-    runner = StrictRunner.from_cfg(config(data, tmp_path))
-    with pytest.raises((OSError, SegformerPlusPlusError)) as error:
-        runner.train()
+    monkeypatch.setattr(Runner, method, full)
+    with pytest.raises(OSError, match='No space') as error:
+        StrictRunner.from_cfg(config(data, tmp_path)).train()
     said = describe_error(error.value)
     assert said.startswith(f'No space left on device: {named or tmp_path}')
 

@@ -248,6 +248,8 @@ def test_the_order_of_samples_stays():
     seen.clear()
     assert in_parts_of_one_size(step, whole) == ['a!', 'b!'] and len(seen) == 1
     assert in_parts_of_one_size(lambda data: data, 'other') == 'other'
+    view = dict(inputs=tuple(images), data_samples=tuple('abcde'))  # of test-time augmentation
+    assert in_parts_of_one_size(step, view) == ['a!', 'b!', 'c!', 'd!', 'e!']
 
 
 @pytest.fixture

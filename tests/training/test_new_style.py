@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -79,6 +80,9 @@ def test_every_comparison_of_a_type(data, tmp_path, style):
     cfg.tta_model, cfg.tta_pipeline = Config(dict(type='SegTTAModel'))._cfg_dict, TTA
     tool.use_tta(cfg, 'config')
     assert cfg.model.module.labels_only is False
+    cfg.model.module.backbone.pop('with_cp')
+    apply_switches(cfg)  # as the runner does, whose model is the one with the views
+    assert cfg.model.module.backbone.with_cp is True
     runner = StrictRunner.from_cfg(style(config(data, tmp_path)))
     kinds = {type(hook).__name__ for hook in runner.hooks}
     assert 'DurableCheckpointHook' in kinds and 'CheckpointHook' not in kinds
@@ -174,6 +178,21 @@ def test_files_of_one_name_in_several_folders(data, calm, tmp_path, concatenated
         name = Path(path).relative_to(root / 'images')
         np.testing.assert_array_equal(cv2.imread(str(masks / name), -1), labels)
     assert (seen[str(root / 'images/a/0.png')] != seen[str(root / 'images/b/0.png')]).any()
+
+
+def test_a_picture_that_finds_no_room_is_named(data, calm, tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    cfg = config(data, tmp_path)
+    cfg.visualizer = dict(type='SegLocalVisualizer')
+    cfg.load_from = str(calm / 'iter_6.pth')
+    runner = StrictRunner.from_cfg(cfg)
+    runner.register_hook(SegmentationFilesHook(painted=str(tmp_path / 'painted')))
+    monkeypatch.setattr(type(runner.visualizer), 'add_datasample', full)
+    with pytest.raises(OSError, match='No space') as error:
+        runner.test()
+    assert error.value.filename == str(tmp_path / 'painted' / '0.png')
 
 
 def test_files_of_one_stem_keep_their_suffix(tmp_path):

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.registry import METRICS
 
-from segformer_plusplus.registration import component_name
+from segformer_plusplus.registration import component_names
 from tools.dataset_checks.findings import Finding
 from tools.dataset_checks.sources import Source
 
@@ -31,7 +32,8 @@ def find_misfits(cfg: Config, sources: Sequence[Source]) -> Iterator[Finding]:
                 if detail:
                     yield source.finding('model', path, detail)
         if source.coco is not None:
-            yield from _of_metrics(_listed(cfg.get(f'{source.split}_evaluator')), source)
+            metrics = _listed(cfg.get(f'{source.split}_evaluator'))
+            yield from _of_metrics(metrics, source, cfg.get('default_scope'))
 
 
 def _of_head(key: str, head: Any, info: dict[str, Any]) -> str:
@@ -41,6 +43,8 @@ def _of_head(key: str, head: Any, info: dict[str, Any]) -> str:
         ('out_channels', info.get('num_keypoints')),
     ):
         wanted = head.get(name) if (name == 'num_classes') == (key != 'head') else None
+        if key != 'head' and head.get('out_channels', wanted) == 1:
+            continue  # of one logit, a background may be a class or not
         # some codecs of poses need several channels for a keypoint
         if wanted and has and (wanted % has if key == 'head' else wanted != has):
             what = 'classes' if key != 'head' else 'keypoints'
@@ -48,11 +52,11 @@ def _of_head(key: str, head: Any, info: dict[str, Any]) -> str:
     return ''
 
 
-def _of_metrics(metrics: Sequence[Any], source: Source) -> Iterator[Finding]:
+def _of_metrics(metrics: Sequence[Any], source: Source, scope: str | None) -> Iterator[Finding]:
     assert source.coco is not None
     people = [one for one in source.coco.annotations if 'keypoints' in one and 'bbox' in one]
     for metric in metrics:
-        if component_name(metric.get('type')) != 'CocoMetric':
+        if 'CocoMetric' not in component_names(metric.get('type'), METRICS, scope):
             continue
         for key in _NEEDED if metric.get('use_area', True) else _NEEDED[1:]:
             missing = sum(key not in one for one in people)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from mmengine.config import Config
-from mmengine.registry import DATASETS, DefaultScope
+from mmengine.registry import DATASETS, TRANSFORMS, DefaultScope
 
 from segformer_plusplus.errors import SegformerPlusPlusError
 from segformer_plusplus.inference.configs import SPLITS
@@ -23,7 +23,7 @@ from segformer_plusplus.loading.leave_out import (
     read_list,
     relative,
 )
-from segformer_plusplus.registration import component_name
+from segformer_plusplus.registration import component_name, component_names
 from tools.dataset_checks.findings import Finding
 from tools.dataset_checks.images import LabelRule
 from tools.dataset_files import reason
@@ -84,7 +84,10 @@ class Source:
     @property
     def label_folder(self) -> str | None:
         """Returns the folder of its label maps, None if its pipeline reads none."""
-        if any('Annotations' in type(step).__name__ for step in self.dataset.pipeline.transforms):
+        steps = map(type, self.dataset.pipeline.transforms)
+        if any(
+            'Annotations' in name for step in steps for name in component_names(step, TRANSFORMS)
+        ):
             return self.dataset.data_prefix.get('seg_map_path')
         return None
 
