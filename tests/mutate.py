@@ -184,9 +184,9 @@ def run(tree: Path, mutant: Mutant, tests: list[str], log: Path) -> str:
         path.write_text(mutant.before)
     code = os.waitstatus_to_exitcode(done[1])
     lines = log.read_text().splitlines()
-    if code in (4, 5):  # pytest did not find a test: that says nothing of the mutant
+    failed = [line for line in lines if line.startswith(('FAILED tests', 'ERROR tests'))]
+    if code in (4, 5) and not failed:  # a test is not found: that says nothing of the mutant
         raise SystemExit('\n'.join(lines[-9:]))
-    failed = [line for line in lines if line.startswith(('FAILED', 'ERROR'))]
     return '' if code == 0 else (failed or [f'pytest ends with {code}'])[0]
 
 
