@@ -4,8 +4,8 @@
 
 The faults are mutmut's operators (a number off by one, < for <=, an argument left out, a value
 that is None, ...); a mutant is tried on the tests that run the lines it changes, the fastest first.
-Texts of errors and annotations stay as they are. What was tried stands in OUT/mutants.json, and is
-taken up again by the same call.
+Texts of errors and annotations stay as they are. What was tried stands in OUT, in a file for each
+state of the sources, and is taken up again by the same call.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
+import hashlib
 import json
 import os
 import random
@@ -22,7 +23,6 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import unified_diff
 from pathlib import Path
@@ -208,18 +208,16 @@ def _run_in_child(tree: Path, tests: list[str], log: Path) -> None:
         os._exit(code)
 
 
-@contextlib.contextmanager
-def a_copy(out: Path) -> Iterator[Path]:
-    """Yields a copy of the tracked files, in which the faults are made."""
-    tree = out / f'tree-{os.getpid()}'
+def copy_sources(tree: Path) -> str:
+    """Copies the tracked files, in which the faults are made; returns a hash of them."""
+    digest = hashlib.sha256()
+    shutil.rmtree(tree, ignore_errors=True)
     for name in subprocess.check_output(['git', 'ls-files', '-z'], text=True).split('\0'):
         if name and Path(name).is_file():
             (tree / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(name, tree / name)
-    try:
-        yield tree
-    finally:
-        shutil.rmtree(tree)
+            digest.update(f'{name}\0'.encode() + Path(name).read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def main() -> None:
@@ -233,20 +231,22 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     sys.dont_write_bytecode = True
     os.environ |= {'PYTHONDONTWRITEBYTECODE': '1', 'OMP_NUM_THREADS': '1'}
+    tree = out / 'tree'
+    out /= copy_sources(tree)
+    out.mkdir(exist_ok=True)
     record = out / 'mutants.json'
     done: dict[str, str] = json.loads(record.read_text()) if record.exists() else {}
-    with a_copy(out) as tree:
-        coverage = Coverage(tree, out)
-        for name in PRELOADED.split():
-            __import__(name)
-        mutants = draw(tree, args.mutants, args.seed)
-        for number, mutant in enumerate(mutants, 1):
-            key = f'{mutant.file}\n{mutant.diff()}'
-            if not done.get(key):
-                tests = coverage.tests(mutant)
-                done[key] = run(tree, mutant, tests, out / 'log') if tests else ''
-                record.write_text(json.dumps(done, indent=1))
-            print(f'{number}/{len(mutants)} {done[key] or "SURVIVED"}\n{key}\n', flush=True)
+    coverage = Coverage(tree, out)
+    for name in PRELOADED.split():
+        __import__(name)
+    mutants = draw(tree, args.mutants, args.seed)
+    for number, mutant in enumerate(mutants, 1):
+        key = f'{mutant.file}\n{mutant.diff()}'
+        if key not in done:
+            tests = coverage.tests(mutant)
+            done[key] = run(tree, mutant, tests, out / 'log') if tests else ''
+            record.write_text(json.dumps(done, indent=1))
+        print(f'{number}/{len(mutants)} {done[key] or "SURVIVED"}\n{key}\n', flush=True)
     keys = [f'{mutant.file}\n{mutant.diff()}' for mutant in mutants]
     killed = sum(bool(done[key]) for key in keys)
     print('\n\n'.join(key for key in keys if not done[key]))
