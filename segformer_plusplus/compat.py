@@ -158,9 +158,7 @@ def let_mmengine_read_its_checkpoints() -> None:
 
     @functools.wraps(original)
     def load_from_local(filename: str, map_location: Any = None) -> Any:
-        from .safe_globals import mmengine_globals
-
-        with mmengine_globals():
+        with _only_reading(filename):
             return original(filename, map_location)
 
     module.CheckpointLoader.register_scheme(prefixes='', loader=load_from_local, force=True)
@@ -175,7 +173,7 @@ def keep_mmengine_from_running_code() -> None:
     module = importlib.import_module('mmengine.runner.checkpoint')
     for name in ('_safe_torch_load', 'load_url'):
         if hasattr(module, name):
-            setattr(module, name, _only_reading(getattr(module, name)))
+            setattr(module, name, _safely(getattr(module, name)))
 
 
 def _see_to_checkpoints() -> None:
@@ -183,25 +181,32 @@ def _see_to_checkpoints() -> None:
     keep_mmengine_from_running_code()
 
 
-def _only_reading(load: Callable[..., Any]) -> Callable[..., Any]:
+def _safely(load: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(load)
     def only_read(source: Any, *arguments: Any, **settings: Any) -> Any:
-        from .errors import CheckpointError
-        from .refusals import SAFELY, why_refused
-        from .safe_globals import mmengine_globals
-
-        try:
-            with mmengine_globals():
-                return load(source, *arguments, **settings, weights_only=True)
-        except Exception as error:
-            reason = why_refused(source, error)
-            if reason is None:
-                raise
-            raise CheckpointError(
-                f'checkpoint {source} cannot be read safely: {reason}; {SAFELY}'
-            ) from error
+        with _only_reading(source):
+            return load(source, *arguments, **settings, weights_only=True)
 
     return only_read
+
+
+@contextlib.contextmanager
+def _only_reading(source: Any) -> Iterator[None]:
+    """Admits what mmengine writes, and refuses what asks for more in our words."""
+    from .errors import CheckpointError
+    from .refusals import SAFELY, why_refused
+    from .safe_globals import mmengine_globals
+
+    try:
+        with mmengine_globals():
+            yield
+    except Exception as error:
+        reason = why_refused(source, error)
+        if reason is None:
+            raise
+        raise CheckpointError(
+            f'checkpoint {source} cannot be read safely: {reason}; {SAFELY}'
+        ) from error
 
 
 @contextlib.contextmanager

@@ -46,7 +46,7 @@ def is_untouched(*modules: nn.Module) -> bool:
         or every._global_backward_hooks
         or every._global_backward_pre_hooks
     ) and all(
-        'forward' not in vars(module)
+        'forward' not in module.__dict__  # not vars(), which older compilers cannot trace
         and not module._forward_hooks
         and not module._forward_pre_hooks
         and not module._backward_hooks

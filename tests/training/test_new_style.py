@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from inference.tiny import with_classes
 from mmengine.config import Config
 from mmengine.structures import PixelData
 from mmseg.evaluation import IoUMetric
@@ -24,7 +25,6 @@ from segformer_plusplus.inference.configs import load_config
 from segformer_plusplus.training.predictions import SegmentationFilesHook, _file_names
 from segformer_plusplus.training.runner import StrictRunner
 from segformer_plusplus.training.switches import BFloat16OptimWrapper, apply_switches
-from tests.inference.tiny import with_classes
 
 TTA = [
     dict(type='CheckedLoadImageFromFile'),
