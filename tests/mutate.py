@@ -35,7 +35,7 @@ from mutmut.mutation.mutators import mutation_operators, operator_string
 
 PACKAGE = 'segformer_plusplus'
 MUTATED = 'token_merging mit patching segmentation pose checkpoints evaluation/fidelity'.split()
-TESTS = [f'tests/{folder}' for folder in MUTATED]
+TESTS = [*(f'tests/{folder}' for folder in MUTATED), 'tests/fuzz', 'tests/test_arguments.py']
 PLAIN = cst.Raise, cst.Annotation, cst.Decorator, cst.ImportFrom, cst.Import
 """What is left as it is, and all that is in it; decorators run before any test."""
 

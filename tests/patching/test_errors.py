@@ -76,6 +76,12 @@ def _without_a_projection(model):
     delattr(part, next(name for name in ('attn', 'o_proj', 'proj') if hasattr(part, name)))
 
 
+def _without_the_values(model):
+    backbone, block = _last_block(model)
+    part = backbone.attention(block)
+    delattr(part, next(name for name in ('attn', 'v_proj', 'kv') if hasattr(part, name)))
+
+
 def _without_a_reduction(model):
     (backbone,) = find_backbones(model)
     part = backbone.attention(backbone.blocks[2][0])  # by 2, the least there is
@@ -95,6 +101,7 @@ def _other_convolution(model):
         (_other_class, r'is a .*Odd, not '),
         (_own_forward, 'has a forward of its own'),
         (_without_a_projection, 'has no (attn|o_proj|proj)'),
+        (_without_the_values, 'has no (attn|v_proj|kv)'),
         (_without_a_reduction, 'has no (sr|sequence_reduction)'),
         (_other_convolution, r"has .*'padding': \(0, 0\)"),
     ],

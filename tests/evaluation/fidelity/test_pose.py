@@ -154,5 +154,8 @@ def test_a_strategy_that_the_head_cannot_take(jumpers):
     rows = measure_fidelity(*jumpers, rounds=1, warmup=0, limit=2, **QUIET)
     names = [row.name for row in rows]
     assert names[:2] == ['none', 'hq'] and 'downsampling' not in names
-    with pytest.raises(SegformerPlusPlusError, match="preset 'downsampling': .*heatmap_size"):
-        measure_fidelity(*jumpers, ['downsampling'], limit=2, **QUIET)
+    with (
+        pytest.warns(FutureWarning, match="'strategies' is 'presets' now"),
+        pytest.raises(SegformerPlusPlusError, match="preset 'downsampling': .*heatmap_size"),
+    ):
+        measure_fidelity(*jumpers, strategies=['downsampling'], limit=2, **QUIET)
