@@ -386,3 +386,13 @@ def test_an_image_smaller_than_the_smallest_grid(size):
         SegformerPlusPlusError, match=f'{size[0]}x{size[1]} is too small.*29 pixels'
     ):
         model(torch.randn(1, 3, *size))
+
+
+@pytest.mark.parametrize('preset', ['none', 'hq', 'weighted'])
+@pytest.mark.parametrize('name', ['drop_rate', 'attn_drop_rate', 'drop_path_rate'])
+def test_every_dropout_drops_in_training_alone(name, preset):
+    model = MixVisionTransformerPlusPlus(**TINY, **{name: 0.5}, token_merging=preset)
+    image = torch.randn(2, 3, 64, 64)
+    for training in (True, False):
+        first, second = (model.train(training)(image)[-1] for _ in range(2))
+        assert torch.equal(first, second) != training
