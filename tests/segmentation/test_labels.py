@@ -41,6 +41,14 @@ def test_equal_to_resizing_the_logits(kind, ratio, shape):
     assert torch.equal(actual, plain(logits, size))
 
 
+@pytest.mark.parametrize('classes', [256, 257])
+def test_more_classes_than_a_byte_holds(classes):
+    logits = torch.randn(1, classes, 4, 6).double()
+    logits[:, -1, 1:3, 2:5] += 9
+    actual = label_map(logits, (16, 24))
+    assert torch.equal(actual, plain(logits, (16, 24))) and actual.max() == classes - 1
+
+
 @pytest.mark.parametrize('size', [(65, 96), (64, 95), (30, 40), (64, 192)])
 def test_sizes_without_one_even_ratio_are_resized(size):
     logits = torch.randn(1, 5, 16, 24)

@@ -100,6 +100,7 @@ def test_images_are_one_person_each(jumpers, root):
     fidelity = open_fidelity(*jumpers, images=f'{root}/images/val', limit=2, **QUIET)
     assert fidelity.num_images == 2 and not fidelity.has_truth
     assert len(set(fidelity.pictures)) == 2
+    assert fidelity.describe().startswith('2 people without ground truth; shift: mean distance')
     values = fidelity.measure('hq')
     assert list(values) == ['shift'] and fidelity.drop(values) == values['shift'] > 0
 
