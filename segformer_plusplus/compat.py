@@ -193,8 +193,7 @@ def _safely(load: Callable[..., Any]) -> Callable[..., Any]:
 @contextlib.contextmanager
 def _only_reading(source: Any) -> Iterator[None]:
     """Admits what mmengine writes, and refuses what asks for more in our words."""
-    from .errors import CheckpointError
-    from .refusals import SAFELY, why_refused
+    from .refusals import refused, why_refused
     from .safe_globals import mmengine_globals
 
     try:
@@ -204,9 +203,7 @@ def _only_reading(source: Any) -> Iterator[None]:
         reason = why_refused(source, error)
         if reason is None:
             raise
-        raise CheckpointError(
-            f'checkpoint {source} cannot be read safely: {reason}; {SAFELY}'
-        ) from error
+        raise refused(source, reason) from error
 
 
 @contextlib.contextmanager

@@ -12,6 +12,8 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import BinaryIO
 
+from .errors import CheckpointError
+
 _NAMED = re.compile(r'GLOBAL (\S+)|(?:function|got) <\w+[\w\- ]* \'?([\w.]+)')
 _FORMATS = {
     'TorchScript': 'it is an archive of TorchScript, a program, not weights: save its state_dict()',
@@ -25,14 +27,17 @@ _GETATTR = re.compile(r'it asks for .+ of .+')
 _MODULES = {**IMPORT_MAPPING, 'posix': 'os', 'nt': 'os'}
 
 
-SAFELY = (
-    'to read it is to run code. If you trust where it is from, segformer-plusplus convert SRC DST '
-    '--unsafe runs that code and writes the weights without'
-)
-
-
 class RefusedError(UnpicklingError):
     """A file that is not read because that would run code; the message says which."""
+
+
+def refused(source: object, reason: object) -> CheckpointError:
+    """Returns the error for a checkpoint that is not read, and says how to go on."""
+    return CheckpointError(
+        f'checkpoint {source} cannot be read safely: {reason}; to read it is to run code. If you '
+        'trust where it is from, segformer-plusplus convert SRC DST --unsafe runs that code and '
+        'writes the weights without'
+    )
 
 
 def why_refused(path: str | Path, error: Exception) -> str | None:

@@ -20,7 +20,7 @@ from torch.hub import download_url_to_file, get_dir
 
 from ..errors import CheckpointError, SegformerPlusPlusError
 from ..files import written_beside
-from ..refusals import SAFELY, RefusedError
+from ..refusals import RefusedError, refused
 from ..safe_globals import mmengine_globals
 from .conversion import convert, not_recognised, recognise
 from .files import read_path, some
@@ -61,9 +61,7 @@ def read_checkpoint(
     except SegformerPlusPlusError:
         raise
     except RefusedError as error:
-        raise CheckpointError(
-            f'checkpoint {source} cannot be read safely: {error}; {SAFELY}'
-        ) from error
+        raise refused(source, error) from error
     except Exception as error:  # a damaged file can fail in any way
         raise CheckpointError(
             f'checkpoint {source} cannot be read: it is damaged, cut short or no file of PyTorch '

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -17,7 +16,7 @@ from mmengine.registry import DefaultScope
 from PIL import Image
 
 from ..errors import SegformerPlusPlusError, describe_error
-from ..loading.images import CheckedLoadImageFromFile, open_image, reading
+from ..loading.images import CheckedLoadImageFromFile, check_whole, open_image, reading
 from ..registration import component_name
 from .configs import is_loader
 from .opening import test_dataset
@@ -79,17 +78,15 @@ class Reader:
                 results = self._own({'img_path': str(path), 'seg_fields': []})
                 if results is None:
                     raise ValueError('its loader gives nothing')
-        elif any_size and loader.imdecode_backend == 'pillow':
+            image: np.ndarray = results['img']
+            return image
+        if any_size and loader.imdecode_backend == 'pillow':
             return self._large_file(Path(path))
-        else:
+        with reading('image', path):
+            data = fileio.get(str(path))
             if loader.imdecode_backend == 'cv2' and not any_size:
-                # OpenCV fills the rest of a truncated image with grey
-                with reading('image', path), contextlib.suppress(Image.UnidentifiedImageError):
-                    open_image(BytesIO(fileio.get(str(path)))).load()
-            results = loader.transform({'img_path': str(path)})
-            assert results is not None
-        image: np.ndarray = results['img']
-        return image
+                check_whole(data)
+            return loader.decode(data, str(path))
 
     def _large_file(self, path: Path) -> np.ndarray:
         """Fills an array strip by strip: other ways hold the image in memory several times."""

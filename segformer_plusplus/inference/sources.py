@@ -107,9 +107,8 @@ def _find_sources(inputs: Any, say: bool = False) -> list[tuple[str, Any]]:
     found: list[tuple[str, Any]] = []
     for index, source in enumerate(inputs if isinstance(inputs, list | tuple) else [inputs]):
         if isinstance(source, str | os.PathLike):
-            if not os.fspath(source) or '://' in os.fspath(
-                source
-            ):  # '' would be the folder we are in
+            place = os.fspath(source)
+            if not place or '://' in place:  # '' would be the folder we are in
                 raise SegformerPlusPlusError(
                     f'input {source!r} is no path of an image, folder or video'
                 )

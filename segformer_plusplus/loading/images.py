@@ -164,10 +164,8 @@ class CheckedLoadImageFromFile(LoadImageFromFile):
         raise why
 
     def _cast(self, image: np.ndarray) -> np.ndarray:
-        kind = (
-            np.float32 if self.to_float32 else image.dtype.newbyteorder('=')
-        )  # torch has no other
-        return image.astype(kind, copy=False)
+        native = image.dtype.newbyteorder('=')  # torch has no other
+        return image.astype(np.float32 if self.to_float32 else native, copy=False)
 
     def upright(self, picture: Image.Image, name: str) -> Image.Image:
         """Turns a picture as its EXIF data and ``color_type`` say, and brings 16 bits to 8.
@@ -232,6 +230,16 @@ def open_image(source: str | os.PathLike[str] | BytesIO) -> Image.Image:
     except Image.UnidentifiedImageError as error:
         data = source.getvalue() if isinstance(source, BytesIO) else Path(source).read_bytes()
         raise Image.UnidentifiedImageError(_what_it_is(data[:16])) from error
+
+
+def check_whole(data: bytes) -> None:
+    """Decodes an image of ``FORMATS`` with Pillow, for decoders that fill up what is missing.
+
+    Raises:
+        OSError: the file ends too early; a decoder raises other kinds of errors, too.
+    """
+    with contextlib.suppress(Image.UnidentifiedImageError):
+        open_image(BytesIO(data)).load()
 
 
 def _what_it_is(start: bytes) -> str:

@@ -172,7 +172,7 @@ class PackedAttention(MergedAttention):
         return query, out
 
     def _is_bare(self) -> bool:
-        return is_plain(self.attn) and is_plain(self.attn.out_proj)
+        return is_plain(self.attn, self.attn.out_proj)
 
     def _attend(self, query: Tensor, key_value: Tensor, bias: Tensor | None) -> Tensor:
         if self._is_bare():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from segformer_plusplus.errors import SegformerPlusPlusError
-from segformer_plusplus.loading.images import CheckedLoadImageFromFile, open_image
+from segformer_plusplus.loading.images import CheckedLoadImageFromFile, check_whole, open_image
 from tools.dataset_files import reason
 
 Decoded = TypeVar('Decoded')
@@ -109,9 +108,8 @@ def _load(job: FileJob, data: bytes, result: FileResult) -> np.ndarray:
     if job.loading is None:
         return np.asarray(ImageOps.exif_transpose(_decode(data)))
     loader = CheckedLoadImageFromFile(**job.loading)
-    if loader.imdecode_backend != 'pillow':  # others fill what is missing with grey
-        with contextlib.suppress(Image.UnidentifiedImageError):
-            _decode(data)
+    if loader.imdecode_backend != 'pillow':
+        check_whole(data)
     pixels = loader.decode(data, job.image)
     for what in sorted(loader.said):
         result.found.append(('image_bits' if '16 bits' in what else 'image_part', what))

@@ -127,8 +127,9 @@ def _open(
     chosen: Sequence[tuple[Source, str]], jobs: int, hashes: bool, progress: bool
 ) -> list[FileResult]:
     """Opens all images; returns the results in their order."""
-    rules = {source.name: source.rule for source, _ in chosen}
-    loading = {source.name: source.loading for source, _ in chosen}
+    sources = {source.name: source for source, _ in chosen}
+    rules = {name: source.rule for name, source in sources.items()}
+    loading = {name: source.loading for name, source in sources.items()}
     work = [
         FileJob(path, source.labels[path], rules[source.name], hashes, loading[source.name])
         for source, path in chosen
