@@ -282,6 +282,8 @@ def reshaped(state, end, *shape):
         (lambda s: reshaped(s, 'block1.0.mlp.fc2.weight', 8, 32, 1, 1), ['(8, 32, 1, 1)']),
         (lambda s: reshaped(s, 'linear_fuse.conv.weight', 24, 90, 1, 1), ['(24, 90, 1, 1)']),
         (lambda s: reshaped(s, 'linear_fuse.conv.weight', 24, 72, 1, 1), ['(24, 96, 1, 1)']),
+        (lambda s: reshaped(s, 'linear_fuse.conv.weight'), ['fusion_conv.conv.weight', 'shape ()']),
+        (lambda s: reshaped(s, 'linear_fuse.conv.weight', 0, 96, 1, 1), ['(0, 96, 1, 1)']),
         (lambda s: reshaped(s, 'block3.0.norm1.bias', 41), ['(41,) in the file and (40,)']),
         (lambda s: reshaped(s, 'patch_embed1.proj.weight', 8), ['(8,)']),
         (lambda s: s | to_transformers(to_mmseg(s)), ['mix', 'NVlabs', 'Transformers']),

@@ -84,6 +84,15 @@ def test_state_dict_is_mmsegs(arch):
     }
 
 
+def test_sizes_that_are_not_given_are_mmsegs():
+    ours, theirs = MixVisionTransformerPlusPlus(), MixVisionTransformer()
+    assert {k: v.shape for k, v in ours.state_dict().items()} == {
+        k: v.shape for k, v in theirs.state_dict().items()
+    }
+    heads = [[layer.attn.attn.num_heads for layer in stage[1]] for stage in theirs.layers]
+    assert [[block.attn.num_heads for block in stage[1]] for stage in ours.layers] == heads
+
+
 def test_initialised_like_mmseg():
     torch.manual_seed(1)
     ours = MixVisionTransformerPlusPlus(arch='b0')

@@ -299,6 +299,11 @@ def test_a_last_layer_that_changes_the_size_is_refused(final_layer):
         SegformerHeatmapHead([8], 7, final_layer=final_layer)
 
 
+def test_a_last_layer_that_cannot_be_built_is_named():
+    with pytest.raises(SegformerPlusPlusError, match=r"final_layer=.* cannot be built: .*'dilate'"):
+        SegformerHeatmapHead([8], 7, final_layer=dict(kernel_size=1, dilate=2))
+
+
 def test_a_wider_last_layer():
     head = SegformerHeatmapHead([8], 7, final_layer=dict(kernel_size=3, padding=1)).eval()
     with torch.no_grad():

@@ -327,6 +327,15 @@ def test_a_drop_is_one_of_the_classes_that_occur(scenes, fewer_classes, tmp_path
     assert fidelity.drop(values, 'changed') == values['changed']
 
 
+def test_a_class_of_one_pixel_occurs(opened):
+    truth = torch.full((19,), 100.0)
+    truth[:2] = torch.tensor([1.0, 0.0])
+    right = truth.clone()
+    right[0] = 0  # the one pixel is missed, and nothing else
+    values = opened._accuracy([(right, truth, right, truth)])
+    assert values['mIoU_present'] == pytest.approx(100 * 17 / 18)
+
+
 def test_one_stray_pixel_of_an_absent_class_is_no_drop(scenes, fewer_classes, monkeypatch):
     """It makes mIoU lower by a whole class."""
     opened = open_fidelity(*scenes, cfg_options=fewer_classes, **QUIET)
