@@ -116,10 +116,11 @@ def let_mmengine_find_configs() -> None:
     """Lets ``_base_ = ['mmseg::...']`` and ``['segformer_plusplus::...']`` work on both lines.
 
     mmengine looks the package of a config up by the name of its distribution, which is another one
-    on the maintained line; it takes the name of a module as well.
+    on the maintained line; it takes the name of a module as well, in whose folder it looks. That is
+    how ours is found: the original line looks for an editable distribution in site-packages.
     """
     known = sys.modules['mmengine.config.utils'].MODULE2PACKAGE
-    known[_PACKAGE] = _PACKAGE
+    known[_PACKAGE] = __name__
     for module in ('mmseg', 'mmdet'):
         if not has_distribution(known[module]) and find_spec(module) is not None:
             known[module] = module

@@ -157,6 +157,12 @@ def test_every_timed_run_has_its_strategy_and_measures_stay(opened, monkeypatch)
     assert opened.measure('hq') == before
 
 
+def test_the_model_has_the_cpu_for_itself(scenes):
+    workers = {'test_dataloader.num_workers': 2, 'test_dataloader.batch_size': 3}
+    source = open_fidelity(*scenes, cfg_options=workers, **QUIET)._source
+    assert (source.workers, source.batch_size) == (0, 3)
+
+
 def test_images_without_labels(scenes, opened):
     root = Config.fromfile(str(scenes[0])).test_dataloader.dataset.data_root
     fidelity = open_fidelity(*scenes, images=f'{root}/leftImg8bit/val', **QUIET)
