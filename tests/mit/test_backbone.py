@@ -103,6 +103,7 @@ def test_initialised_like_mmseg():
     for (name, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
         spread, expected = (p.detach().std(correction=0).item() for p in (a, b))
         assert spread == pytest.approx(expected, rel=0.15), name
+        assert a.mean().item() == pytest.approx(b.mean().item(), abs=0.2 * expected), name
 
 
 @by_strategy

@@ -116,6 +116,17 @@ def test_a_version_that_is_not_known_changes_nothing(case, change, words):
     assert traces(model) == before
 
 
+def test_no_reduction_needs_no_layers():
+    """SMP has identities there for TorchScript's sake."""
+    case = CASES['smp.Segformer']
+    model, image = case.build(), torch.randn(1, 3, 64, 64)
+    expected = case.output(model, image)
+    part = model.encoder.block4[0].attn
+    del part.sr, part.norm
+    apply_token_merging(model, 'none')
+    torch.testing.assert_close(case.output(model, image), expected)
+
+
 def test_two_backbones_are_patched_both_or_not_at_all():
     pair = nn.ModuleList([mmseg_segmentor(), CASES['SegformerForSemanticSegmentation'].build()])
     apply_token_merging(pair, '2x2')

@@ -203,6 +203,7 @@ def test_neighbours_in_1d_are_runs_of_the_flattened_tokens():
         (lambda: BipartiteSoftMatching2d('0.5'), ["'0.5'", '[0, 1]']),
         (lambda: BipartiteSoftMatching2d(float('nan')), ['nan', '[0, 1]']),
         (lambda: BipartiteSoftMatching2d(0.9, 2), ['0.9', '0.75', '2x2']),
+        (lambda: BipartiteSoftMatching2d(1.0, 2), ['1.0', '0.75', '2x2']),
         (lambda: TomesdMatching(0.9, 2), ['0.9', '0.75']),
         (lambda: TomesdMatching(0.5, 2, seed='x'), ['seed', "'x'", 'integer']),
         (lambda: TomesdMatching(0.5, 2, seed=2**64), ['seed', str(2**64)]),
