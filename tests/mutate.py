@@ -74,7 +74,7 @@ class Mutations(cst.CSTVisitor):
         self.found: list[tuple[int, cst.CSTNode, list[cst.CSTNode]]] = []
 
     def on_visit(self, node: cst.CSTNode) -> bool:
-        if isinstance(node, PLAIN):
+        if isinstance(node, PLAIN) or _is_a_type(node):
             return False
         copies = [
             copy
@@ -86,6 +86,14 @@ class Mutations(cst.CSTVisitor):
             place = self.get_metadata(PositionProvider, node, None)
             self.found.append((place.start.line if place else 0, node, copies))
         return True
+
+
+def _is_a_type(node: cst.CSTNode) -> bool:
+    """Says whether it names a type, which nothing reads at run time."""
+    return (
+        isinstance(node, cst.AnnAssign)
+        and getattr(node.annotation.annotation, 'value', None) == 'TypeAlias'
+    )
 
 
 def meaning(source: str) -> str:

@@ -333,6 +333,18 @@ def test_a_drop_is_one_of_the_classes_that_occur(scenes, fewer_classes, tmp_path
     assert fidelity.drop(values, 'changed') == values['changed']
 
 
+@pytest.mark.parametrize('name, value', [('ignore_index', 8), ('nan_to_num', 7)])
+def test_it_counts_as_the_evaluator_of_the_config(scenes, fewer_classes, tmp_path, name, value):
+    settings = fewer_classes | {f'test_evaluator.{name}': value}
+    (found, plain) = (
+        open_fidelity(*scenes, cfg_options=each, **QUIET).measure('none')['mIoU']
+        for each in (settings, fewer_classes)
+    )
+    expected, _ = run_test(*scenes, 'none', tmp_path, **settings)
+    assert found == pytest.approx(expected['mIoU'], abs=0.01)
+    assert found != pytest.approx(plain, abs=0.02)
+
+
 def test_a_class_of_one_pixel_occurs(opened):
     truth = torch.full((19,), 100.0)
     truth[:2] = torch.tensor([1.0, 0.0])
