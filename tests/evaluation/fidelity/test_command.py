@@ -83,6 +83,22 @@ def test_every_preset_by_default(run, tmp_path):
     assert [row['name'] for row in rows] == list(PRESETS)
 
 
+def test_a_preset_that_does_not_fit_is_left_out(run, tmp_path):
+    small = ['--limit', '1', '--cfg-options', 'test_dataloader.dataset.pipeline.1.scale=(96,48)']
+    code, out, error = run('--json', 'out.json', *small)
+    assert code == 0, error
+    written = json.loads((tmp_path / 'out.json').read_text())
+    unfit = ['downsampling', 'downsampling-bilinear']
+    assert [row['name'] for row in written['rows']] == [n for n in PRESETS if n not in unfit]
+    assert list(written['left_out']) == unfit
+    assert 'left out, as the model cannot run it: ' + ', '.join(unfit) + '.' in out
+    for name in unfit:
+        assert 'too small' in written['left_out'][name]
+        assert f'WARNING - preset {name!r} is left out: ' in out
+    code, _, error = run('--token-merging', 'downsampling', *small)
+    assert code == 2 and error.startswith("error: preset 'downsampling': ")
+
+
 def test_nothing_that_is_wrong_loads_the_model(run, tmp_path, monkeypatch):
     monkeypatch.setattr('segformer_plusplus.inference.opening._build', pytest.fail)
     (tmp_path / 'a.txt').touch()
