@@ -61,8 +61,9 @@ def mmseg_segmentor(seed=0, backbone=None, **changes):
     pytest.importorskip('mmseg.models')
     scope('mmseg')
     head = dict(
-        type='SegformerHead', in_channels=WIDTHS, in_index=[0, 1, 2, 3], channels=16,
-        num_classes=5, norm_cfg=dict(type='BN'), align_corners=False, dropout_ratio=0.0,
+        type='SegformerHeadPlusPlus' if backbone else 'SegformerHead', in_channels=WIDTHS,
+        in_index=[0, 1, 2, 3], channels=16, num_classes=5, norm_cfg=dict(type='BN'),
+        align_corners=False, dropout_ratio=0.0,
     )  # fmt: skip
     backbone = backbone or mmseg_backbone(**changes)
     model = MODELS.build(

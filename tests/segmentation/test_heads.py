@@ -150,6 +150,47 @@ def test_linear_levels_equal_the_same_written_out(training, inference, chunked, 
     assert (actual - expected).abs().max().item() < 1e-5 * expected.abs().max().item()
 
 
+def called(head, features):
+    """Every module as it is, on levels that are resized and concatenated."""
+    levels = [conv(feature) for conv, feature in zip(head.convs, features, strict=True)]
+    size = features[0].shape[2:]
+    levels = [F.interpolate(x, size, mode='bilinear', align_corners=False) for x in levels]
+    return head.conv_seg(head.fusion_conv(torch.cat(levels, dim=1)))
+
+
+def hooked(module):
+    module.register_forward_hook(lambda module, inputs, output: 3 * output)
+
+
+def with_another_forward(module):
+    forward = module.forward
+    module.forward = lambda *inputs: 3 * forward(*inputs)
+
+
+def adapted(module):
+    """Keeps the layer inside, as adapters do."""
+    module.__class__ = type('Adapted', (type(module),), {})
+    type(module).forward = lambda self, *inputs: 3 * super(type(self), self).forward(*inputs)
+
+
+@pytest.mark.parametrize('chunked', [False, True])
+@pytest.mark.parametrize('change', [hooked, with_another_forward, adapted])
+@pytest.mark.parametrize('build', [lambda: build_pair()[0], build_linear], ids=['mmseg', 'linear'])
+def test_every_part_that_is_changed_is_called(build, change, chunked):
+    names = [name for name, _ in build().named_modules()]
+    for name in names:
+        if not name.startswith(('convs.', 'fusion_conv', 'conv_seg')):
+            continue
+        head = build().eval()
+        features = pyramid((19, 26), [conv.conv.in_channels for conv in head.convs])
+        with torch.inference_mode(), cpu.chunked(chunked):
+            before = head(features)
+            change(head.get_submodule(name))
+            actual, expected = head(features), called(head, features)
+        assert (actual - expected).abs().max() < 1e-5 * expected.abs().max(), name
+        assert (actual - before).abs().max() > 1e-2 * before.abs().max(), name
+
+
 def test_linear_levels_have_no_norm_and_no_activation():
     head = build_linear()
     assert all(
