@@ -162,14 +162,19 @@ class Coverage:
         }
 
     def tests(self, mutant: Mutant) -> list[str]:
-        """Lists the tests of a mutant, the fastest first; all of the file if none runs the line."""
+        """Lists the tests of a mutant, the fastest first.
+
+        If none runs the line, as of those that run on import: all of the file and of its folder.
+        """
         by_line = self._data.contexts_by_lineno(str(self._tree / mutant.file))
 
         def names(lines: Any) -> set[str]:
             found = {context for line in lines for context in by_line.get(line, [])}
             return {context.rpartition('|')[0] for context in found if context}
 
-        found = names(mutant.lines) or names(by_line)
+        folder = Path('tests', *Path(mutant.file).parts[1:-1]).as_posix()
+        beside = {name for name in self._seconds if name.startswith(f'{folder}/')}
+        found = names(mutant.lines) or names(by_line) | beside
         return sorted(found, key=lambda name: self._seconds.get(name, 0))
 
 

@@ -369,6 +369,10 @@ def test_heads_that_do_not_fit_are_explained(tmp_path):
         load_checkpoint_strictly(Segmentor(linear=False), linear)
     with pytest.raises(CheckpointError, match="type='SegformerHeadPlusPlus'"):
         load_checkpoint_strictly(Segmentor(), mmseg)
+    torch.save(_heatmap(Segmentor(linear=False).state_dict()), mmseg)
+    with pytest.raises(CheckpointError) as error:
+        load_checkpoint_strictly(Segmentor(linear=False), mmseg)
+    assert 'init_cfg' not in str(error.value)
     torch.save(to_nvlabs(Segmentor().backbone.state_dict()), linear)
     with pytest.raises(CheckpointError, match='init_cfg of the backbone'):
         load_checkpoint_strictly(Segmentor(), linear)

@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 from segformer_plusplus import apply_token_merging
+from segformer_plusplus.patching import find_backbones
 
 from .models import CASES, mmseg_segmentor, own_segmentor
 from .test_reversible import IMAGE, run
@@ -270,6 +271,17 @@ def test_a_hook_on_a_part_of_our_blocks_is_called():
         handle.remove()
     assert set(parts) - set(seen) == {'attn.attn.out_proj'}  # which torch never calls
     assert {name for name, count in seen.items() if count > 1} == {'ffn.layers.3', 'drop_path'}
+
+
+@pytest.mark.parametrize('name', NAMES[:3])
+def test_plain_layers_run_on_their_weights(name, monkeypatch):
+    """None of the methods that do the same more slowly is called."""
+    case, model = CASES[name], CASES[name].build()
+    apply_token_merging(model, 'none')
+    (backbone,) = find_backbones(model)
+    for theirs in backbone.swaps:
+        monkeypatch.setattr(theirs, 'forward', pytest.fail)
+    run(case, model)
 
 
 @pytest.mark.parametrize('name', NAMES)

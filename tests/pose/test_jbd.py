@@ -72,6 +72,12 @@ def test_colours_can_be_seen_and_tell_left_from_right(meta):
     assert links[(NAMES.index('head'), NAMES.index('neck'))] == of['neck']
 
 
+def test_the_paper_is_named_as_in_mmpose():
+    paper = JumpBroadcastDataset.METAINFO['paper_info']
+    assert set(paper) <= {'author', 'title', 'container', 'year', 'homepage'}
+    assert 'Jump' in paper['title']
+
+
 def test_coco_keypoints_are_mmposes():
     meta = parse_pose_metainfo(DATASETS.get('CocoDataset').METAINFO)
     assert tuple(meta['keypoint_id2name'][i] for i in range(17)) == COCO.names
