@@ -67,7 +67,7 @@ def check_complete(state: Mapping[str, Tensor], about: Mapping[str, Any]) -> Non
     """
     prefix = backbone_prefix(state)
     expected, ours = _backbone_shapes(prefix, about), [f'{prefix}layers.']
-    head = _head_prefix(state) if about['head'] else None
+    head = _head_prefix(state)
     if head:
         expected |= _head_shapes(head, state, about)
         ours.append(f'{head}.')

@@ -111,10 +111,9 @@ def window_similarity(tokens: Tensor, grid: Grid, stride: tuple[int, int]) -> Te
         (B, H // rows, W // columns), in float32 at least.
     """
     count = stride[0] * stride[1]
-    with torch.autocast(tokens.device.type, enabled=False):
-        metric = tokens if tokens.dtype == torch.float64 else tokens.float()
-        unit = F.normalize(metric, dim=-1)
-        mean = F.avg_pool2d(tokens_to_image(unit, grid), stride)
-        # n squared times the square of the mean; a unit vector's square is 1, that of zeros 0
-        own = F.avg_pool2d(unit.square().sum(-1).view(-1, 1, *grid), stride).squeeze(1)
-        return (count * mean.square().sum(1) - own) / (count - 1)
+    metric = tokens if tokens.dtype == torch.float64 else tokens.float()
+    unit = F.normalize(metric, dim=-1)
+    mean = F.avg_pool2d(tokens_to_image(unit, grid), stride)
+    # n squared times the square of the mean; a unit vector's square is 1, that of zeros 0
+    own = F.avg_pool2d(unit.square().sum(-1).view(-1, 1, *grid), stride).squeeze(1)
+    return (count * mean.square().sum(1) - own) / (count - 1)  # no product, nothing to autocast

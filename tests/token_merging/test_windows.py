@@ -46,6 +46,23 @@ def test_similarity_is_the_mean_cosine_of_all_pairs(grid, stride):
 
 
 @CASES
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_similarity_is_as_precise_under_autocast(grid, stride, dtype):
+    tokens = torch.randn(2, grid[0] * grid[1], 5).to(dtype)
+    expected = window_similarity(tokens, grid, stride)
+    with torch.autocast('cpu', dtype=dtype):
+        actual = window_similarity(tokens, grid, stride)
+    assert actual.dtype == torch.float32 and torch.equal(actual, expected)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_similarity_is_as_precise_under_autocast_on_a_gpu(no_gpu, dtype):
+    with no_gpu, torch.autocast('cuda', dtype=dtype):
+        tokens = torch.empty(2, 12, 5, device='cuda', dtype=dtype)
+        assert window_similarity(tokens, (3, 4), (2, 2)).dtype == torch.float32
+
+
+@CASES
 @pytest.mark.parametrize('share', [0.3, 0.7, 1.0])
 def test_a_ratio_merges_the_most_alike_windows(grid, stride, share):
     tokens = torch.randn(2, grid[0] * grid[1], 5, dtype=torch.float64)
