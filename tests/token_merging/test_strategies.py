@@ -14,6 +14,7 @@ from segformer_plusplus.token_merging import (
     NeighborMerging2d,
     TomesdMatching,
 )
+from segformer_plusplus.token_merging.bipartite import match_tokens
 
 STRATEGIES = [
     BipartiteSoftMatching2d(0.6, 2),
@@ -55,6 +56,15 @@ def test_one_large_group_in_half_precision():
     plan = BipartiteSoftMatching2d(0.99, 10).plan(tokens, (32, 32))
     assert plan.sizes().max() > 256
     torch.testing.assert_close(plan.merge(tokens), torch.ones_like(plan.merge(tokens)))
+
+
+def test_doubles_are_matched_as_doubles():
+    """In single precision all of these tokens are one."""
+    tokens = 1 + 1e-6 * torch.randn(1, 64, 8, dtype=torch.float64)
+    sources, destinations = torch.arange(64).view(32, 2).T
+    unit = F.normalize(tokens[0], dim=-1)
+    slot = match_tokens(tokens, sources, destinations, num_kept=0)
+    assert torch.equal(slot[0, sources], (unit[sources] @ unit[destinations].T).argmax(dim=1))
 
 
 class _Sums(TorchDispatchMode):
