@@ -1,5 +1,6 @@
 """What every test starts from."""
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -15,6 +16,12 @@ from segformer_plusplus.token_merging.bipartite import _cached_split_grid
 
 FIRST = ('training', 'test_reproduce.py')
 """Trainings are forked, which autograd refuses once it has threads; the other takes longest."""
+
+
+def pytest_configure() -> None:
+    """A shell lets what it starts in the background ignore Ctrl-C, and so would our programs."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

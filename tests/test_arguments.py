@@ -125,6 +125,15 @@ def test_every_argument_of_backbone_and_heads_is_looked_at():
                 cls(**{**settings, name: object()})
 
 
+def test_the_defaults_may_be_given():
+    for cls, settings in classes():
+        parameters = inspect.signature(cls).parameters.values()
+        defaults = {
+            each.name: each.default for each in parameters if each.default is not each.empty
+        }
+        cls(**{**defaults, **settings})
+
+
 @pytest.mark.parametrize('in_rows', [False, True])
 def test_in_rows_of_an_old_config_sets_the_switch(in_rows):
     for cls, settings in classes():
