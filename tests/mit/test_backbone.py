@@ -70,6 +70,10 @@ def test_gradients_equal_mmseg_in_double_precision():
         torch.testing.assert_close(parameter.grad, gradients[name].grad, rtol=1e-9, atol=1e-12)
 
 
+def shapes(model):
+    return {key: value.shape for key, value in model.state_dict().items()}
+
+
 @pytest.mark.parametrize('arch', ['b0', 'b1', 'b2', 'b3', 'b4', 'b5'])
 def test_state_dict_is_mmsegs(arch):
     sizes = dict(b0=(32, [2, 2, 2, 2]), b1=(64, [2, 2, 2, 2]), b2=(64, [3, 4, 6, 3]))
@@ -79,16 +83,12 @@ def test_state_dict_is_mmsegs(arch):
     theirs = MixVisionTransformer(
         embed_dims=sizes[arch][0], num_layers=sizes[arch][1], num_heads=[1, 2, 5, 8]
     )
-    assert {k: v.shape for k, v in ours.state_dict().items()} == {
-        k: v.shape for k, v in theirs.state_dict().items()
-    }
+    assert shapes(ours) == shapes(theirs)
 
 
 def test_sizes_that_are_not_given_are_mmsegs():
     ours, theirs = MixVisionTransformerPlusPlus(), MixVisionTransformer()
-    assert {k: v.shape for k, v in ours.state_dict().items()} == {
-        k: v.shape for k, v in theirs.state_dict().items()
-    }
+    assert shapes(ours) == shapes(theirs)
     heads = [[layer.attn.attn.num_heads for layer in stage[1]] for stage in theirs.layers]
     assert [[block.attn.num_heads for block in stage[1]] for stage in ours.layers] == heads
 

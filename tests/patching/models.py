@@ -57,24 +57,23 @@ def mmseg_backbone(**changes):
     return dict(type='mmseg.MixVisionTransformer', **{**SIZES, **changes})
 
 
-def mmseg_segmentor(seed=0, backbone=None, **changes):
+def mmseg_segmentor(seed=0, backbone=None, head='SegformerHead', **changes):
     pytest.importorskip('mmseg.models')
     scope('mmseg')
-    head = dict(
-        type='SegformerHeadPlusPlus' if backbone else 'SegformerHead', in_channels=WIDTHS,
-        in_index=[0, 1, 2, 3], channels=16, num_classes=5, norm_cfg=dict(type='BN'),
-        align_corners=False, dropout_ratio=0.0,
+    decode_head = dict(
+        type=head, in_channels=WIDTHS, in_index=[0, 1, 2, 3], channels=16,
+        num_classes=5, norm_cfg=dict(type='BN'), align_corners=False, dropout_ratio=0.0,
     )  # fmt: skip
     backbone = backbone or mmseg_backbone(**changes)
     model = MODELS.build(
-        dict(type='mmseg.EncoderDecoder', backbone=backbone, decode_head=head, test_cfg={})
+        dict(type='mmseg.EncoderDecoder', backbone=backbone, decode_head=decode_head, test_cfg={})
     )
     return randomise(model, seed)
 
 
 def own_segmentor(seed=0, **changes):
     backbone = dict(type='MixVisionTransformerPlusPlus', **{**SIZES, **changes})
-    return mmseg_segmentor(seed, backbone)
+    return mmseg_segmentor(seed, backbone, 'SegformerHeadPlusPlus')
 
 
 def mmpose_estimator(seed=0, **changes):

@@ -7,6 +7,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import PixelData
 from mmseg.models.decode_heads import SegformerHead
 from mmseg.structures import SegDataSample
+from patching.test_adapted import KINDS
 
 from segformer_plusplus import SegformerPlusPlusError
 from segformer_plusplus.mit import cpu
@@ -158,25 +159,12 @@ def called(head, features):
     return head.conv_seg(head.fusion_conv(torch.cat(levels, dim=1)))
 
 
-def hooked(module):
-    module.register_forward_hook(lambda module, inputs, output: 3 * output)
-
-
-def with_another_forward(module):
-    forward = module.forward
-    module.forward = lambda *inputs: 3 * forward(*inputs)
-
-
-def adapted(module):
-    """Keeps the layer inside, as adapters do."""
-    module.__class__ = type('Adapted', (type(module),), {})
-    type(module).forward = lambda self, *inputs: 3 * super(type(self), self).forward(*inputs)
-
-
 @pytest.mark.parametrize('chunked', [False, True])
-@pytest.mark.parametrize('change', [hooked, with_another_forward, adapted])
+@pytest.mark.parametrize('kind', ['replaced', 'a class of its own', 'hook'])
 @pytest.mark.parametrize('build', [lambda: build_pair()[0], build_linear], ids=['mmseg', 'linear'])
-def test_every_part_that_is_changed_is_called(build, change, chunked):
+def test_every_part_that_is_changed_is_called(build, kind, chunked):
+    """One at a time, so that the others are plain."""
+    change, _ = KINDS[kind]
     names = [name for name, _ in build().named_modules()]
     for name in names:
         if not name.startswith(('convs.', 'fusion_conv', 'conv_seg')):
