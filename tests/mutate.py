@@ -23,6 +23,7 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
 from dataclasses import dataclass
 from difflib import unified_diff
 from pathlib import Path
@@ -106,7 +107,10 @@ def meaning(source: str) -> str:
 
 
 def draw(root: Path, count: int, seed: int) -> list[Mutant]:
-    """Draws mutants of all files: first a place, each as likely as another, then a fault there."""
+    """Draws mutants of all files: first a place, each as likely as another, then a fault there.
+
+    A place is drawn by its own text, so that a change elsewhere leaves the others drawn.
+    """
     places = []
     for folder in MUTATED:
         for path in sorted((root / PACKAGE / folder).glob('*.py')):
@@ -114,12 +118,21 @@ def draw(root: Path, count: int, seed: int) -> list[Mutant]:
             wrapper = MetadataWrapper(cst.parse_module(source), unsafe_skip_copy=True)
             visitor = Mutations()
             wrapper.visit(visitor)
-            file = path.relative_to(root).as_posix()
-            places += [(file, source, wrapper.module, *each) for each in visitor.found]
-    chosen = random.Random(seed)
-    chosen.shuffle(places)
+            file, texts = path.relative_to(root).as_posix(), source.splitlines()
+            seen: Counter[str] = Counter()
+            for line, node, copies in visitor.found:
+                text = (
+                    f'{seed} {file} {texts[line - 1].strip()} {wrapper.module.code_for_node(node)}'
+                )
+                seen[text] += 1
+                chosen = random.Random(f'{text} {seen[text]}')
+                places.append(
+                    (chosen.random(), chosen, file, source, wrapper.module, line, node, copies)
+                )
     mutants = []
-    for file, source, module, line, node, copies in places:
+    for _, chosen, file, source, module, line, node, copies in sorted(
+        places, key=lambda place: place[0]
+    ):
         changed = module.deep_replace(node, chosen.choice(copies)).code
         with contextlib.suppress(SyntaxError):
             if meaning(changed) != meaning(source):
