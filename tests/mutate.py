@@ -43,6 +43,11 @@ PLAIN = cst.Raise, cst.Annotation, cst.Decorator, cst.ImportFrom, cst.Import
 HINTS = 'strict', 'sorted'
 """Arguments that no right code can notice: of ``zip``, and of ``topk``."""
 
+SPEEDS = 'ROUNDS', 'WARMUP', 'ROWS', 'HIDDEN', 'SCORES', 'CELLS'
+"""Numbers that only a watch notices: how often is timed, how much is worked on at a time."""
+
+GENERIC = 'dict', 'tuple', 'list', 'Callable', 'Mapping', 'Sequence'
+
 PRELOADED = 'torch numpy pytest mmengine mmcv mmseg.apis transformers segmentation_models_pytorch'
 """Imported once, before a process is forked for every mutant."""
 
@@ -75,7 +80,7 @@ class Mutations(cst.CSTVisitor):
         self.found: list[tuple[int, cst.CSTNode, list[cst.CSTNode]]] = []
 
     def on_visit(self, node: cst.CSTNode) -> bool:
-        if isinstance(node, PLAIN) or _is_a_type(node):
+        if isinstance(node, PLAIN) or _is_left(node):
             return False
         copies = [
             copy
@@ -89,12 +94,14 @@ class Mutations(cst.CSTVisitor):
         return True
 
 
-def _is_a_type(node: cst.CSTNode) -> bool:
-    """Says whether it names a type, which nothing reads at run time."""
-    return (
-        isinstance(node, cst.AnnAssign)
-        and getattr(node.annotation.annotation, 'value', None) == 'TypeAlias'
-    )
+def _is_left(node: cst.CSTNode) -> bool:
+    """Says whether it names a type, which nothing reads at run time, or one of ``SPEEDS``."""
+    if isinstance(node, cst.AnnAssign):
+        return getattr(node.annotation.annotation, 'value', None) == 'TypeAlias'
+    if not isinstance(node, cst.Assign):
+        return False
+    generic = isinstance(node.value, cst.Subscript) and getattr(node.value.value, 'value', '')
+    return generic in GENERIC or getattr(node.targets[0].target, 'value', None) in SPEEDS
 
 
 def meaning(source: str) -> str:
