@@ -91,7 +91,8 @@ def test_a_preset_that_does_not_fit_is_left_out(run, tmp_path):
     unfit = ['downsampling', 'downsampling-bilinear']
     assert [row['name'] for row in written['rows']] == [n for n in PRESETS if n not in unfit]
     assert list(written['left_out']) == unfit
-    assert 'left out, as the model cannot run it: ' + ', '.join(unfit) + '.' in out
+    one_line = ' '.join(out.split())  # where a line breaks depends on the processor's name
+    assert 'left out, as the model cannot run it: ' + ', '.join(unfit) + '.' in one_line
     for name in unfit:
         assert 'too small' in written['left_out'][name]
         assert f'WARNING - preset {name!r} is left out: ' in out
