@@ -157,6 +157,35 @@ def test_parts_that_cannot_be_built_are_named():
             assert str(error.value).startswith(f'{cls.__name__}: {key}={wrong} cannot be built')
 
 
+def test_parts_that_can_be_built_are_not_blamed(monkeypatch):
+    def fails(*args, **kwargs):
+        raise ZeroDivisionError
+
+    act = dict(act_cfg=dict(type='ReLU'))
+    norm = dict(norm_cfg=dict(type='GN', num_groups=4))
+    decode = dict(loss_decode=dict(type='CrossEntropyLoss'), sampler=dict(type='OHEMPixelSampler'))
+    size = dict(input_size=(32, 32), heatmap_size=(8, 8))
+    heatmaps = dict(
+        loss=dict(type='KeypointMSELoss'),
+        decoder=dict(type='MSRAHeatmap', sigma=2, **size),
+        final_layer=dict(kernel_size=3, padding=1),
+        channels=8,
+    )
+    (backbone, arch), linear, mlp, (head, widths) = classes()
+    for cls, settings in [
+        (backbone, arch | act | dict(norm_cfg=dict(type='LN'))),
+        *((each, own | act | norm | decode) for each, own in (linear, mlp)),
+        (head, widths | act | norm | heatmaps),
+    ]:
+        cls(**settings)
+        with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+            if cls is backbone:
+                patch.setattr('segformer_plusplus.mit.backbone.OverlapPatchEmbed', fails)
+            else:
+                patch.setattr(cls.__bases__[0], '__init__', fails)
+            cls(**settings)
+
+
 def test_a_norm_for_the_other_layout_is_named():
     (backbone, *heads) = classes()
     with pytest.raises(SegformerPlusPlusError, match='norm_cfg.*norm of images'):

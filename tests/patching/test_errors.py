@@ -12,7 +12,7 @@ from torch import nn
 from segformer_plusplus import SegformerPlusPlusError, apply_token_merging, remove_token_merging
 from segformer_plusplus.patching import find_backbones
 
-from .models import CASES, every_host, mmseg_backbone, mmseg_segmentor
+from .models import CASES, HOSTS, every_host, mmseg_backbone, mmseg_segmentor
 from .test_reversible import IMAGE, run, traces
 
 
@@ -47,6 +47,19 @@ def test_a_wrong_strategy_changes_nothing(case, strategy, words):
         with pytest.raises(SegformerPlusPlusError, match=words):
             apply_token_merging(model, strategy)
         assert traces(model) == before
+
+
+@pytest.mark.parametrize(
+    ('host', 'library'),
+    zip(
+        HOSTS, ('onedl-mmsegmentation', 'transformers', 'segmentation-models-pytorch'), strict=True
+    ),
+)
+def test_the_library_is_named(host, library):
+    with pytest.raises(SegformerPlusPlusError, match=f'the blocks of {library} do not hand'):
+        apply_token_merging(
+            CASES[host].build(), [dict(kv='NeighborMerging2d', share=2), {}, {}, {}]
+        )
 
 
 class Subclass:

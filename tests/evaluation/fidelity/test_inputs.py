@@ -180,3 +180,14 @@ def test_every_command_takes_images_of_other_channels(tmp_path, channels, capfd)
     assert result.overlay.shape == (64, 96, 3)
     shares = {each.name: each.share for each in comparer(comparer.read(picture), 'none').classes}
     assert shares['fg'] == pytest.approx(expected[0].mean())
+
+
+@pytest.mark.parametrize('model', ['scenes', 'jumpers'])
+@pytest.mark.parametrize('images', [False, True])
+def test_the_device_is_the_one_that_was_asked_for(model, images, tmp_path, request):
+    options = dict(device='cpu:99', progress=False)
+    if images:
+        Image.new('RGB', (96, 96)).save(tmp_path / 'a.png')
+        options['images'] = tmp_path
+    with pytest.raises(SegformerPlusPlusError, match='cpu:99'):
+        open_fidelity(*request.getfixturevalue(model), **options)

@@ -57,6 +57,8 @@ def test_what_is_refused(names, message):
 
 def test_by_name_in_python():
     assert list(check_presets({'a': OWN, 'none': None})) == ['none', 'a']
+    for stages in (OWN[:2], dict(stages=OWN[:2])):  # for a backbone of two stages
+        assert check_presets({'a': stages})['a'] == stages
     with pytest.raises(SegformerPlusPlusError, match="'none' is the name of no merging"):
         check_presets({'none': 'hq'})
     with pytest.raises(SegformerPlusPlusError, match="'hd' is unknown"):
