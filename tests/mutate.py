@@ -36,7 +36,13 @@ from mutmut.mutation.mutators import mutation_operators, operator_string
 
 PACKAGE = 'segformer_plusplus'
 MUTATED = 'token_merging mit patching segmentation pose checkpoints evaluation/fidelity'.split()
-TESTS = [*(f'tests/{folder}' for folder in MUTATED), 'tests/fuzz', 'tests/test_arguments.py']
+USERS = 'fuzz inference test_arguments.py test_rings.py evaluation/test_results.py'.split()
+USERS += 'evaluation/test_peers.py tools/test_layouts.py tools/test_jbd_conversion.py'.split()
+TESTS = [f'tests/{name}' for name in [*MUTATED, *USERS]]
+"""The tests of these folders, and of those who use the most of them."""
+
+RINGS = 'tests/test_rings.py'
+
 PLAIN = cst.Raise, cst.Annotation, cst.Decorator, cst.ImportFrom, cst.Import
 """What is left as it is, and all that is in it; decorators run before any test."""
 
@@ -184,7 +190,8 @@ class Coverage:
     def tests(self, mutant: Mutant) -> list[str]:
         """Lists the tests of a mutant, the fastest first.
 
-        If none runs the line, as of those that run on import: all of the file and of its folder.
+        If none runs the line, as of those that run on import or in processes of their own: all of
+        the file, of its folder and of who imports whom.
         """
         by_line = self._data.contexts_by_lineno(str(self._tree / mutant.file))
 
@@ -193,7 +200,7 @@ class Coverage:
             return {context.rpartition('|')[0] for context in found if context}
 
         folder = Path('tests', *Path(mutant.file).parts[1:-1]).as_posix()
-        beside = {name for name in self._seconds if name.startswith(f'{folder}/')}
+        beside = {name for name in self._seconds if name.startswith((f'{folder}/', RINGS))}
         found = names(mutant.lines) or names(by_line) | beside
         return sorted(found, key=lambda name: self._seconds.get(name, 0))
 

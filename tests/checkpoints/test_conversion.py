@@ -344,6 +344,17 @@ def test_every_missing_key_of_ours_is_noticed(head):
                 to_nvlabs(part)
 
 
+@pytest.mark.parametrize('linear', [True, False])
+def test_a_head_of_another_backbone_is_noticed(linear):
+    state = Segmentor(linear=linear).state_dict()
+    key, width = 'decode_head.convs.1.conv.weight', WIDTHS[1]
+    other = reshaped(state, key, DECODER, width + 3, 1, 1)
+    with pytest.raises(CheckpointError) as error:
+        check_complete(other, describe(other))
+    found, right = ((DECODER, channels, 1, 1) for channels in (width + 3, width))
+    assert f'{key} is {found} in the file and {right} in SegFormer' in str(error.value)
+
+
 @pytest.mark.parametrize(
     'keys', [['conv1.weight', 'layer1.0.conv1.weight'], ['class_embed.weight', 'norm1.weight']]
 )

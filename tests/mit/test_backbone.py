@@ -6,10 +6,12 @@ import torch.nn.functional as F
 from mmcv.cnn.bricks import DropPath
 from mmengine.registry import MODELS
 from mmseg.models.backbones import MixVisionTransformer
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from segformer_plusplus import MixVisionTransformerPlusPlus, SegformerPlusPlusError
 from segformer_plusplus.mit import cpu
+from segformer_plusplus.mit.initialisation import initialise
 from segformer_plusplus.token_merging import PRESETS, TOKEN_MERGERS, MergePlan, TokenMerger
 
 TINY = dict(embed_dims=8, num_layers=[2, 1, 2, 1], num_heads=[1, 2, 5, 8])
@@ -104,6 +106,12 @@ def test_initialised_like_mmseg():
         spread, expected = (p.detach().std(correction=0).item() for p in (a, b))
         assert spread == pytest.approx(expected, rel=0.15), name
         assert a.mean().item() == pytest.approx(b.mean().item(), abs=0.2 * expected), name
+
+
+def test_a_convolution_that_is_not_square_is_initialised():
+    conv = nn.Conv2d(64, 256, (2, 7))
+    initialise(nn.Sequential(conv), None)
+    assert conv.weight.std().item() == pytest.approx((2 / (2 * 7 * 256)) ** 0.5, rel=0.05)
 
 
 @by_strategy

@@ -1,5 +1,6 @@
 """What cannot be patched says why and stays as it was; what else is on a model goes on working."""
 
+import re
 import subprocess
 import sys
 
@@ -111,7 +112,7 @@ def test_a_version_that_is_not_known_changes_nothing(case, change, words):
     before = traces(model)
     with pytest.raises(SegformerPlusPlusError, match=words) as caught:
         apply_token_merging(model, 'hq')
-    assert 'installed is' in str(caught.value)
+    assert re.search(r'installed is ([a-z-]+ \d|another one than [a-z-]+)', str(caught.value))
     assert traces(model) == before
 
 

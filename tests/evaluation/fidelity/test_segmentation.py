@@ -219,6 +219,11 @@ def test_what_is_wrong_is_said_before_the_model_is_built(
         open_fidelity(*scenes, device='cpu', **arguments)
 
 
+def test_a_test_set_of_one_image(scenes):
+    fidelity = open_fidelity(*scenes, cfg_options={'test_dataloader.dataset.indices': 1}, **QUIET)
+    assert fidelity.num_images == 1 and fidelity.main_measure == 'mIoU'
+
+
 def test_another_number_of_classes(scenes):
     classes = {'test_dataloader.dataset.metainfo': dict(classes=('road', 'car'))}
     with pytest.raises(SegformerPlusPlusError, match='19 classes apart, but the test set has 2'):
