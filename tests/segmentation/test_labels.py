@@ -83,17 +83,20 @@ def test_uniform_logits_need_no_interpolation(monkeypatch):
 # The segmentor -----------------------------------------------------------------------------------
 
 
+HEAD = dict(
+    type='SegformerHeadPlusPlus', in_channels=[32, 64, 160, 256], in_index=[0, 1, 2, 3],
+    channels=16, num_classes=5, norm_cfg=dict(type='BN'), align_corners=False,
+)  # fmt: skip
+
+
 def build(kind=EncoderDecoderPlusPlus, **kwargs):
     init_default_scope('mmseg')
     settings = dict(
         data_preprocessor=dict(type='SegDataPreProcessor'),
         backbone=dict(type='MixVisionTransformerPlusPlus', arch='b0'),
-        decode_head=dict(
-            type='SegformerHeadPlusPlus', in_channels=[32, 64, 160, 256], in_index=[0, 1, 2, 3],
-            channels=16, num_classes=5, norm_cfg=dict(type='BN'), align_corners=False,
-        ),
+        decode_head=HEAD,
         test_cfg=dict(mode='whole'),
-    )  # fmt: skip
+    )
     torch.manual_seed(0)
     return kind(**ConfigDict({**settings, **kwargs})).eval()
 
@@ -148,9 +151,12 @@ def test_logits_are_resized_where_they_are_needed(meta):
     [
         dict(labels_only=False),
         dict(test_cfg=dict(mode='slide', crop_size=(64, 64), stride=(32, 32))),
+        dict(decode_head=dict(HEAD, align_corners=True)),
+        dict(decode_head=dict(HEAD, num_classes=2, out_channels=1, threshold=0.3)),
     ],
-    ids=['asked', 'slide'],
+    ids=['asked', 'slide', 'aligned', 'one logit'],
 )
 def test_who_wants_logits_gets_them(settings):
-    (result,) = predict(build(**settings), torch.randn(1, 3, 64, 96), [sample()])
-    assert result.seg_logits.data.shape == (5, 64, 96)
+    model = build(**settings)
+    (result,) = predict(model, torch.randn(1, 3, 64, 96), [sample()])
+    assert result.seg_logits.data.shape == (model.out_channels, 64, 96)
