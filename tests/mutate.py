@@ -225,7 +225,8 @@ def run(tree: Path, mutant: Mutant, tests: list[str], log: Path) -> str:
     code = os.waitstatus_to_exitcode(done[1])
     lines = log.read_text().splitlines()
     failed = [line for line in lines if line.startswith(('FAILED tests', 'ERROR tests'))]
-    if code in (4, 5) and not failed:  # a test is not found: that says nothing of the mutant
+    lost = any(line.startswith('ERROR: not found') for line in lines)
+    if code == 5 or (lost and not failed):  # that says nothing of the mutant
         raise SystemExit('\n'.join(lines[-9:]))
     return '' if code == 0 else (failed or [f'pytest ends with {code}'])[0]
 
