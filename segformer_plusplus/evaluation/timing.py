@@ -163,7 +163,7 @@ def _version(distributions: tuple[str, ...]) -> str | None:
 
 def _cpu_name() -> str:
     with contextlib.suppress(OSError):
-        for line in Path('/proc/cpuinfo').read_text().splitlines():
+        for line in Path('/proc/cpuinfo').read_text(encoding='utf-8').splitlines():
             if line.startswith('model name'):
                 return line.partition(':')[2].strip()
     return platform.processor() or platform.machine()

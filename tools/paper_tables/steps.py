@@ -117,7 +117,8 @@ def find_reason(code: int, log: Path) -> str:
         name = signal.Signals(-code).name
         more = ' (the system may have run out of memory)' if -code == signal.SIGKILL else ''
         return f'ended by {name}{more}, see {log}'
-    lines = [line.strip() for line in log.read_text(errors='replace').splitlines() if line.strip()]
+    text = log.read_text(encoding='utf-8', errors='replace')
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line.removeprefix('error: ') for line in lines if line.startswith('error: ')]
     if errors:
         return errors[-1]
