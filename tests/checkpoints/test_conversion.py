@@ -279,6 +279,7 @@ def reshaped(state, end, *shape):
         (lambda s: s | {'backbone.block4.0.attn.sr.bias': torch.ones(1)}, ['not have', 'attn.sr']),
         (lambda s: reshaped(s, 'block1.0.attn.q.weight', 4, 8), ['do not go together', '(4, 8)']),
         (lambda s: reshaped(s, 'block1.0.attn.q.weight', 8, 7), ['do not go together', '(8, 7)']),
+        (lambda s: reshaped(s, 'block1.0.attn.q.weight'), ['do not go together', '()']),
         (lambda s: reshaped(s, 'block1.0.mlp.fc2.weight', 8, 32, 1, 1), ['(8, 32, 1, 1)']),
         (lambda s: reshaped(s, 'linear_fuse.conv.weight', 24, 90, 1, 1), ['(24, 90, 1, 1)']),
         (lambda s: reshaped(s, 'linear_fuse.conv.weight', 24, 72, 1, 1), ['(24, 96, 1, 1)']),
