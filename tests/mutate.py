@@ -167,6 +167,15 @@ def statement(source: str, line: int) -> range:
     return best
 
 
+def runs_on_import(source: str, line: int) -> bool:
+    """Says whether it stands in no function's body; the test that imports first is no witness."""
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    bodies = [node for node in ast.walk(ast.parse(source)) if isinstance(node, functions)]
+    return not any(
+        node.body[0].lineno <= line <= (node.end_lineno or node.lineno) for node in bodies
+    )
+
+
 class Coverage:
     """Knows which tests run a line, and how long each of them takes."""
 
@@ -190,8 +199,8 @@ class Coverage:
     def tests(self, mutant: Mutant) -> list[str]:
         """Lists the tests of a mutant, the fastest first.
 
-        If none runs the line, as of those that run on import or in processes of their own: all of
-        the file, of its folder and of who imports whom.
+        Of a line that runs on import, or in processes of their own: all of the file, of its folder
+        and of who imports whom.
         """
         by_line = self._data.contexts_by_lineno(str(self._tree / mutant.file))
 
@@ -201,7 +210,9 @@ class Coverage:
 
         folder = Path('tests', *Path(mutant.file).parts[1:-1]).as_posix()
         beside = {name for name in self._seconds if name.startswith((f'{folder}/', RINGS))}
-        found = names(mutant.lines) or names(by_line) | beside
+        found = names(mutant.lines)
+        if not found or runs_on_import(mutant.before, mutant.lines.start):
+            found |= names(by_line) | beside
         return sorted(found, key=lambda name: self._seconds.get(name, 0))
 
 
