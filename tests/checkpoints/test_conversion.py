@@ -17,6 +17,8 @@ from segformer_plusplus.checkpoints import (
     to_nvlabs,
     to_transformers,
 )
+from segformer_plusplus.checkpoints.conversion import convert_to
+from segformer_plusplus.checkpoints.formats import NVLABS, TRANSFORMERS
 from segformer_plusplus.checkpoints.settings import check_complete
 
 from .models import (
@@ -123,6 +125,14 @@ def test_backbone_out():
         state = to(ours, backbone_only=True)
         same(to(backbone), state)
         same(back(state), backbone)
+
+
+@pytest.mark.parametrize('target', [TRANSFORMERS, NVLABS])
+def test_a_counter_that_has_no_place_is_left_out_alone(target):
+    state, counter = Segmentor().state_dict(), 'decode_head.convs.0.bn.num_batches_tracked'
+    found = convert_to({counter: torch.tensor(3), **state}, target)
+    assert found.left_out == (counter,) and found.converted == len(state)
+    same(found.state, convert_to(state, target).state)
 
 
 def _heatmap(state):
