@@ -125,8 +125,7 @@ class BipartiteSoftMatching1d(_BipartiteSoftMatching):
 
     def split(self, grid: Grid, device: torch.device) -> tuple[Tensor, Tensor]:
         index = torch.arange(grid[0] * grid[1], device=device)
-        # a single token has no partner: it is its own destination
-        return (index[::2], index[1::2]) if len(index) > 1 else (index[1:], index)
+        return index[::2], index[1::2]
 
 
 @TOKEN_MERGERS.register_module()

@@ -256,6 +256,14 @@ def test_flip_test_and_heatmaps():
         np.testing.assert_allclose(sample.pred_instances.keypoint_scores[0], score, rtol=1e-5)
 
 
+@pytest.mark.parametrize('train_cfg', [None, {}, dict(compute_acc=False)])
+def test_the_accuracy_may_be_left_out(train_cfg):
+    ours, _ = build_pair(channels=24)
+    given = samples(keypoints=ours.final_layer.out_channels)
+    accuracy = {} if train_cfg else {'acc_pose'}
+    assert set(ours.loss(pyramid(), given, train_cfg)) == {'loss_kpt', *accuracy}
+
+
 def test_loss_trains_backbone_and_head():
     model = build_estimator().train()
     losses = model(torch.randn(2, 3, 64, 48), samples(), mode='loss')
