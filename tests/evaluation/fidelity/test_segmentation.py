@@ -11,6 +11,7 @@ from PIL import Image
 
 from segformer_plusplus.errors import SegformerPlusPlusError, TokenMergingError
 from segformer_plusplus.evaluation.fidelity import MEASURES, open_fidelity
+from segformer_plusplus.evaluation.fidelity.opening import source_of_test_set
 from segformer_plusplus.evaluation.fidelity.segmentation import (
     RADIUS,
     count_pixels,
@@ -161,6 +162,14 @@ def test_the_model_has_the_cpu_for_itself(scenes):
     workers = {'test_dataloader.num_workers': 2, 'test_dataloader.batch_size': 3}
     source = open_fidelity(*scenes, cfg_options=workers, **QUIET)._source
     assert (source.workers, source.batch_size) == (0, 3)
+
+
+@pytest.mark.parametrize(('loader', 'expected'), [({}, (0, 1)), (dict(num_workers=2), (2, 1))])
+def test_workers_load_where_the_model_leaves_them_the_cpu(loader, expected):
+    source = source_of_test_set(
+        Config(dict(test_dataloader=loader)), [], 0, torch.nn.Linear(1, 1, device='meta')
+    )
+    assert (source.workers, source.batch_size) == expected
 
 
 def test_images_without_labels(scenes, opened):
