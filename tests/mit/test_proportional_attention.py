@@ -136,6 +136,21 @@ def test_half_precision(dtype):
     assert (half.float() - exact).abs().max() < 0.05 * exact.abs().max()
 
 
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float32, torch.float64])
+def test_the_mask_has_the_type_of_the_queries(monkeypatch, dtype):
+    """Kernels of GPUs refuse another one."""
+    seen, real = [], F.scaled_dot_product_attention
+
+    def spy(query, *args, attn_mask=None, **kwargs):
+        seen.append((query.dtype, attn_mask.dtype))
+        return real(query, *args, attn_mask=attn_mask, **kwargs)
+
+    monkeypatch.setattr(F, 'scaled_dot_product_attention', spy)
+    module = attention(proportional(BipartiteSoftMatching2d(0.7, 2)), 3).to(dtype)
+    module(torch.randn(2, 48, DIMS, dtype=dtype), (6, 8))
+    assert seen == [(dtype, dtype)]
+
+
 @pytest.fixture
 def plans_made():
     made = []
