@@ -1,4 +1,7 @@
-"""Ends a training on SIGTERM after the iteration, with a checkpoint; its workers last as long."""
+"""Ends a training on SIGTERM after the iteration, with a checkpoint; its workers last as long.
+
+Ctrl-C ends it at once, and is heard where it was swallowed.
+"""
 
 from __future__ import annotations
 
@@ -118,6 +121,37 @@ class PreemptionHook(Hook):
                 'on from there'
             )
             raise SystemExit(EXIT_CODE)
+
+
+@contextlib.contextmanager
+def hearing_ctrl_c() -> Iterator[Callable[[], None]]:
+    """Keeps in mind that Ctrl-C was pressed: where it meets a destructor, Python swallows it.
+
+    Yields:
+        What raises ``KeyboardInterrupt`` if Ctrl-C was pressed. Another handler than Python's
+        own stays in place.
+    """
+    pressed = []
+
+    def receive(number: int, frame: FrameType | None) -> None:
+        pressed.append(number)
+        signal.default_int_handler(number, frame)
+
+    def ask() -> None:
+        if pressed:
+            raise KeyboardInterrupt
+
+    listens = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
+    if listens:
+        signal.signal(signal.SIGINT, receive)
+    try:
+        yield ask
+    finally:
+        if listens:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import errno
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from .advice import advice
 from .checkpoint_files import find_resumable, lock_work_dir, saving
 from .checks import check_backends, check_best, check_metrics, check_outputs, check_phases
 from .distributed import init_gloo, unwrap
-from .preemption import PreemptionHook, start_worker
+from .preemption import PreemptionHook, hearing_ctrl_c, start_worker
 from .randomness import make_repeatable, positions_of
 from .switches import apply_switches, compile_backbone
 
@@ -60,6 +60,7 @@ class StrictRunner(Runner):
     _loaded_meta: dict[str, Any]
     _train_dataloader: Any
     _lock: contextlib.ExitStack | None = None
+    _ask_for_ctrl_c: Callable[[], None] | None = None
 
     @classmethod
     def from_cfg(cls, cfg: Config) -> StrictRunner:
@@ -149,14 +150,21 @@ class StrictRunner(Runner):
         """
         lock = self._lock_work_dir()
         try:
-            with _naming_the_disk(self.work_dir):
+            with _naming_the_disk(self.work_dir), hearing_ctrl_c() as self._ask_for_ctrl_c:
                 return super().train()
         finally:
+            self._ask_for_ctrl_c = None
             lock.close()
             self._lock = None
             for hook in self.hooks:
                 if isinstance(hook, PreemptionHook):
                     hook.after_train(self)
+
+    def call_hook(self, fn_name: str, **kwargs: Any) -> None:
+        """Calls all hooks, unless Ctrl-C was pressed and swallowed since the last time."""
+        if self._ask_for_ctrl_c is not None:
+            self._ask_for_ctrl_c()
+        super().call_hook(fn_name, **kwargs)
 
     @staticmethod
     def build_dataloader(

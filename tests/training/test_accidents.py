@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -181,6 +182,44 @@ def test_nothing_is_skipped_in_validation_and_test(data, tmp_path):
         run(cfg)
     with pytest.raises(SegformerPlusPlusError, match="test_dataloader: .* has on_error='skip'"):
         StrictRunner.from_cfg(cfg).test()
+
+
+class Swallows(Hook):
+    """A destructor that Ctrl-C meets."""
+
+    def __init__(self, moment):
+        setattr(self, moment, self.interrupt)
+        self.iterations = 0
+
+    def interrupt(self, *args, **kwargs):
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+    def before_train_epoch(self, runner):
+        self.iterations = runner.iter
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        self.iterations += 1
+
+
+@pytest.mark.parametrize('moment', ['before_run', 'before_train', 'after_train_iter'])
+def test_ctrl_c_that_is_swallowed_is_heard_all_the_same(data, tmp_path, moment):
+    before = signal.getsignal(signal.SIGINT)
+    hook = Swallows(moment)
+    with pytest.raises(KeyboardInterrupt):
+        run(config(data, tmp_path), hook=hook)
+    assert hook.iterations == (moment == 'after_train_iter')
+    assert signal.getsignal(signal.SIGINT) is before is signal.default_int_handler
+
+
+@pytest.mark.parametrize('handler', [signal.SIG_IGN, lambda *_: None])
+def test_another_handler_of_ctrl_c_stays(data, tmp_path, handler):
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        run(config(data, tmp_path), hook=Swallows('after_train_iter'))
+        assert signal.getsignal(signal.SIGINT) is handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_worker_that_is_killed(data, tmp_path):
