@@ -24,8 +24,10 @@ import sys
 import time
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import unified_diff
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +38,11 @@ from mutmut.mutation.mutators import mutation_operators, operator_string
 
 PACKAGE = 'segformer_plusplus'
 MUTATED = 'token_merging mit patching segmentation pose checkpoints evaluation/fidelity'.split()
-USERS = 'fuzz inference test_arguments.py test_rings.py evaluation/test_results.py'.split()
+RINGS = 'test_rings.py'
+USERS = f'fuzz inference test_arguments.py {RINGS} evaluation/test_results.py'.split()
 USERS += 'evaluation/test_peers.py tools/test_layouts.py tools/test_jbd_conversion.py'.split()
 TESTS = [f'tests/{name}' for name in [*MUTATED, *USERS]]
 """The tests of these folders, and of those who use the most of them."""
-
-RINGS = 'tests/test_rings.py'
 
 PLAIN = cst.Raise, cst.Annotation, cst.Decorator, cst.ImportFrom, cst.Import
 """What is left as it is, and all that is in it; decorators run before any test."""
@@ -106,8 +107,9 @@ def _is_left(node: cst.CSTNode) -> bool:
         return getattr(node.annotation.annotation, 'value', None) == 'TypeAlias'
     if not isinstance(node, cst.Assign):
         return False
-    generic = isinstance(node.value, cst.Subscript) and getattr(node.value.value, 'value', '')
-    return generic in GENERIC or getattr(node.targets[0].target, 'value', None) in SPEEDS
+    if isinstance(node.value, cst.Subscript):
+        return getattr(node.value.value, 'value', None) in GENERIC
+    return getattr(node.targets[0].target, 'value', None) in SPEEDS
 
 
 def meaning(source: str) -> str:
@@ -119,40 +121,48 @@ def meaning(source: str) -> str:
     return ast.dump(tree)
 
 
-def draw(root: Path, count: int, seed: int) -> list[Mutant]:
-    """Draws mutants of all files: first a place, each as likely as another, then a fault there.
+@dataclass(frozen=True)
+class Place:
+    """A piece of code of a file, its faulty copies, and the random numbers that belong to it."""
 
-    A place is drawn by its own text, so that a change elsewhere leaves the others drawn.
-    """
-    places = []
-    for folder in MUTATED:
-        for path in sorted((root / PACKAGE / folder).glob('*.py')):
-            source = path.read_text()
-            wrapper = MetadataWrapper(cst.parse_module(source), unsafe_skip_copy=True)
-            visitor = Mutations()
-            wrapper.visit(visitor)
-            file, texts = path.relative_to(root).as_posix(), source.splitlines()
-            seen: Counter[str] = Counter()
-            for line, node, copies in visitor.found:
-                text = (
-                    f'{seed} {file} {texts[line - 1].strip()} {wrapper.module.code_for_node(node)}'
-                )
-                seen[text] += 1
-                chosen = random.Random(f'{text} {seen[text]}')
-                places.append(
-                    (chosen.random(), chosen, file, source, wrapper.module, line, node, copies)
-                )
-    mutants = []
-    for _, chosen, file, source, module, line, node, copies in sorted(
-        places, key=lambda place: place[0]
-    ):
-        changed = module.deep_replace(node, chosen.choice(copies)).code
+    file: str
+    module: cst.Module
+    line: int
+    node: cst.CSTNode
+    copies: list[cst.CSTNode]
+    chosen: random.Random
+
+    def mutant(self) -> Mutant | None:
+        """Returns the file with one of the copies, None if it says the same or nothing at all."""
+        source = self.module.code
+        changed = self.module.deep_replace(self.node, self.chosen.choice(self.copies)).code
         with contextlib.suppress(SyntaxError):
             if meaning(changed) != meaning(source):
-                mutants.append(Mutant(file, statement(source, line), source, changed))
-        if len(mutants) == count:
-            break
-    return mutants
+                return Mutant(self.file, statement(source, self.line), source, changed)
+        return None
+
+
+def find_places(root: Path, seed: int) -> Iterator[Place]:
+    """Yields what can be changed; the random numbers come of its own text, whatever is around."""
+    for folder in MUTATED:
+        for path in sorted((root / PACKAGE / folder).glob('*.py')):
+            wrapper = MetadataWrapper(cst.parse_module(path.read_text()), unsafe_skip_copy=True)
+            visitor, module = Mutations(), wrapper.module
+            wrapper.visit(visitor)
+            file, texts = path.relative_to(root).as_posix(), module.code.splitlines()
+            seen: Counter[str] = Counter()
+            for line, node, copies in visitor.found:
+                text = f'{seed} {file} {texts[line - 1].strip()} {module.code_for_node(node)}'
+                seen[text] += 1
+                chosen = random.Random(f'{text} {seen[text]}')
+                yield Place(file, module, line, node, copies, chosen)
+
+
+def draw(root: Path, count: int, seed: int) -> list[Mutant]:
+    """Draws mutants of all files: first a place, each as likely as another, then a fault there."""
+    places = sorted(find_places(root, seed), key=lambda place: place.chosen.random())
+    mutants = (place.mutant() for place in places)
+    return list(islice(filter(None, mutants), count))
 
 
 def statement(source: str, line: int) -> range:
@@ -209,7 +219,9 @@ class Coverage:
             return {context.rpartition('|')[0] for context in found if context}
 
         folder = Path('tests', *Path(mutant.file).parts[1:-1]).as_posix()
-        beside = {name for name in self._seconds if name.startswith((f'{folder}/', RINGS))}
+        beside = {
+            name for name in self._seconds if name.startswith((f'{folder}/', f'tests/{RINGS}'))
+        }
         found = names(mutant.lines)
         if not found or runs_on_import(mutant.before, mutant.lines.start):
             found |= names(by_line) | beside

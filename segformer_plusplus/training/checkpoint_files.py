@@ -65,7 +65,7 @@ def lock_work_dir(
             lock = FileLock(Path(work_dir, LOCK)).acquire(timeout=_ORPHANS)
             replace(owner, f'process {os.getpid()} on {socket.gethostname()}'.encode())
         except Timeout:
-            by = owner.read_text('utf-8') if owner.is_file() else 'another process'
+            by = owner.read_text(encoding='utf-8') if owner.is_file() else 'another process'
             fault = [
                 f'{work_dir} is in use by a training: {by}; wait for it, or give another work '
                 'dir (--work-dir)'

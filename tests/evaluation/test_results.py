@@ -313,15 +313,15 @@ def test_checks():
 
 
 def test_old_names_of_a_row():
-    with pytest.warns(FutureWarning, match='FidelityRow is Row now') as told:
+    with pytest.warns(FutureWarning, match='FidelityRow is Row now') as moved:
         from segformer_plusplus.evaluation.fidelity import FidelityRow
     assert FidelityRow is Row
-    with pytest.warns(FutureWarning, match='Row.strategy is Row.name now') as also_told:
+    with pytest.warns(FutureWarning, match='Row.strategy is Row.name now') as renamed:
         assert Row('hq').strategy == 'hq'
     with (
-        pytest.warns(FutureWarning, match="'strategies' is 'presets' now") as told_at_last,
+        pytest.warns(FutureWarning, match="'strategies' is 'presets' now") as given,
         pytest.raises(SegformerPlusPlusError, match='config not found'),
     ):
         measure_fidelity('no.py', 'no.pth', strategies=['hq'])
-    shown = {warning.filename for each in (told, also_told, told_at_last) for warning in each}
+    shown = {warning.filename for each in (moved, renamed, given) for warning in each}
     assert shown == {__file__}  # the line that has the old name, not ours
