@@ -21,10 +21,13 @@ _EXPORTS = {
     'SegformerHeadPlusPlus': 'segmentation',
     'SegformerLinearHead': 'segmentation',
     'EncoderDecoderPlusPlus': 'segmentation',
+    'CamVidDataset': 'segmentation',
     'CheckedLoadAnnotations': 'segmentation',
     'SegformerHeatmapHead': 'pose',
     'JumpBroadcastDataset': 'pose',
+    'LeedsSportsDataset': 'pose',
     'BoxPCK': 'pose',
+    'TorsoPCK': 'pose',
     'CheckedLoadImage': 'pose',
 }
 """Every public name of the package, and the room that has it."""

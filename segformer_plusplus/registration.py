@@ -21,13 +21,18 @@ REGISTERED = {
         'SegformerHeatmapHead': 'pose',
     },
     'WEIGHT_INITIALIZERS': {'StrictPretrained': 'checkpoints.loading'},
-    'DATASETS': {'JumpBroadcastDataset': 'pose', 'LeaveOut': 'loading.leave_out:without_listed'},
+    'DATASETS': {
+        'CamVidDataset': 'segmentation',
+        'JumpBroadcastDataset': 'pose',
+        'LeedsSportsDataset': 'pose',
+        'LeaveOut': 'loading.leave_out:without_listed',
+    },
     'TRANSFORMS': {
         'CheckedLoadImageFromFile': 'loading.images',
         'CheckedLoadAnnotations': 'segmentation',
         'CheckedLoadImage': 'pose',
     },
-    'METRICS': {'BoxPCK': 'pose'},
+    'METRICS': {'BoxPCK': 'pose', 'TorsoPCK': 'pose'},
     'RUNNERS': {'StrictRunner': 'training.runner'},
     'HOOKS': {
         'DurableCheckpointHook': 'training.checkpoint_files',

@@ -11,6 +11,8 @@ from mmengine.config import Config, ConfigDict
 from segformer_plusplus.mit.archs import ARCHS
 
 ROOT = Path(__file__).parents[1] / 'configs'
+FROM_SCRATCH = 'synthetic', 'camvid', 'lsp'
+"""Folders whose models start from random weights."""
 
 
 @cache
@@ -62,12 +64,29 @@ def check_a_row(path: Path, says: dict[str, str], scope: str, datasets: dict[str
     unmerged = path.with_name(path.name.replace(f'_{says["strategy"]}_', '_none_'))
     expected = set() if path == unmerged else {'model.backbone.token_merging'}
     assert differences(cfg, load(unmerged)) == expected
-    if 'synthetic' in path.parts:
+    if path.parent.name in FROM_SCRATCH:
         assert backbone.init_cfg is None
     else:
         assert backbone.init_cfg.type == 'Pretrained'
         assert f'/mit_{backbone.arch}_' in backbone.init_cfg.checkpoint
     return cfg
+
+
+def check_3k(cfg: Config) -> None:
+    """3000 iterations of AdamW, one rate for all, gradients clipped, a validation each 1000."""
+    optimizer, wrapper = cfg.optim_wrapper.optimizer, cfg.optim_wrapper
+    assert (optimizer.type, optimizer.lr, optimizer.weight_decay) == ('AdamW', 1e-3, 0.01)
+    assert wrapper.paramwise_cfg.to_dict() == dict(custom_keys=dict(norm=dict(decay_mult=0.0)))
+    assert wrapper.clip_grad.to_dict() == dict(max_norm=1.0)
+    loop = cfg.train_cfg
+    assert (loop.type, loop.max_iters, loop.val_interval) == ('IterBasedTrainLoop', 3000, 1000)
+    warmup, poly = cfg.param_scheduler
+    assert (warmup.type, warmup.begin, warmup.end) == ('LinearLR', 0, 100)
+    assert (poly.type, poly.begin, poly.end, poly.eta_min) == ('PolyLR', 100, 3000, 0)
+    assert not (warmup.by_epoch or poly.by_epoch or cfg.log_processor.by_epoch)
+    assert cfg.train_dataloader.sampler.type == 'InfiniteSampler'
+    assert 3000 % cfg.default_hooks.checkpoint.interval == 0
+    assert not cfg.default_hooks.checkpoint.by_epoch
 
 
 def widths(cfg: Config) -> list[int]:

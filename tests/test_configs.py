@@ -8,7 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from config_rows import ROOT, check_a_row, check_pipelines, differences, load, step, widths
+from config_rows import (
+    FROM_SCRATCH,
+    ROOT,
+    check_3k,
+    check_a_row,
+    check_pipelines,
+    differences,
+    load,
+    step,
+    widths,
+)
 from mmengine.config import Config
 
 pytest.importorskip('mmseg')
@@ -21,26 +31,37 @@ from mmseg.utils import register_all_modules
 from segformer_plusplus.errors import SegformerPlusPlusError
 from segformer_plusplus.inference.configs import load_config
 
-FOLDERS = 'cityscapes', 'ade20k', 'synthetic'
+FOLDERS = 'cityscapes', 'ade20k', 'synthetic', 'camvid'
 CONFIGS = sorted(path for folder in FOLDERS for path in (ROOT / folder).glob('segformer_*.py'))
 
 PAPER_STRATEGIES = 'none', 'hq', 'fast', '2x2', 'downsampling'
 STRATEGIES = *PAPER_STRATEGIES, 'downsampling-bilinear'
+PRESETS = *STRATEGIES, 'weighted', 'weighted-fast'
+ARCHS, SIZES = ('b0', 'b2', 'b5'), ('480x360', '960x720')
 
 CITYSCAPES = 'cityscapes/segformer_mit-{}_{}_1xb4-160k_cityscapes-1024x1024.py'
 ADE20K = 'ade20k/segformer_mit-{}_{}_1xb8-160k_ade20k-640x640.py'
 SYNTHETIC = 'synthetic/segformer_mit-{}_{}_1xb2-demo_synthetic-cityscapes.py'
+CAMVID = 'camvid/segformer_mit-{}_{}_1xb4-3k_camvid-{}.py'
 SYNTHETIC_2K = 'synthetic/segformer_mit-{}_{}_1xb4-2k_synthetic-cityscapes-1024x1024.py'
 ROWS = (
-    [CITYSCAPES.format(arch, name) for arch in ('b0', 'b2', 'b5') for name in STRATEGIES]
+    [CITYSCAPES.format(arch, name) for arch in ARCHS for name in STRATEGIES]
     + [ADE20K.format('b5', name) for name in PAPER_STRATEGIES]
     + [SYNTHETIC.format('b0', name) for name in STRATEGIES]
     + [SYNTHETIC_2K.format(arch, 'none') for arch in ('b0', 'b2')]
+    + [CAMVID.format(arch, name, size) for arch in ARCHS for name in PRESETS for size in SIZES]
 )
+BUILT = [
+    path
+    for path in CONFIGS
+    if 'camvid' not in path.name or ('480x360' in path.name and re.search('-b0_|_none_', path.name))
+]
+"""The models of the others are these, but for their `token_merging`, as other tests say."""
+
 
 NAME = re.compile(
     r'segformer_mit-(?P<arch>b\d)_(?P<strategy>[^_]+)_1xb(?P<batch>\d+)-(?P<schedule>\w+?)'
-    r'_(?P<data>cityscapes|ade20k|synthetic-cityscapes)(?:-(?P<height>\d+)x(?P<width>\d+))?'
+    r'_(?P<data>cityscapes|ade20k|synthetic-cityscapes|camvid)(?:-(?P<height>\d+)x(?P<width>\d+))?'
 )
 
 every_config = pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
@@ -138,6 +159,7 @@ DATASETS_OF = {
     'cityscapes': 'CityscapesDataset',
     'ade20k': 'ADE20KDataset',
     'synthetic-cityscapes': 'CityscapesDataset',
+    'camvid': 'CamVidDataset',
 }
 
 
@@ -147,7 +169,13 @@ def test_the_name_is_the_content(path):
     cfg = check_a_row(path, says, 'mmseg', DATASETS_OF)
     crop = tuple(step(cfg.train_dataloader.dataset.pipeline, 'RandomCrop').crop_size)
     assert crop == tuple(cfg.model.data_preprocessor.size) == tuple(cfg.crop_size)
-    if says['height']:
+    if says['data'] == 'camvid':  # its name has the size of the image, width x height
+        assert crop == (352, 352)
+        size = int(says['height']), int(says['width'])
+        assert tuple(step(cfg.train_dataloader.dataset.pipeline, 'RandomResize').scale) == size
+        for loader in (cfg.val_dataloader, cfg.test_dataloader):
+            assert tuple(step(loader.dataset.pipeline, 'Resize').scale) == size
+    elif says['height']:
         assert crop == (int(says['height']), int(says['width']))
     if says['schedule'].endswith('k'):
         assert cfg.train_cfg.max_iters == int(says['schedule'][:-1]) * 1000
@@ -164,7 +192,7 @@ def test_classes_agree_between_head_labels_and_dataset(path):
         assert labels.get('reduce_zero_label', False) == (classes == 150)
 
 
-@every_config
+@pytest.mark.parametrize('path', BUILT, ids=lambda path: path.stem)
 def test_model_and_optimizer_build(path):
     cfg = load(path)
     cfg.model.backbone.init_cfg = None
@@ -174,8 +202,8 @@ def test_model_and_optimizer_build(path):
     optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
     groups = {id(group['params'][0]): group for group in optimizer.param_groups}
     decay = cfg.optim_wrapper.optimizer.weight_decay
-    # the paper's head learns ten times as fast as its pretrained backbone; the demo has no such
-    head_rate = 1 if 'synthetic' in path.parts else 10
+    # the paper's head learns ten times as fast as its pretrained backbone
+    head_rate = 1 if path.parent.name in FROM_SCRATCH else 10
     for name, parameter in model.named_parameters():
         group = groups[id(parameter)]
         in_head = name.startswith('decode_head')
@@ -213,7 +241,7 @@ def test_schedule(path):
 
 
 @pytest.mark.parametrize(
-    'path', [p for p in CONFIGS if 'synthetic' not in p.parts], ids=lambda p: p.stem
+    'path', [p for p in CONFIGS if p.parent.name not in FROM_SCRATCH], ids=lambda p: p.stem
 )
 def test_the_papers_schedule(path):
     cfg = load(path)
@@ -221,6 +249,21 @@ def test_the_papers_schedule(path):
     assert (optimizer.type, optimizer.lr, optimizer.weight_decay) == ('AdamW', 6e-5, 0.01)
     assert cfg.param_scheduler[0].end == 1500
     assert cfg.train_cfg.max_iters == cfg.param_scheduler[1].end == 160_000
+
+
+@pytest.mark.parametrize('path', sorted((ROOT / 'camvid').glob('*.py')), ids=lambda p: p.stem)
+def test_camvid_is_trained_from_scratch_and_tested_whole(path):
+    cfg = load(path)
+    check_3k(cfg)
+    assert cfg.model.test_cfg.to_dict() == dict(mode='whole')
+    small = path.with_name(path.name.replace('960x720', '480x360'))
+    size = r'((train|test)_pipeline|\w+_dataloader\.dataset\.pipeline)\.\d\.(scale|ratio_range)\.\d'
+    found = differences(cfg, load(small))
+    assert bool(found) == (path != small)
+    assert not {key for key in found if not re.fullmatch(size, key)}
+    prefix = [cfg[f'{split}_dataloader'].dataset.data_prefix for split in ('train', 'val', 'test')]
+    assert [one.img_path for one in prefix] == ['train', 'val', 'val']
+    assert all(one.seg_map_path == f'{one.img_path}annot' for one in prefix)
 
 
 @pytest.mark.parametrize('path', sorted((ROOT / 'cityscapes').glob('*.py')), ids=lambda p: p.stem)

@@ -6,7 +6,16 @@ import re
 from pathlib import Path
 
 import pytest
-from config_rows import ROOT, check_a_row, check_pipelines, load, step, widths
+from config_rows import (
+    FROM_SCRATCH,
+    ROOT,
+    check_3k,
+    check_a_row,
+    check_pipelines,
+    load,
+    step,
+    widths,
+)
 
 pytest.importorskip('xtcocotools')  # mmpose is left out where nothing compiles it
 
@@ -24,23 +33,29 @@ from mmengine.runner import Runner
 from mmpose.datasets.datasets.utils import parse_pose_metainfo
 from mmpose.registry import DATASETS, METRICS, MODELS
 
-FOLDERS = 'jbd', 'coco', 'synthetic'
+FOLDERS = 'jbd', 'coco', 'synthetic', 'lsp'
 CONFIGS = sorted(path for folder in FOLDERS for path in (ROOT / folder).glob('td-hm_*.py'))
-OF_THE_PAPER = [path for path in CONFIGS if path.parent.name != 'synthetic']
+OF_THE_PAPER = [path for path in CONFIGS if path.parent.name not in FROM_SCRATCH]
+BUILT = [path for path in CONFIGS if 'lsp-640x480' not in path.name or '_none_' in path.name]
+"""The others are as their `none`, but for `token_merging`, as another test says."""
 STRATEGIES = 'none', 'hq', 'fast', '2x2'
+PRESETS = *STRATEGIES, 'weighted', 'weighted-fast'
 
 JBD = 'jbd/td-hm_mit-{}_{}_1xb16-210e_jbd-640x480.py'
 COCO = 'coco/td-hm_mit-{}_{}_1xb16-210e_coco-384x288.py'
 SYNTHETIC = 'synthetic/td-hm_mit-{}_{}_1xb2-demo_synthetic-jbd-640x480.py'
+LSP = 'lsp/td-hm_mit-b0_{}_1xb{}-3k_lsp-{}.py'
 ROWS = [
     *(form.format(arch, s) for form in (JBD, COCO) for arch in ('b0', 'b5') for s in STRATEGIES),
     *(SYNTHETIC.format('b0', s) for s in STRATEGIES),
+    *(LSP.format(s, *size) for s in PRESETS for size in ((8, '256x192'), (4, '640x480'))),
 ]
 NAME = re.compile(
     r'td-hm_mit-(?P<arch>b\d)_(?P<strategy>[^_]+)_1xb(?P<batch>\d+)-(?P<schedule>\w+?)'
-    r'_(?P<data>jbd|coco|synthetic-jbd)-(?P<height>\d+)x(?P<width>\d+)'
+    r'_(?P<data>jbd|coco|synthetic-jbd|lsp)-(?P<height>\d+)x(?P<width>\d+)'
 )
-KEYPOINTS = {'jbd': 20, 'coco': 17, 'synthetic-jbd': 20}
+KEYPOINTS = {'jbd': 20, 'coco': 17, 'synthetic-jbd': 20, 'lsp': 14}
+SIGMAS = {'synthetic-jbd-640x480': 6, 'lsp-256x192': 2, 'lsp-640x480': 6}
 
 every_config = pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
 every_row_of_the_paper = pytest.mark.parametrize('path', OF_THE_PAPER, ids=lambda p: p.stem)
@@ -70,6 +85,7 @@ DATASETS_OF = {
     'jbd': 'JumpBroadcastDataset',
     'coco': 'CocoDataset',
     'synthetic-jbd': 'JumpBroadcastDataset',
+    'lsp': 'LeedsSportsDataset',
 }
 
 
@@ -82,6 +98,8 @@ def test_the_name_is_the_content(path):
     assert tuple(cfg.codec.heatmap_size) == (width // 4, height // 4)
     if says['schedule'] == '210e':
         assert cfg.train_cfg.max_epochs == 210
+    elif says['schedule'] == '3k':
+        assert cfg.train_cfg.max_iters == 3000
 
 
 @every_config
@@ -91,7 +109,7 @@ def test_one_codec_and_one_size_throughout(path):
         type='MSRAHeatmap',
         input_size=cfg.codec.input_size,
         heatmap_size=cfg.codec.heatmap_size,
-        sigma=6 if 'synthetic' in path.parts else 3,
+        sigma=SIGMAS.get(path.stem.rpartition('_')[2], 3),
     )
     assert cfg.model.head.decoder == cfg.codec
     assert step(cfg.train_dataloader.dataset.pipeline, 'GenerateTarget').encoder == cfg.codec
@@ -108,7 +126,7 @@ def test_keypoints_agree_between_head_and_dataset(path):
     assert metainfo['num_keypoints'] == KEYPOINTS[named(path)['data']]
 
 
-@every_config
+@pytest.mark.parametrize('path', BUILT, ids=lambda path: path.stem)
 def test_model_builds_and_makes_heatmaps_that_the_codec_reads(path):
     cfg = load(path)
     cfg.model.backbone.init_cfg = None
@@ -137,7 +155,12 @@ def test_pipelines_and_metrics_build(path):
         metrics = [METRICS.build(e) for e in (evaluators if several else [evaluators])]
         assert list(metrics[0].thresholds) == ['PCK@0.1', 'PCK@0.05']
         kinds = [type(metric).__name__ for metric in metrics]
-        assert kinds == ['BoxPCK'] + ['CocoMetric'] * (named(path)['data'] == 'coco')
+        others = {'coco': ['CocoMetric'], 'lsp': ['TorsoPCK']}.get(named(path)['data'], [])
+        assert kinds == ['BoxPCK', *others]
+        if 'TorsoPCK' in others:
+            info = parse_pose_metainfo(DATASETS.get('LeedsSportsDataset').METAINFO)
+            assert list(metrics[1].thresholds) == ['tPCK@0.2']
+            assert set(metrics[1].torso) < set(info['keypoint_name2id'])
 
 
 @pytest.mark.parametrize('strategy', STRATEGIES)
@@ -200,6 +223,21 @@ def test_the_papers_schedule(path):
     np.testing.assert_allclose(rate[500 : 60 * 170], 5e-4)
     np.testing.assert_allclose(rate[60 * 170 : 60 * 200], 5e-5)
     np.testing.assert_allclose(rate[60 * 200 :], 5e-6)
+
+
+@pytest.mark.parametrize('path', sorted((ROOT / 'lsp').glob('*.py')), ids=lambda p: p.stem)
+def test_lsp_is_trained_from_scratch(path):
+    cfg = load(path)
+    check_3k(cfg)
+    head = cfg.model.head
+    assert (cfg.model.backbone.drop_path_rate, head.channels, head.out_channels) == (0, 64, 14)
+    assert cfg.model.test_cfg.flip_test
+    assert cfg.default_hooks.visualization.type == 'PoseVisualizationHook'
+    for split in ('train', 'val'):
+        dataset = cfg[f'{split}_dataloader'].dataset
+        files = dataset.ann_file, dataset.data_prefix.img
+        assert files == (f'annotations/{split}.json', f'images/{split}/')
+    assert cfg.test_dataloader == cfg.val_dataloader and cfg.val_dataloader.dataset.test_mode
 
 
 class Toy(BaseModel):

@@ -1,4 +1,4 @@
-"""Holds what needs mmpose: the head, the dataset, the metric and the image loader.
+"""Holds what needs mmpose: the head, the datasets, the metrics and the image loader.
 
 Human pose is estimated top-down: a box around the person is cut out, and a heatmap is predicted
 for every keypoint.
@@ -12,9 +12,18 @@ __getattr__ = lazily(
         'BoxPCK': 'metrics',
         'CheckedLoadImage': 'data',
         'JumpBroadcastDataset': 'data',
+        'LeedsSportsDataset': 'data',
         'SegformerHeatmapHead': 'head',
+        'TorsoPCK': 'metrics',
     },
     needs=('mmpose', 'mmpose.models', 'mmpose.datasets', 'mmpose.evaluation'),
 )
 
-__all__ = ['BoxPCK', 'CheckedLoadImage', 'JumpBroadcastDataset', 'SegformerHeatmapHead']
+__all__ = [
+    'BoxPCK',
+    'CheckedLoadImage',
+    'JumpBroadcastDataset',
+    'LeedsSportsDataset',
+    'SegformerHeatmapHead',
+    'TorsoPCK',
+]

@@ -1,4 +1,4 @@
-"""Holds the keypoints of the two pose datasets: their order, mirrors and limbs."""
+"""Holds the keypoints of the pose datasets: their order, mirrors and limbs."""
 
 from __future__ import annotations
 
@@ -88,3 +88,31 @@ COCO = KeypointSet(
     ),
 )
 """COCO 2017 person keypoints (Lin et al. 2014)."""
+
+_LSP_SIDE = ('ankle', 'knee', 'hip', 'wrist', 'elbow', 'shoulder')
+
+LSP = KeypointSet(
+    name='leeds_sports',
+    names=(
+        *('right_ankle', 'right_knee', 'right_hip', 'left_hip', 'left_knee', 'left_ankle'),
+        *('right_wrist', 'right_elbow', 'right_shoulder'),
+        *('left_shoulder', 'left_elbow', 'left_wrist'),
+        *('neck', 'head_top'),
+    ),
+    mirrors=tuple((f'left_{part}', f'right_{part}') for part in _LSP_SIDE),
+    limbs=(
+        *_chain('head_top neck'),
+        *_chain('neck right_shoulder right_elbow right_wrist'),
+        *_chain('neck left_shoulder left_elbow left_wrist'),
+        *_chain('right_shoulder right_hip right_knee right_ankle'),
+        *_chain('left_shoulder left_hip left_knee left_ankle'),
+        *_chain('right_hip left_hip'),
+    ),
+    upper=frozenset(
+        (
+            *('neck', 'head_top'),
+            *(f'{side}_{part}' for part in _LSP_SIDE[3:] for side in ('left', 'right')),
+        )
+    ),
+)
+"""Leeds Sports Pose and its extended training set (Johnson and Everingham 2010, 2011): athletes."""

@@ -1,10 +1,11 @@
-"""Holds what needs mmseg: the segmentor, its heads and the label loader."""
+"""Holds what needs mmseg: the segmentor, its heads, the label loader and the CamVid dataset."""
 
 from ..compat import lazily
 
 __getattr__ = lazily(
     __name__,
     {
+        'CamVidDataset': 'data',
         'CheckedLoadAnnotations': 'transforms',
         'EncoderDecoderPlusPlus': 'segmentor',
         'SegformerHeadPlusPlus': 'heads',
@@ -15,6 +16,7 @@ __getattr__ = lazily(
 )
 
 __all__ = [
+    'CamVidDataset',
     'CheckedLoadAnnotations',
     'EncoderDecoderPlusPlus',
     'SegformerHeadPlusPlus',

@@ -30,7 +30,8 @@ class CheckedLoadAnnotations(LoadAnnotations):
         **kwargs: as in mmseg.
 
     Raises:
-        SegformerPlusPlusError: the file is missing or damaged, or has other labels.
+        SegformerPlusPlusError: the file is missing or damaged, has other labels, or is of another
+            size than the image, which EXIF may have turned.
     """
 
     def __init__(
@@ -53,13 +54,20 @@ class CheckedLoadAnnotations(LoadAnnotations):
     def _load(self, results: dict[str, Any]) -> dict[str, Any]:
         path = results['seg_map_path']
         with reading('label map', path):
-            mode = self._pixel_mode(path)
+            mode, size = self._kind(path)
         with reading('label map', path, (OSError, SyntaxError, ValueError)):
             results = super().transform(results)
         # mmseg has cast to uint8, which folds 16-bit labels into wrong classes
         if mode not in ('1', 'L', 'P'):
             raise SegformerPlusPlusError(
                 f'label map {path} has pixels of kind {mode!r}, expected one channel of 8 bits'
+            )
+        height, width = results.get('ori_shape', size[::-1])[:2]
+        if size != (width, height):
+            raise SegformerPlusPlusError(
+                f'label map {path} is {size[0]} x {size[1]}, but image {results.get("img_path")} '
+                f'is {width} x {height} as it is loaded (EXIF turns images, but no label maps): '
+                'give both one size'
             )
         labels = results['gt_seg_map']
         amounts = np.bincount(labels.ravel(), minlength=256)
@@ -72,7 +80,7 @@ class CheckedLoadAnnotations(LoadAnnotations):
             )
         return results
 
-    def _pixel_mode(self, path: str) -> str:
+    def _kind(self, path: str) -> tuple[str, tuple[int, int]]:
         data = fileio.get(path, backend_args=self.backend_args)
         with open_image(BytesIO(data)) as image:
-            return image.mode
+            return image.mode, image.size

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
@@ -111,10 +110,10 @@ def check_metrics(metrics: Sequence[Any], dataset: Any, key: str) -> None:
             _check_people(dataset, key, metric)
         elif 'BoxPCK' in names:
             people = map(dataset.get_data_info, range(len(dataset)))
-            if not any(np.any(each.get('keypoints_visible', 1)) for each in people):
+            given = (each.get('keypoints_visible') for each in people)
+            if not any(one is None or metric.counted(one).any() for one in given):
                 raise SegformerPlusPlusError(
-                    f'{key}: no keypoint is annotated in the whole set, which {names[0]} needs; '
-                    'check its annotation file'
+                    f'{key}: {metric.nothing}, which {names[0]} needs; check its annotation file'
                 )
 
 
@@ -142,7 +141,7 @@ def check_best(hook: CheckpointHook, metrics: Sequence[Any]) -> None:
 def _names_of(metric: Any) -> list[str] | None:
     """Returns the names that a metric gives its values, None where only the values tell."""
     kind = component_name(type(metric))
-    if kind == 'BoxPCK':
+    if kind in ('BoxPCK', 'TorsoPCK'):
         names = list(metric.thresholds)
     elif kind == 'IoUMetric' and not metric.format_only:
         one = torch.ones(1)

@@ -1,4 +1,4 @@
-"""PCK at several thresholds, against counting by hand and against mmpose's metric."""
+"""PCK at several thresholds, of the box and the torso, against counting by hand and mmpose."""
 
 import warnings
 
@@ -14,7 +14,7 @@ from mmpose.evaluation.metrics import PCKAccuracy
 from mmpose.registry import METRICS
 
 from segformer_plusplus import SegformerPlusPlusError
-from segformer_plusplus.pose import BoxPCK
+from segformer_plusplus.pose import BoxPCK, TorsoPCK
 
 
 def sample(predicted, truth, visible, box):
@@ -82,3 +82,97 @@ def test_thresholds_that_mean_nothing_are_refused(thresholds):
 def test_nothing_to_measure_is_an_error():
     with pytest.raises(SegformerPlusPlusError, match='no keypoint is annotated'):
         evaluate(BoxPCK(), [sample([(0, 0)], [(0, 0)], [0], (0, 0, 9, 9))])
+
+
+META = dict(keypoint_name2id={f'k{i}': i for i in range(12)} | dict(left_shoulder=12, right_hip=13))
+
+
+def torso(*arguments, meta=META, **options):
+    metric = TorsoPCK(*arguments, **options)
+    metric.dataset_meta = meta
+    return metric
+
+
+def people(rng, count=20):
+    """Random people, annotated in part; boxes that say nothing about the torso."""
+    truth = rng.uniform(0, 200, (count, 14, 2))
+    predicted = truth + rng.normal(0, 15, truth.shape)
+    visible = rng.random((count, 14)) < 0.8
+    visible[0] = True
+    return predicted, truth, visible
+
+
+def samples_of(predicted, truth, visible, boxes=None):
+    boxes = [(0, 0, 9, 9)] * len(truth) if boxes is None else boxes
+    return [sample(*each) for each in zip(predicted, truth, visible, boxes, strict=True)]
+
+
+def test_torso_pck_counts_by_hand():
+    predicted, truth, visible = people(np.random.default_rng())
+    lengths = np.linalg.norm(truth[:, 12] - truth[:, 13], axis=1)
+    counted = visible & visible[:, 12:].all(axis=1, keepdims=True)
+    distances = np.linalg.norm(predicted - truth, axis=2) / lengths[:, None]
+    expected = {
+        f'tPCK@{threshold:g}': np.mean(
+            [(distances[there, k] < threshold).mean() for k, there in enumerate(counted.T)]
+        )
+        for threshold in (0.2, 0.1, 0.5)
+    }
+    found = evaluate(torso((0.2, 0.1, 0.5)), samples_of(predicted, truth, visible))
+    assert found == pytest.approx(expected)
+    assert list(evaluate(torso(), samples_of(predicted, truth, visible))) == ['tPCK@0.2']
+
+
+def test_torso_pck_is_mmposes_where_the_torso_is_the_box():
+    predicted, truth, visible = people(np.random.default_rng())
+    visible[:, 12:] = True
+    lengths = np.linalg.norm(truth[:, 12] - truth[:, 13], axis=1)
+    samples = samples_of(predicted, truth, visible, [(0, 0, 0, length) for length in lengths])
+    theirs = evaluate(PCKAccuracy(thr=0.3, prefix='p'), samples)['p/PCK']
+    assert evaluate(torso(0.3), samples) == {'tPCK@0.3': pytest.approx(theirs)}
+    assert evaluate(BoxPCK(0.3), samples) == {'PCK@0.3': pytest.approx(theirs)}
+
+
+@pytest.mark.parametrize('end', [12, 13, 'length'])
+def test_people_without_a_torso_do_not_count(end):
+    predicted, truth, visible = people(np.random.default_rng())
+    visible[:, 12:] = True
+    alone = evaluate(torso(), samples_of(predicted[:9], truth[:9], visible[:9]))
+    if end == 'length':
+        truth[9:, 12] = truth[9:, 13]
+    else:
+        visible[9:, end] = False
+    assert evaluate(torso(), samples_of(predicted, truth, visible)) == alone
+    with pytest.raises(SegformerPlusPlusError, match='tPCK: nobody .* both ends of the torso'):
+        evaluate(torso(), samples_of(predicted[9:], truth[9:], visible[9:]))
+
+
+def test_other_ends_of_the_torso():
+    predicted, truth, visible = people(np.random.default_rng())
+    ids = np.random.default_rng().permutation(14)
+    meta = dict(keypoint_name2id={f'k{new}': int(old) for new, old in enumerate(ids)})
+    names = f'k{ids.tolist().index(12)}', f'k{ids.tolist().index(13)}'
+    samples = samples_of(predicted, truth, visible)
+    assert evaluate(torso(torso=list(names), meta=meta), samples) == evaluate(torso(), samples)
+    assert list(evaluate(torso(prefix='lsp'), samples)) == ['lsp/tPCK@0.2']
+
+
+@pytest.mark.parametrize('meta', [None, {}, dict(keypoint_name2id=dict(left_shoulder=0, hip=1))])
+def test_a_torso_that_the_dataset_does_not_have(meta):
+    has = 'hip$' if meta else ''
+    unknown = 'right_hip' if meta else 'left_shoulder'
+    with pytest.raises(
+        SegformerPlusPlusError, match=f"has no keypoint '{unknown}'; it has .*{has}"
+    ):
+        evaluate(torso(meta=meta), samples_of(*people(np.random.default_rng())))
+
+
+@pytest.mark.parametrize('torso', ['left_shoulder', ('neck',), ('neck', 'neck'), ('a', 'b', 'c')])
+def test_a_torso_has_two_ends(torso):
+    with pytest.raises(SegformerPlusPlusError, match='torso=.*give the names of two keypoints'):
+        TorsoPCK(torso=torso)
+
+
+def test_thresholds_of_the_torso_that_mean_nothing_are_refused():
+    with pytest.raises(SegformerPlusPlusError, match='thresholds='):
+        METRICS.build(dict(type='TorsoPCK', thresholds=[0.2, 0], _scope_='mmpose'))

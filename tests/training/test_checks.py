@@ -16,7 +16,12 @@ from tiny_training import config, run, validated, write_data
 from segformer_plusplus import CheckpointError, SegformerPlusPlusError
 from segformer_plusplus.inference.configs import load_config
 from segformer_plusplus.inference.opening import in_parts_of_one_size
-from segformer_plusplus.training.checks import check_metrics, check_outputs, check_phases
+from segformer_plusplus.training.checks import (
+    check_best,
+    check_metrics,
+    check_outputs,
+    check_phases,
+)
 from segformer_plusplus.training.runner import StrictRunner
 
 SIZES = [(64, 64), (48, 96), (64, 64), (70, 50), (48, 96)]
@@ -311,3 +316,37 @@ def test_keypoints_that_the_pck_needs(people):
     check_metrics([BoxPCK()], people(visible=2), 'val_dataloader')
     with pytest.raises(SegformerPlusPlusError, match='val_dataloader: no keypoint is annotated'):
         check_metrics([BoxPCK()], people(visible=0), 'val_dataloader')
+
+
+@pytest.mark.parametrize('hidden', [None, 'left_shoulder', 'right_hip', 'nose'])
+def test_the_torso_that_its_pck_needs(people, hidden):
+    from segformer_plusplus.pose import TorsoPCK
+
+    data, metric = people(visible=2), TorsoPCK()
+    metric.dataset_meta = data.metainfo
+    infos = [data.get_data_info(index) for index in range(len(data))]
+    for info in infos if hidden else []:
+        info['keypoints_visible'][..., data.metainfo['keypoint_name2id'][hidden]] = 0
+    data.get_data_info = infos.__getitem__
+    if hidden in (None, 'nose'):
+        check_metrics([metric], data, 'val_dataloader')
+    else:
+        words = 'val_dataloader: nobody .* both ends of the torso .* which TorsoPCK needs'
+        with pytest.raises(SegformerPlusPlusError, match=words):
+            check_metrics([metric], data, 'val_dataloader')
+    metric.torso = 'left_shoulder', 'right_hand'
+    with pytest.raises(SegformerPlusPlusError, match="has no keypoint 'right_hand'"):
+        check_metrics([metric], data, 'val_dataloader')
+
+
+def test_the_best_of_two_pcks():
+    pytest.importorskip('xtcocotools')
+    from mmengine.hooks import CheckpointHook
+
+    from segformer_plusplus.pose import BoxPCK, TorsoPCK
+
+    metrics = [BoxPCK(), TorsoPCK((0.2, 0.1))]
+    for name in ('PCK@0.1', 'tPCK@0.1', 'tPCK@0.2'):
+        check_best(CheckpointHook(save_best=name, rule='greater'), metrics)
+    with pytest.raises(SegformerPlusPlusError, match=r"'tPCK@0.5' is no metric .* PCK@0.05, tPCK"):
+        check_best(CheckpointHook(save_best='tPCK@0.5', rule='greater'), metrics)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,24 +13,23 @@ from PIL import ImageOps
 from rich.progress import track
 
 from segformer_plusplus.errors import SegformerPlusPlusError
-from segformer_plusplus.files import written_beside
 from segformer_plusplus.loading.images import open_image
 from segformer_plusplus.pose.keypoints import JBD
-from tools.dataset_converters.jbd_tables import (
-    Box,
-    Frame,
+from tools.dataset_converters.coco_files import (
+    Person,
     Point,
-    check_unique,
-    read_boxes,
-    read_frames,
+    Sides,
+    box_around,
+    check_out,
+    coco_file,
+    count,
+    write_frame,
+    write_json,
 )
+from tools.dataset_converters.jbd_tables import Box, Frame, check_unique, read_boxes, read_frames
 from tools.dataset_files import reason
 
 SPLITS = 'train', 'val'
-
-_MARGIN = 0.1
-
-Sides = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -105,7 +102,7 @@ def convert_jbd(
             )
         checked[split], counts[split] = samples, check.counts
         check.counts['rows'], check.counts['frames'] = len(table), len(samples)
-        check.counts['keypoints'] = sum(_count(sample.points) for sample in samples)
+        check.counts['keypoints'] = sum(count(sample.points) for sample in samples)
         strays = boxes.keys() - {frame.name for frame in frames}
         check.counts['boxes_of_no_frame'] = len(strays)
 
@@ -115,7 +112,7 @@ def convert_jbd(
             write_frame(source / file, out / 'images' / split / file, copy)
     first_id = 1
     for split, samples in checked.items():
-        _write_json(out / 'annotations' / f'{split}_jump.json', _coco(samples, first_id))
+        write_json(out / 'annotations' / f'{split}_jump.json', _coco(samples, first_id))
         first_id += len(samples)
     return counts
 
@@ -134,14 +131,14 @@ class _Check:
         """Returns what becomes of a row; None if it is skipped."""
         size = decode_frame(self.source / frame.file, frame)
         points = self._points_inside(frame, size)
-        self.counts['keypoints_outside'] += _count(frame.points) - _count(points)
+        self.counts['keypoints_outside'] += count(frame.points) - count(points)
         given = self.boxes.get(frame.name)
         if given:
             _check_overlap(given, size)
             box = given.sides if any(points) else None
             skipped = 'skipped_without_keypoints'
         elif self.boxes_from_keypoints:
-            box = _box_around([point for point in points if point], size)
+            box = box_around([point for point in points if point], size)
             self.counts['boxes_from_keypoints'] += box is not None
             skipped = 'skipped_with_too_few_keypoints'
         else:
@@ -186,10 +183,6 @@ def decode_frame(path: Path, frame: Frame) -> tuple[int, int]:
         raise frame.place.error(f'frame {path} {what}, replace it or remove the row') from error
 
 
-def _count(points: Sequence[Point | None]) -> int:
-    return sum(point is not None for point in points)
-
-
 def _check_overlap(box: Box, size: tuple[int, int]) -> None:
     (x, y, width, height), (columns, rows) = box.sides, size
     # mmpose clips boxes to the centres of the outermost pixels, and drops empty ones unsaid
@@ -201,99 +194,14 @@ def _check_overlap(box: Box, size: tuple[int, int]) -> None:
         )
 
 
-def _box_around(points: Sequence[Point], size: tuple[int, int]) -> Sides | None:
-    """Returns the box of points grown by `_MARGIN` and clipped; None if they span none."""
-    if not points:
-        return None
-    spans = [(min(values), max(values)) for values in list(zip(*points, strict=True))[:2]]
-    margin = _MARGIN * max(high - low for low, high in spans)
-    (left, right), (top, bottom) = (
-        (max(0.0, low - margin), min(float(limit), high + margin))
-        for (low, high), limit in zip(spans, size, strict=True)
-    )
-    return (left, top, right - left, bottom - top) if left < right and top < bottom else None
-
-
 def _coco(samples: Sequence[Sample], first_id: int) -> dict[str, Any]:
-    images, annotations = [], []
-    for number, sample in enumerate(samples, first_id):
-        width, height = sample.size
-        file = sample.frame.file
-        images.append({'id': number, 'file_name': file, 'width': width, 'height': height})
-        points = [point or (0, 0, 0) for point in sample.points]
-        annotations.append(
-            {
-                'id': number,
-                'image_id': number,
-                'category_id': 1,
-                'keypoints': [value for point in points for value in point],
-                'num_keypoints': _count(sample.points),
-                'bbox': list(sample.box),
-                'area': sample.box[2] * sample.box[3],
-                'iscrowd': 0,
-            }
-        )
-    return {'images': images, 'annotations': annotations, 'categories': [JBD.category()]}
-
-
-def write_frame(source: Path, target: Path, copy: bool) -> None:
-    """Makes `target` a link to `source`, or a copy, unless it is one.
-
-    A file or link at the place is replaced, never written to.
-
-    Raises:
-        SegformerPlusPlusError: The file cannot be written, or the file system refuses links.
-    """
-    with _naming(target):
-        if _is_written(source, target, copy):
-            return
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with written_beside(target) as place:
-            if copy:
-                place.write_bytes(source.read_bytes())
-            else:
-                _link(source, place, target)
-
-
-def _is_written(source: Path, target: Path, copy: bool) -> bool:
-    if target.is_symlink():
-        return not copy and os.readlink(target) == str(source)
-    if not target.exists():
-        return False
-    # The raw frame may be a link to this very file: replacing it would lose the frame.
-    return target.samefile(source) or (copy and target.read_bytes() == source.read_bytes())
-
-
-def _link(source: Path, place: Path, target: Path) -> None:
-    try:
-        place.unlink()
-        place.symlink_to(source)
-    except OSError as error:
-        raise SegformerPlusPlusError(
-            f'{target}: cannot be made a link ({error.strerror}), use --frames-as copy where the '
-            f'file system has no links'
-        ) from error
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes a json file whole, unless it holds the same bytes."""
-    data = (json.dumps(content, allow_nan=False) + '\n').encode()
-    with _naming(path):
-        if not path.exists() or path.read_bytes() != data:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with written_beside(path) as place:
-                place.write_bytes(data)
-
-
-@contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Turns what goes wrong while a file is written into one line that names it."""
-    try:
-        yield
-    except OSError as error:
-        raise SegformerPlusPlusError(
-            f'{path}: cannot be written ({error.strerror}), remove what is in the way or make room'
-        ) from error
+    return coco_file(
+        JBD,
+        (
+            Person(sample.frame.file, sample.size, sample.points, sample.box, number)
+            for number, sample in enumerate(samples, first_id)
+        ),
+    )
 
 
 def _real(path: Path) -> Path:
@@ -304,11 +212,7 @@ def _check_folders(raw: Path, source: Path, out: Path) -> None:
     for folder, option in ((raw, 'RAW_DIR'), (source, '--frames')):
         if not folder.is_dir():
             raise SegformerPlusPlusError(f'{folder}: no such folder, correct {option}')
-    if _real(out) in (_real(raw), source):
-        raise SegformerPlusPlusError(f'{out}: holds the raw data, name another folder with --out')
-    existing = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
-    if not existing.is_dir():
-        raise SegformerPlusPlusError(f'{existing}: is not a folder, name another one with --out')
+    check_out(out, (raw, source))
 
 
 def _check_overwriting(source: Path, out: Path, tables: Mapping[str, list[Frame]]) -> None:

@@ -12,9 +12,7 @@ from pathlib import Path
 
 from segformer_plusplus.errors import SegformerPlusPlusError
 from segformer_plusplus.pose.keypoints import JBD
-
-Point = tuple[float, float, int]
-"""x and y in pixels, and COCO's visibility: 1 (hidden) or 2 (visible)."""
+from tools.dataset_converters.coco_files import Point
 
 FRAME_COLUMNS = ('event', 'frame_num', *(f'{name}_{part}' for name in JBD.names for part in 'xys'))
 BOX_COLUMNS = 'image_id', 'min_x', 'min_y', 'width', 'height'

@@ -1,1 +1,1 @@
-"""Measures the paper's tables and the demos with the ordinary tools; see tools/reproduce.py."""
+"""Measures the paper's tables and ours with the ordinary tools; see tools/reproduce.py."""

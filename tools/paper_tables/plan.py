@@ -44,14 +44,8 @@ SOURCES = {
 }
 """The rooms and files of the package whose code decides the result of each kind of step."""
 
-# these change what is kept of a training, not its numbers; a kill costs less
-_SAVE_OFTEN = {
-    'IterBasedTrainLoop': (
-        'default_hooks.checkpoint.interval=2000',
-        'default_hooks.checkpoint.max_keep_ckpts=2',
-    ),
-    'EpochBasedTrainLoop': ('default_hooks.checkpoint.interval=1',),
-}
+# iterations or epochs between checkpoints at most: a kill costs less, and the numbers stay
+_SAVE_EVERY = {'IterBasedTrainLoop': 2000, 'EpochBasedTrainLoop': 1}
 # what mmengine's --cfg-options take apart or away
 _NOT_IN_OPTIONS = re.compile(r"""[\s,()\[\]'"]""")
 _PACKAGE = Path(segformer_plusplus.__file__).parent
@@ -69,7 +63,7 @@ class Settings:
     Attributes:
         data: synthetic draws the data, and measures the paper's tables at a small size with MiT-B0
             (default: real; a demo always draws its data).
-        data_root: holds cityscapes, ade, jump_broadcast, coco and what the demos draw.
+        data_root: holds cityscapes, ade, jump_broadcast, coco, camvid and what the demos draw.
         checkpoints: holds weights of rows (default: checkpoints).
         train: train rows that have no weights.
         out: results and state (default: work_dirs/reproduce, or work_dirs/reproduce-synthetic).
@@ -138,11 +132,17 @@ class Settings:
         """
         demos = [table.name for table in tables if table.images]
         training = [table.name for table in tables if table.timed == 'training']
+        undrawn = [t.name for t in tables if t.images is None and t.data not in SMALL]
         settings = replace(self, data='synthetic' if demos else self.data or 'real')
         paths = {'--out': settings.folder, '--data-root': self.data_root.resolve()}
         unfit = next((each for each in paths.items() if _NOT_IN_OPTIONS.search(str(each[1]))), None)
         fault = None
-        if demos and (self.data == 'real' or len(demos) < len(tables) and not self.synthetic):
+        if undrawn and settings.synthetic:
+            fault = (
+                f'{undrawn[0]} is measured on photographs, which nothing draws: run it in a call '
+                'of its own, without --data synthetic'
+            )
+        elif demos and (self.data == 'real' or len(demos) < len(tables) and not self.synthetic):
             fault = (
                 f'{demos[0]} draws its data, which are never mixed with real ones: run it in a '
                 'call of its own, or all with --data synthetic'
@@ -258,15 +258,16 @@ class Planner:
         }
         name = f'{Path(config).stem}-{sha256(fingerprint)[:8]}'
         folder = settings.folder / 'train' / name
-        problem = None
+        loop, problem = content['train_cfg'], None
         if not settings.synthetic:
-            options = (*options, *_SAVE_OFTEN[content['train_cfg']['type']])
-            address = content['model']['backbone']['init_cfg']['checkpoint']
-            local = settings.weights / Path(address).name
-            if local.is_file():
+            hook, shipped = 'default_hooks.checkpoint', content['default_hooks']['checkpoint']
+            interval = min(_SAVE_EVERY[loop['type']], shipped['interval'])
+            options = (*options, f'{hook}.interval={interval}', f'{hook}.max_keep_ckpts=2')
+            init = content['model']['backbone']['init_cfg']  # None: random weights
+            local = init and settings.weights / Path(init['checkpoint']).name
+            if local and local.is_file():
                 options = (*options, f'model.backbone.init_cfg.checkpoint={local}')
             problem = None if settings.train else how_to_get_weights(settings, table, row)
-        loop = content['train_cfg']
         length = loop['max_iters' if 'max_iters' in loop else 'max_epochs']
         command = (
             'tools/train.py', config, '--work-dir', str(folder), '--resume',

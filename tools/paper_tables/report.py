@@ -13,7 +13,7 @@ from segformer_plusplus.files import write_json, write_text
 from tools.paper_tables.data import DATA_SETS
 from tools.paper_tables.plan import BENCHMARK, VERSIONS, Settings
 from tools.paper_tables.small import SMALL
-from tools.paper_tables.tables import Table
+from tools.paper_tables.tables import PAPER, Table
 
 Record = Mapping[str, Any]
 Value = Callable[[Row, Row], float | str | None]
@@ -32,7 +32,7 @@ class Report:
     """Holds what is known of a table.
 
     Attributes:
-        table: of the paper, or of a demo.
+        table: of the paper, or one of ours.
         settings: of the call.
         rows: the rows that are shown.
         records: of the steps, by row and for the benchmark; None where nothing was measured.
@@ -98,11 +98,11 @@ class Report:
     @property
     def results(self) -> ResultsTable:
         """The table of ours and the paper's figures."""
-        columns = list(self._demo_columns() if self.table.images else self._columns())
+        columns = list(self._columns() if self.table.name in PAPER else self._own_columns())
         more = {
             'table': self.table.name,
             'data': self.settings.data,
-            'comparable': not self.settings.synthetic,
+            'comparable': bool(self.table.paper) and not self.settings.synthetic,
             'records': dict(self.records),
         }
         rows = [self._row(name) for name in self.rows]
@@ -139,13 +139,13 @@ class Report:
         if not comparable:
             yield Column('comparable', lambda *_: 'no')
 
-    def _demo_columns(self) -> Iterator[Column]:
+    def _own_columns(self) -> Iterator[Column]:
         for name in self.table.metrics:
             yield Column(name, self._ours(name))
             yield Column('change', _change(name), sign=True)
         yield SPEED_UP
         yield Column('ms / image', self._milliseconds, digits=0)
-        for key in (*self.table.metrics, 'speed_up'):
+        for key in (*self.table.metrics, 'speed_up') if self.table.paper else ():
             yield Column(f'paper {key.replace("_", "-")}', self._paper(key))
 
     def _ours(self, key: str) -> Value:
@@ -201,7 +201,7 @@ class Report:
             amounts = f'{images.train} images to train, {images.val} to test'
             data = f'drawn in the layout of {data}: {amounts}'
         yield f'- data: {data}'
-        yield f'- model: {"MiT-B0" if small else "MiT-B5"}'
+        yield f'- model: {"MiT-B0" if small or "mit-b0" in self.table.config else "MiT-B5"}'
         yield f'- device: {_each(_device(record) for record in records)}'
         times = self.records[BENCHMARK]
         if times:
@@ -221,7 +221,8 @@ class Report:
         )
         yield f'- versions: {pythons}; {versions}'
         yield f'- commit: {_each(each["git_commit"] or "unknown" for each in environments)}'
-        yield '- paper: MiT-B5 on the full data, figures of the paper, not measured here'
+        if self.table.paper:
+            yield '- paper: MiT-B5 on the full data, figures of the paper, not measured here'
 
     @property
     def missing(self) -> str:
@@ -234,9 +235,11 @@ class Report:
         return '\n'.join(['Not measured:', '', *lines]) if lines else ''
 
     def _notes(self) -> Iterator[str]:
+        if not self.table.reports_memory:
+            return
         if not self.settings.synthetic and self.not_comparable('memory_gb'):
             yield f'No difference of {self.not_comparable("memory_gb")}'
-        if self.table.reports_memory and self.records[BENCHMARK]:
+        if self.records[BENCHMARK]:
             yield _MEMORY
 
     def write(self, folder: Path, plot: bool = True) -> None:
@@ -259,11 +262,11 @@ class Report:
         for metric in self.table.metrics:
             ours = {row: self.measured(row) for row in self.rows}
             paper = {row: self.table.figures[row] for row in self.rows}
-            series = [
-                Series(_points(ours, metric), label),
-                Series(_points(paper, metric), f'paper: MiT-B5, {data}', 'D', filled=False),
-            ]
-            if not series[0].points or not series[1].points:
+            series = [Series(_points(ours, metric), label)]
+            if self.table.paper:
+                theirs = f'paper: MiT-B5, {data}'
+                series.append(Series(_points(paper, metric), theirs, 'D', filled=False))
+            if not all(each.points for each in series):
                 continue
             y_label = f'{metric} in %'
             if self.settings.synthetic:

@@ -1,4 +1,4 @@
-"""Holds the paper's five tables and the two demos as data: configs, data, weights and measures."""
+"""Holds the paper's five tables and three of ours as data: configs, data, weights and measures."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from segformer_plusplus.errors import SegformerPlusPlusError
+from segformer_plusplus.token_merging import PRESETS
 from tools.paper_tables.paper import PAPER_TABLES, PaperRow
 
 BASELINE = 'none'
@@ -55,12 +56,11 @@ class DrawnImages:
 
 @dataclass(frozen=True)
 class Table:
-    """Describes a table of the paper, or a demo; every row is a model under one strategy.
+    """Describes a table of the paper, or one of ours; every row is a model under one strategy.
 
     Attributes:
         name: on the command line and in file names.
         title: of the report.
-        paper: a key of ``PAPER_TABLES``, whose rows this table has.
         data: a key of ``DATA_SETS``.
         config: path from the root of the repository, with {} for the strategy.
         shape: height and width of the images that are timed.
@@ -69,14 +69,15 @@ class Table:
         timed: whether the speed-up is that of 'inference' or 'training'.
         shares_weights: whether every row tests the weights of ``BASELINE``.
         published: addresses of weights that others have trained, by row.
-        images: that a demo draws; None for a table of the paper.
+        paper: a key of ``PAPER_TABLES``, whose rows this table has; empty for one that the paper
+            lacks, which has all presets.
+        images: that a demo draws; None for all other tables.
         picture: name of the picture of a demo: 'comparison' or 'skeletons'.
         caption: what a demo measures, with fields that ``Report`` fills in.
     """
 
     name: str
     title: str
-    paper: str
     data: str
     config: str
     shape: tuple[int, int]
@@ -85,18 +86,19 @@ class Table:
     timed: str
     shares_weights: bool = False
     published: dict[str, str] = field(default_factory=dict)
+    paper: str = ''
     images: DrawnImages | None = None
     picture: str = ''
     caption: str = ''
 
     @property
     def figures(self) -> dict[str, PaperRow]:
-        """What the paper reports, by row."""
-        return PAPER_TABLES[self.paper]
+        """What the paper reports, by row; nothing for the rows of a table that it lacks."""
+        return PAPER_TABLES[self.paper] if self.paper else {row: {} for row in PRESETS}
 
     @property
     def rows(self) -> tuple[str, ...]:
-        """The strategies, in the paper's order."""
+        """The strategies, in order."""
         return tuple(self.figures)
 
     @property
@@ -178,6 +180,17 @@ _TABLES = (
         shape=(384, 288),
         metrics=(*PCK, 'AP'),
     ),
+    Table(
+        name='camvid',
+        title='CamVid, inference: one set of weights under every strategy',
+        data='camvid',
+        config='configs/camvid/segformer_mit-b0_{}_1xb4-3k_camvid-960x720.py',
+        shape=(720, 960),
+        batch_size=8,
+        metrics=('mIoU',),
+        timed='inference',
+        shares_weights=True,
+    ),
     replace(
         _CITYSCAPES_INFERENCE,
         name='demo-seg',
@@ -211,7 +224,7 @@ _TABLES = (
 TABLES = {table.name: table for table in _TABLES}
 """Tables by name, in the order in which several of them are measured."""
 
-PAPER = tuple(name for name, table in TABLES.items() if table.images is None)
+PAPER = tuple(name for name, table in TABLES.items() if table.paper and table.images is None)
 """The tables of the paper, which 'all' stands for."""
 
 
@@ -229,7 +242,7 @@ def find_tables(names: Sequence[str]) -> list[Table]:
 
 
 def find_rows(tables: Sequence[Table], names: Sequence[str] | None) -> dict[str, tuple[str, ...]]:
-    """Returns the rows of each table, in the paper's order.
+    """Returns the rows of each table, in the table's order.
 
     Args:
         tables: the ones that are asked for.

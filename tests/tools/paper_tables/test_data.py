@@ -30,7 +30,7 @@ def jumpers(tmp_path) -> Path:
 def test_no_data(tmp_path, name):
     fault = find_fault(DATA_SETS[name], tmp_path, training=False)
     assert f'is not at {tmp_path}' in fault and '{folder}' not in fault and '{{' not in fault
-    assert any(word in fault for word in ('wget', 'unpack', 'jbd.py'))
+    assert any(word in fault for word in ('wget', 'unpack', 'jbd.py', 'git clone'))
 
 
 def test_a_part_of_cityscapes(tmp_path):
@@ -52,6 +52,20 @@ def test_whole_ade20k(tmp_path):
     assert '1999 files, expected 2000' in find_fault(DATA_SETS['ade20k'], tmp_path, training=False)
 
 
+@pytest.mark.parametrize('suffix', ['.png', '.jpg', '.jpeg'])
+def test_camvid_as_png_or_jpeg(tmp_path, suffix):
+    folder, data = tmp_path / 'camvid', DATA_SETS['camvid']
+    fill(folder / 'val', [f'{number}{suffix}' for number in range(101)] + ['Thumbs.db'])
+    fill(folder / 'valannot', [f'{number}.png' for number in range(101)])
+    assert find_fault(data, tmp_path, training=False) is None
+    assert 'train/*.[jp]*g: 0 files, expected 367' in find_fault(data, tmp_path, training=True)
+    before = signature(data, folder, training=False)
+    (folder / f'val/7{suffix}').write_bytes(b'1')
+    assert signature(data, folder, training=False) != before
+    (folder / f'val/7{suffix}').unlink()
+    assert '100 files, expected 101' in find_fault(data, tmp_path, training=False)
+
+
 def test_frames_that_the_annotations_name(jumpers):
     data = DATA_SETS['jbd']
     assert find_fault(data, jumpers.parent, training=False) is None
@@ -71,7 +85,7 @@ def test_damaged_annotations(jumpers, content):
 def test_drawn_data_are_no_measurement_of_the_papers_table(jumpers):
     (jumpers / 'jumpers.json').write_text('{}')
     fault = find_fault(DATA_SETS['jbd'], jumpers.parent, training=False)
-    assert 'drawn data' in fault and '--data synthetic' in fault
+    assert 'drawn data' in fault and 'move them away' in fault and 'converters/jbd.py' in fault
 
 
 def test_the_signature_sees_other_files(jumpers):

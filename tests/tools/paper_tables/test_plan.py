@@ -9,6 +9,7 @@ import pytest
 
 import segformer_plusplus
 from segformer_plusplus import SegformerPlusPlusError
+from segformer_plusplus.token_merging import PRESETS
 from tools.paper_tables import plan
 from tools.paper_tables.plan import SOURCES, link_weights, read_config, weight_names
 from tools.paper_tables.steps import read_json
@@ -39,13 +40,13 @@ def real(tmp_path, monkeypatch):
     monkeypatch.setattr(plan, 'find_fault', lambda *_: None)
     monkeypatch.setattr(plan, 'signature', lambda *_: 'same')
     call = Call(tmp_path, data='real', iters=None)
-    for name in PAPER:
+    for name in (*PAPER, 'camvid'):
         for row in TABLES[name].rows:
             write_checkpoint(call.checkpoints / weight_names(TABLES[name], row)[0], row)
     return call
 
 
-@pytest.mark.parametrize('name', list(TABLES))
+@pytest.mark.parametrize('name', [name for name, table in TABLES.items() if table.paper])
 def test_a_table_runs_once(call, name):
     table = TABLES[name]
     steps = ['benchmark', 'data']
@@ -304,15 +305,27 @@ def test_published_weights_are_found_under_their_own_name(real):
     ]
 
 
-def test_training_on_published_data_saves_often_and_takes_local_weights(real):
+@pytest.mark.parametrize(
+    'name, trained, length, interval',
+    [
+        ('ade20k', 'hq', 160000, 2000),
+        ('jbd', 'hq', 210, 1),
+        ('camvid', 'none', 3000, 500),  # as its config says; it starts from random weights
+    ],
+)
+def test_training_on_published_data_saves_often_and_takes_local_weights(
+    real, name, trained, length, interval
+):
     for path in real.checkpoints.iterdir():
         path.unlink()
     write_checkpoint(real.checkpoints / 'mit_b5_20220624-658746d9.pth')
+    real.tools.length = str(length)
     real.with_options(train=True)
-    assert real('ade20k', rows=['hq']) == ['benchmark', 'train hq', 'test hq']
+    assert real(name, rows=['hq']) == ['benchmark', f'train {trained}', 'test hq']
     train = real.tools.commands[1]
-    assert 'default_hooks.checkpoint.interval=2000' in train and '--resume' in train
-    assert any(word.startswith('model.backbone.init_cfg.checkpoint=/') for word in train)
+    assert f'default_hooks.checkpoint.interval={interval}' in train and '--resume' in train
+    pretrained = any(word.startswith('model.backbone.init_cfg.checkpoint=/') for word in train)
+    assert pretrained == (name != 'camvid')
     assert not any('max_iters' in word for word in train)
 
 
@@ -341,6 +354,21 @@ def test_differences_to_the_paper(real):
     )
     plot = (real.out / 'cityscapes-inference.png').read_text()
     assert plot.endswith('strategy, 1 panels')
+    assert 'memory' not in real.markdown('cityscapes-inference')
+
+
+def test_a_table_that_the_paper_lacks(real):
+    (report,) = real.reports('camvid')
+    assert real.tools.ran == ['benchmark', *(f'test {row}' for row in PRESETS)]
+    assert report.is_complete
+    text = real.markdown('camvid')
+    assert '| preset | mIoU | change | speed-up | ms / image |\n' in text
+    assert '| hq | 40.00 | +0.00 | 1.50 | 1000 |\n' in text
+    assert '- data: CamVid\n- model: MiT-B0\n' in text and 'input 1 x 3 x 720 x 960' in text
+    assert 'paper' not in text.lower() and real.json('camvid')['comparable'] is False
+    plot = (real.out / 'camvid.png').read_text()
+    assert plot == f'{TABLES["camvid"].title}, 1 panels'
+    assert real('camvid') == []
 
 
 def test_memory_of_a_cpu_has_no_difference_to_that_of_a_gpu(real):

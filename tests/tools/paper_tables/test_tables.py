@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from segformer_plusplus.errors import SegformerPlusPlusError
+from segformer_plusplus.token_merging import PRESETS
 from tools.paper_tables.tables import PAPER, TABLES, find_rows, find_tables
 
 from .fakes import ROOT
@@ -39,6 +40,13 @@ def test_what_is_timed_is_that_of_the_paper(name, shape, batch_size):
     assert (TABLES[name].shape, TABLES[name].batch_size) == (shape, batch_size)
 
 
+def test_a_table_that_the_paper_lacks_has_every_preset_on_one_set_of_weights():
+    table = TABLES['camvid']
+    assert table.rows == tuple(PRESETS) and not any(table.figures.values())
+    assert {table.weights_row(row) for row in table.rows} == {'none'}
+    assert (table.shape, table.batch_size) == ((720, 960), 8)
+
+
 def test_addresses_are_those_of_mmseg():
     mmseg = pytest.importorskip('mmseg')
     known = Path(mmseg.__file__).parent / '.mim/configs/segformer/metafile.yaml'
@@ -52,6 +60,7 @@ def test_addresses_are_those_of_mmseg():
 
 def test_all_is_every_table_of_the_paper_in_order():
     assert tuple(table.name for table in find_tables(['all'])) == PAPER
+    assert [*TABLES] == [*PAPER, 'camvid', 'demo-seg', 'demo-pose']
     assert [table.name for table in find_tables(['demo-seg', 'jbd'])] == ['jbd', 'demo-seg']
     assert [table.name for table in find_tables(['coco', 'ade20k'])] == ['ade20k', 'coco']
 

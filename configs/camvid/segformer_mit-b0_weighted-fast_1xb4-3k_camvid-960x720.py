@@ -1,0 +1,3 @@
+_base_ = './segformer_mit-b0_none_1xb4-3k_camvid-960x720.py'
+
+model = dict(backbone=dict(token_merging='weighted-fast'))

@@ -1,0 +1,13 @@
+_base_ = [
+    '../_base_/mit.py',
+    '../_base_/models/segformer.py',
+    '../_base_/datasets/camvid_960x720.py',
+    '../_base_/default_runtime.py',
+    '../_base_/schedules/schedule_3k.py',
+]
+
+model = dict(
+    backbone=dict(_base_.mit_b2, init_cfg=None),
+    decode_head=dict(in_channels=[64, 128, 320, 512], num_classes=11),
+    data_preprocessor=dict(size=_base_.crop_size),
+)

@@ -1,0 +1,3 @@
+_base_ = './segformer_mit-b5_none_1xb4-3k_camvid-480x360.py'
+
+model = dict(backbone=dict(token_merging='downsampling-bilinear'))
