@@ -32,7 +32,7 @@ _RUNNER_KEYS = {
 
 SPLITS = ('train', 'val', 'test')
 
-SWITCHES = ('amp', 'accumulate', 'gradient_checkpointing')
+SWITCHES = ('amp', 'accumulate', 'gradient_checkpointing', 'adapt')
 """Top-level keys of our own training, see configs/_base_/runtime."""
 
 

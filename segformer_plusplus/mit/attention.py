@@ -16,6 +16,16 @@ SharedPlans = dict[str, MergePlan]
 """Holds the plans for 'q' and 'kv' that consecutive blocks share in one forward pass."""
 
 
+Memory = tuple[Tensor, Tensor, Tensor | None]
+"""Holds keys and values (B, M, C), and what is added to the scores, (B or 1, heads or 1, M)."""
+
+SAMPLES = 4
+"""Is the least number of queries that are sampled along each side of the grid, if it has them."""
+
+LEAST_ATTENTION = 1e-12
+"""Is what every token counts at least: a group that no query looks at has a mean too."""
+
+
 class MergedAttention:
     """Adds merging to a module that holds the parameters of SegFormer's attention.
 
@@ -81,13 +91,15 @@ class MergedAttention:
         query = tokens if query_plan is None else query_plan.merge(tokens)
         key_value, reduced = self.reduce(tokens, grid)
         plan = self._plan('kv', key_value, reduced, plans)
-        bias = None if plan is None else self._key_bias(plan, tokens.dtype)
-        key_value = key_value if plan is None else plan.merge(key_value)
+        sample = None
+        if plan is not None and self.merging.proportional_attention == 'sampled':
+            sample = sample_tokens(tokens, grid)
+        memory = self._remember(key_value, plan, sample)
         outer = self.outer_projections() if self._works_chunked(tokens) else None
         if outer is None:
-            out = self._attend(query, key_value, bias)
+            out = self._attend(query, memory)
         else:
-            out = self._attend_chunked(query, key_value, bias, *outer)
+            out = self._attend_chunked(query, memory, *outer)
         return out if query_plan is None else query_plan.unmerge(out)
 
     def _works_chunked(self, tokens: Tensor) -> bool:
@@ -110,39 +122,110 @@ class MergedAttention:
             plans[side] = plan
         return plan
 
-    def _key_bias(self, plan: MergePlan, dtype: torch.dtype) -> Tensor | None:
-        """Returns what is added to the scores of every merged key, (B or 1, M)."""
-        # a mask, even one of zeros, keeps PyTorch from its fastest attention
-        if isinstance(plan, IdentityPlan) or not self.merging.proportional_attention:
+    def _remember(self, key_value: Tensor, plan: MergePlan | None, sample: Tensor | None) -> Memory:
+        """Returns what is attended to: merged keys, values, and what is added to the scores.
+
+        Args:
+            key_value: (B, N', C), what keys and values are made of.
+            plan: None merges nothing.
+            sample: (B, S, C), tokens whose queries say how much each key counts.
+        """
+        if plan is None or isinstance(plan, IdentityPlan):
+            # a mask, even one of zeros, keeps PyTorch from its fastest attention
+            return *self.project_key_value(key_value), None
+        if sample is None:
+            return *self.project_key_value(plan.merge(key_value)), self._size_bias(plan, key_value)
+        query, (key, value) = self.project_query(sample), self.project_key_value(key_value)
+        return merge_by_attention(plan, query, key, value, self.num_heads)
+
+    def _size_bias(self, plan: MergePlan, key_value: Tensor) -> Tensor | None:
+        """Returns the logarithm of how many tokens each key stands for, (B or 1, 1, M)."""
+        if not self.merging.proportional_attention:
             return None
         # the logarithm of large groups wants more than half precision
-        return plan.sizes().to(torch.promote_types(dtype, torch.float32)).log()
+        wide = torch.promote_types(key_value.dtype, torch.float32)
+        return plan.sizes().to(wide).log().unsqueeze(1)
 
-    def _attend(self, query: Tensor, key_value: Tensor, bias: Tensor | None) -> Tensor:
-        q, (k, v) = self.project_query(query), self.project_key_value(key_value)
+    def _attend(self, query: Tensor, memory: Memory) -> Tensor:
+        key, value, bias = memory
         dropout = self.dropout_rate() if self.training else 0.0
-        q, k, v = (t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (q, k, v))
-        mask = None if bias is None else bias[:, None, None].to(q.dtype)
+        q, k, v = (split_heads(t, self.num_heads) for t in (self.project_query(query), key, value))
+        mask = None if bias is None else bias[:, :, None].to(q.dtype)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
         return self.project_out(out.transpose(1, 2).flatten(2))
 
     def _attend_chunked(
-        self,
-        query: Tensor,
-        key_value: Tensor,
-        bias: Tensor | None,
-        before: cpu.Projection,
-        after: cpu.Projection,
+        self, query: Tensor, memory: Memory, before: cpu.Projection, after: cpu.Projection
     ) -> Tensor:
-        k, v = self.project_key_value(key_value)
-        biases = [None] * len(query) if bias is None else bias.expand(len(query), -1)
+        key, value, bias = memory
+        biases = [None] * len(query) if bias is None else bias.expand(len(query), -1, -1)
         result = torch.empty_like(query)
         for i, own in enumerate(biases):
-            memory = cpu.KeyValue(k[i], v[i], self.num_heads, before, after, own)
-            size = memory.num_queries
+            chunks = cpu.KeyValue(key[i], value[i], self.num_heads, before, after, own)
+            size = chunks.num_queries
             for part, target in zip(query[i].split(size), result[i].split(size), strict=True):
-                target.copy_(memory.attend(part))
+                target.copy_(chunks.attend(part))
         return result
+
+
+def sample_tokens(tokens: Tensor, grid: Grid) -> Tensor:
+    """Returns evenly spaced tokens of the grid, ``SAMPLES`` to nearly twice as many a side."""
+    steps = [max(1, side // SAMPLES) for side in grid]
+    # an index, not slices, whose layout a graph of any size could not foresee
+    rows, columns = (
+        torch.arange(step // 2, side, step, device=tokens.device)
+        for step, side in zip(steps, grid, strict=True)
+    )
+    return tokens.index_select(1, (rows.unsqueeze(1) * grid[1] + columns).flatten())
+
+
+def split_heads(tokens: Tensor, num_heads: int) -> Tensor:
+    """Views (B, N, C) as (B, heads, N, C / heads)."""
+    return tokens.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+
+
+def merge_by_attention(
+    plan: MergePlan, query: Tensor, key: Tensor, value: Tensor, num_heads: int
+) -> Memory:
+    """Merges keys and values so that sampled queries see nearly what they saw before.
+
+    In each head, tokens are averaged in proportion to the attention that the queries pay them, and
+    a merged key counts so often that these pay it what they paid its tokens: at least once, and at
+    most as often as it has tokens.
+
+    Args:
+        plan: of N' tokens.
+        query: (B, S, C), of the sample.
+        key: (B, N', C).
+        value: (B, N', C).
+        num_heads: divides C.
+    """
+    kind, wide = query.dtype, torch.promote_types(key.dtype, torch.float32)
+    with torch.autocast(key.device.type, enabled=False):
+        with torch.no_grad():
+            scaled = split_heads(query.to(wide), num_heads) * (key.shape[-1] // num_heads) ** -0.5
+            scores = scaled @ split_heads(key.to(wide), num_heads).transpose(-1, -2)
+            highest = scores.amax(dim=-1, keepdim=True)
+            scores = (scores - highest).exp()
+            share = 1 / scores.sum(dim=-1).unsqueeze(-2) / query.shape[1]  # (B, heads, 1, S)
+            weight = (share @ scores).squeeze(2).transpose(1, 2)  # (B, N', heads)
+            weight = weight.clamp_min(LEAST_ATTENTION)
+            paid = plan.merge(weight)
+        both = torch.stack([key, value], dim=2).to(wide).unflatten(-1, (num_heads, -1))
+        both = plan.merge((both * weight[:, :, None, :, None]).flatten(2))
+        both = both.unflatten(-1, (2, num_heads, -1)) / paid[:, :, None, :, None]
+        key, value = both.flatten(3).unbind(dim=2)
+        with torch.no_grad():
+            scores = scaled @ split_heads(key, num_heads).transpose(-1, -2)
+            once = (share @ (scores - highest).exp()).squeeze(
+                2
+            )  # what it is paid if it counts once
+            sizes = plan.sizes().to(wide).unsqueeze(1)
+            often = (paid.transpose(1, 2) * sizes / once).clamp_min(1).minimum(sizes)
+            # in rows, as the kernels of GPUs want a mask
+            bias = often.log().contiguous()
+    # detached once more: a graph, traced without gradients, would take a mask for one that has them
+    return key.to(kind), value.to(kind), bias.detach()
 
 
 class PackedAttention(MergedAttention):
@@ -174,12 +257,22 @@ class PackedAttention(MergedAttention):
     def _is_bare(self) -> bool:
         return is_plain(self.attn, self.attn.out_proj)
 
-    def _attend(self, query: Tensor, key_value: Tensor, bias: Tensor | None) -> Tensor:
+    def _remember(self, key_value: Tensor, plan: MergePlan | None, sample: Tensor | None) -> Memory:
         if self._is_bare():
-            return super()._attend(query, key_value, bias)
+            return super()._remember(key_value, plan, sample)
+        # the module projects by itself: no sample can be scored
+        if plan is None or isinstance(plan, IdentityPlan):
+            return key_value, key_value, None
+        merged = plan.merge(key_value)
+        return merged, merged, self._size_bias(plan, key_value)
+
+    def _attend(self, query: Tensor, memory: Memory) -> Tensor:
+        if self._is_bare():
+            return super()._attend(query, memory)
+        key_value, _, bias = memory
         mask: dict[str, Tensor] = {}
         if bias is not None:
-            rows = bias.to(query.dtype)[:, None, None]
+            rows = bias.to(query.dtype)[:, :, None]
             size = len(query), self.num_heads, query.shape[1], rows.shape[-1]
             mask['attn_mask'] = rows.expand(size).flatten(0, 1)
         query, key_value = query.transpose(0, 1), key_value.transpose(0, 1)

@@ -113,7 +113,7 @@ class KeyValue:
         num_heads: divides C.
         query_projection: weight (C, C) and bias (C) or None of the layer that makes queries.
         out_projection: those of the layer that follows.
-        bias: (M), added to the scores of each key.
+        bias: (heads or 1, M), added to the scores of each key.
     """
 
     def __init__(
@@ -127,12 +127,12 @@ class KeyValue:
     ) -> None:
         self.num_heads = num_heads
         self._before, self._after = query_projection, out_projection
-        self._key_bias = bias
+        self._key_bias = None if bias is None else bias.expand(num_heads, -1)
         key = key * (key.shape[1] // num_heads) ** -0.5
         if num_heads == 1:
             weight, offset = query_projection
             if offset is not None:
-                self._key_bias = key @ offset if bias is None else key @ offset + bias
+                self._key_bias = (key @ offset)[None] + (0 if bias is None else bias)
             key = key @ weight
             value = value @ out_projection[0].t()
         self.keys = key.unflatten(1, (num_heads, -1)).transpose(0, 1).contiguous()
@@ -156,5 +156,6 @@ class KeyValue:
 
     def _weights(self, query: Tensor, head: int) -> Tensor:
         """Computes the attention weights of one head, (N, M)."""
-        weights = linear(query, self.keys[head], self._key_bias)
+        bias = None if self._key_bias is None else self._key_bias[head]
+        weights = linear(query, self.keys[head], bias)
         return torch.softmax(weights, dim=-1, out=weights)

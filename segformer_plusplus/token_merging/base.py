@@ -56,7 +56,7 @@ class MergePlan(ABC):
 
     @abstractmethod
     def merge(self, tokens: Tensor) -> Tensor:
-        """Averages the tokens of every group: (B, N, C) -> (B, M, C), for any C."""
+        """Averages the tokens of every group: (B, N, C) -> (B, M, C), for any C and float dtype."""
 
     @abstractmethod
     def unmerge(self, tokens: Tensor) -> Tensor:

@@ -21,6 +21,9 @@ from torch import nn
 from ..errors import SegformerPlusPlusError
 from ..registration import component, component_name, component_names
 
+ADAPTING_RATE = 0.1
+"""Is the share of a config's learning rate that ``adapt`` starts with; it falls to 0."""
+
 _DTYPES = ('bfloat16', 'float16')
 
 
@@ -45,6 +48,7 @@ def apply_switches(cfg: Config) -> None:
     - ``amp``: 'bfloat16' or 'float16' (None: off)
     - ``accumulate``: gradients of that many iterations make one step of the optimizer
     - ``gradient_checkpointing``: the backbone's blocks are computed again instead of kept
+    - ``adapt``: that many iterations in the place of the schedule, from weights that are loaded
 
     Raises:
         SegformerPlusPlusError: a value is wrong, or the config does not fit a switch.
@@ -67,6 +71,36 @@ def apply_switches(cfg: Config) -> None:
                 "activation_checkpointing=['names', 'of.modules'] for others"
             )
         backbone.with_cp = True
+    if cfg.get('adapt') is not None:
+        _adapt(cfg, cfg.adapt)
+
+
+def _adapt(cfg: Config, iterations: Any) -> None:
+    if type(iterations) is not int or iterations < 1:
+        raise SegformerPlusPlusError(f'adapt={iterations!r} is no number of iterations')
+    if not cfg.get('load_from'):
+        raise SegformerPlusPlusError(
+            f'adapt={iterations} adapts trained weights to a strategy: name them, load_from=...'
+        )
+    if cfg.get('optim_wrapper') is None:  # nothing is trained
+        return
+    optimizer: Any = cfg.optim_wrapper.get('optimizer') or {}
+    if 'lr' not in optimizer:
+        raise SegformerPlusPlusError('adapt needs a learning rate: optim_wrapper.optimizer.lr')
+    optimizer.lr *= ADAPTING_RATE
+    cfg.param_scheduler = [
+        dict(type='PolyLR', eta_min=0.0, power=1.0, by_epoch=False, begin=0, end=iterations)
+    ]
+    cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=iterations, val_interval=iterations)
+    hooks = cfg.get('default_hooks') or {}
+    for place, changes in (
+        (hooks.get('checkpoint'), dict(by_epoch=False, interval=iterations)),
+        (hooks.get('logger'), dict(log_metric_by_epoch=False)),
+        (cfg.get('log_processor'), dict(by_epoch=False)),
+    ):
+        if isinstance(place, dict):
+            place.update(changes)
+    cfg.pop('adapt')  # a config that is written and read again is not adapted twice
 
 
 def _use_amp(cfg: Config, dtype: Any) -> None:

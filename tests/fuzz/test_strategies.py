@@ -232,19 +232,18 @@ own = st.one_of(
 any_strategy = st.one_of(configs, own, configs.map(lambda c: CLASSES[c['type']]).filter(
     lambda cls: cls in (NeighborMerging1d, NeighborMerging2d)
 ), st.none())  # fmt: skip
-stage_configs = st.fixed_dictionaries(
-    {},
-    optional=dict(
-        q=any_strategy,
-        kv=any_strategy,
-        proportional_attention=st.booleans(),
-        share=st.integers(1, 3),
-    ),
-).filter(
-    lambda stage: (
-        (stage.get('kv') or not stage.get('proportional_attention'))
-        and (stage.get('kv') or stage.get('q') or stage.get('share', 1) == 1)
+stage_configs = (
+    st.fixed_dictionaries(
+        {},
+        optional=dict(
+            q=any_strategy,
+            kv=any_strategy,
+            proportional_attention=st.sampled_from([False, True, 'sampled']),
+            share=st.integers(1, 3),
+        ),
     )
+    .map(lambda stage: stage if stage.get('kv') else {**stage, 'proportional_attention': False})
+    .filter(lambda stage: stage.get('kv') or stage.get('q') or stage.get('share', 1) == 1)
 )
 four_stages = st.lists(stage_configs, min_size=4, max_size=4)
 merging_configs = st.one_of(

@@ -46,12 +46,19 @@ def test_presets_merge_what_the_paper_says():
 
 
 def test_our_presets_use_proportional_attention():
-    for name, merges_queries in (('weighted', False), ('weighted-fast', True)):
-        for stage in build_token_merging(name).stages:
-            assert isinstance(stage.kv, BipartiteSoftMatching2d)
-            assert (stage.kv.ratio, stage.kv.stride) == (0.9, (4, 4))
-            assert stage.proportional_attention and stage.share == 1
-            assert isinstance(stage.q, NeighborMerging2d) == merges_queries
+    expected = {
+        'weighted': [(0.8, (3, 3))] * 3 + [None],
+        'weighted-fast': [(0.93, (4, 4)), (0.88, (3, 3)), (0.88, (3, 3)), (0.75, (2, 2))],
+    }
+    for name, settings in expected.items():
+        for stage, wanted in zip(build_token_merging(name).stages, settings, strict=True):
+            assert stage.q is None and stage.share == 1
+            if wanted is None:
+                assert stage.kv is None
+            else:
+                assert isinstance(stage.kv, BipartiteSoftMatching2d)
+                assert (stage.kv.ratio, stage.kv.stride) == wanted
+                assert stage.proportional_attention == 'sampled'
 
 
 def test_options_of_a_stage():
@@ -59,6 +66,8 @@ def test_options_of_a_stage():
     unset = dict(stage, proportional_attention=None, share=None)
     built = build_token_merging([stage, unset, {}, {}]).stages
     assert (built[0].proportional_attention, built[0].share) == (True, 3)
+    sampled = [dict(stage, proportional_attention='sampled')] * 4
+    assert build_token_merging(sampled).stages[3].proportional_attention == 'sampled'
     assert (built[1].proportional_attention, built[1].share) == (False, 1)
 
 
@@ -139,7 +148,7 @@ def test_original_spelling_mistakes(tome_cfg, words):
         ),
         (
             [dict(kv='NeighborMerging2d', proportional_attention=1)] * 4,
-            ['proportional_attention=1', 'True or False'],
+            ['proportional_attention=1', "True, False or 'sampled'"],
         ),
         (
             [dict(kv='NeighborMerging2d', proportional_attention=True, weigh_keys=True)] * 4,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 
@@ -49,7 +51,7 @@ def switched(name: str, data: Path, work: Path, **changes) -> Config:
 
 
 def test_every_switch_has_its_file():
-    expected = ['accumulate', 'amp_bf16', 'amp_fp16', 'auto_scale_lr', 'compile', 'ddp',
+    expected = ['accumulate', 'adapt', 'amp_bf16', 'amp_fp16', 'auto_scale_lr', 'compile', 'ddp',
                 'gradient_checkpointing']  # fmt: skip
     assert FILES == [f'{name}.py' for name in expected]
 
@@ -58,8 +60,11 @@ def test_every_switch_has_its_file():
 def test_all_of_them_stand_beside_any_config(base, tmp_path):
     together = [name for name in FILES if name != 'amp_fp16.py']
     bases = [str(ROOT / 'configs' / base), *(str(RUNTIME / name) for name in together)]
-    (tmp_path / 'mine.py').write_text(f'_base_ = {bases!r}\naccumulate = 2\n')
+    (tmp_path / 'mine.py').write_text(
+        f"_base_ = {bases!r}\naccumulate = 2\nload_from = 'weights.pth'\n"
+    )
     cfg = Config.fromfile(tmp_path / 'mine.py')
+    rate = cfg.optim_wrapper.optimizer.lr
     apply_switches(cfg)
     assert cfg.optim_wrapper.type == 'BFloat16OptimWrapper'
     assert cfg.optim_wrapper.accumulative_counts == 2
@@ -67,9 +72,63 @@ def test_all_of_them_stand_beside_any_config(base, tmp_path):
     assert cfg.model.backbone.with_cp is True
     assert cfg.model_wrapper_cfg.type == 'MMDistributedDataParallel'
     assert cfg.compile.backend == 'inductor' and cfg.auto_scale_lr.enable
+    assert cfg.optim_wrapper.optimizer.lr == pytest.approx(rate / 10)
+    assert cfg.train_cfg.to_dict() == dict(
+        type='IterBasedTrainLoop', max_iters=200, val_interval=200
+    )
+    assert [each.end for each in cfg.param_scheduler] == [200]
+    assert cfg.default_hooks.checkpoint.interval == 200
+    assert not cfg.default_hooks.checkpoint.by_epoch and not cfg.log_processor.by_epoch
     for name in FILES:
         said = (RUNTIME / name).read_text()
         assert f"'../_base_/runtime/{name}'" in said, f'{name} does not say how to use it'
+
+
+def test_weights_are_adapted_to_a_strategy(data, tmp_path):
+    trained = run(config(data, tmp_path / 'none', random=False))
+    start = tmp_path / 'none' / 'start.pth'
+    trained.save_checkpoint(str(start.parent), start.name)
+    rates = []
+
+    class Look(Hook):
+        def before_train_iter(self, runner, *_args, **_kwargs):
+            rates.append(runner.optim_wrapper.get_lr()['lr'][0])
+
+    merging = {'model.backbone.token_merging': 'fast', 'load_from': str(start), 'adapt': 3}
+    cfg = switched('adapt.py', data, tmp_path / 'fast')
+    cfg.merge_from_dict(merging)
+    rate = cfg.optim_wrapper.optimizer.lr
+    runner = run(cfg, hook=Look())
+    assert runner.iter == 3
+    np.testing.assert_allclose(rates, rate / 10 * np.linspace(1, 0, 3))
+    assert (tmp_path / 'fast' / 'iter_3.pth').is_file()
+
+
+def test_an_adaptation_is_done_once_and_leaves_out_what_is_left_out(data, tmp_path):
+    """mmengine writes the config of a training, which may be read again."""
+    cfg = config(data, tmp_path, random=False, adapt=5, load_from='w.pth')
+    cfg.default_hooks.checkpoint = cfg.log_processor = None
+    rate = cfg.optim_wrapper.optimizer.lr
+    for _ in range(2):
+        apply_switches(cfg)
+    assert cfg.optim_wrapper.optimizer.lr == pytest.approx(rate / 10)
+    assert cfg.default_hooks.checkpoint is None and cfg.log_processor is None
+
+
+@pytest.mark.parametrize(
+    ('options', 'said'),
+    [
+        (dict(adapt=0, load_from='w.pth'), 'adapt=0 is no number of iterations'),
+        (dict(adapt='fast', load_from='w.pth'), "adapt='fast' is no number"),
+        (dict(adapt=200), 'load_from=...'),
+        (dict(adapt=200, load_from='w.pth', optim_wrapper=dict(_delete_=True)), 'optimizer.lr'),
+    ],
+)
+def test_an_adaptation_of_nothing(options, said, data, tmp_path):
+    cfg = config(data, tmp_path, random=False)
+    cfg.merge_from_dict(options)
+    with pytest.raises(SegformerPlusPlusError, match=re.escape(said)):
+        apply_switches(cfg)
 
 
 def test_bfloat16_on_the_cpu(data, plain, tmp_path):

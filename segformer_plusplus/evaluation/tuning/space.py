@@ -14,9 +14,10 @@ import torch
 from ...errors import SegformerPlusPlusError, TokenMergingError
 from ...inference.configs import load_config
 from ...token_merging import PRESETS, TokenMerger, build_token_merging
-from ...token_merging.config import build_token_merger, with_new_names
+from ...token_merging.config import build_token_merger, check_proportional, with_new_names
 
-RATIOS = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95]
+RATIOS = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.88, 0.93, 0.97]
+"""Includes nearly all that cells of 2x2, 3x3, 4x4 and 6x6 tokens allow."""
 
 SIDES = ('q', 'kv')
 
@@ -43,10 +44,10 @@ def default_space(num_stages: int = 4) -> list[dict[str, Any]]:
     # matching compares every token with every destination: of the many queries of early stages
     # that takes gigabytes
     late = list(range(max(1, num_stages - 1), num_stages + 1))
-    matching = dict(type='BipartiteSoftMatching2d', stride=[2, 4, 6], ratio=RATIOS)
+    matching = dict(type='BipartiteSoftMatching2d', stride=[2, 3, 4, 6], ratio=RATIOS)
     return [
         # without their weights, merged keys cost ten times as many labels (docs/fidelity.md)
-        dict(matching, sides=['kv'], proportional_attention=True),
+        dict(matching, sides=['kv'], proportional_attention='sampled'),
         dict(matching, sides=['q'], stages=late),
         dict(type='LocalWindowMerging', stride=2, ratio=RATIOS, sides=['q']),
         dict(type='NeighborMerging2d', stride=2),
@@ -102,7 +103,7 @@ class Space:
                 merger, proportional = _split(strategy)
                 stages[stage - 1][side] = merger
                 if proportional:
-                    stages[stage - 1]['proportional_attention'] = True
+                    stages[stage - 1]['proportional_attention'] = proportional
         return stages
 
     def find(self, token_merging: Setting) -> dict[str, int] | None:
@@ -114,7 +115,7 @@ class Space:
         for stage, side, site in self._places():
             names = self._names.get(site, [_name(None)])
             merging = wanted.stages[stage - 1]
-            proportional = side == 'kv' and merging.proportional_attention
+            proportional = merging.proportional_attention if side == 'kv' else False
             name = _spell(getattr(merging, side), proportional)
             if name not in names or merging.share > 1:
                 return None
@@ -184,10 +185,10 @@ def _read_entry(
             )
         places[key] = given
     proportional = settings.get('proportional_attention', False)
-    if not isinstance(proportional, bool) or (proportional and list(places['sides']) != ['kv']):
+    check_proportional(proportional, where)
+    if proportional and list(places['sides']) != ['kv']:
         raise SegformerPlusPlusError(
-            f'{where}: proportional_attention={proportional!r} is True or False, and goes with '
-            "sides=['kv'] alone"
+            f"{where}: proportional_attention={proportional!r} goes with sides=['kv'] alone"
         )
     return [(places['sides'], places['stages'], each) for each in _expand(settings, where)]
 
@@ -234,8 +235,8 @@ def _with_lists(value: Any) -> Any:
     return list(map(_with_lists, value)) if isinstance(value, list | tuple) else value
 
 
-def _split(strategy: Strategy) -> tuple[dict[str, Any], bool]:
-    """Returns the strategy itself, and whether the attention of its stage is proportional."""
+def _split(strategy: Strategy) -> tuple[dict[str, Any], bool | str]:
+    """Returns the strategy itself, and the ``proportional_attention`` of its stage."""
     merger = dict(strategy)
     return merger, merger.pop('proportional_attention', False)
 
@@ -251,8 +252,8 @@ def _name(strategy: Strategy | None) -> str:
     return _spell(_build(strategy), _split(strategy)[1])
 
 
-def _spell(merger: TokenMerger | None, proportional: bool) -> str:
-    return f'{merger!r}, proportional' if proportional else repr(merger)
+def _spell(merger: TokenMerger | None, proportional: bool | str) -> str:
+    return f'{merger!r}, proportional={proportional}' if proportional else repr(merger)
 
 
 def _tokens_left(strategy: Strategy) -> int:

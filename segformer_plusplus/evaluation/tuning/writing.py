@@ -133,8 +133,8 @@ def describe_setting(point: Point) -> str:
 
 def _describe_stage(stage: Mapping[str, Any]) -> str:
     sides = [f'{side} {_short(stage[side])}' for side in SIDES if side in stage]
-    proportional = ' proportional' if stage.get('proportional_attention') else ''
-    return ', '.join(sides) + proportional or '-'
+    words = {True: ' proportional', 'sampled': ' sampled'}
+    return ', '.join(sides) + words.get(stage.get('proportional_attention'), '') or '-'
 
 
 def _short(strategy: Mapping[str, Any]) -> str:

@@ -148,7 +148,7 @@ def test_every_setting_of_the_default_space_can_be_told():
     index, stride = proportional[0]
     built = space.build({**dict.fromkeys(space.sites, 0), 'stage 2 kv': index})
     told = describe_setting(Point(1, built, 0.0, 1.0))
-    assert told == f'- | kv BSM2d s{stride} r0.6 proportional | - | -'
+    assert told == f'- | kv BSM2d s{stride} r0.6 sampled | - | -'
 
 
 def test_images_without_labels_that_change(large_scenes, tmp_path):

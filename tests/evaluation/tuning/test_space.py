@@ -52,9 +52,11 @@ def test_the_default_fits_other_backbones(stages):
 def test_proportional_attention_is_another_choice():
     kv = dict(type='BipartiteSoftMatching2d', stride=2, ratio=0.5, sides=['kv'])
     proportional = dict(kv, proportional_attention=True)
-    space = Space([proportional, kv, dict(type='NeighborMerging2d', sides=['q'])])
+    sampled = dict(kv, proportional_attention='sampled')
+    space = Space([proportional, kv, sampled, dict(type='NeighborMerging2d', sides=['q'])])
     plain = dict(kv=dict(type='BipartiteSoftMatching2d', ratio=0.5))
-    for stage in (plain, dict(plain, proportional_attention=True)):
+    for how in (False, True, 'sampled'):
+        stage = dict(plain, proportional_attention=how)
         wanted = [dict(stage, q='NeighborMerging2d'), {}, stage, {}]
         found = space.find(wanted)
         assert found is not None
@@ -137,7 +139,7 @@ def test_a_strategy_with_a_pair_is_measured_once(own_pairs, tmp_path):
         ),
         (
             [dict(type='NeighborMerging2d', proportional_attention=2, sides=['kv'])],
-            'proportional_attention=2 is True or',
+            'proportional_attention=2 is not True, False or',
         ),
         ([dict(type='NeighborMerging2d', stride=2), dict(type='Nothing')], "entry 2: .*'Nothing'"),
         ([dict(type='NeighborMerging2d', strid=2)], "unexpected keyword argument 'strid'"),
