@@ -70,8 +70,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         ]
     ),
     '2x2': dict(stages=[dict(q=_MEAN_2X2)] * 4),
-    # ours: keys and values alone, which count as much as a sample of the queries says. The tokens
-    # of stage 4 are few and mean much: merging them costs most labels and saves least time
+    # ours: keys and values alone, which count as much as a sample of the queries says; merging
+    # those of stage 4 saves least time, and costs as many labels as elsewhere
     'weighted': dict(stages=[*[_sampled(0.8, 3)] * 3, {}]),
     'weighted-fast': dict(
         stages=[_sampled(0.93, 4), _sampled(0.88, 3), _sampled(0.88, 3), _sampled(0.75, 2)]
