@@ -132,11 +132,15 @@ class MergedAttention:
         """
         if plan is None or isinstance(plan, IdentityPlan):
             # a mask, even one of zeros, keeps PyTorch from its fastest attention
-            return *self.project_key_value(key_value), None
+            return *self._keys_and_values(key_value), None
         if sample is None:
-            return *self.project_key_value(plan.merge(key_value)), self._size_bias(plan, key_value)
+            return *self._keys_and_values(plan.merge(key_value)), self._size_bias(plan, key_value)
         query, (key, value) = self.project_query(sample), self.project_key_value(key_value)
         return merge_by_attention(plan, query, key, value, self.num_heads)
+
+    def _keys_and_values(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns what ``_attend`` takes for keys and values of tokens (B, M, C)."""
+        return self.project_key_value(tokens)
 
     def _size_bias(self, plan: MergePlan, key_value: Tensor) -> Tensor | None:
         """Returns the logarithm of how many tokens each key stands for, (B or 1, 1, M)."""
@@ -217,9 +221,8 @@ def merge_by_attention(
         key, value = both.flatten(3).unbind(dim=2)
         with torch.no_grad():
             scores = scaled @ split_heads(key, num_heads).transpose(-1, -2)
-            once = (share @ (scores - highest).exp()).squeeze(
-                2
-            )  # what it is paid if it counts once
+            # what a merged key is paid if it counts once
+            once = (share @ (scores - highest).exp()).squeeze(2)
             sizes = plan.sizes().to(wide).unsqueeze(1)
             often = (paid.transpose(1, 2) * sizes / once).clamp_min(1).minimum(sizes)
             # in rows, as the kernels of GPUs want a mask
@@ -258,13 +261,11 @@ class PackedAttention(MergedAttention):
         return is_plain(self.attn, self.attn.out_proj)
 
     def _remember(self, key_value: Tensor, plan: MergePlan | None, sample: Tensor | None) -> Memory:
-        if self._is_bare():
-            return super()._remember(key_value, plan, sample)
-        # the module projects by itself: no sample can be scored
-        if plan is None or isinstance(plan, IdentityPlan):
-            return key_value, key_value, None
-        merged = plan.merge(key_value)
-        return merged, merged, self._size_bias(plan, key_value)
+        # a module that projects by itself lets no sample be scored
+        return super()._remember(key_value, plan, sample if self._is_bare() else None)
+
+    def _keys_and_values(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        return super()._keys_and_values(tokens) if self._is_bare() else (tokens, tokens)
 
     def _attend(self, query: Tensor, memory: Memory) -> Tensor:
         if self._is_bare():

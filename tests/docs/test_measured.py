@@ -100,7 +100,8 @@ def test_presets_are_as_they_were_measured():
     for path in sorted((DOCS / 'fidelity').glob('*.json')):
         rows = {row.name: row for row in map(Row.from_json, json.loads(path.read_text())['rows'])}
         measured = [name for name in PRESETS if name in rows]
-        assert len(measured) > 2
+        # what our presets were before stands there under names of its own
+        assert len(rows) > 4 and {'none', 'hq', 'fast'} <= set(measured)
         for name in measured:
             recorded = build_token_merging(rows[name].token_merging)
             assert repr(recorded) == repr(build_token_merging(name))

@@ -109,11 +109,6 @@ def edit(model: dict[str, Any], part: str, key: str, value: Any) -> None:
 def run(scope: str, model: dict[str, Any]) -> None:
     """Build, initialise, infer, take a training step; raises unless all numbers are finite."""
     import_module(f'{scope}.models')  # takes seconds the first time, which are not the model's
-    sizes = model.get('backbone', {}).get('patch_sizes')
-    if isinstance(sizes, list | tuple) and sizes[:1] in ([1], (1,)):
-        # oneDNN on AVX2 (torch 2.15) writes past the gradient of three channels that a kernel of
-        # one pixel steps over by four: the process ends. A convolution alone does the same.
-        return
     with limited(4):
         _run(scope, model)
 
@@ -150,6 +145,10 @@ def _run(scope: str, model: dict[str, Any]) -> None:
 
     with torch.no_grad():
         _check(built.eval() and forward(), 'output')
+    if built.backbone.patch_sizes[0] == 1:
+        # oneDNN on AVX2 (torch 2.15) writes past the gradient of three channels that a kernel of
+        # one pixel steps over by four: the process ends. A convolution alone does the same.
+        return
     result = built.train() and forward()
     result.square().mean().backward()
     for name, parameter in built.named_parameters():

@@ -97,6 +97,14 @@ class Split:
         self.counts[what] += 1
         self.first.setdefault(what, about)
 
+    def remarks(self) -> list[str]:
+        """Says what was left out, how often, and of which image first."""
+        return [
+            f'{COUNTS[what]}: {self.counts[what]}, such as {about}'
+            for what, about in self.first.items()
+            if what != 'images'
+        ]
+
 
 def read_mat(path: Path) -> list[Entry]:
     """Reads the `joints.mat` of the published set: `joints` (14, 3, N), x, y and visibility.
@@ -217,7 +225,9 @@ def convert(
             split.counts['keypoints'] += count(person.points)
     for name, split in splits.items():
         if not split.people:
-            raise SegformerPlusPlusError(f'{raw}: no image of {name} can be used{_why(split)}')
+            why = '; '.join(split.remarks())
+            why = f' ({why})' if why else ': it has none'
+            raise SegformerPlusPlusError(f'{raw}: no image of {name} can be used{why}')
     for name, split in splits.items():
         for person in track(split.people, f'Writing {name}', disable=not progress):
             write_frame(images / person.file, out / 'images' / name / person.file, copy)
@@ -273,15 +283,6 @@ def _points(entry: Entry, size: tuple[int, int], split: Split) -> Iterator[Point
         yield (float(x), float(y), 2) if annotated and inside else None
 
 
-def _why(split: Split) -> str:
-    reasons = [
-        f'{COUNTS[what]}: {split.counts[what]}, such as {about}'
-        for what, about in split.first.items()
-        if what != 'images'
-    ]
-    return f' ({"; ".join(reasons)})' if reasons else ': it has none'
-
-
 @command
 def main(raw_dir: str, /, *, out: str, frames_as: Literal['link', 'copy'] = 'link') -> None:
     """Converts Leeds Sports Pose Extended (Johnson and Everingham 2011) to COCO keypoint style.
@@ -300,10 +301,8 @@ def main(raw_dir: str, /, *, out: str, frames_as: Literal['link', 'copy'] = 'lin
     console = Console()
     console.print(table)
     for name, split in splits.items():
-        for what, about in split.first.items():
-            if what != 'images':
-                line = f'{name}: {COUNTS[what]}: {split.counts[what]}, such as {about}'
-                console.print(line, markup=False, highlight=False, soft_wrap=True)
+        for remark in split.remarks():
+            console.print(f'{name}: {remark}', markup=False, highlight=False, soft_wrap=True)
     console.print(f'Converted to {out}', markup=False, highlight=False, soft_wrap=True)
 
 
