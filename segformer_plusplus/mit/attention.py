@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..errors import TokenMergingError
 from ..token_merging import IdentityPlan, MergePlan, StageMerging, TokenMerger
-from ..token_merging.base import Grid, image_to_tokens, tokens_to_image
+from ..token_merging.base import Grid, image_to_tokens, tokens_to_image, without_autocast
 from . import cpu
 from .plain import is_plain
 
@@ -205,7 +205,7 @@ def merge_by_attention(
         num_heads: divides C.
     """
     kind, wide = query.dtype, torch.promote_types(key.dtype, torch.float32)
-    with torch.autocast(key.device.type, enabled=False):
+    with without_autocast(key.device):
         with torch.no_grad():
             scaled = split_heads(query.to(wide), num_heads) * (key.shape[-1] // num_heads) ** -0.5
             scores = scaled @ split_heads(key.to(wide), num_heads).transpose(-1, -2)

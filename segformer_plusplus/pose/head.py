@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from mmcv.cnn import ConvModule, build_conv_layer
 from mmengine.dist import is_distributed
 from mmengine.model import revert_sync_batchnorm
@@ -143,7 +144,7 @@ class SegformerHeatmapHead(HeatmapHead):
 
     def forward(self, feats: Sequence[Tensor]) -> Tensor:
         """Computes heatmaps (B, out_channels, H_0, W_0) from features (B, C_i, H_i, W_i)."""
-        return fuse_pyramid(
+        heatmaps = fuse_pyramid(
             self._select(feats),
             self.convs,
             self.fusion_conv,
@@ -151,6 +152,8 @@ class SegformerHeatmapHead(HeatmapHead):
             self.interpolate_mode,
             self.align_corners,
         )
+        # NumPy, with which mmpose scores and decodes, has no bfloat16
+        return heatmaps.float() if heatmaps.dtype == torch.bfloat16 else heatmaps
 
     def loss(
         self, feats: Sequence[Tensor], batch_data_samples: SampleList, train_cfg: Any = None

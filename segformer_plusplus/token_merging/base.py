@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -107,6 +108,13 @@ class IdentityPlan(MergePlan):
 
     def sizes(self) -> Tensor:
         return torch.ones(1, self.num_tokens, dtype=torch.long, device=self._device)
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Turns autocast off, if it is on: torch.export cannot save a region that changes nothing."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
 
 
 def check_grid(tokens: Tensor, grid: Grid) -> None:

@@ -25,6 +25,7 @@ from .base import (
     check_grid,
     check_ratio,
     check_stride,
+    without_autocast,
 )
 from .plans import SlotPlan
 
@@ -66,7 +67,7 @@ def match_tokens(tokens: Tensor, sources: Tensor, destinations: Tensor, num_kept
         slot: (B, N), the merged token that each token goes into; M = num_kept + D of them.
     """
     batch, num_tokens, _ = tokens.shape
-    with torch.autocast(tokens.device.type, enabled=False):
+    with without_autocast(tokens.device):
         metric = tokens.double() if tokens.dtype == torch.float64 else tokens.float()
         metric = F.normalize(metric, dim=-1)
         similarity = metric[:, sources] @ metric[:, destinations].transpose(1, 2)

@@ -264,9 +264,11 @@ def test_the_accuracy_may_be_left_out(train_cfg):
     assert set(ours.loss(pyramid(), given, train_cfg)) == {'loss_kpt', *accuracy}
 
 
-def test_loss_trains_backbone_and_head():
+@pytest.mark.parametrize('amp', [False, True], ids=['float32', 'bfloat16'])
+def test_loss_trains_backbone_and_head(amp):
     model = build_estimator().train()
-    losses = model(torch.randn(2, 3, 64, 48), samples(), mode='loss')
+    with torch.autocast('cpu', torch.bfloat16, enabled=amp):
+        losses = model(torch.randn(2, 3, 64, 48), samples(), mode='loss')
     assert set(losses) == {'loss_kpt', 'acc_pose'}
     losses['loss_kpt'].backward()
     for name, parameter in model.named_parameters():
