@@ -7,10 +7,6 @@ def kv(ratio, stride, **others):
     return dict(kv=matching, proportional_attention=True, **others)
 
 
-def windows(ratio, stride=2):
-    return dict(type='LocalWindowMerging', ratio=ratio, stride=stride)
-
-
 hq_queries = dict(q=dict(type='BipartiteSoftMatching2d', ratio=0.8, stride=4))
 
 presets = {
@@ -19,9 +15,6 @@ presets = {
     'weighed 75%': [kv(0.75, 2)] * 4,
     'weighed 95%': [kv(0.95, 5)] * 4,
     'weighed 97%': [kv(0.97, 6)] * 4,
-    'weighed, windows 50%': [kv(0.9, 4, q=windows(0.5))] * 4,
-    'weighed, windows 60%': [kv(0.9, 4, q=windows(0.6))] * 4,
-    'windows': [dict(kv=windows(0.6))] * 2 + [dict(q=windows(0.6))] * 2,
     'kv 2x2': [dict(kv=dict(type='NeighborMerging2d', stride=2))] * 4,
     'kv 4x4': [dict(kv=dict(type='NeighborMerging2d', stride=4))] * 4,
 }

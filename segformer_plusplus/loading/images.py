@@ -20,7 +20,7 @@ from mmcv.transforms import LoadImageFromFile
 from mmengine import fileio
 from mmengine.logging import print_log
 from mmengine.registry import TRANSFORMS
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torch.utils.data import get_worker_info
 
 from ..errors import SegformerPlusPlusError
@@ -96,6 +96,27 @@ class Skips:
             )
 
 
+def exif_orientation(picture: Image.Image) -> int:
+    """Returns how EXIF data say that a picture lies, from 1 (upright, or they say nothing) to 8."""
+    found = picture.getexif().get(ExifTags.Base.Orientation, 1)
+    return found if found in range(1, 9) else 1
+
+
+def explain_turn(orientation: int, size: tuple[int, int]) -> str | None:
+    """Says why a label map of a turned image may not fit, unless its size tells that it does.
+
+    Args:
+        orientation: of the image, see :func:`exif_orientation`.
+        size: width and height of both.
+    """
+    if orientation == 1 or (orientation > 4 and size[0] != size[1]):
+        return None
+    return (
+        f'EXIF data turn the image (orientation {orientation}), and its size does not tell whether '
+        'the label map is turned, too: save the image upright, without EXIF data'
+    )
+
+
 @TRANSFORMS.register_module(force=True)
 class CheckedLoadImageFromFile(LoadImageFromFile):
     """Is mmcv's ``LoadImageFromFile``, but fails on a damaged file, and says which.
@@ -124,6 +145,7 @@ class CheckedLoadImageFromFile(LoadImageFromFile):
         super().__init__(imdecode_backend=imdecode_backend, **kwargs)
         self.skips = Skips(on_error, max_skipped)
         self.said: set[str] = set()  # what was dropped of some image
+        self.orientation = 1  # that of the last image, as far as it was turned
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any] | None:
         """Reads ``results['img_path']`` into ``results['img']``, (H, W, 3) uint8 BGR."""
@@ -142,10 +164,12 @@ class CheckedLoadImageFromFile(LoadImageFromFile):
             raise
         results['img'] = image
         results['img_shape'] = results['ori_shape'] = image.shape[:2]
+        results['exif_orientation'] = self.orientation
         return results
 
     def decode(self, data: bytes, path: str) -> np.ndarray:
         """Turns the bytes of a file into what mmcv's loader gives; raises all kinds of errors."""
+        self.orientation = 1
         why: Exception = ValueError(f'{self.imdecode_backend} cannot decode it')
         if self.imdecode_backend in ('pillow', 'cv2'):
             try:
@@ -201,6 +225,8 @@ class CheckedLoadImageFromFile(LoadImageFromFile):
             self._say('only the first of its frames or pages is read', name)
         if self.color_type == 'unchanged':
             return
+        if not self.color_type.endswith('ignore_orientation'):
+            self.orientation = exif_orientation(picture)
         if mode == 'F' or (mode == 'I' and picture.format not in ('PNG', 'PPM')):
             raise SegformerPlusPlusError(
                 f'image {name} has pixels of kind {mode!r}, numbers of which nothing says what is '

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -135,7 +137,9 @@ class MergedAttention:
             return *self._keys_and_values(key_value), None
         if sample is None:
             return *self._keys_and_values(plan.merge(key_value)), self._size_bias(plan, key_value)
-        query, (key, value) = self.project_query(sample), self.project_key_value(key_value)
+        with torch.no_grad():
+            query = self.project_query(sample)
+        key, value = self.project_key_value(key_value)
         return merge_by_attention(plan, query, key, value, self.num_heads)
 
     def _keys_and_values(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -210,7 +214,7 @@ def merge_by_attention(
             scaled = split_heads(query.to(wide), num_heads) * (key.shape[-1] // num_heads) ** -0.5
             scores = scaled @ split_heads(key.to(wide), num_heads).transpose(-1, -2)
             highest = scores.amax(dim=-1, keepdim=True)
-            scores = (scores - highest).exp()
+            scores.sub_(highest).exp_()
             share = 1 / scores.sum(dim=-1).unsqueeze(-2) / query.shape[1]  # (B, heads, 1, S)
             weight = (share @ scores).squeeze(2).transpose(1, 2)  # (B, N', heads)
             weight = weight.clamp_min(LEAST_ATTENTION)
@@ -222,7 +226,7 @@ def merge_by_attention(
         with torch.no_grad():
             scores = scaled @ split_heads(key, num_heads).transpose(-1, -2)
             # what a merged key is paid if it counts once
-            once = (share @ (scores - highest).exp()).squeeze(2)
+            once = (share @ scores.sub_(highest).exp_()).squeeze(2)
             sizes = plan.sizes().to(wide).unsqueeze(1)
             often = (paid.transpose(1, 2) * sizes / once).clamp_min(1).minimum(sizes)
             # in rows, as the kernels of GPUs want a mask
@@ -261,8 +265,15 @@ class PackedAttention(MergedAttention):
         return is_plain(self.attn, self.attn.out_proj)
 
     def _remember(self, key_value: Tensor, plan: MergePlan | None, sample: Tensor | None) -> Memory:
-        # a module that projects by itself lets no sample be scored
-        return super()._remember(key_value, plan, sample if self._is_bare() else None)
+        if sample is not None and not self._is_bare():
+            # a module that projects by itself lets no sample be scored
+            warnings.warn(
+                "proportional_attention='sampled' is as True where a hook or an adapter on "
+                "mmseg's attention needs it to be called whole: labels change",
+                stacklevel=2,
+            )
+            sample = None
+        return super()._remember(key_value, plan, sample)
 
     def _keys_and_values(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         return super()._keys_and_values(tokens) if self._is_bare() else (tokens, tokens)

@@ -66,9 +66,9 @@ class BoxPCK(PCKAccuracy):
 class TorsoPCK(BoxPCK):
     """Is :class:`BoxPCK` with the torso's diagonal in the place of the box, as for LSP.
 
-    The diagonal is that from the left shoulder to the right hip (Sapp and Taskar, CVPR 2013). A
-    person of whom one of the two is not annotated, or both are at one place, does not count. The
-    metrics are named ``tPCK@<threshold>``.
+    The diagonal is that from the left shoulder to the right hip. A person of whom one of the two is
+    not annotated, or both are at one place, does not count. The metrics are named
+    ``tPCK@<threshold>``.
 
     Args:
         thresholds: one or more fractions of the diagonal, each above 0.

@@ -11,7 +11,7 @@ from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.registry import TRANSFORMS
 
 from ..errors import SegformerPlusPlusError
-from ..loading.images import Skips, open_image, reading
+from ..loading.images import Skips, explain_turn, open_image, reading
 
 
 @TRANSFORMS.register_module(force=True)
@@ -31,7 +31,8 @@ class CheckedLoadAnnotations(LoadAnnotations):
 
     Raises:
         SegformerPlusPlusError: the file is missing or damaged, has other labels, or is of another
-            size than the image, which EXIF may have turned.
+            size than the image, which EXIF may have turned, or EXIF turned the image so that its
+            size does not tell whether it fits.
     """
 
     def __init__(
@@ -69,6 +70,9 @@ class CheckedLoadAnnotations(LoadAnnotations):
                 f'is {width} x {height} as it is loaded (EXIF turns images, but no label maps): '
                 'give both one size'
             )
+        why = explain_turn(results.get('exif_orientation', 1), size)
+        if why:
+            raise SegformerPlusPlusError(f'label map {path} of {results.get("img_path")}: {why}')
         labels = results['gt_seg_map']
         amounts = np.bincount(labels.ravel(), minlength=256)
         found = np.flatnonzero(amounts)

@@ -12,7 +12,7 @@ from .config import (
     build_token_merging,
     read_tome_cfg,
 )
-from .windows import LocalWindowMerging, NeighborMerging1d, NeighborMerging2d
+from .neighbor import NeighborMerging1d, NeighborMerging2d
 
 __all__ = [
     'BASELINE',
@@ -22,7 +22,6 @@ __all__ = [
     'BipartiteSoftMatching2d',
     'IdentityPlan',
     'InputDownsampling',
-    'LocalWindowMerging',
     'MergePlan',
     'NeighborMerging1d',
     'NeighborMerging2d',

@@ -73,9 +73,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # ours: keys and values alone, which count as much as a sample of the queries says; merging
     # those of stage 4 saves least time, and costs as many labels as elsewhere
     'weighted': dict(stages=[*[_sampled(0.8, 3)] * 3, {}]),
-    'weighted-fast': dict(
-        stages=[_sampled(0.93, 4), _sampled(0.88, 3), _sampled(0.88, 3), _sampled(0.75, 2)]
-    ),
+    'weighted-fast': dict(stages=[_sampled(0.93, 4), *[_sampled(0.88, 3)] * 3]),
     # what the paper compares merging with: the image is halved, nothing is merged
     'downsampling': dict(stages=_NO_MERGING, downsampling=dict(factor=2, mode='nearest')),
     # the same with a fair filter
@@ -186,6 +184,9 @@ class StageMerging:
     kv: TokenMerger | None = None
     proportional_attention: bool | Literal['sampled'] = False
     share: int = 1
+
+    def __post_init__(self) -> None:
+        check_proportional(self.proportional_attention, 'StageMerging')
 
 
 @dataclass(frozen=True)

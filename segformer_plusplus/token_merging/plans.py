@@ -1,4 +1,4 @@
-"""Holds the plans that strategies make: groups by an index, some windows, all cells of the grid.
+"""Holds the plans that strategies make: groups by an index, and all cells of the grid.
 
 Means are accumulated in fp32 for half precision inputs: a group may hold hundreds of tokens, and
 a bf16 sum of ones stops growing at 256.
@@ -46,84 +46,6 @@ class SlotPlan(MergePlan):
 
     def sizes(self) -> Tensor:
         return self._sizes.view(self._batch, self.num_merged)
-
-
-class WindowPlan(MergePlan):
-    """Merges some windows of the grid into one token each, their mean; all other tokens stay.
-
-    The merged windows come first, then the other tokens in rising order. Merging is a pooling and
-    two gathers, unmerging one gather: no sum depends on the order of its terms.
-
-    Args:
-        windows: (B, K), numbers of the merged ones among the whole windows, row by row.
-        grid: (H, W) in tokens.
-        stride: rows and columns of a window.
-    """
-
-    def __init__(self, windows: Tensor, grid: Grid, stride: tuple[int, int]) -> None:
-        count = windows.shape[1]
-        num_tokens, self._size = grid[0] * grid[1], stride[0] * stride[1]
-        super().__init__(num_tokens, num_tokens - count * (self._size - 1))
-        self._grid, self._stride, self._count = grid, stride, count
-        rows, columns = grid[0] // stride[0], grid[1] // stride[1]
-        inside = _window_of_tokens(windows, grid, stride, rows * columns)
-        alone = inside < 0
-        rank = alone.cumsum(1) - 1  # of a token among those that stay
-        kept = _kept_tokens(alone, rank, num_tokens - count * self._size)
-        self._windows = _flat_index(windows, rows * columns)
-        self._kept = _flat_index(kept, num_tokens)
-        self._slot = _flat_index(torch.where(alone, rank + count, inside), self.num_merged)
-
-    def merge(self, tokens: Tensor) -> Tensor:
-        image = tokens_to_image(tokens, self._grid)
-        pooled = F.avg_pool2d(image, self._stride).permute(0, 2, 3, 1).flatten(0, 2)
-        batch, alone = tokens.shape[0], self.num_merged - self._count
-        means = pooled.index_select(0, self._windows).unflatten(0, (batch, self._count))
-        kept = tokens.flatten(0, 1).index_select(0, self._kept).unflatten(0, (batch, alone))
-        return torch.cat([means, kept], dim=1)
-
-    def unmerge(self, tokens: Tensor) -> Tensor:
-        flat = tokens.flatten(0, 1).index_select(0, self._slot)
-        return flat.unflatten(0, (tokens.shape[0], self.num_tokens))
-
-    def sizes(self) -> Tensor:
-        sizes = torch.ones(1, self.num_merged, dtype=torch.long, device=self._slot.device)
-        sizes[:, : self._count] = self._size
-        return sizes
-
-
-def _window_of_tokens(
-    windows: Tensor, grid: Grid, stride: tuple[int, int], num_windows: int
-) -> Tensor:
-    """Returns for every token (B, N) the place of its window in ``windows`` (B, K), or -1."""
-    batch, count = windows.shape
-    place = windows.new_full((batch, num_windows), -1)
-    place.scatter_(1, windows, torch.arange(count, device=windows.device).expand(batch, -1))
-    image = place.view(batch, grid[0] // stride[0], grid[1] // stride[1])
-    return _spread_windows(image, grid, stride, border=-1).flatten(1)
-
-
-def _spread_windows(values: Tensor, grid: Grid, stride: tuple[int, int], border: int) -> Tensor:
-    """Gives every token the value of its window: (B, H // rows, W // columns) -> (B, H, W).
-
-    Args:
-        values: one per whole window.
-        grid: (H, W) in tokens.
-        stride: rows and columns of a window.
-        border: for tokens that lie in no whole window.
-    """
-    image = values.repeat_interleave(stride[0], 1).repeat_interleave(stride[1], 2)
-    missing = (0, grid[1] - image.shape[2], 0, grid[0] - image.shape[1])
-    return F.pad(image, missing, value=border)
-
-
-def _kept_tokens(alone: Tensor, rank: Tensor, count: int) -> Tensor:
-    """Lists the tokens (B, count) that are ``alone`` (B, N), by their ``rank`` among them."""
-    tokens = torch.arange(alone.shape[1], device=alone.device).expand_as(alone)
-    # all others are written past the end and cut off, so that no shape depends on values
-    kept = rank.new_empty(alone.shape[0], count + 1)
-    kept.scatter_(1, torch.where(alone, rank, count), tokens)
-    return kept[:, :count]
 
 
 def _flat_index(index: Tensor, length: int) -> Tensor:

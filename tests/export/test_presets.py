@@ -75,11 +75,9 @@ def test_metadata(exported):
     assert images.type.tensor_type.shape.dim[0].dim_param == 'batch'
 
 
-def test_windows_by_ratio(tmp_path):
-    windows = dict(type='LocalWindowMerging', ratio=0.6)
-    model = build_segmentor(
-        token_merging=[dict(q=windows, kv=windows, proportional_attention=True)] * 4
-    )
-    export = export_model(model, tmp_path / 'windows.onnx', shape=SHAPE, dynamic_batch=True)
+def test_size_alone_in_proportion(tmp_path):
+    matching = dict(type='BipartiteSoftMatching1d', ratio=0.3)
+    model = build_segmentor(token_merging=[dict(kv=matching, proportional_attention=True)] * 4)
+    export = export_model(model, tmp_path / 'sizes.onnx', shape=SHAPE, dynamic_batch=True)
     assert all(check.relative_error < 1e-4 for check in export.checks)
     assert export.metadata['token_merging']['stages'][0]['proportional_attention'] is True

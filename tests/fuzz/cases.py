@@ -14,7 +14,6 @@ from torch import Tensor
 from segformer_plusplus.token_merging import (
     BipartiteSoftMatching1d,
     BipartiteSoftMatching2d,
-    LocalWindowMerging,
     NeighborMerging1d,
     NeighborMerging2d,
     TokenMerger,
@@ -68,7 +67,6 @@ configs = st.one_of(
     settings_2d().map(lambda s: dict(type='BipartiteSoftMatching2d', **s)),
     st.tuples(settings_2d(), seeds).map(lambda s: dict(type='TomesdMatching', **s[0], seed=s[1])),
     ratios_1d.map(lambda r: dict(type='BipartiteSoftMatching1d', ratio=r)),
-    settings_2d().map(lambda s: dict(type='LocalWindowMerging', **s)),
     st.integers(1, 70).map(lambda s: dict(type='NeighborMerging1d', stride=s)),
     strides.map(lambda s: dict(type='NeighborMerging2d', stride=s)),
 )
@@ -79,7 +77,6 @@ CLASSES: dict[str, type[TokenMerger]] = {
     for cls in (
         BipartiteSoftMatching1d,
         BipartiteSoftMatching2d,
-        LocalWindowMerging,
         NeighborMerging1d,
         NeighborMerging2d,
         TomesdMatching,

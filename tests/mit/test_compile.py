@@ -15,7 +15,7 @@ TINY = dict(
 BOTH = [dict(q='NeighborMerging1d', kv=dict(type='BipartiteSoftMatching1d', ratio=0.3))] * 4
 HQ = PRESETS['hq']['stages']
 MATCHING = [HQ[0], {}, HQ[2], {}]
-WINDOWS = [dict(q=dict(type='LocalWindowMerging', ratio=0.6), share=2)] * 4
+SHARED = [dict(q=dict(type='NeighborMerging2d', stride=(2, 3)), share=2)] * 4
 
 
 def build(strategy):
@@ -31,7 +31,7 @@ def fresh_compiler():
 
 
 @pytest.mark.parametrize(
-    'strategy', ['hq', 'weighted-fast', 'downsampling-bilinear', BOTH, WINDOWS], ids=str
+    'strategy', ['hq', 'weighted-fast', 'downsampling-bilinear', BOTH, SHARED], ids=str
 )
 def test_inference(strategy):
     model = build(strategy).eval()

@@ -9,7 +9,7 @@ from segformer_plusplus.token_merging import PRESETS
 
 MIXED = [
     dict(kv=dict(type='BipartiteSoftMatching1d', ratio=0.5)),
-    dict(kv=dict(type='LocalWindowMerging', ratio=0.6)),
+    dict(kv=dict(type='TomesdMatching', ratio=0.6, seed=None)),
     dict(kv=dict(type='NeighborMerging1d', stride=2)),
     dict(kv='NeighborMerging2d'),
 ]

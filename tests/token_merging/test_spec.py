@@ -48,7 +48,7 @@ def test_presets_merge_what_the_paper_says():
 def test_our_presets_use_proportional_attention():
     expected = {
         'weighted': [(0.8, (3, 3))] * 3 + [None],
-        'weighted-fast': [(0.93, (4, 4)), (0.88, (3, 3)), (0.88, (3, 3)), (0.75, (2, 2))],
+        'weighted-fast': [(0.93, (4, 4)), *[(0.88, (3, 3))] * 3],
     }
     for name, settings in expected.items():
         for stage, wanted in zip(build_token_merging(name).stages, settings, strict=True):

@@ -353,6 +353,12 @@ def test_a_split_without_people(raw, out):
     refuse('no image of val ...(skipped: no image file: 2, such as im00010.jpg)', raw, out)
 
 
+@FORM
+def test_out_folder_among_the_images_is_refused(raw):
+    refuse('lies among the images', raw, raw.root / 'images/deep/out')
+    assert not (raw.root / 'images/deep').exists()
+
+
 @pytest.mark.parametrize('place', ['raw', 'raw/.', 'raw/images', 'link', 'link/images'])
 @FORM
 def test_out_folder_in_the_raw_data_is_refused(raw, tmp_path, place):

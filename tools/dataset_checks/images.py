@@ -13,7 +13,13 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from segformer_plusplus.errors import SegformerPlusPlusError
-from segformer_plusplus.loading.images import CheckedLoadImageFromFile, check_whole, open_image
+from segformer_plusplus.loading.images import (
+    CheckedLoadImageFromFile,
+    check_whole,
+    exif_orientation,
+    explain_turn,
+    open_image,
+)
 from tools.dataset_files import reason
 
 Decoded = TypeVar('Decoded')
@@ -61,6 +67,7 @@ class FileResult:
     Attributes:
         size: Width and height of the image in pixels as training sees it (EXIF); None if it
             cannot be decoded.
+        orientation: By which EXIF turned it, from 1 (not at all) to 8.
         digest: SHA-256 of the image's pixels as training sees them, where it was wanted.
         amounts: (256,) int, pixels of each number in the label map, as training takes them; None
             without one of 8 bits.
@@ -68,6 +75,7 @@ class FileResult:
     """
 
     size: tuple[int, int] | None = None
+    orientation: int = 1
     digest: bytes | None = None
     amounts: np.ndarray | None = None
     found: list[tuple[str, str]] = field(default_factory=list)
@@ -106,11 +114,14 @@ def _try(
 def _load(job: FileJob, data: bytes, result: FileResult) -> np.ndarray:
     """Does what the config's loader does, and notes what it drops."""
     if job.loading is None:
-        return np.asarray(ImageOps.exif_transpose(_decode(data)))
+        image = _decode(data)
+        result.orientation = exif_orientation(image)
+        return np.asarray(ImageOps.exif_transpose(image))
     loader = CheckedLoadImageFromFile(**job.loading)
     if loader.imdecode_backend != 'pillow':
         check_whole(data)
     pixels = loader.decode(data, job.image)
+    result.orientation = loader.orientation
     for what in sorted(loader.said):
         result.found.append(('image_bits' if '16 bits' in what else 'image_part', what))
     return pixels
@@ -134,6 +145,8 @@ def _check_label(label: Image.Image, rule: LabelRule, result: FileResult) -> Non
     if result.size is not None and label.size != result.size:
         sizes = 'image {} x {}, label {} x {}'.format(*result.size, *label.size)
         result.found.append(('label_size', sizes))
+    elif why := explain_turn(result.orientation, label.size):
+        result.found.append(('label_size', why))
     if label.mode not in ('1', 'L', 'P'):
         result.found.append(('label_format', f'its pixels are of kind {label.mode!r}'))
         return

@@ -85,7 +85,7 @@ def check_out(out: Path, raw: Iterable[Path]) -> None:
     """Checks that a folder to fill is one, or can be made, and is none of those of raw data.
 
     Raises:
-        SegformerPlusPlusError: It is not, or it is.
+        SegformerPlusPlusError: the folder cannot be made, or it holds raw data.
     """
     if os.path.realpath(out) in map(os.path.realpath, raw):
         raise SegformerPlusPlusError(f'{out}: holds the raw data, name another folder with --out')

@@ -24,7 +24,7 @@ from rich.table import Table
 from segformer_plusplus.cli.options import command
 from segformer_plusplus.errors import SegformerPlusPlusError
 from segformer_plusplus.libraries import require
-from segformer_plusplus.loading.images import open_image
+from segformer_plusplus.loading.images import exif_orientation, open_image
 from segformer_plusplus.pose.keypoints import LSP
 from tools.dataset_converters.coco_files import (
     Person,
@@ -40,7 +40,6 @@ from tools.dataset_files import reason
 
 SPLITS = 'train', 'val'
 _FILE = re.compile(r'\w[\w.-]*')
-_ORIENTATION = 0x0112
 
 VAL_EVERY = 10
 """Of the published set, which has no splits, every image whose number this divides is for val."""
@@ -214,6 +213,8 @@ def convert(
     if not images.is_dir():
         raise SegformerPlusPlusError(f'{images}: no such folder, correct RAW_DIR')
     check_out(out, (raw, images))
+    if images in Path(os.path.realpath(out)).parents:
+        raise SegformerPlusPlusError(f'{out}: lies among the images, name another --out')
     entries = _read(raw)
     splits = {split: Split() for split in SPLITS}
     for number, entry in enumerate(track(entries, 'Checking', disable=not progress), 1):
@@ -253,7 +254,7 @@ def _check(path: Path, entry: Entry, number: int, split: Split) -> Person | None
     try:
         with open_image(path) as image:
             image.load()
-            size, turned = image.size, image.getexif().get(_ORIENTATION) in range(2, 9)
+            size, turned = image.size, exif_orientation(image) > 1
     except FileNotFoundError:
         split.note('missing', entry.file)
         return None

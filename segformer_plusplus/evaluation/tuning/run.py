@@ -75,8 +75,8 @@ class Options:
             the config's work_dir).
         folder: images without labels, in place of the config's test set.
         space: config with space = [dict(type='MyStrategy', ratio=[0.5, 0.7], sides=['kv'],
-            stages=[1, 2]), ...]; lists are choices (default: BipartiteSoftMatching2d,
-            LocalWindowMerging and NeighborMerging2d).
+            stages=[1, 2]), ...]; lists are choices (default: BipartiteSoftMatching2d and
+            NeighborMerging2d).
         device: where to run (default: cuda if there is one).
         fresh: forget the search in --out.
     """

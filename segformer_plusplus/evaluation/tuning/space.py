@@ -49,7 +49,6 @@ def default_space(num_stages: int = 4) -> list[dict[str, Any]]:
         # without their weights, merged keys cost ten times as many labels (docs/fidelity.md)
         dict(matching, sides=['kv'], proportional_attention='sampled'),
         dict(matching, sides=['q'], stages=late),
-        dict(type='LocalWindowMerging', stride=2, ratio=RATIOS, sides=['q']),
         dict(type='NeighborMerging2d', stride=2),
         dict(type='NeighborMerging2d', stride=4, sides=['kv']),
     ]
