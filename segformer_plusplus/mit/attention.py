@@ -32,8 +32,9 @@ class MergedAttention:
     """Adds merging to a module that holds the parameters of SegFormer's attention.
 
     Queries are merged before the projection and copied back after the attention; keys and values
-    are merged after the spatial reduction and its norm (Segformer++, Kienzle et al., MIPR 2024).
-    The attention map is never built.
+    are merged after the spatial reduction and its norm (Segformer++, Kienzle et al., MIPR 2024), or
+    where a sample of the queries weighs them, after their projection. The attention map is never
+    built.
 
     Attributes:
         num_heads: heads of the attention.
