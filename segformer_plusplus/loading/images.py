@@ -177,6 +177,10 @@ class CheckedLoadImageFromFile(LoadImageFromFile):
                     if self.imdecode_backend == 'pillow':
                         return self.as_array(self.upright(picture, path))
                     self._check(picture, path)
+                    # of a PNG, Pillow would decode all pixels to look for EXIF data after them
+                    early = picture.format != 'PNG' or 'exif' in picture.info
+                    if early and self.color_type in ('color', 'grayscale'):
+                        self.orientation = exif_orientation(picture)
             except (Image.UnidentifiedImageError, Image.DecompressionBombError) as error:
                 if self.imdecode_backend == 'pillow':
                     raise
@@ -205,6 +209,7 @@ class CheckedLoadImageFromFile(LoadImageFromFile):
         if picture.mode == 'I':
             picture = picture.convert('I;16')
         if not self.color_type.endswith('ignore_orientation'):
+            self.orientation = exif_orientation(picture)
             picture = ImageOps.exif_transpose(picture)
         if picture.mode.startswith('I;16'):
             picture = Image.fromarray((np.asarray(picture) >> bits - 8).astype(np.uint8))
@@ -225,8 +230,6 @@ class CheckedLoadImageFromFile(LoadImageFromFile):
             self._say('only the first of its frames or pages is read', name)
         if self.color_type == 'unchanged':
             return
-        if not self.color_type.endswith('ignore_orientation'):
-            self.orientation = exif_orientation(picture)
         if mode == 'F' or (mode == 'I' and picture.format not in ('PNG', 'PPM')):
             raise SegformerPlusPlusError(
                 f'image {name} has pixels of kind {mode!r}, numbers of which nothing says what is '

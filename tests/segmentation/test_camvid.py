@@ -176,8 +176,10 @@ def test_a_photograph_that_exif_turns(tree, index, late):
     assert problems(check(tree)) == [('label_size', f'trainannot/{NAMES[index]}.png', detail)]
 
 
+@pytest.mark.parametrize('backend', ['pillow', 'cv2'])
 @pytest.mark.parametrize('orientation', range(2, 9))
-def test_a_turn_that_the_size_does_not_show(tree, orientation):
+def test_a_turn_that_the_size_does_not_show(tree, orientation, backend):
+    steps = [dict(STEPS[0], imdecode_backend=backend), *STEPS[1:]]
     side = min(WIDTH, HEIGHT)
     for path in (tree.images[1], tree.maps[1]):
         with Image.open(path) as image:
@@ -187,8 +189,8 @@ def test_a_turn_that_the_size_does_not_show(tree, orientation):
         tree.turn(index, orientation)
         words = f'label map {tree.maps[index]} of {tree.images[index]}: EXIF data turn the image'
         with refused(re.escape(words) + '.* save the image upright'):
-            tree.build()[index]
-    found = problems(check(tree))
+            tree.build(steps=steps)[index]
+    found = problems(check(tree, steps=steps))
     assert [each[:2] for each in found] == [
         ('label_size', f'trainannot/{NAMES[index]}.png') for index in turned
     ]
