@@ -79,7 +79,7 @@ def check_fidelity(table: list[dict[str, str]], record: str) -> None:
 
 RECORDS = [
     *('camvid_b0_960x720', 'camvid_b0_480x360', 'camvid_b0_1920x1440'),
-    *('lsp_b0_256x192', 'lsp_b0_640x480', 'left_out_camvid_b0_960x720'),
+    *('lsp_b0_256x192', 'lsp_b0_640x480', 'left_out_camvid_b0_960x720', 'demo_b0_1024x2048'),
     *('b0_1024x2048', 'b0_512x1024', 'b2_1024x2048', 'pose_b0_640x480', 'left_out_b0_512x1024'),
 ]
 
@@ -89,6 +89,15 @@ def test_fidelity(number, record):
     tables = [t for t in tables_of(DOCS / 'fidelity.md') if 'preset' in t[0] and 'ms' in t[0]]
     assert len(tables) == len(RECORDS)
     check_fidelity(tables[number], record)
+
+
+def test_adaptation():
+    (table,) = (t for t in tables_of(DOCS / 'fidelity.md') if 'adapted' in t[0])
+    rows = json.loads((DOCS / 'fidelity/training/adaptation.json').read_text())['rows']
+    assert [cells['strategy'] for cells in table] == [row['preset'] for row in rows]
+    for cells, row in zip(table, rows, strict=True):
+        assert cells['as trained'] == f'{row["before"]:.2f}'
+        assert cells['adapted'] == f'{row["after"]:.2f}'
 
 
 def test_the_readmes_table_is_that_of_the_page():
