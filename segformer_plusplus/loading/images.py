@@ -180,7 +180,8 @@ class CheckedLoadImageFromFile(LoadImageFromFile):
                     # of a PNG, Pillow would decode all pixels to look for EXIF data after them
                     early = picture.format != 'PNG' or 'exif' in picture.info
                     if early and self.color_type in ('color', 'grayscale'):
-                        self.orientation = exif_orientation(picture)
+                        with contextlib.suppress(Exception):  # OpenCV passes over damaged ones
+                            self.orientation = exif_orientation(picture)
             except (Image.UnidentifiedImageError, Image.DecompressionBombError) as error:
                 if self.imdecode_backend == 'pillow':
                     raise
