@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import statistics
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,19 @@ def test_fidelity(number, record):
     tables = [t for t in tables_of(DOCS / 'fidelity.md') if 'preset' in t[0] and 'ms' in t[0]]
     assert len(tables) == len(RECORDS)
     check_fidelity(tables[number], record)
+
+
+def test_training_with_merging():
+    (table,) = (t for t in tables_of(DOCS / 'fidelity.md') if 'trained with' in t[0])
+    rows = json.loads((DOCS / 'fidelity/training/seeds.json').read_text())['rows']
+    assert len(table) == 5 and len(rows) == 15
+    for cells in table:
+        key = cells['trained with'], cells['tested with']
+        found = {r['seed']: r['mIoU'] for r in rows if (r['trained'], r['tested']) == key}
+        for seed, measured in found.items():
+            assert cells[f'seed {seed}'] == f'{measured:.2f}'
+        assert cells['mean'] == f'{statistics.mean(found.values()):.2f}'
+        assert cells['deviation'] == f'{statistics.stdev(found.values()):.2f}'
 
 
 def test_adaptation():
