@@ -1,10 +1,10 @@
 # What docs/fidelity.md measures beside the presets; also a place to copy strategies from.
 
 
-def kv(ratio, stride, **others):
+def kv(ratio, stride):
     """Matches keys and values, with proportional attention ('weighed' in the names below)."""
     matching = dict(type='BipartiteSoftMatching2d', ratio=ratio, stride=stride)
-    return dict(kv=matching, proportional_attention=True, **others)
+    return dict(kv=matching, proportional_attention=True)
 
 
 hq_queries = dict(q=dict(type='BipartiteSoftMatching2d', ratio=0.8, stride=4))

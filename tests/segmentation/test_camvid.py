@@ -297,4 +297,5 @@ def test_the_fidelity_of_a_test_set_with_labels_and_without(tree, labels):
     )
     fidelity = open_fidelity(config, checkpoint, device='cpu', progress=False)
     assert ('mIoU' in fidelity.measure('none')) == (labels == 'trainannot')
+    assert fidelity.measure('none')['changed'] == 0
     assert 0 <= fidelity.measure('hq')['changed'] < 100
