@@ -2,15 +2,15 @@
 
 
 def kv(ratio, stride, how):
-    """Matches keys and values: 'weighed' in the names below, or 'sampled'."""
+    """Matches keys and values; `how` is proportional_attention."""
     matching = dict(type='BipartiteSoftMatching2d', ratio=ratio, stride=stride)
     return dict(kv=matching, proportional_attention=how)
 
 
 presets = {
     # what the presets weighted and weighted-fast were before photographs were measured
-    'weighed 90%': [kv(0.9, 4, True)] * 4,
-    'weighed 90%, queries 2x2': [dict(kv(0.9, 4, True), q='NeighborMerging2d')] * 4,
+    'proportional 90%': [kv(0.9, 4, True)] * 4,
+    'proportional 90%, queries 2x2': [dict(kv(0.9, 4, True), q='NeighborMerging2d')] * 4,
     'sampled 90%': [kv(0.9, 4, 'sampled')] * 4,
     'sampled 90%, stages 1-3': [*[kv(0.9, 4, 'sampled')] * 3, {}],
 }

@@ -2,7 +2,7 @@
 
 
 def kv(ratio, stride):
-    """Matches keys and values, with proportional attention ('weighed' in the names below)."""
+    """Matches keys and values, with proportional attention."""
     matching = dict(type='BipartiteSoftMatching2d', ratio=ratio, stride=stride)
     return dict(kv=matching, proportional_attention=True)
 
@@ -10,11 +10,11 @@ def kv(ratio, stride):
 hq_queries = dict(q=dict(type='BipartiteSoftMatching2d', ratio=0.8, stride=4))
 
 presets = {
-    'hq, weighed': [kv(0.6, 2), kv(0.6, 2), hq_queries, hq_queries],
-    'weighed 60%': [kv(0.6, 2)] * 4,
-    'weighed 75%': [kv(0.75, 2)] * 4,
-    'weighed 95%': [kv(0.95, 5)] * 4,
-    'weighed 97%': [kv(0.97, 6)] * 4,
+    'hq, proportional': [kv(0.6, 2), kv(0.6, 2), hq_queries, hq_queries],
+    'proportional 60%': [kv(0.6, 2)] * 4,
+    'proportional 75%': [kv(0.75, 2)] * 4,
+    'proportional 95%': [kv(0.95, 5)] * 4,
+    'proportional 97%': [kv(0.97, 6)] * 4,
     'kv 2x2': [dict(kv=dict(type='NeighborMerging2d', stride=2))] * 4,
     'kv 4x4': [dict(kv=dict(type='NeighborMerging2d', stride=4))] * 4,
 }

@@ -138,8 +138,8 @@ class MergedAttention:
             return *self._keys_and_values(key_value), None
         if sample is None:
             return *self._keys_and_values(plan.merge(key_value)), self._size_bias(plan, key_value)
-        with torch.no_grad():
-            query = self.project_query(sample)
+        # not without gradients: autocast would keep a weight that it casts there, for all queries
+        query = self.project_query(sample.detach()).detach()
         key, value = self.project_key_value(key_value)
         return merge_by_attention(plan, query, key, value, self.num_heads)
 
@@ -216,24 +216,28 @@ def merge_by_attention(
             scores = scaled @ split_heads(key.to(wide), num_heads).transpose(-1, -2)
             highest = scores.amax(dim=-1, keepdim=True)
             scores.sub_(highest).exp_()
-            share = 1 / scores.sum(dim=-1).unsqueeze(-2) / query.shape[1]  # (B, heads, 1, S)
-            weight = (share @ scores).squeeze(2).transpose(1, 2)  # (B, N', heads)
+            normaliser = 1 / scores.sum(dim=-1).unsqueeze(-2) / query.shape[1]  # (B, heads, 1, S)
+            weight = (normaliser @ scores).squeeze(2).transpose(1, 2)  # (B, N', heads)
             weight = weight.clamp_min(LEAST_ATTENTION)
             paid = plan.merge(weight)
-        both = torch.stack([key, value], dim=2).to(wide).unflatten(-1, (num_heads, -1))
-        both = plan.merge((both * weight[:, :, None, :, None]).flatten(2))
-        both = both.unflatten(-1, (2, num_heads, -1)) / paid[:, :, None, :, None]
-        key, value = both.flatten(3).unbind(dim=2)
+        key, value = (_weighed_mean(plan, tokens, weight, paid) for tokens in (key, value))
         with torch.no_grad():
             scores = scaled @ split_heads(key, num_heads).transpose(-1, -2)
             # what a merged key is paid if it counts once
-            once = (share @ scores.sub_(highest).exp_()).squeeze(2)
+            once = (normaliser @ scores.sub_(highest).exp_()).squeeze(2)
             sizes = plan.sizes().to(wide).unsqueeze(1)
-            often = (paid.transpose(1, 2) * sizes / once).clamp_min(1).minimum(sizes)
+            multiplicity = (paid.transpose(1, 2) * sizes / once).clamp_min(1).minimum(sizes)
             # in rows, as the kernels of GPUs want a mask
-            bias = often.log().contiguous()
+            bias = multiplicity.log().contiguous()
     # detached once more: a graph, traced without gradients, would take a mask for one that has them
     return key.to(kind), value.to(kind), bias.detach()
+
+
+def _weighed_mean(plan: MergePlan, tokens: Tensor, weight: Tensor, paid: Tensor) -> Tensor:
+    """Averages (B, N', C) by a weight in each head, (B, N', heads), whose mean is ``paid``."""
+    heads = tokens.unflatten(-1, (weight.shape[-1], -1))
+    merged = plan.merge((heads * weight.unsqueeze(-1)).flatten(2))
+    return (merged.unflatten(-1, (weight.shape[-1], -1)) / paid.unsqueeze(-1)).flatten(2)
 
 
 class PackedAttention(MergedAttention):
@@ -266,7 +270,8 @@ class PackedAttention(MergedAttention):
         return is_plain(self.attn, self.attn.out_proj)
 
     def _remember(self, key_value: Tensor, plan: MergePlan | None, sample: Tensor | None) -> Memory:
-        if sample is not None and not self._is_bare():
+        merges = plan is not None and not isinstance(plan, IdentityPlan)
+        if merges and sample is not None and not self._is_bare():
             # a module that projects by itself lets no sample be scored
             warnings.warn(
                 "proportional_attention='sampled' is as True where a hook or an adapter on "

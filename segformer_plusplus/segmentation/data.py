@@ -25,7 +25,7 @@ _CLASSES = {
     'Pedestrian': [64, 64, 0],
     'Bicyclist': [0, 128, 192],
 }
-_VOID = 11
+_VOID = len(_CLASSES)
 _SUFFIXES = '.png', '.jpg', '.jpeg'
 _FIXED = 'ann_file', 'img_suffix', 'seg_map_suffix', 'reduce_zero_label'
 
@@ -39,10 +39,11 @@ class CamVidDataset(BaseSegDataset):
     et al. (Pattern Recognition Letters 2009).
 
     Args:
-        **kwargs: as in mmseg's ``BaseSegDataset``, but those of ``_FIXED``.
+        **kwargs: as in mmseg's ``BaseSegDataset``, but ``ann_file``, ``img_suffix``,
+            ``seg_map_suffix`` and ``reduce_zero_label``, which CamVid says itself.
 
     Raises:
-        SegformerPlusPlusError: one of those, or two images have the same name but for the suffix.
+        SegformerPlusPlusError: one of these, or two images have the same name but for the suffix.
     """
 
     METAINFO: dict[str, Any] = dict(classes=tuple(_CLASSES), palette=[*_CLASSES.values()])

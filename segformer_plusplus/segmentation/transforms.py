@@ -78,9 +78,12 @@ class CheckedLoadAnnotations(LoadAnnotations):
         found = np.flatnonzero(amounts)
         outside = found[(found >= self.num_classes) & (found != self.ignore_index)]
         if len(outside):
+            renamed = results.get('label_map') or {}
+            voids = {old for old, new in renamed.items() if new == self.ignore_index}
+            passed = ', '.join(map(str, sorted({*voids, self.ignore_index})))
             raise SegformerPlusPlusError(
                 f'label map {path} has the label {outside[0]} in {amounts[outside[0]]} pixel(s), '
-                f'allowed are 0..{self.num_classes - 1} and {self.ignore_index} (ignored)'
+                f'allowed are 0..{self.num_classes - 1} and {passed} (ignored)'
             )
         return results
 

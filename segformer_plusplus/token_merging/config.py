@@ -47,8 +47,8 @@ def _bipartite(ratio: float, stride: int) -> StageConfig:
     return dict(type='BipartiteSoftMatching2d', ratio=ratio, stride=stride)
 
 
-def _sampled(ratio: float, stride: int) -> StageConfig:
-    return dict(kv=_bipartite(ratio, stride), proportional_attention='sampled')
+def _sampled(ratio: float) -> StageConfig:
+    return dict(kv=_bipartite(ratio, 3), proportional_attention='sampled')
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -70,10 +70,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         ]
     ),
     '2x2': dict(stages=[dict(q=_MEAN_2X2)] * 4),
-    # ours: keys and values alone, which count as much as a sample of the queries says; merging
-    # those of stage 4 saves least time, and costs as many labels as elsewhere
-    'weighted': dict(stages=[*[_sampled(0.8, 3)] * 3, {}]),
-    'weighted-fast': dict(stages=[_sampled(0.93, 4), *[_sampled(0.88, 3)] * 3]),
+    # ours: keys and values alone, which count as much as a sample of the queries says
+    'weighted': dict(stages=[_sampled(0.8)] * 4),
+    'weighted-fast': dict(stages=[_sampled(0.88)] * 4),
     # what the paper compares merging with: the image is halved, nothing is merged
     'downsampling': dict(stages=_NO_MERGING, downsampling=dict(factor=2, mode='nearest')),
     # the same with a fair filter
@@ -186,7 +185,7 @@ class StageMerging:
     share: int = 1
 
     def __post_init__(self) -> None:
-        check_proportional(self.proportional_attention, 'StageMerging')
+        check_proportional(self.proportional_attention, self.kv is not None, 'StageMerging')
 
 
 @dataclass(frozen=True)
@@ -350,23 +349,23 @@ def _read_options(stage: Mapping[str, Any], sides: list[str], where: str) -> dic
     """Reads what a stage says beside its strategies for ``sides``; None counts as not given."""
     options = {k: stage[k] for k in ('proportional_attention', 'share') if stage.get(k) is not None}
     proportional, share = options.get('proportional_attention', False), options.get('share', 1)
-    check_proportional(proportional, where)
+    check_proportional(proportional, 'kv' in sides, where)
     if isinstance(share, bool) or not isinstance(share, int) or share < 1:
         raise TokenMergingError(f'{where}: share={share!r} is not a number of blocks, 1 or more')
-    if proportional and 'kv' not in sides:
-        raise TokenMergingError(
-            f'{where}: proportional_attention={proportional!r}, but no kv that merges keys'
-        )
     if share > 1 and not sides:
         raise TokenMergingError(f'{where}: share={share}, but neither q nor kv makes a plan')
     return options
 
 
-def check_proportional(value: Any, where: str) -> None:
-    """Raises unless ``value`` is one of ``proportional_attention``."""
+def check_proportional(value: Any, merges_keys: bool, where: str) -> None:
+    """Raises unless ``value`` is one of ``proportional_attention``, and keys are merged for it."""
     if not isinstance(value, bool) and value != 'sampled':
         raise TokenMergingError(
             f"{where}: proportional_attention={value!r} is not True, False or 'sampled'"
+        )
+    if value and not merges_keys:
+        raise TokenMergingError(
+            f'{where}: proportional_attention={value!r}, but no kv that merges keys'
         )
 
 

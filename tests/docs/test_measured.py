@@ -92,6 +92,17 @@ def test_fidelity(number, record):
     check_fidelity(tables[number], record)
 
 
+def test_merging_in_one_stage():
+    (table,) = (t for t in tables_of(DOCS / 'fidelity.md') if 'one stage alone' in t[0])
+    record = json.loads((DOCS / 'fidelity/camvid_b0_stages.json').read_text())['rows']
+    rows = {row.name: row.values['changed'] for row in map(Row.from_json, record)}
+    assert [cells['one stage alone'] for cells in table] == ['proportional 90%', 'sampled 90%']
+    for cells in table:
+        for stage in '1234':
+            measured = rows[f'{cells["one stage alone"]}, stage {stage}']
+            assert cells[f'stage {stage}'] == f'{measured:.2f}'
+
+
 def test_training_with_merging():
     (table,) = (t for t in tables_of(DOCS / 'fidelity.md') if 'trained with' in t[0])
     rows = json.loads((DOCS / 'fidelity/training/seeds.json').read_text())['rows']
@@ -109,9 +120,11 @@ def test_adaptation():
     (table,) = (t for t in tables_of(DOCS / 'fidelity.md') if 'adapted' in t[0])
     rows = json.loads((DOCS / 'fidelity/training/adaptation.json').read_text())['rows']
     assert [cells['strategy'] for cells in table] == [row['preset'] for row in rows]
+    record = json.loads((DOCS / 'fidelity/camvid_b0_480x360.json').read_text())['rows']
+    before = {row.name: row.values['mIoU'] for row in map(Row.from_json, record)}
     for cells, row in zip(table, rows, strict=True):
-        assert cells['as trained'] == f'{row["before"]:.2f}'
-        assert cells['adapted'] == f'{row["after"]:.2f}'
+        assert cells['as trained'] == f'{before[row["preset"]]:.2f}'
+        assert cells['adapted'] == f'{row["mIoU"]:.2f}'
 
 
 def test_the_readmes_table_is_that_of_the_page():

@@ -42,7 +42,7 @@ def test_inference(strategy):
             torch.testing.assert_close(actual, expected)
 
 
-@pytest.mark.parametrize('strategy', ['hq', '2x2'])
+@pytest.mark.parametrize('strategy', ['hq', '2x2', 'weighted'])
 def test_training(strategy):
     model = build(strategy).train()
     image = torch.randn(1, 3, 96, 64, dtype=torch.float64)

@@ -129,6 +129,18 @@ def test_gradients_under_merging_equal_our_backbone(case):
     assert difference(*gradients) < 1e-9
 
 
+@every_host
+def test_autocast_leaves_no_weight_without_a_gradient(case):
+    """A weight that is cast without gradients would be kept for the calls that want one."""
+    model, image = case.build().train(), torch.randn(1, 3, 96, 96)
+    apply_token_merging(model, 'weighted')
+    with torch.autocast('cpu', torch.bfloat16):
+        features = case.features(case.backbone(model), image)
+        sum(feature.float().square().mean() for feature in features).backward()
+    without = [n for n, p in case.backbone(model).named_parameters() if p.grad is None]
+    assert without == []
+
+
 @pytest.mark.parametrize('name', ['mmseg', 'SegformerModel', 'smp.Unet', 'smp.Segformer'])
 def test_downsampling_halves_the_output(name):
     case = CASES[name]

@@ -7,11 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from segformer_plusplus.errors import SegformerPlusPlusError
-from segformer_plusplus.token_merging import PRESETS
+from segformer_plusplus.token_merging import BASELINE, PRESETS
 from tools.paper_tables.paper import PAPER_TABLES, PaperRow
-
-BASELINE = 'none'
-"""The row that speed-ups are relative to, and whose weights the inference table tests."""
 
 METRICS = {
     'mIoU': ('mIoU', 1.0),

@@ -22,8 +22,6 @@ from ...pose import BoxPCK
 from .base import Fidelity, Source
 from .opening import Options, Pictures, build_test_set, find_images, source_of_test_set
 
-THRESHOLDS = (0.1, 0.05)
-
 
 @dataclass(frozen=True)
 class Person:
@@ -49,7 +47,7 @@ class PoseFidelity(Fidelity[Person]):
     def __init__(self, model: Any, source: Source, has_truth: bool, progress: bool = True) -> None:
         super().__init__(model, source, has_truth, progress)
         self.main_measure = 'PCK@0.05' if has_truth else 'shift'
-        self._metric = BoxPCK(THRESHOLDS)
+        self._metric = BoxPCK()
 
     @property
     def pictures(self) -> Sequence[Hashable]:

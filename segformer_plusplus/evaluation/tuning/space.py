@@ -184,7 +184,7 @@ def _read_entry(
             )
         places[key] = given
     proportional = settings.get('proportional_attention', False)
-    check_proportional(proportional, where)
+    check_proportional(proportional, 'kv' in places['sides'], where)
     if proportional and list(places['sides']) != ['kv']:
         raise SegformerPlusPlusError(
             f"{where}: proportional_attention={proportional!r} goes with sides=['kv'] alone"
