@@ -266,9 +266,14 @@ def test_the_accuracy_may_be_left_out(train_cfg):
 
 @pytest.mark.parametrize('amp', [False, True], ids=['float32', 'bfloat16'])
 def test_loss_trains_backbone_and_head(amp):
-    model = build_estimator().train()
+    model = build_estimator(dict(input_size=(64, 64), heatmap_size=(16, 16))).train()
+    batch = samples(heatmap_size=(16, 16))
+    for sample in batch:
+        sample.set_metainfo(dict(input_size=(64, 64)))
     with torch.autocast('cpu', torch.bfloat16, enabled=amp):
-        losses = model(torch.randn(2, 3, 64, 48), samples(), mode='loss')
+        # oneDNN's convolution in bfloat16 on AMX returns what lies in memory where the reduced grid
+        # is one column wide and a remainder is left, as that of images of 48 to 63 pixels
+        losses = model(torch.randn(2, 3, 64, 64), batch, mode='loss')
     assert set(losses) == {'loss_kpt', 'acc_pose'}
     losses['loss_kpt'].backward()
     for name, parameter in model.named_parameters():
