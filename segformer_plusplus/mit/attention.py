@@ -95,7 +95,8 @@ class MergedAttention:
         key_value, reduced = self.reduce(tokens, grid)
         plan = self._plan('kv', key_value, reduced, plans)
         sample = None
-        if plan is not None and self.merging.proportional_attention == 'sampled':
+        merges = plan is not None and not isinstance(plan, IdentityPlan)
+        if merges and self.merging.proportional_attention == 'sampled':
             sample = sample_tokens(tokens, grid)
         memory = self._remember(key_value, plan, sample)
         outer = self.outer_projections() if self._works_chunked(tokens) else None
@@ -270,8 +271,7 @@ class PackedAttention(MergedAttention):
         return is_plain(self.attn, self.attn.out_proj)
 
     def _remember(self, key_value: Tensor, plan: MergePlan | None, sample: Tensor | None) -> Memory:
-        merges = plan is not None and not isinstance(plan, IdentityPlan)
-        if merges and sample is not None and not self._is_bare():
+        if sample is not None and not self._is_bare():
             # a module that projects by itself lets no sample be scored
             warnings.warn(
                 "proportional_attention='sampled' is as True where a hook or an adapter on "
