@@ -13,8 +13,6 @@ from PIL import Image
 from segformer_plusplus.errors import SegformerPlusPlusError
 from tools.dataset_converters.lsp import convert
 
-savemat = pytest.importorskip('scipy.io').savemat
-
 CLI = Path(__file__).parents[2] / 'tools' / 'dataset_converters' / 'lsp.py'
 NAMES = (
     'right_ankle right_knee right_hip left_hip left_knee left_ankle right_wrist right_elbow '
@@ -23,6 +21,10 @@ NAMES = (
 WIDTH, HEIGHT = 60, 40
 COPY = pytest.mark.parametrize('copy', [False, True])
 FORM = pytest.mark.parametrize('form', ['mat', 'json'])
+
+
+def savemat(path: Path, content: dict) -> None:
+    pytest.importorskip('scipy.io').savemat(path, content)
 
 
 class Raw:
