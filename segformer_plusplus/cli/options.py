@@ -163,7 +163,7 @@ def parse_settings(words: Sequence[str]) -> dict[str, Any]:
     """Reads KEY=VALUE words as mmengine does: numbers, True, None, '[a,b]' and '(a,b)'.
 
     Raises:
-        ValueError: a word has no '='.
+        ValueError: a word has no '=', or its value cannot be read, such as 'dict(a=1,b=2)'.
     """
     from mmengine.config import DictAction
 
@@ -172,7 +172,13 @@ def parse_settings(words: Sequence[str]) -> dict[str, Any]:
         key, equals, value = word.partition('=')
         if not equals:
             raise ValueError(f'{word!r} is not KEY=VALUE')
-        settings[key] = DictAction._parse_iterable(value)
+        try:
+            settings[key] = DictAction._parse_iterable(value)
+        except (AssertionError, RecursionError) as error:  # brackets do not match; 'dict(a=1,b=2)'
+            raise ValueError(
+                f'{word!r}: the value is no number, word or list; write lists as {key}="[a,b]", '
+                f'and what is in a dict as {key}.name=value'
+            ) from error
     return settings
 
 
