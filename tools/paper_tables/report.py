@@ -9,6 +9,7 @@ from typing import Any
 
 from segformer_plusplus.evaluation.plots import Panel, Point, Series, draw_panels
 from segformer_plusplus.evaluation.results import SPEED_UP, Column, ResultsTable, Row
+from segformer_plusplus.evaluation.timing import name_threads
 from segformer_plusplus.files import write_json, write_text
 from tools.paper_tables.data import DATA_SETS
 from tools.paper_tables.plan import BENCHMARK, VERSIONS, Settings
@@ -209,8 +210,8 @@ class Report:
             size = ' x '.join(map(str, (asked['batch_size'], 3, *asked['shape'])))
             yield (
                 f'- speed-up: {_TIMED[asked["timed"]]}, {asked["dtype"]}, random input {size}, '
-                f'median of {asked["rounds"]} rounds in turn, {times["result"]["threads"]} threads '
-                f'on {_device(times)}'
+                f'median of {asked["rounds"]} rounds in turn, '
+                f'{name_threads(times["result"]["threads"])} on {_device(times)}'
             )
         yield '- accuracy: tools/test.py, float32'
         environments = [record['environment'] for record in records]
