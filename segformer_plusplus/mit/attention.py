@@ -94,9 +94,10 @@ class MergedAttention:
         query = tokens if query_plan is None else query_plan.merge(tokens)
         key_value, reduced = self.reduce(tokens, grid)
         plan = self._plan('kv', key_value, reduced, plans)
+        if isinstance(plan, IdentityPlan):
+            plan = None
         sample = None
-        merges = plan is not None and not isinstance(plan, IdentityPlan)
-        if merges and self.merging.proportional_attention == 'sampled':
+        if plan is not None and self.merging.proportional_attention == 'sampled':
             sample = sample_tokens(tokens, grid)
         memory = self._remember(key_value, plan, sample)
         outer = self.outer_projections() if self._works_chunked(tokens) else None
@@ -134,7 +135,7 @@ class MergedAttention:
             plan: None merges nothing.
             sample: (B, S, C), tokens whose queries say how much each key counts.
         """
-        if plan is None or isinstance(plan, IdentityPlan):
+        if plan is None:
             # a mask, even one of zeros, keeps PyTorch from its fastest attention
             return *self._keys_and_values(key_value), None
         if sample is None:
