@@ -47,8 +47,8 @@ def _bipartite(ratio: float, stride: int) -> StageConfig:
     return dict(type='BipartiteSoftMatching2d', ratio=ratio, stride=stride)
 
 
-def _sampled(ratio: float) -> StageConfig:
-    return dict(kv=_bipartite(ratio, 3), proportional_attention='sampled')
+def _sampled(ratio: float, stride: int) -> StageConfig:
+    return dict(kv=_bipartite(ratio, stride), proportional_attention='sampled')
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -70,9 +70,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         ]
     ),
     '2x2': dict(stages=[dict(q=_MEAN_2X2)] * 4),
-    # ours: keys and values alone, which count as much as a sample of the queries says
-    'weighted': dict(stages=[_sampled(0.8)] * 4),
-    'weighted-fast': dict(stages=[_sampled(0.88)] * 4),
+    # ours: keys and values alone, which count as much as a sample of the queries says; those of
+    # stage 2 are what larger models need most
+    'weighted': dict(
+        stages=[_sampled(0.8, 3), _sampled(0.5, 2), _sampled(0.8, 3), _sampled(0.88, 3)]
+    ),
+    'weighted-fast': dict(stages=[_sampled(0.88, 3)] * 4),
     # what the paper compares merging with: the image is halved, nothing is merged
     'downsampling': dict(stages=_NO_MERGING, downsampling=dict(factor=2, mode='nearest')),
     # the same with a fair filter

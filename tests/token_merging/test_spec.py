@@ -46,13 +46,16 @@ def test_presets_merge_what_the_paper_says():
 
 
 def test_our_presets_use_proportional_attention():
-    for name, ratio in (('weighted', 0.8), ('weighted-fast', 0.88)):
+    expected = {
+        'weighted': [(0.8, (3, 3)), (0.5, (2, 2)), (0.8, (3, 3)), (0.88, (3, 3))],
+        'weighted-fast': [(0.88, (3, 3))] * 4,
+    }
+    for name, matchings in expected.items():
         stages = build_token_merging(name).stages
-        assert len(stages) == 4
-        for stage in stages:
+        for stage, matching in zip(stages, matchings, strict=True):
             assert stage.q is None and stage.share == 1
             assert isinstance(stage.kv, BipartiteSoftMatching2d)
-            assert (stage.kv.ratio, stage.kv.stride) == (ratio, (3, 3))
+            assert (stage.kv.ratio, stage.kv.stride) == matching
             assert stage.proportional_attention == 'sampled'
 
 
