@@ -15,7 +15,9 @@ presets = {
     'sampled 80%': [kv(0.8, 3, 'sampled')] * 4,
     # what weighted-fast could be: stage 2 finer
     'sampled 88%, 70% in stage 2': [
-        kv(0.7, 2, 'sampled') if stage == 2 else kv(0.88, 3, 'sampled') for stage in range(1, 5)
+        kv(0.88, 3, 'sampled'),
+        kv(0.7, 2, 'sampled'),
+        *[kv(0.88, 3, 'sampled')] * 2,
     ],
     'sampled 90%': [kv(0.9, 4, 'sampled')] * 4,
     'sampled 90%, stages 1-3': [*[kv(0.9, 4, 'sampled')] * 3, {}],
