@@ -11,14 +11,15 @@ presets = {
     # what the presets weighted and weighted-fast were before photographs were measured
     'proportional 90%': [kv(0.9, 4, True)] * 4,
     'proportional 90%, queries 2x2': [dict(kv(0.9, 4, True), q='NeighborMerging2d')] * 4,
-    # what weighted was until B2 was measured
+    # what the presets were before: both merged stage 4 more, at first weighted stage 2 as well
     'sampled 80%': [kv(0.8, 3, 'sampled')] * 4,
-    # what weighted-fast could be: stage 2 finer
-    'sampled 88%, 70% in stage 2': [
+    'weighted, 88% in stage 4': [
+        kv(0.8, 3, 'sampled'),
+        kv(0.5, 2, 'sampled'),
+        kv(0.8, 3, 'sampled'),
         kv(0.88, 3, 'sampled'),
-        kv(0.7, 2, 'sampled'),
-        *[kv(0.88, 3, 'sampled')] * 2,
     ],
+    'sampled 88%': [kv(0.88, 3, 'sampled')] * 4,
     'sampled 90%': [kv(0.9, 4, 'sampled')] * 4,
     'sampled 90%, stages 1-3': [*[kv(0.9, 4, 'sampled')] * 3, {}],
 }
