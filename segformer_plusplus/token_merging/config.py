@@ -70,8 +70,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         ]
     ),
     '2x2': dict(stages=[dict(q=_MEAN_2X2)] * 4),
-    # ours: keys and values alone, which count as much as a sample of the queries says; those of
-    # stage 2 are what larger models need most, those of stage 4 are few and mean most
+    # ours: keys and values alone, which count as much as a sample of the queries says; stages 2
+    # and 4 are merged less than the others, as docs/fidelity.md found on photographs
     'weighted': dict(
         stages=[_sampled(0.8, 3), _sampled(0.5, 2), _sampled(0.8, 3), _sampled(0.5, 2)]
     ),
