@@ -84,6 +84,7 @@ RECORDS = [
     *('left_out_camvid_b0_960x720', 'demo_b0_1024x2048', 'demo_b2_1024x2048'),
     *('b0_1024x2048', 'b0_512x1024', 'b2_1024x2048', 'pose_b0_640x480', 'left_out_b0_512x1024'),
 ]
+STAGES = ['camvid_b0_stages', 'camvid_b2_stages', 'demo_b2_stages']
 
 
 @pytest.mark.parametrize('number, record', [*enumerate(RECORDS)])
@@ -95,13 +96,13 @@ def test_fidelity(number, record):
 
 def test_merging_in_one_stage():
     (table,) = (t for t in tables_of(DOCS / 'fidelity.md') if 'one stage alone' in t[0])
-    record = json.loads((DOCS / 'fidelity/camvid_b0_stages.json').read_text())['rows']
-    rows = {row.name: row.values['changed'] for row in map(Row.from_json, record)}
-    assert [cells['one stage alone'] for cells in table] == ['proportional 90%', 'sampled 90%']
-    for cells in table:
-        for stage in '1234':
-            measured = rows[f'{cells["one stage alone"]}, stage {stage}']
-            assert cells[f'stage {stage}'] == f'{measured:.2f}'
+    cells_of = {(cells.pop('model'), cells.pop('one stage alone')): cells for cells in table}
+    records = dict(zip(['B0, CamVid', 'B2, CamVid', 'B2, drawn'], STAGES, strict=True))
+    assert list(cells_of) == [*itertools.product(records, ['proportional 90%', 'sampled 90%'])]
+    for (model, how), cells in cells_of.items():
+        record = json.loads((DOCS / f'fidelity/{records[model]}.json').read_text())['rows']
+        rows = {row.name: row.values['changed'] for row in map(Row.from_json, record)}
+        assert cells == {f'stage {n}': f'{rows[f"{how}, stage {n}"]:.3f}' for n in (1, 2, 3, 4)}
 
 
 def test_training_with_merging():
