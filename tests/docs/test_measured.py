@@ -65,9 +65,13 @@ def tables_of(path: Path) -> list[list[dict[str, str]]]:
     return tables
 
 
+def measured_rows(record: str) -> dict[str, Row]:
+    rows = json.loads((DOCS / f'fidelity/{record}.json').read_text())['rows']
+    return {row.name: row for row in map(Row.from_json, rows)}
+
+
 def check_fidelity(table: list[dict[str, str]], record: str) -> None:
-    rows = json.loads((DOCS / 'fidelity' / f'{record}.json').read_text())['rows']
-    measured = {row.name: row for row in map(Row.from_json, rows)}
+    measured = measured_rows(record)
     assert table[0]['preset'] == 'none' and len(table) > 4
     for cells in table:
         row = measured[cells['preset']]
@@ -84,7 +88,11 @@ RECORDS = [
     *('left_out_camvid_b0_960x720', 'demo_b0_1024x2048', 'demo_b2_1024x2048'),
     *('b0_1024x2048', 'b0_512x1024', 'b2_1024x2048', 'pose_b0_640x480', 'left_out_b0_512x1024'),
 ]
-STAGES = ['camvid_b0_stages', 'camvid_b2_stages', 'demo_b2_stages']
+STAGES = {
+    'B0, CamVid': 'camvid_b0_stages',
+    'B2, CamVid': 'camvid_b2_stages',
+    'B2, drawn': 'demo_b2_stages',
+}
 
 
 @pytest.mark.parametrize('number, record', [*enumerate(RECORDS)])
@@ -96,13 +104,12 @@ def test_fidelity(number, record):
 
 def test_merging_in_one_stage():
     (table,) = (t for t in tables_of(DOCS / 'fidelity.md') if 'one stage alone' in t[0])
-    cells_of = {(cells.pop('model'), cells.pop('one stage alone')): cells for cells in table}
-    records = dict(zip(['B0, CamVid', 'B2, CamVid', 'B2, drawn'], STAGES, strict=True))
-    assert list(cells_of) == [*itertools.product(records, ['proportional 90%', 'sampled 90%'])]
-    for (model, how), cells in cells_of.items():
-        record = json.loads((DOCS / f'fidelity/{records[model]}.json').read_text())['rows']
-        rows = {row.name: row.values['changed'] for row in map(Row.from_json, record)}
-        assert cells == {f'stage {n}': f'{rows[f"{how}, stage {n}"]:.3f}' for n in (1, 2, 3, 4)}
+    rows = [(cells.pop('model'), cells.pop('one stage alone')) for cells in table]
+    assert rows == [*itertools.product(STAGES, ['proportional 90%', 'sampled 90%'])]
+    measured = {model: measured_rows(record) for model, record in STAGES.items()}
+    for (model, how), cells in zip(rows, table, strict=True):
+        changed = {n: measured[model][f'{how}, stage {n}'].values['changed'] for n in range(1, 5)}
+        assert cells == {f'stage {n}': f'{value:.3f}' for n, value in changed.items()}
 
 
 def test_training_with_merging():
@@ -122,10 +129,9 @@ def test_adaptation():
     (table,) = (t for t in tables_of(DOCS / 'fidelity.md') if 'adapted' in t[0])
     rows = json.loads((DOCS / 'fidelity/training/adaptation.json').read_text())['rows']
     assert [cells['strategy'] for cells in table] == [row['preset'] for row in rows]
-    record = json.loads((DOCS / 'fidelity/camvid_b0_480x360.json').read_text())['rows']
-    before = {row.name: row.values['mIoU'] for row in map(Row.from_json, record)}
+    before = measured_rows('camvid_b0_480x360')
     for cells, row in zip(table, rows, strict=True):
-        assert cells['as trained'] == f'{before[row["preset"]]:.2f}'
+        assert cells['as trained'] == f'{before[row["preset"]].values["mIoU"]:.2f}'
         assert cells['adapted'] == f'{row["mIoU"]:.2f}'
 
 
@@ -139,7 +145,7 @@ def test_presets_are_as_they_were_measured():
     """Whoever changes a preset measures it anew."""
     everywhere = set()
     for path in sorted((DOCS / 'fidelity').glob('*.json')):
-        rows = {row.name: row for row in map(Row.from_json, json.loads(path.read_text())['rows'])}
+        rows = measured_rows(path.stem)
         measured = [name for name in PRESETS if name in rows]
         # what our presets were before stands there under names of its own
         assert len(rows) > 4 and {'none', 'hq', 'fast'} <= set(measured)
