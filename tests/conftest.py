@@ -1,10 +1,17 @@
 """What every test starts from."""
 
+import os
 import signal
 from collections.abc import Iterator
 
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    # Triton asks for it when it is imported: kernels then run on the CPU, one number at a time
+    os.environ.setdefault('TRITON_INTERPRET', '1')
+
+# isort: split
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import DefaultScope
 from mmengine.utils import ManagerMixin

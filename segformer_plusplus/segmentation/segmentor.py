@@ -12,6 +12,8 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
+from ..kernels.labels import resized_argmax
+from ..kernels.runtime import runs_on
 from .labels import labels_of
 
 CELLS = 4096
@@ -19,7 +21,7 @@ CELLS = 4096
 
 
 def label_map(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Returns ``F.interpolate(logits, size, mode='bilinear').argmax(dim=1)``.
+    """Returns ``F.interpolate(logits, size, mode='bilinear').argmax(dim=1)``, on a CPU.
 
     A pixel lies in a cell between four neighbouring logits. Where all four have their maximum in
     the same class, so has every mean of them, i.e. every pixel of the cell, which is filled; only
@@ -119,7 +121,10 @@ class EncoderDecoderPlusPlus(EncoderDecoder):
         """Turns the head's logits (B, K, h, w) into labels (B, H, W), the fastest way there is."""
         if self.align_corners or self.out_channels == 1:
             return labels_of(logits, size, self.decode_head)
-        return label_map(logits, size)
+        if runs_on(logits):
+            return resized_argmax(logits, *size)
+        # a GPU would wait for the number of cells on borders, and start a few kernels for each part
+        return (label_map if logits.device.type == 'cpu' else labels_of)(logits, size)
 
     def postprocess_result(self, *args: Any, **kwargs: Any) -> list[SegDataSample]:
         """Is mmseg's, but labels of one logit are integers, too."""

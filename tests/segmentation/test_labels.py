@@ -160,3 +160,14 @@ def test_who_wants_logits_gets_them(settings):
     model = build(**settings)
     (result,) = predict(model, torch.randn(1, 3, 64, 96), [sample()])
     assert result.seg_logits.data.shape == (model.out_channels, 64, 96)
+
+
+def test_a_gpu_gets_labels_without_waiting_for_it(no_gpu, monkeypatch):
+    """No launch for each part of the borders, no number that the host has to know."""
+    model = torch.nn.Module()
+    model.align_corners, model.out_channels, model.decode_head = False, 19, None
+    monkeypatch.setattr(labels, 'label_map', None)
+    with no_gpu:
+        logits = torch.empty(2, 19, 16, 24, device='cuda')
+        found = EncoderDecoderPlusPlus.labels_of(model, logits, (64, 96))
+    assert (found.shape, found.dtype, found.device.type) == ((2, 64, 96), torch.long, 'cuda')

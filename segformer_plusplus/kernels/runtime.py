@@ -1,0 +1,202 @@
+"""Decides where the kernels run, and makes operators of them that fall back on PyTorch's own.
+
+A kernel runs on tensors of a CUDA device of compute capability 8.0 or later, where Triton is
+installed, outside of training, of deterministic algorithms and of graphs that are exported. The
+first time that one runs on a device it is compared with PyTorch; a kernel that fails, or that
+differs, is said once and not taken again.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+try:
+    import triton
+    import triton.language as tl
+except ImportError:  # no wheel of it for this platform
+    triton = tl = None
+
+OLDEST_TRITON = 3, 2
+OLDEST_CAPABILITY = 8, 0
+"""Is that of an A100, the first GPUs that multiply bfloat16."""
+
+HALF = torch.float16, torch.bfloat16
+FLOATS = torch.float32, *HALF
+
+INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
+"""Says whether kernels run in Triton's interpreter, which multiplies the bits of bfloat16."""
+
+_log = logging.getLogger(__name__)
+_enabled = True
+
+_is_exporting = getattr(torch.compiler, 'is_exporting', lambda: False)  # of torch 2.7 on
+
+jit: Any = (lambda function: function) if triton is None else triton.jit
+
+
+def enabled(wanted: bool) -> ExitStack:
+    """Turns the kernels on or off; in a ``with`` statement, until its end.
+
+    With them off, PyTorch's own operators run. The switch holds for the whole process.
+    """
+    undo = ExitStack()
+    undo.callback(_set_enabled, _enabled)
+    _set_enabled(wanted)
+    return undo
+
+
+def _set_enabled(wanted: bool) -> None:
+    global _enabled
+    _enabled = wanted
+
+
+def is_enabled() -> bool:
+    """Returns what :func:`enabled` was last set to, by default True."""
+    return _enabled
+
+
+def runs_on(*tensors: Tensor, dtypes: tuple[torch.dtype, ...] = FLOATS) -> bool:
+    """Tells whether kernels take these tensors: none of a graph to export, or that needs gradients.
+
+    Args:
+        tensors: of one device and one dtype.
+        dtypes: those that the kernel knows.
+    """
+    first = tensors[0]
+    return (
+        first.device.type == 'cuda'
+        and _enabled
+        and all(each.dtype == first.dtype for each in tensors)
+        and first.dtype in dtypes
+        and not (torch.is_grad_enabled() and any(each.requires_grad for each in tensors))
+        and not torch.is_autocast_enabled('cuda')
+        and not torch.are_deterministic_algorithms_enabled()
+        and not _is_exporting()
+        and not torch.jit.is_tracing()
+        and is_capable(first.device)
+    )
+
+
+@torch.compiler.assume_constant_result
+def is_capable(device: torch.device) -> bool:
+    """Tells whether Triton and this GPU are new enough."""
+    return _is_capable(device.index)
+
+
+@functools.lru_cache
+def _is_capable(index: int | None) -> bool:
+    if triton is None or _triton_version() < OLDEST_TRITON or not torch.cuda.is_available():
+        return False
+    return torch.cuda.get_device_capability(index) >= OLDEST_CAPABILITY
+
+
+def _triton_version() -> tuple[int, ...]:
+    return tuple(int(part) for part in triton.__version__.split('.')[:2])
+
+
+def cdiv(number: int, by: int) -> int:
+    """Divides and rounds up."""
+    return -(-number // by)
+
+
+def power(number: int, least: int = 16) -> int:
+    """Returns the next power of two, at least ``least``: a size that Triton takes for a block."""
+    return max(least, 1 << (number - 1).bit_length())
+
+
+class Launch(Protocol):
+    """Is a function that launches kernels on tensors of a CUDA device."""
+
+    __name__: str
+    __doc__: str | None
+
+    def __call__(self, *arguments: Any) -> Any: ...
+
+
+class Operator:
+    """Is an operator ``segformer_plusplus::name`` of PyTorch.
+
+    On a CPU, under fake tensors, and on a GPU where its kernel failed, it is ``reference``.
+
+    Args:
+        launch: runs the kernel; gives the operator its name and its docstring.
+        schema: of the operator, '(Tensor tokens, int height) -> Tensor'.
+        reference: the same in PyTorch.
+        example: makes arguments for (device, dtype) to try the kernel on.
+        agrees: tells whether results of kernel and reference on the example are equal enough.
+        launches: how many kernels of the GPU one call starts, at most.
+    """
+
+    def __init__(
+        self,
+        launch: Launch,
+        schema: str,
+        reference: Callable[..., Any],
+        example: Callable[[torch.device, torch.dtype], tuple[Any, ...]],
+        agrees: Callable[[Any, Any], bool],
+        launches: int,
+    ) -> None:
+        functools.update_wrapper(self, launch)
+        self.launch, self.reference = launch, reference
+        self.example, self.agrees, self.launches = example, agrees, launches
+        self._works: dict[tuple[torch.device, torch.dtype], bool] = {}
+        name = f'segformer_plusplus::{launch.__name__}'
+        define: Any = torch.library.custom_op
+        self._operator: Any = define(name, reference, mutates_args=(), schema=schema)
+        self._operator.register_kernel('cuda')(self._run)
+        self._operator.register_fake(reference)
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._operator(*arguments)
+
+    def _run(self, *arguments: Any) -> Any:
+        first = next(each for each in arguments if isinstance(each, Tensor))
+        key = first.device, first.dtype
+        if key not in self._works and not torch.cuda.is_current_stream_capturing():
+            self._works[key] = self._is_right(*key)
+        # in a capture it is too late to try: what was never tried is not recorded
+        if self._works.get(key, False):
+            try:
+                return self.launch(*arguments)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:
+                self._give_up(key, f'{type(error).__name__}: {error}')
+        return self.reference(*arguments)
+
+    def _is_right(self, device: torch.device, dtype: torch.dtype) -> bool:
+        arguments = self.example(device, dtype)
+        try:
+            found = self.launch(*arguments)
+            right = self.agrees(found, self.reference(*arguments))
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever a compiler, a driver or a missing gcc says
+            self._give_up((device, dtype), f'{type(error).__name__}: {error}')
+            return False
+        if not right:
+            self._give_up((device, dtype), 'its result differs from that of PyTorch')
+        return right
+
+    def _give_up(self, key: tuple[torch.device, torch.dtype], reason: str) -> None:
+        self._works[key] = False
+        _log.warning(
+            'the kernel %s does not run on %s in %s, PyTorch does its work: %s',
+            self.__name__,  # type: ignore[attr-defined]
+            torch.cuda.get_device_name(key[0]) if key[0].type == 'cuda' else key[0],
+            str(key[1]).removeprefix('torch.'),
+            next(iter(reason.splitlines()), ''),
+        )
+
+
+def operator(**settings: Any) -> Callable[[Launch], Operator]:
+    """Makes an :class:`Operator` of the decorated function; the arguments are those of it."""
+    return lambda launch: Operator(launch, **settings)
