@@ -15,7 +15,9 @@ _EXPORTS = {
     'TOKEN_MERGERS': 'token_merging',
     'MergePlan': 'token_merging',
     'TokenMerger': 'token_merging',
+    'apply_cuda_graphs': 'patching',
     'apply_token_merging': 'patching',
+    'remove_cuda_graphs': 'patching',
     'remove_token_merging': 'patching',
     'MixVisionTransformerPlusPlus': 'mit',
     'SegformerHeadPlusPlus': 'segmentation',
@@ -43,6 +45,8 @@ __all__ = [
     'SegformerPlusPlusError',
     'TokenMerger',
     '__version__',
+    'apply_cuda_graphs',
     'apply_token_merging',
+    'remove_cuda_graphs',
     'remove_token_merging',
 ]

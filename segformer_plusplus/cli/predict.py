@@ -70,6 +70,7 @@ def main(
     tile: Shape | None = None,
     overlap: int | None = None,
     boxes: Path | None = None,
+    graphs: On = True,
     cfg_options: CfgOptions = None,
 ) -> int:
     """Predict images, folders (to any depth) and videos with a model of mmseg or mmpose.
@@ -89,6 +90,7 @@ def main(
         boxes: JSON file (poses): {"image.jpg": [[left, top, right, bottom], ...], ...}, by the
             name below a folder that is given, or of the file; [] is nobody, and a picture that is
             not named is taken for one person.
+        graphs: on CUDA, replay pictures of one size as a CUDA graph.
     """
     cfg = load_config(config, cfg_options)
     scope = cfg.get('default_scope')
@@ -115,7 +117,7 @@ def main(
     if device:
         check_device(device)
     settings: dict[str, Any] = dict(
-        token_merging=token_merging, device=device, batch_size=batch_size
+        token_merging=token_merging, device=device, batch_size=batch_size, graphs=graphs
     )
     run = Run(output)
     try:

@@ -8,6 +8,7 @@ import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from traceback import extract_tb
 from typing import Any, Generic, TypeVar
@@ -23,6 +24,7 @@ from tqdm import tqdm
 
 from ..errors import SegformerPlusPlusError, describe_error
 from ..loading.images import unreadable
+from ..patching import apply_cuda_graphs
 from .opening import open_model
 from .reader import Reader
 from .sources import Picture, Source, count_pictures, find_pictures, is_one_image
@@ -57,6 +59,9 @@ class Predictor(ABC, Generic[Sample]):
         device: None takes CUDA if there is one.
         batch_size: images, tiles or people in one forward pass.
         cfg_options: dotted keys of the config and their new values.
+        graphs: whether a SegFormer of a config is replayed on CUDA devices, see
+            :func:`~segformer_plusplus.patching.apply_cuda_graphs`; a model that is already built
+            stays as it is.
 
     Attributes:
         model: in eval mode.
@@ -82,6 +87,7 @@ class Predictor(ABC, Generic[Sample]):
         device: str | torch.device | None = None,
         batch_size: int = 1,
         cfg_options: Mapping[str, Any] | None = None,
+        graphs: bool = True,
     ) -> None:
         if not isinstance(batch_size, int) or not 1 <= batch_size <= sys.maxsize:
             raise SegformerPlusPlusError(
@@ -95,6 +101,9 @@ class Predictor(ABC, Generic[Sample]):
             device=device,
             cfg_options=cfg_options,
         )
+        if graphs and not isinstance(config_or_model, nn.Module):
+            with suppress(SegformerPlusPlusError):  # a model of another kind
+                apply_cuda_graphs(self.model)
         init_default_scope(self.scope)
         self.reader = Reader(getattr(self.model, 'cfg', None))
         self.batch_size = batch_size

@@ -11,8 +11,9 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from typing import Any, Protocol
 
 import torch
@@ -61,6 +62,28 @@ def _set_enabled(wanted: bool) -> None:
 def is_enabled() -> bool:
     """Returns what :func:`enabled` was last set to, by default True."""
     return _enabled
+
+
+_held: ContextVar[list[Any] | None] = ContextVar('held', default=None)
+
+
+@contextmanager
+def recording() -> Iterator[list[Any]]:
+    """Collects what caches hand out while a CUDA graph is recorded, which has to keep it alive."""
+    held: list[Any] = []
+    token = _held.set(held)
+    try:
+        yield held
+    finally:
+        _held.reset(token)
+
+
+def hold(value: Any) -> Any:
+    """Returns a value that a cache may drop; a graph that is being recorded keeps it."""
+    held = _held.get()
+    if held is not None:
+        held.append(value)
+    return value
 
 
 def runs_on(*tensors: Tensor, dtypes: tuple[torch.dtype, ...] = FLOATS) -> bool:

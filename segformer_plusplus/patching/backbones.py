@@ -249,7 +249,8 @@ class HostBackbone(PatchableBackbone):
             expected = ' or '.join(f'{each.__module__}.{each.__qualname__}' for each in swaps)
             found = f'{kind.__module__}.{kind.__qualname__}'
             raise self.unknown(module, f'is a {found}, not {expected}')
-        if 'forward' in vars(module):
+        forward = vars(module).get('forward')
+        if forward is not None and not getattr(forward, 'calls_class', False):
             raise self.unknown(module, 'has a forward of its own, put there by something else')
 
     def require(self, module: Any, *names: str) -> Any:

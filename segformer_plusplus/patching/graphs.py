@@ -1,0 +1,424 @@
+"""Records the inference of a model as CUDA graphs, which start all of its kernels at once."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as every
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from ..errors import SegformerPlusPlusError
+from ..kernels import is_enabled
+from ..kernels.runtime import recording
+from ..mit import cpu
+from ..token_merging import StageMerging, TokenMerger, TokenMerging
+from .backbones import find_backbones
+
+KEPT = 4
+"""Is how many graphs each part of a model keeps, those that were used last."""
+
+SEEN = 64
+"""Is how many kinds of input are remembered that came once."""
+
+WARMUP = 2
+"""Is how often a part runs on the stream that will be recorded, as libraries choose kernels."""
+
+_PLAIN = bool, int, float, str, type(None), torch.dtype, torch.device
+
+_log = logging.getLogger(__name__)
+
+
+def apply_cuda_graphs(model: nn.Module) -> None:
+    """Lets a model for inference record its kernels and replay them, in place.
+
+    Every child of the model that has weights, such as backbone and head, is recorded by itself: the
+    first input of a shape, layout and dtype runs as always, the second one is recorded, and all
+    further ones are replayed. Whatever a recording depends on is compared before each replay:
+    weights, strategies, modes, precision. Where nothing can be recorded, the part runs as always:
+    on a CPU, in training or with gradients, under autocast, with hooks, in a graph that is being
+    recorded, compiled or exported, under ``CUDA_LAUNCH_BLOCKING``, and with strategies that wait
+    for the GPU or have attributes that begin with an underscore, which may be more than settings.
+    Applied again, nothing changes. State dict, copies and pickles stay as they are.
+
+    Args:
+        model: of mmseg, mmpose, Transformers, segmentation_models.pytorch or this package.
+
+    Raises:
+        SegformerPlusPlusError: it has no SegFormer backbone, or a part has a forward of its own.
+    """
+    whole = any(backbone.module is model for backbone in find_backbones(model))
+    children = [('', model)] if whole else model.named_children()
+    parts = [(name, each) for name, each in children if any(True for _ in each.parameters())]
+    for name, part in parts:
+        if 'forward' in vars(part) and not isinstance(vars(part)['forward'], RecordedForward):
+            raise SegformerPlusPlusError(
+                f'{name or type(part).__name__} has a forward of its own, put there by something '
+                'else: CUDA graphs would not know what it does'
+            )
+    memory = _Memory()
+    for _, part in parts:
+        # not by __setattr__, which would look for a module
+        vars(part).setdefault('forward', RecordedForward(part, memory))
+
+
+def remove_cuda_graphs(model: nn.Module) -> None:
+    """Takes back what :func:`apply_cuda_graphs` did, and frees the memory of the recordings."""
+    for each in model.modules():
+        if isinstance(vars(each).get('forward'), RecordedForward):
+            del vars(each)['forward']
+
+
+class _Memory:
+    """Is the memory that the recordings of one model share, as they never run at the same time."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.pool: Any = None
+        self.last: Any = None
+
+    def __reduce__(self) -> Any:
+        return _Memory, ()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Memory:
+        return memo.setdefault(id(self), _Memory())
+
+
+class Recording(NamedTuple):
+    """Holds a graph and the tensors that it reads and writes.
+
+    Attributes:
+        replay: starts it.
+        inputs: are copied to before.
+        outputs: are copied from after.
+    """
+
+    replay: Callable[[], None]
+    inputs: list[Tensor]
+    outputs: list[Tensor]
+
+
+@dataclass
+class _Entry:
+    """Holds what became of one kind of input.
+
+    Attributes:
+        state: of the module.
+        recording: None if none is possible.
+        result: leaves and structure of what the module returns.
+        held: the memory that the recording reads, besides its own.
+    """
+
+    state: _State
+    recording: Recording | None = None
+    result: Any = None
+    held: list[Any] = field(default_factory=list)
+
+
+class RecordedForward:
+    """Takes the place of a module's forward.
+
+    Args:
+        module: whose class has the forward that is recorded.
+        memory: of all parts of the model.
+
+    Attributes:
+        calls_class: says to those that exchange the module's class that this calls its forward.
+    """
+
+    calls_class = True
+
+    def __init__(self, module: nn.Module, memory: _Memory) -> None:
+        self.module = module
+        self._memory = memory
+        self._entries: OrderedDict[Any, _Entry] = OrderedDict()
+        self._seen: OrderedDict[Any, None] = OrderedDict()
+        self._merging: list[nn.Module] = []
+
+    def __reduce__(self) -> Any:
+        return RecordedForward, (self.module, self._memory)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> RecordedForward:
+        return RecordedForward(deepcopy(self.module, memo), deepcopy(self._memory, memo))
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        flat, structure = tree_flatten((arguments, named))
+        tensors = [each for each in flat if isinstance(each, Tensor)]
+        kind = _kind(flat, structure) if self._is_possible(tensors) else None
+        if kind is None:
+            return self._plain(*arguments, **named)
+        with self._memory.lock:
+            key = kind, _strategies(self._merging)
+            entry = self._entries.get(key)
+            if entry is not None and entry.recording is not None:
+                result = self._replay(entry, tensors)
+                # compared while the GPU works; what it read is alive, however the model changed
+                if entry.state == _state_of(self.module):
+                    self._entries.move_to_end(key)
+                    return result
+            return self._run(kind, flat, structure)
+
+    def _run(self, kind: Any, flat: list[Any], structure: Any) -> Any:
+        """Runs what could not be replayed, and records it if it comes again."""
+        state = _state_of(self.module)
+        self._merging = [] if state is None else state.merging
+        key = kind, _strategies(self._merging)
+        if key[1] is None:
+            state = None
+        entry = self._entries.get(key)
+        if state is not None and entry is not None and entry.state != state:
+            self._entries.clear()
+            self._seen.clear()
+            entry = None
+        if state is not None and entry is None:
+            if key in self._seen:
+                entry = self._record(flat, structure, state)
+                _remember(self._entries, key, entry, KEPT)
+            else:
+                _remember(self._seen, key, None, SEEN)
+        if state is not None and entry is not None and entry.recording is not None:
+            return self._replay(entry, [each for each in flat if isinstance(each, Tensor)])
+        arguments, named = tree_unflatten(flat, structure)
+        return self._plain(*arguments, **named)
+
+    def _plain(self, *arguments: Any, **named: Any) -> Any:
+        return type(self.module).forward(self.module, *arguments, **named)
+
+    def _is_possible(self, tensors: list[Tensor]) -> bool:
+        if not tensors or torch.is_grad_enabled() or self.module.training:
+            return False
+        device = tensors[0].device
+        return (
+            _has_graphs(device)
+            and all(each.device == device for each in tensors)
+            and not torch.is_autocast_enabled(device.type)
+            and not torch.compiler.is_compiling()
+            and not torch.jit.is_tracing()
+            # what counts or fakes operators wants to see them
+            and not torch._C._len_torch_dispatch_stack()
+            and not _is_capturing()
+            and os.environ.get('CUDA_LAUNCH_BLOCKING', '0') in ('', '0')
+        )
+
+    def _record(self, flat: list[Any], structure: Any, state: _State) -> _Entry:
+        results: list[Any] = []
+
+        run = partial(self._run_on, flat, structure, results)
+        # a tensor of inference mode could not be copied to outside of it
+        with torch.inference_mode(False), torch.no_grad(), recording() as held:
+            try:
+                inputs = [each.clone() for each in flat if isinstance(each, Tensor)]
+                found = record(run, inputs, self._memory)
+            except Exception as error:  # whatever CUDA, a library or a user's strategy says
+                reason = next(iter(str(error).splitlines()), '') or type(error).__name__
+                _log.warning('%s runs without a CUDA graph: %s', type(self.module).__name__, reason)
+                return _Entry(state)
+        tensors = (each for each in state.objects if isinstance(each, Tensor))
+        held += [each.untyped_storage() for each in tensors]
+        return _Entry(state, found, tuple(results), held)
+
+    def _run_on(
+        self, flat: list[Any], structure: Any, results: list[Any], inputs: list[Tensor]
+    ) -> list[Tensor]:
+        """Runs the module on other tensors; fills ``results``, and returns the tensors of it."""
+        given = iter(inputs)
+        filled = [next(given) if isinstance(each, Tensor) else each for each in flat]
+        arguments, named = tree_unflatten(filled, structure)
+        results[:] = tree_flatten(self._plain(*arguments, **named))
+        if not all(isinstance(each, Tensor) or _is_plain(each) for each in results[0]):
+            raise TypeError('it returns something that is no tensor')
+        return [each for each in results[0] if isinstance(each, Tensor)]
+
+    def _replay(self, entry: _Entry, tensors: list[Tensor]) -> Any:
+        assert entry.recording is not None
+        replay, inputs, outputs = entry.recording
+        device = tensors[0].device
+        self._memory.last = _after(device, self._memory.last)
+        with torch.no_grad():
+            for static, given in zip(inputs, tensors, strict=True):
+                static.copy_(given)
+            replay()
+            # the next replay writes to the same memory
+            copies = iter([each.clone() for each in outputs])
+        self._memory.last = _now(device)
+        flat, structure = entry.result
+        return tree_unflatten(
+            [next(copies) if isinstance(each, Tensor) else each for each in flat], structure
+        )
+
+
+def _remember(kept: OrderedDict[Any, Any], key: Any, value: Any, most: int) -> None:
+    kept[key] = value
+    while len(kept) > most:
+        kept.popitem(last=False)
+
+
+def _kind(flat: list[Any], structure: Any) -> Any:
+    """Returns what inputs have in common that one recording is for; None if there is none."""
+    key: list[Any] = []
+    for each in flat:
+        if isinstance(each, Tensor):
+            if type(each) not in (Tensor, nn.Parameter):
+                return None
+            key.append((each.shape, each.stride(), each.dtype, each.device))
+        elif _is_plain(each):
+            key.append((type(each), each))
+        else:
+            return None
+    return tuple(key), structure, *_switches()
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, _PLAIN)
+
+
+def _switches() -> tuple[Any, ...]:
+    """Returns what of the process decides which kernels run."""
+    return (
+        is_enabled(),
+        cpu.is_chunked(),
+        torch.are_deterministic_algorithms_enabled(),
+        torch.get_float32_matmul_precision(),
+        torch.backends.cudnn.allow_tf32,
+        torch.backends.cudnn.benchmark,
+    )
+
+
+def _strategies(modules: list[nn.Module]) -> tuple[Any, ...] | None:
+    """Returns a key that two strategies share if they merge alike; None of one that hides state."""
+    settings = {id(each): each for module in modules for each in _merging_of(module)}
+    try:
+        key = tuple(map(_key_of, settings.values()))
+        hash(key)
+    except TypeError:
+        return None
+    return key
+
+
+def _merging_of(module: nn.Module) -> list[Any]:
+    own = module.__dict__
+    return [own[name] for name in ('merging', 'token_merging') if name in own]
+
+
+def _key_of(settings: Any) -> Any:
+    """Returns class and values of settings, however deep.
+
+    Raises:
+        TypeError: a strategy has more than settings, such as one that records what it did.
+    """
+    if isinstance(settings, tuple | list):
+        return tuple(map(_key_of, settings))
+    if not isinstance(settings, TokenMerger | StageMerging | TokenMerging):
+        return settings
+    values = vars(settings).items()
+    if any(name.startswith('_') for name, _ in values):
+        raise TypeError(f'{type(settings).__name__} hides something')
+    return type(settings), tuple((name, _key_of(value)) for name, value in values)
+
+
+@dataclass(eq=False)
+class _State:
+    """Holds what a recording depends on, to be compared with what it is at a replay.
+
+    Attributes:
+        objects: modules, their classes, parameters and buffers, to be the same.
+        values: modes, addresses and versions of tensors, to be equal.
+        merging: modules that hold strategies.
+    """
+
+    objects: list[Any] = field(default_factory=list)
+    values: list[Any] = field(default_factory=list)
+    merging: list[nn.Module] = field(default_factory=list)
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, _State)
+            and self.values == other.values
+            and len(self.objects) == len(other.objects)
+            and all(one is two for one, two in zip(self.objects, other.objects, strict=True))
+        )
+
+
+def _state_of(module: nn.Module) -> _State | None:
+    """Returns the state of a module; None where a replay would leave out what watches it."""
+    if every._global_forward_hooks or every._global_forward_pre_hooks:
+        return None
+    state = _State()
+    objects, values = state.objects, state.values
+    waiting = [module]
+    try:
+        while waiting:
+            each = waiting.pop()
+            own = each.__dict__
+            if each is not module:  # whose own hooks are called outside of its forward
+                if 'forward' in own or each._forward_hooks or each._forward_pre_hooks:
+                    return None
+            objects += each, type(each)
+            values.append(each.training)
+            for tensors in (each._parameters, each._buffers):
+                for tensor in tensors.values():
+                    if tensor is not None:
+                        objects.append(tensor)
+                        values += tensor.data_ptr(), tensor._version
+            if 'merging' in own or 'token_merging' in own:
+                state.merging.append(each)
+            waiting.extend(child for child in each._modules.values() if child is not None)
+    except RuntimeError:  # a tensor of inference mode has no version, one of a subclass no address
+        return None
+    return state
+
+
+def _has_graphs(device: torch.device) -> bool:
+    return device.type == 'cuda'
+
+
+def _is_capturing() -> bool:
+    return torch.cuda.is_current_stream_capturing()
+
+
+def _now(device: torch.device) -> Any:
+    event = torch.cuda.Event()
+    event.record(torch.cuda.current_stream(device))
+    return event
+
+
+def _after(device: torch.device, event: Any) -> Any:
+    """Lets the current stream wait for what another one may still be reading."""
+    if event is not None:
+        torch.cuda.current_stream(device).wait_event(event)
+    return event
+
+
+def record(
+    run: Callable[[list[Tensor]], list[Tensor]], inputs: list[Tensor], memory: _Memory
+) -> Recording:
+    """Records what a function does with the inputs, whose memory is that of the graph.
+
+    Raises:
+        Exception: as PyTorch says it where something cannot be recorded, or memory runs out.
+    """
+    device = inputs[0].device
+    with torch.cuda.device(device):
+        stream, current = torch.cuda.Stream(), torch.cuda.current_stream()
+        stream.wait_stream(current)
+        with torch.cuda.stream(stream):
+            for _ in range(WARMUP):
+                run(inputs)
+        current.wait_stream(stream)
+        torch.cuda.synchronize()
+        if memory.pool is None:
+            memory.pool = torch.cuda.graph_pool_handle()
+        graph = torch.cuda.CUDAGraph()
+        # other threads, such as those that load images, may go on
+        with torch.cuda.graph(graph, memory.pool, stream, capture_error_mode='thread_local'):
+            outputs = run(inputs)
+        return Recording(graph.replay, inputs, outputs)
