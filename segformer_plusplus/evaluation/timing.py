@@ -147,6 +147,7 @@ def describe_environment() -> dict[str, Any]:
         'cpu_count': os.cpu_count(),
         'gpu': gpu,
         'cuda': torch.version.cuda if gpu else None,
+        'triton': _version(('triton',)) if gpu else None,
         'float32_matmul_precision': torch.get_float32_matmul_precision(),
         'versions': {name: _version(names) for name, names in packages.items()},
         'git_commit': _git_commit(),
@@ -181,10 +182,20 @@ def name_threads(count: int) -> str:
     return f'{count} thread{"" if count == 1 else "s"}'
 
 
+def gpu_clocks() -> str | None:
+    """Returns what the driver says of clocks, power and temperature; None without its tool."""
+    asked = 'clocks.sm,clocks.max.sm,clocks.mem,power.draw,power.limit,temperature.gpu'
+    return _output('nvidia-smi', f'--query-gpu={asked}', '--format=csv,noheader')
+
+
 def _git_commit() -> str | None:
     """Returns the commit of this package's repository, '-dirty' if it was changed."""
-    command = ['git', 'describe', '--always', '--dirty', '--abbrev=40', '--exclude=*']
-    folder = Path(__file__).resolve().parent
+    command = 'git', 'describe', '--always', '--dirty', '--abbrev=40', '--exclude=*'
+    return _output(*command, folder=Path(__file__).resolve().parent)
+
+
+def _output(*command: str, folder: Path | None = None) -> str | None:
+    """Returns what a command says, None if it is not there or fails."""
     try:
         answer = subprocess.run(
             command, cwd=folder, capture_output=True, text=True, timeout=10, check=True

@@ -65,7 +65,7 @@ def apply_cuda_graphs(model: nn.Module) -> None:
                 f'{name or type(part).__name__} has a forward of its own, put there by something '
                 'else: CUDA graphs would not know what it does'
             )
-    memory = _Memory()
+    memory = Memory()
     for _, part in parts:
         # not by __setattr__, which would look for a module
         vars(part).setdefault('forward', RecordedForward(part, memory))
@@ -78,19 +78,30 @@ def remove_cuda_graphs(model: nn.Module) -> None:
             del vars(each)['forward']
 
 
-class _Memory:
+class Memory:
     """Is the memory that the recordings of one model share, as they never run at the same time."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.pool: Any = None
-        self.last: Any = None
+        self._last: Any = None
+
+    def wait(self, device: torch.device) -> None:
+        """Lets the current stream wait until another one has left."""
+        if self._last is not None:
+            torch.cuda.current_stream(device).wait_event(self._last)
+
+    def leave(self, device: torch.device) -> None:
+        """Marks where the current stream needs the memory no more."""
+        if device.type == 'cuda':
+            self._last = torch.cuda.Event()
+            self._last.record(torch.cuda.current_stream(device))
 
     def __reduce__(self) -> Any:
-        return _Memory, ()
+        return Memory, ()
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Memory:
-        return memo.setdefault(id(self), _Memory())
+    def __deepcopy__(self, memo: dict[int, Any]) -> Memory:
+        return memo.setdefault(id(self), Memory())
 
 
 class Recording(NamedTuple):
@@ -100,11 +111,13 @@ class Recording(NamedTuple):
         replay: starts it.
         inputs: are copied to before.
         outputs: are copied from after.
+        held: what caches gave, which the graph reads.
     """
 
     replay: Callable[[], None]
     inputs: list[Tensor]
     outputs: list[Tensor]
+    held: list[Any]
 
 
 @dataclass
@@ -115,13 +128,11 @@ class _Entry:
         state: of the module.
         recording: None if none is possible.
         result: leaves and structure of what the module returns.
-        held: the memory that the recording reads, besides its own.
     """
 
     state: _State
     recording: Recording | None = None
     result: Any = None
-    held: list[Any] = field(default_factory=list)
 
 
 class RecordedForward:
@@ -137,7 +148,7 @@ class RecordedForward:
 
     calls_class = True
 
-    def __init__(self, module: nn.Module, memory: _Memory) -> None:
+    def __init__(self, module: nn.Module, memory: Memory) -> None:
         self.module = module
         self._memory = memory
         self._entries: OrderedDict[Any, _Entry] = OrderedDict()
@@ -213,18 +224,16 @@ class RecordedForward:
         results: list[Any] = []
 
         run = partial(self._run_on, flat, structure, results)
-        # a tensor of inference mode could not be copied to outside of it
-        with torch.inference_mode(False), torch.no_grad(), recording() as held:
-            try:
-                inputs = [each.clone() for each in flat if isinstance(each, Tensor)]
-                found = record(run, inputs, self._memory)
-            except Exception as error:  # whatever CUDA, a library or a user's strategy says
-                reason = next(iter(str(error).splitlines()), '') or type(error).__name__
-                _log.warning('%s runs without a CUDA graph: %s', type(self.module).__name__, reason)
-                return _Entry(state)
+        try:
+            found = record(run, [each for each in flat if isinstance(each, Tensor)], self._memory)
+        except Exception as error:  # whatever CUDA, a library or a user's strategy says
+            reason = next(iter(str(error).splitlines()), '') or type(error).__name__
+            _log.warning('%s runs without a CUDA graph: %s', type(self.module).__name__, reason)
+            return _Entry(state)
+        # weights that are replaced are read once more, before that is noticed
         tensors = (each for each in state.objects if isinstance(each, Tensor))
-        held += [each.untyped_storage() for each in tensors]
-        return _Entry(state, found, tuple(results), held)
+        found.held.extend(each.untyped_storage() for each in tensors)
+        return _Entry(state, found, tuple(results))
 
     def _run_on(
         self, flat: list[Any], structure: Any, results: list[Any], inputs: list[Tensor]
@@ -240,16 +249,7 @@ class RecordedForward:
 
     def _replay(self, entry: _Entry, tensors: list[Tensor]) -> Any:
         assert entry.recording is not None
-        replay, inputs, outputs = entry.recording
-        device = tensors[0].device
-        self._memory.last = _after(device, self._memory.last)
-        with torch.no_grad():
-            for static, given in zip(inputs, tensors, strict=True):
-                static.copy_(given)
-            replay()
-            # the next replay writes to the same memory
-            copies = iter([each.clone() for each in outputs])
-        self._memory.last = _now(device)
+        copies = iter(play(entry.recording, tensors, self._memory))
         flat, structure = entry.result
         return tree_unflatten(
             [next(copies) if isinstance(each, Tensor) else each for each in flat], structure
@@ -385,29 +385,22 @@ def _is_capturing() -> bool:
     return torch.cuda.is_current_stream_capturing()
 
 
-def _now(device: torch.device) -> Any:
-    event = torch.cuda.Event()
-    event.record(torch.cuda.current_stream(device))
-    return event
-
-
-def _after(device: torch.device, event: Any) -> Any:
-    """Lets the current stream wait for what another one may still be reading."""
-    if event is not None:
-        torch.cuda.current_stream(device).wait_event(event)
-    return event
-
-
 def record(
-    run: Callable[[list[Tensor]], list[Tensor]], inputs: list[Tensor], memory: _Memory
+    run: Callable[[list[Tensor]], list[Tensor]], tensors: list[Tensor], memory: Memory
 ) -> Recording:
-    """Records what a function does with the inputs, whose memory is that of the graph.
+    """Records what a function does with tensors of one CUDA device.
 
     Raises:
         Exception: as PyTorch says it where something cannot be recorded, or memory runs out.
     """
-    device = inputs[0].device
-    with torch.cuda.device(device):
+    # a tensor of inference mode could not be copied to outside of it
+    with (
+        torch.inference_mode(False),
+        torch.no_grad(),
+        torch.cuda.device(tensors[0].device),
+        recording() as held,
+    ):
+        inputs = [each.clone() for each in tensors]
         stream, current = torch.cuda.Stream(), torch.cuda.current_stream()
         stream.wait_stream(current)
         with torch.cuda.stream(stream):
@@ -421,4 +414,17 @@ def record(
         # other threads, such as those that load images, may go on
         with torch.cuda.graph(graph, memory.pool, stream, capture_error_mode='thread_local'):
             outputs = run(inputs)
-        return Recording(graph.replay, inputs, outputs)
+        return Recording(graph.replay, inputs, outputs, held)
+
+
+def play(recording: Recording, tensors: list[Tensor], memory: Memory) -> list[Tensor]:
+    """Replays a recording on other tensors, and returns copies of its outputs."""
+    with torch.no_grad():
+        memory.wait(tensors[0].device)
+        for static, given in zip(recording.inputs, tensors, strict=True):
+            static.copy_(given)
+        recording.replay()
+        # the next replay writes to the same memory
+        copies = [each.clone() for each in recording.outputs]
+        memory.leave(tensors[0].device)
+    return copies

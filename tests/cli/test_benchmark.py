@@ -11,11 +11,14 @@ pytest.importorskip('mmseg')
 from inference.tiny import build_model
 from PIL import Image
 
-from segformer_plusplus.cli.benchmark import Conditions, main
+from segformer_plusplus.cli.benchmark import Conditions, main, read_variants
+from segformer_plusplus.errors import SegformerPlusPlusError
 from segformer_plusplus.evaluation.benchmark import comparison
-from segformer_plusplus.evaluation.benchmark.comparison import Setting
+from segformer_plusplus.evaluation.benchmark.comparison import Comparison, Options, Setting
 from segformer_plusplus.evaluation.benchmark.contenders import OpenMMLabModel
+from segformer_plusplus.evaluation.benchmark.costs import GraphedModel
 from segformer_plusplus.inference.configs import load_config
+from segformer_plusplus.patching import graphs
 
 CONFIG = """
 custom_imports = dict(imports=['segformer_plusplus'], allow_failed_imports=False)
@@ -33,6 +36,7 @@ model = dict(
         loss_decode=dict(type='CrossEntropyLoss', avg_non_ignore=True)),
     train_cfg=dict(), test_cfg=dict(mode='whole'))
 """
+STAGES = ['backbone', 'head', 'labels', 'noisy labels']
 LINEAR = ['--cfg-options', 'model.decode_head.type=SegformerLinearHead']
 
 
@@ -128,7 +132,7 @@ def test_every_peer_in_stages(config, tmp_path, capfd):
     assert all(0 <= error < 1e-5 for error in errors.values())
     best = max(run['matrix_products_gflops_per_second'].values())
     for record in run['results']:
-        assert list(record['stages']) == ['backbone', 'head', 'labels']
+        assert list(record['stages']) == STAGES
         assert all(seconds > 0 for seconds in record['stages'].values())
         rate = record['gflops'] / record['median_seconds']
         assert record['gflops_per_second'] == pytest.approx(rate)
@@ -178,7 +182,7 @@ def test_compiled_beside_eager(config):
         assert record['equal_labels'] >= 0.999 and record['seconds'] > 0
     records = {record['name']: record for record in run['results']}
     assert records['none, compiled']['gflops'] == records['none']['gflops']
-    assert list(records['none, compiled']['stages']) == ['backbone', 'head', 'labels']
+    assert list(records['none, compiled']['stages']) == STAGES
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
@@ -197,6 +201,70 @@ def test_training_steps(config, capfd, dtype):
             weights = 4 * record['parameters']
             assert record['peak_memory_bytes'] > weights  # at least the gradients
     assert 'training step, 2 x 3 x 64 x 64' in capfd.readouterr().out
+
+
+@pytest.fixture
+def as_on_gpu(monkeypatch):
+    """Times on the CPU what is for a GPU; a graph is a call of what it recorded."""
+
+    def record(run, tensors, memory):
+        inputs = [each.clone() for each in tensors]
+        outputs = run(inputs)
+
+        def replay():
+            for output, each in zip(outputs, run(inputs), strict=True):
+                output.copy_(each)
+
+        return graphs.Recording(replay, inputs, outputs, [])
+
+    monkeypatch.setattr(graphs, 'record', record)
+    monkeypatch.setattr(Options, '__post_init__', lambda self: None)
+    monkeypatch.setattr(comparison, 'count_kernels', lambda call: call() is None)
+
+
+def test_graphs_beside_eager_and_compiled(config, as_on_gpu):
+    more = dict(compile=True, compile_backend='eager', against=('mmseg',), stages=True)
+    options = Options(graph=True, rounds=2, **more)
+    variants = read_variants([str(config)], ['none', 'hq'], None)
+    run = {}
+    Comparison(variants, options).run(Setting((64, 96), 1, 1), run)
+    order = [f'{n}{s}' for n in ('mmseg', 'none', 'hq') for s in ('', ', graph', ', compiled')]
+    assert names(run) == order
+    for record in run['results']:
+        graph = record['name'].endswith('graph')
+        assert ('stages' in record, 'peak_memory_bytes' in record) == (not graph, not graph)
+    gflops = {record['name']: record['gflops'] for record in run['results']}
+    assert gflops['hq, graph'] == gflops['hq'] < gflops['none, graph']
+
+
+def test_a_graph_gives_what_the_model_gives(config, as_on_gpu):
+    module = build_model(load_config(str(config)).model)
+    images = [torch.randn(1, 3, 64, 96) for _ in range(2)]
+    eager = OpenMMLabModel(module)
+    graph = GraphedModel(eager, images[0], False, 'hq')
+    with torch.inference_mode():
+        assert all(torch.equal(graph.predict(each), eager.predict(each)) for each in images)
+
+
+def test_what_cannot_be_recorded_is_one_line(config, monkeypatch):
+    def record(run, tensors, memory):
+        raise RuntimeError('operation not permitted when stream is capturing\nlong story')
+
+    monkeypatch.setattr(graphs, 'record', record)
+    eager = OpenMMLabModel(build_model(load_config(str(config)).model))
+    with pytest.raises(SegformerPlusPlusError, match='hq: no CUDA graph: operation') as caught:
+        GraphedModel(eager, torch.randn(1, 3, 64, 96), False, 'hq')
+    assert 'long story' not in str(caught.value)
+
+
+def test_presets_of_one_config_share_their_weights(config):
+    variants = read_variants([str(config)], ['none', 'hq', 'downsampling'], None)
+    built = Comparison(variants, Options(against=('mmseg',)))
+    none, hq, small = built._modules.values()
+    assert all(one is other for one, other in zip(none.parameters(), hq.parameters(), strict=True))
+    assert small.backbone.token_merging.downsampling and not hq.backbone.token_merging.downsampling
+    assert hq.backbone.token_merging.stages[0].kv and not none.backbone.token_merging.stages[0].kv
+    assert built._unmerged.backbone.token_merging == none.backbone.token_merging
 
 
 @pytest.mark.parametrize('error', [KeyboardInterrupt(), torch.OutOfMemoryError('CUDA')])
@@ -256,6 +324,8 @@ def test_a_peer_that_cannot_be_compared(config, tmp_path, capfd):
         (['--training', '--against', 'openvino'], 'openvino: it does not train'),
         (['--training', '--dtype', 'float16'], 'float16 needs a scaled loss'),
         (['--against', 'openvino', '--dtype', 'bfloat16'], 'openvino works with --device cpu'),
+        (['--graph'], '--graph: CUDA graphs need --device cuda'),
+        (['--training', '--graph'], '--training and --graph exclude each other'),
         (['--plot', 'a.doc'], "a.doc: a plot cannot be written as 'doc'"),
         (['--token-merging', 'nope'], "'nope'"),
         (['--checkpoint', 'absent.pth'], 'absent.pth'),

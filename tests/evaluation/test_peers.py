@@ -115,7 +115,7 @@ def test_parts_of_ours(tiny):
 
 def check_parts(model):
     stages = stage_calls(model, IMAGES)
-    assert list(stages) == ['backbone', 'head', 'labels']
+    assert list(stages) == ['backbone', 'head', 'labels', 'noisy labels']
     assert stages['head']().shape == (2, 5, 16, 24)
     with torch.inference_mode():
         whole = model.predict(IMAGES).clone()

@@ -15,15 +15,18 @@ from ...errors import SegformerPlusPlusError, memory_errors
 from ...inference.configs import backbone_settings
 from ...inference.opening import SEED, open_model
 from ...mit.cpu import chunked, is_chunked
+from ...patching import apply_token_merging
 from ...token_merging import BASELINE
-from ..timing import Call, Timing, measure, peak_memory
+from ..timing import Call, Timing, gpu_clocks, measure, peak_memory
 from .contenders import Contender, OpenMMLabModel, stage_calls
 from .costs import (
     TOLERANCE,
+    GraphedModel,
     TrainingStep,
     check_same_step,
     compile_contender,
     count_flops,
+    count_kernels,
     count_parameters,
     matrix_product_rates,
     trace_errors,
@@ -43,6 +46,7 @@ from .peers import (
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
 COMPILED = ', compiled'
+GRAPH = ', graph'
 TOMESD = ' (tomesd)'
 """What follows the name of a row whose matching is that of tomesd."""
 
@@ -62,6 +66,7 @@ class Options:
         backbone_only: time the backbone alone.
         stages: also time backbone, head and labels by themselves.
         training: time optimisation steps (forward, backward, AdamW) instead of inference.
+        graph: also time everything in PyTorch as a CUDA graph.
         compile: also time everything in PyTorch through torch.compile.
         compile_backend: the backend of torch.compile.
         peak: also measure the machine's plain matrix products, and what share a model reaches.
@@ -76,6 +81,7 @@ class Options:
     backbone_only: bool = False
     stages: bool = False
     training: bool = False
+    graph: bool = False
     compile: bool = False
     compile_backend: str = 'inductor'
     peak: bool = False
@@ -95,9 +101,12 @@ class Options:
                 raise SegformerPlusPlusError(
                     f'--against: {name!r} is no peer; choose from {", ".join(PEERS)}'
                 )
-        for flag, given in (('compile', self.compile), ('backbone-only', self.backbone_only)):
+        flags = ('compile', self.compile), ('graph', self.graph)
+        for flag, given in (*flags, ('backbone-only', self.backbone_only)):
             if self.training and given:
                 raise SegformerPlusPlusError(f'--training and --{flag} exclude each other')
+        if self.graph and self.device != 'cuda':
+            raise SegformerPlusPlusError('--graph: CUDA graphs need --device cuda')
         if self.training and openvino:
             raise SegformerPlusPlusError('--against openvino: it does not train')
         if self.training and self.dtype == 'float16':
@@ -154,12 +163,29 @@ class Comparison:
             )
         self._channels = channels.pop()
         check_peers(options.against, first.model)
-        self._modules = {name: self._build(cfg) for name, cfg in variants.items()}
+        self._modules = self._build_all(variants)
         self._peers: dict[str, Contender] = {}
         if options.against:
             self._build_peers(first)
         else:
             share_weights(self._modules)
+
+    def _build_all(self, variants: Mapping[str, Any]) -> dict[str, nn.Module]:
+        """Builds every model that differs in more than its strategies; others share its weights."""
+        modules: dict[str, nn.Module] = {}
+        built: dict[str, nn.Module] = {}
+        for name, config in variants.items():
+            settings = backbone_settings(config)
+            strategy = settings.get('token_merging'), settings.get('tome_cfg')
+            plain = copy.deepcopy(config)
+            backbone_settings(plain).update(token_merging=None, tome_cfg=None)
+            key = repr(plain.model)
+            if key not in built or strategy[1] is not None:
+                modules[name] = built[key] = self._build(config)
+            else:
+                modules[name] = twin(built[key])
+                apply_token_merging(modules[name], strategy[0])
+        return modules
 
     def _build(self, config: Any, trained: bool = True) -> nn.Module:
         options = self.options
@@ -172,7 +198,8 @@ class Comparison:
         cfg = copy.deepcopy(first)
         config = cfg.model
         config.backbone.update(token_merging=BASELINE, tome_cfg=None)
-        unmerged = self._build(cfg)
+        unmerged = twin(next(iter(self._modules.values())))
+        apply_token_merging(unmerged, BASELINE)
         share_weights({'unmerged': unmerged, **self._modules})
         self._unmerged = OpenMMLabModel(unmerged)
         for peer in self.options.against:
@@ -225,6 +252,7 @@ class Comparison:
             name: each.details for name, each in contenders.items() if each.details
         }
         self._measure_matrix_products(record)
+        clocks = [gpu_clocks()] if options.device == 'cuda' else []
         calls: dict[str, Call]
         if options.training:
             dtype = DTYPES[options.dtype]
@@ -236,14 +264,19 @@ class Comparison:
             calls = dict(steps)
         else:
             self._check_logits(contenders, images, record)
+            rows = contenders
             if options.compile:
-                contenders = self._compile(contenders, images, record)
+                contenders = self._compile(rows, images, record)
+            if options.graph:
+                contenders = self._graphed(rows, contenders, images)
             calls = {name: self._call(each, images) for name, each in contenders.items()}
         taken: dict[str, list[float]] = {}
         try:
             measure(calls, options.rounds, options.warmup, options.device, taken)
         finally:
             record['results'] = list(_timing_records(taken, setting.batch_size))
+            if clocks:
+                record['gpu_clocks_before_and_after'] = [*clocks, gpu_clocks()]
         self._measure_matrix_products(record)
         self._count(record, contenders, calls, images)
         if options.stages:
@@ -251,7 +284,11 @@ class Comparison:
                 parts = {name: step.parts() for name, step in steps.items()}
             else:
                 with trace_errors('--stages'):
-                    parts = {name: stage_calls(each, images) for name, each in contenders.items()}
+                    parts = {
+                        name: stage_calls(each, images)
+                        for name, each in contenders.items()
+                        if not isinstance(each, GraphedModel)
+                    }
             self._measure_stages(record, parts)
         record['complete'] = True
 
@@ -325,6 +362,17 @@ class Comparison:
                 )
         return result
 
+    def _graphed(
+        self, rows: Mapping[str, Contender], after: Mapping[str, Contender], images: Tensor
+    ) -> dict[str, Contender]:
+        """Returns every row of ``after``, those of ``rows`` followed by their graph."""
+        result: dict[str, Contender] = {}
+        for name, each in after.items():
+            result[name] = each
+            if name in rows and each.uses_torch:
+                result[name + GRAPH] = GraphedModel(each, images, self.options.backbone_only, name)
+        return result
+
     def _call(self, contender: Contender, images: Tensor) -> Call:
         function = contender.features if self.options.backbone_only else contender.predict
         return torch.inference_mode()(lambda: function(images))
@@ -350,8 +398,10 @@ class Comparison:
                 )
                 with chunked(is_chunked() and row.uses_torch):  # other graphs hold no chunks
                     result['gflops'] = count_flops(call) / 1e9
-                if row.uses_torch:
+                if row.uses_torch and not isinstance(row, GraphedModel):  # it keeps what it uses
                     result['peak_memory_bytes'] = peak_memory(calls[name], options.device)
+                    if options.device == 'cuda':
+                        result['kernels'] = count_kernels(calls[name])
             if rates:
                 rate = result['gflops'] / result['median_seconds']
                 result['gflops_per_second'] = rate
@@ -369,6 +419,12 @@ class Comparison:
         for (name, part), timing in zip(calls, timings.values(), strict=True):
             results[name].setdefault('stages', {})[part] = timing.median
             results[name].setdefault('stages_quartiles', {})[part] = timing.quartiles
+
+
+def twin(model: nn.Module) -> nn.Module:
+    """Returns a copy of a model that has the same tensors: its strategy can be another one."""
+    tensors = (*model.parameters(), *model.buffers())
+    return copy.deepcopy(model, {id(each): each for each in tensors})
 
 
 def share_weights(models: Mapping[str, nn.Module]) -> None:

@@ -135,7 +135,8 @@ class OpenMMLabModel(Contender):
 def stage_calls(contender: Contender, images: Tensor) -> dict[str, Callable[[], Any]]:
     """Returns the parts of ``predict`` as calls, each on what the part before it made.
 
-    The parts are 'backbone', 'head', and for a segmentor 'labels'.
+    The parts are 'backbone', 'head', and for a segmentor 'labels', and 'noisy labels' of random
+    logits, which have borders everywhere.
     """
     with torch.inference_mode():
         features = contender.features(images)
@@ -147,7 +148,11 @@ def stage_calls(contender: Contender, images: Tensor) -> dict[str, Callable[[], 
         'head': lambda: contender.head(features),
     }
     if contender.segments:
+        noise = torch.randn(logits.shape, generator=_generator()).to(logits)
+        if logits.is_contiguous(memory_format=torch.channels_last):
+            noise = noise.contiguous(memory_format=torch.channels_last)
         calls['labels'] = lambda: contender.labels(logits, size_of(images))
+        calls['noisy labels'] = lambda: contender.labels(noise, size_of(images))
     return {name: torch.inference_mode()(call) for name, call in calls.items()}
 
 

@@ -11,9 +11,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_flop_count
 
 from ...errors import SegformerPlusPlusError, memory_errors
+from ...patching import graphs
 from ..timing import synchronize
 from .contenders import Contender, size_of
 from .peers import exact_convolutions
@@ -150,6 +153,64 @@ class CompiledModel(Contender):
         if self.eager.one_graph and self.segments:
             return self.eager.labels(result, size_of(images))
         return result
+
+
+class GraphedModel(Contender):
+    """Replays what a contender does with images of one shape as one CUDA graph.
+
+    The peers too: how long a processor takes to start their kernels says nothing of these.
+
+    Args:
+        eager: the contender.
+        images: (B, C, H, W) on a CUDA device.
+        backbone_only: whether the features are what is asked for.
+
+    Raises:
+        SegformerPlusPlusError: it cannot be recorded.
+    """
+
+    def __init__(self, eager: Contender, images: Tensor, backbone_only: bool, name: str) -> None:
+        super().__init__(eager.module, eager.backbone)
+        self.eager, self.segments = eager, eager.segments
+        run = eager.features if backbone_only else eager.predict
+        self._memory = graphs.Memory()
+        with memory_errors(name):
+            try:
+                self._recording = graphs.record(
+                    lambda tensors: tree_leaves(run(tensors[0])), [images], self._memory
+                )
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:
+                reason = next(iter(str(error).splitlines()), '') or type(error).__name__
+                raise SegformerPlusPlusError(f'{name}: no CUDA graph: {reason}') from error
+
+    @property
+    def arithmetic(self) -> Contender:
+        return self.eager
+
+    def features(self, images: Tensor) -> Any:
+        return graphs.play(self._recording, [images], self._memory)
+
+    def head(self, features: Any) -> Tensor:
+        raise NotImplementedError('a graph is replayed as a whole')
+
+    def predict(self, images: Tensor) -> Tensor:
+        return self.features(images)[0]
+
+
+def count_kernels(call: Callable[[], Any]) -> int:
+    """Counts the kernels, copies and fills that one call starts on a CUDA device."""
+    call()
+    torch.cuda.synchronize()
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        call()
+        torch.cuda.synchronize()
+    events = profiler.profiler.kineto_results.events()
+    return sum(
+        each.device_type() == torch.autograd.DeviceType.CUDA and not each.is_user_annotation()
+        for each in events
+    )
 
 
 def compile_contender(

@@ -8,7 +8,7 @@ from ...token_merging import BASELINE
 from ..plots import Run, group_runs
 from ..results import MEMORY, SPEED_UP, SPREAD, Column, ResultsTable, Row, spread
 from ..timing import name_threads
-from .comparison import COMPILED
+from .comparison import COMPILED, GRAPH
 
 
 def run_title(run: Run, dtype: str, device: str) -> str:
@@ -34,6 +34,7 @@ COLUMNS = (
     Column('M param', _counted('parameters', 1e6), 1),
     Column('GFLOP', _counted('gflops', 1), 1),
     MEMORY,
+    Column('kernels', _counted('kernels', 1), 0, drop_if_empty=True),
     Column('GFLOP/s', _rate, drop_if_empty=True),
 )
 
@@ -46,7 +47,7 @@ def result_table(run: Run, title: str) -> ResultsTable:
 
 def stage_table(run: Run) -> ResultsTable:
     """Returns the medians of the stages, and their quartiles."""
-    rows = [Row.from_json(result) for result in run['results']]
+    rows = [Row.from_json(result) for result in run['results'] if 'stages' in result]
     columns = [Column(stage, _stage(stage)) for stage in rows[0].more['stages']]
     return ResultsTable(rows, columns, 'model', 'ms (quartiles) of each part by itself')
 
@@ -79,7 +80,7 @@ def break_even_lines(runs: Sequence[Run], presets: Sequence[str]) -> Iterator[st
 
     Only where several shapes were run with otherwise equal settings, 'none' among the models.
     """
-    pairs = [(name + s, BASELINE + s) for s in ('', COMPILED) for name in presets]
+    pairs = [(name + s, BASELINE + s) for s in ('', COMPILED, GRAPH) for name in presets]
     for group in group_runs(runs):
         if len(group) < 2:
             continue
