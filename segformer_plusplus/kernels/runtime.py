@@ -144,6 +144,10 @@ class Launch(Protocol):
     def __call__(self, *arguments: Any) -> Any: ...
 
 
+OPERATORS: dict[str, Operator] = {}
+"""Holds those that are imported, by name."""
+
+
 class Operator:
     """Is an operator ``segformer_plusplus::name`` of PyTorch.
 
@@ -170,6 +174,7 @@ class Operator:
         functools.update_wrapper(self, launch)
         self.launch, self.reference = launch, reference
         self.example, self.agrees, self.launches = example, agrees, launches
+        OPERATORS[launch.__name__] = self
         self._works: dict[tuple[torch.device, torch.dtype], bool] = {}
         name = f'segformer_plusplus::{launch.__name__}'
         define: Any = torch.library.custom_op
