@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +25,7 @@ from ..evaluation.benchmark.report import (
     run_title,
     stage_table,
 )
+from ..evaluation.fidelity.measuring import read_preset
 from ..evaluation.plots import check_plot_path, draw_benchmark
 from ..evaluation.timing import describe_environment
 from ..files import check_writable, write_json
@@ -93,7 +96,7 @@ def main(
     Args:
         config: config file.
         configs: further ones.
-        token_merging: presets; with one config only.
+        token_merging: presets, or files that hold some (see fidelity); with one config only.
         json: write everything that was measured.
         plot: draw it: bars, or lines over the shapes.
     """
@@ -121,7 +124,7 @@ def main(
     finally:
         if json and runs:
             write_results(json, arguments, runs)
-    for line in break_even_lines(runs, token_merging or []):
+    for line in break_even_lines(runs, list(variants) if token_merging else []):
         console.print(line, highlight=False)
     if plot:
         draw_benchmark(plot, runs, f'{options.dtype} on {options.device}')
@@ -134,16 +137,17 @@ def read_variants(
     """Returns what to compare: each config, or the one config under each preset."""
     if presets and len(configs) > 1:
         raise SegformerPlusPlusError('--token-merging works with one config, not several')
-    variants = {}
-    for preset in presets or (None,):
-        for path in configs:
-            cfg = load_config(path, cfg_options)
-            if preset is not None:
-                backbone_settings(cfg).update(token_merging=preset, tome_cfg=None)
-            name = preset or Path(path).stem
-            if name in variants:
-                raise SegformerPlusPlusError(f'{name!r} is given twice')
-            variants[name] = cfg
+    if not presets:
+        named = [(Path(path).stem, load_config(path, cfg_options)) for path in configs]
+    else:
+        named = []
+        for name, strategy in chain.from_iterable(read_preset(each).items() for each in presets):
+            named.append((name, load_config(configs[0], cfg_options)))
+            backbone_settings(named[-1][1]).update(token_merging=strategy, tome_cfg=None)
+    variants = dict(named)
+    for name, count in Counter(name for name, _ in named).items():
+        if count > 1:
+            raise SegformerPlusPlusError(f'{name!r} is given twice')
     return variants
 
 

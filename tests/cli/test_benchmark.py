@@ -288,6 +288,15 @@ def test_an_interruption_or_too_little_memory_loses_no_run(config, monkeypatch, 
     assert 'interrupted' in said.out if interrupted else 'error: none: out of memory' in said.err
 
 
+def test_presets_of_a_file(config, tmp_path):
+    (tmp_path / 'mine.py').write_text(
+        "presets = {'a': [{}] * 4, 'b': [dict(q='NeighborMerging2d')] * 4}"
+    )
+    variants = read_variants([str(config)], ['none', str(tmp_path / 'mine.py')], None)
+    assert list(variants) == ['none', 'a', 'b']
+    assert variants['b'].model.backbone.token_merging[0]['q'] == 'NeighborMerging2d'
+
+
 def test_an_interruption_between_rounds_keeps_those_before(config, monkeypatch):
     predict, calls = OpenMMLabModel.predict, []
 

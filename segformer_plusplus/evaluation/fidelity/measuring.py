@@ -45,7 +45,7 @@ def read_presets(names: Iterable[str] | None = None) -> Presets:
     for each in PRESETS if names is None else names:
         if each == BASELINE:
             continue
-        for name, token_merging in _read_preset(each).items():
+        for name, token_merging in read_preset(each).items():
             if name in presets:
                 raise SegformerPlusPlusError(f'two presets are called {name!r}')
             presets[name] = token_merging
@@ -71,7 +71,8 @@ def spell_out(token_merging: TokenMergingConfig) -> TokenMergingConfig:
     return PRESETS[token_merging] if isinstance(token_merging, str) else token_merging
 
 
-def _read_preset(name: str) -> Presets:
+def read_preset(name: str) -> Presets:
+    """Reads and checks one preset, or those of a file, by name; see :func:`read_presets`."""
     if name in PRESETS:
         return {name: name}
     path = Path(name)
