@@ -16,7 +16,7 @@ from segformer_plusplus.registration import REGISTERED
 ROOT = Path(__file__).resolve().parents[1]
 LIGHT = {'compat', 'errors', 'libraries', 'moved', 'registration', 'version'}
 """What is loaded by ``import segformer_plusplus``."""
-CORE = {'arguments', 'token_merging', 'mit', 'patching'}
+CORE = {'arguments', 'kernels', 'token_merging', 'mit', 'patching'}
 """Rooms that merging on somebody's model may load besides."""
 
 BLOCK = """

@@ -17,7 +17,13 @@ from segformer_plusplus.kernels.attention import (
 )
 from segformer_plusplus.kernels.runtime import HALF
 
-from .gpu import DEVICE, DTYPES, check_compiled
+from .gpu import DEVICE, check_compiled
+
+KINDS = [*HALF] if DEVICE.type == 'cuda' else [torch.float32, *HALF]
+"""In float32 a GPU is left to PyTorch; in the interpreter it says more than the others."""
+
+ROUNDING = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+"""Is that of weights and output; to bfloat16 the interpreter cuts off instead."""
 
 
 def attended(query, key, value, bias, num_heads):
@@ -27,6 +33,10 @@ def attended(query, key, value, bias, num_heads):
     )
     scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5 + bias[:, :, None].double()
     return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
+
+
+def is_near(found, expected):
+    return (found - expected).abs().max() < ROUNDING[found.dtype] * expected.abs().max()
 
 
 def tokens(batch, num_tokens, dims, dtype, parts=1):
@@ -39,7 +49,7 @@ def sizes(*shape):
     return torch.randint(1, 300, shape, device=DEVICE).float().log()
 
 
-@pytest.mark.parametrize('dtype', [*DTYPES, torch.float16])
+@pytest.mark.parametrize('dtype', KINDS)
 @pytest.mark.parametrize(
     'batch, num_heads, head_dims, num_queries, num_keys, biases',
     [
@@ -61,30 +71,23 @@ def test_it_is_the_softmax_over_all_keys(
     found = attention.launch(query * 3, key, value, bias, num_heads)
     expected = attended(query * 3, key, value, bias, num_heads)
     assert found.shape == expected.shape and found.is_contiguous() and found.dtype == dtype
-    error = (found - expected).abs().max() / expected.abs().max()
-    # weights and output are rounded to the dtype; to bfloat16 the interpreter cuts off instead
-    assert error < {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}[dtype]
+    assert is_near(found, expected)
 
 
 def test_views_are_taken_as_they_lie():
-    query = (
-        tokens(2, 140, 64, torch.float32)[0].transpose(0, 1).contiguous().transpose(0, 1)[:, ::2]
-    )
-    key = tokens(2, 64, 67, torch.float32)[0].transpose(1, 2)
-    value = tokens(1, 67, 64, torch.float32)[0].expand(2, -1, -1)
+    query = tokens(2, 140, 64, KINDS[0])[0].transpose(0, 1).contiguous().transpose(0, 1)[:, ::2]
+    key = tokens(2, 64, 67, KINDS[0])[0].transpose(1, 2)
+    value = tokens(1, 67, 64, KINDS[0])[0].expand(2, -1, -1)
     bias = sizes(67, 2).t()[None]
     found = attention.launch(query, key, value, bias, 2)
-    torch.testing.assert_close(
-        found.double(), attended(query, key, value, bias, 2), rtol=1e-4, atol=1e-5
-    )
+    assert is_near(found, attended(query, key, value, bias, 2))
 
 
 def test_a_bias_in_half_precision():
     key, value = tokens(2, 40, 64, torch.bfloat16, 2)
     bias = sizes(1, 1, 40).bfloat16()
     found = attention.launch(key, key, value, bias, 2)
-    expected = attended(key, key, value, bias, 2)
-    assert (found - expected).abs().max() < 1.6e-2 * expected.abs().max()
+    assert is_near(found, attended(key, key, value, bias, 2))
 
 
 def test_faults_are_told_from_rounding():
@@ -101,11 +104,11 @@ def test_faults_are_told_from_rounding():
 
 @pytest.mark.parametrize('scale', [0, 1e3])
 def test_equal_and_enormous_scores_give_no_nan(scale):
-    query, key, value = tokens(1, 70, 32, torch.float32, 3)
+    query, key, value = tokens(1, 70, 32, KINDS[0], 3)
     bias = sizes(1, 1, 70)
     found = attention.launch(query * scale, key, value, bias, 1)
     expected = attended(query * scale, key, value, bias, 1)
-    torch.testing.assert_close(found.double(), expected, rtol=2e-3, atol=2e-3)
+    assert (found - expected).abs().max() < 5e-3
 
 
 def test_only_heads_and_types_that_it_knows_are_taken(monkeypatch):
