@@ -9,8 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import TokenMergingError
+from ..kernels.attention import attends, attention, split_heads
+from ..kernels.weighing import merge_weighed, weigh, weighs
 from ..token_merging import IdentityPlan, MergePlan, StageMerging, TokenMerger
 from ..token_merging.base import Grid, image_to_tokens, tokens_to_image, without_autocast
+from ..token_merging.plans import SlotPlan
 from . import cpu
 from .plain import is_plain
 
@@ -23,9 +26,6 @@ Memory = tuple[Tensor, Tensor, Tensor | None]
 
 SAMPLES = 4
 """Is the least number of queries that are sampled along each side of the grid, if it has them."""
-
-LEAST_ATTENTION = 1e-12
-"""Is what every token counts at least: a group that no query looks at has a mean too."""
 
 
 class MergedAttention:
@@ -160,7 +160,10 @@ class MergedAttention:
     def _attend(self, query: Tensor, memory: Memory) -> Tensor:
         key, value, bias = memory
         dropout = self.dropout_rate() if self.training else 0.0
-        q, k, v = (split_heads(t, self.num_heads) for t in (self.project_query(query), key, value))
+        query = self.project_query(query)
+        if bias is not None and not dropout and attends(query, key, value, self.num_heads):
+            return self.project_out(attention(query, key, value, bias, self.num_heads))
+        q, k, v = (split_heads(tokens, self.num_heads) for tokens in (query, key, value))
         mask = None if bias is None else bias[:, :, None].to(q.dtype)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
         return self.project_out(out.transpose(1, 2).flatten(2))
@@ -182,17 +185,15 @@ class MergedAttention:
 def sample_tokens(tokens: Tensor, grid: Grid) -> Tensor:
     """Returns evenly spaced tokens of the grid, ``SAMPLES`` to nearly twice as many a side."""
     steps = [max(1, side // SAMPLES) for side in grid]
+    if not torch.compiler.is_compiling():
+        y, x = (slice(step // 2, None, step) for step in steps)
+        return tokens.unflatten(1, grid)[:, y, x].flatten(1, 2)
     # an index, not slices, whose layout a graph of any size could not foresee
     rows, columns = (
         torch.arange(step // 2, side, step, device=tokens.device)
         for step, side in zip(steps, grid, strict=True)
     )
     return tokens.index_select(1, (rows.unsqueeze(1) * grid[1] + columns).flatten())
-
-
-def split_heads(tokens: Tensor, num_heads: int) -> Tensor:
-    """Views (B, N, C) as (B, heads, N, C / heads)."""
-    return tokens.unflatten(-1, (num_heads, -1)).transpose(1, 2)
 
 
 def merge_by_attention(
@@ -211,35 +212,10 @@ def merge_by_attention(
         value: (B, N', C).
         num_heads: divides C.
     """
-    kind, wide = query.dtype, torch.promote_types(key.dtype, torch.float32)
+    if isinstance(plan, SlotPlan) and weighs(query, key, value, num_heads):
+        return merge_weighed(query, key, value, plan._index, plan.sizes(), num_heads)
     with without_autocast(key.device):
-        with torch.no_grad():
-            scaled = split_heads(query.to(wide), num_heads) * (key.shape[-1] // num_heads) ** -0.5
-            scores = scaled @ split_heads(key.to(wide), num_heads).transpose(-1, -2)
-            highest = scores.amax(dim=-1, keepdim=True)
-            scores.sub_(highest).exp_()
-            normaliser = 1 / scores.sum(dim=-1).unsqueeze(-2) / query.shape[1]  # (B, heads, 1, S)
-            weight = (normaliser @ scores).squeeze(2).transpose(1, 2)  # (B, N', heads)
-            weight = weight.clamp_min(LEAST_ATTENTION)
-            paid = plan.merge(weight)
-        key, value = (_weighed_mean(plan, tokens, weight, paid) for tokens in (key, value))
-        with torch.no_grad():
-            scores = scaled @ split_heads(key, num_heads).transpose(-1, -2)
-            # what a merged key is paid if it counts once
-            once = (normaliser @ scores.sub_(highest).exp_()).squeeze(2)
-            sizes = plan.sizes().to(wide).unsqueeze(1)
-            multiplicity = (paid.transpose(1, 2) * sizes / once).clamp_min(1).minimum(sizes)
-            # in rows, as the kernels of GPUs want a mask
-            bias = multiplicity.log().contiguous()
-    # detached once more: a graph, traced without gradients, would take a mask for one that has them
-    return key.to(kind), value.to(kind), bias.detach()
-
-
-def _weighed_mean(plan: MergePlan, tokens: Tensor, weight: Tensor, paid: Tensor) -> Tensor:
-    """Averages (B, N', C) by a weight in each head, (B, N', heads), whose mean is ``paid``."""
-    heads = tokens.unflatten(-1, (weight.shape[-1], -1))
-    merged = plan.merge((heads * weight.unsqueeze(-1)).flatten(2))
-    return (merged.unflatten(-1, (weight.shape[-1], -1)) / paid.unsqueeze(-1)).flatten(2)
+        return weigh(plan.merge, plan.sizes(), query, key, value, num_heads)
 
 
 class PackedAttention(MergedAttention):

@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from segformer_plusplus.kernels import enabled, is_enabled, runtime
+from segformer_plusplus.kernels.attention import attention
 from segformer_plusplus.kernels.labels import resized_argmax
 from segformer_plusplus.kernels.runtime import Operator, operator, runs_on
+from segformer_plusplus.kernels.weighing import merge_weighed
 
-OPERATORS = [resized_argmax]
+OPERATORS = [attention, merge_weighed, resized_argmax]
 
 
 @pytest.fixture

@@ -259,6 +259,13 @@ def test_the_sample_covers_the_grid(grid):
     assert len(taken) == len(set(map(tuple, taken.tolist())))
 
 
+def test_a_graph_takes_the_same_sample(monkeypatch):
+    tokens = torch.randn(2, 17 * 23, DIMS)
+    expected = sample_tokens(tokens, (17, 23))
+    monkeypatch.setattr(torch.compiler, 'is_compiling', lambda: True)
+    assert torch.equal(sample_tokens(tokens, (17, 23)), expected)
+
+
 def test_a_module_that_was_changed_merges_equally():
     """Who hangs a hook on the attention's module gets the attention that he can see."""
     tokens = torch.randn(2, 48, DIMS)
