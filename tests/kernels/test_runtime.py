@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from segformer_plusplus.kernels import enabled, is_enabled, runtime
+from segformer_plusplus.kernels.fusion import fused_logits
 from segformer_plusplus.kernels.labels import resized_argmax
 from segformer_plusplus.kernels.runtime import Operator, operator, runs_on
 
-OPERATORS = [resized_argmax]
+OPERATORS = [resized_argmax, fused_logits]
 
 
 @pytest.fixture
