@@ -16,12 +16,33 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import SegformerPlusPlusError
+from ..kernels.fusion import CLASSES, LEVELS, fused_logits
+from ..kernels.runtime import runs_on
 from ..token_merging.base import image_to_tokens
 from . import cpu
+from .folding import Projection, compose, fold_pyramid, forget
 from .plain import has_bare_weights, is_plain, is_untouched
+
+# a product, its bias and ReLU in one launch, as in PyTorch's own Transformer layers
+_linear_relu = getattr(torch, '_addmm_activation', None)
 
 ROWS = 16
 """Is the number of rows in a chunk of the result."""
+
+
+class FusionHead:
+    """Goes before the base of a head that has a ``fusion_conv``.
+
+    ``train`` and ``eval`` let weights be folded anew: mmengine swaps those of an average in through
+    ``.data``, which no version counts.
+    """
+
+    fusion_conv: ConvModule
+
+    def train(self, mode: bool = True) -> Any:
+        """Sets the mode, see ``torch.nn.Module.train``."""
+        forget(self.fusion_conv)
+        return super().train(mode)  # type: ignore[misc]
 
 
 def fuse_pyramid(
@@ -62,6 +83,7 @@ def fuse_pyramid(
         and _is_pointwise(project)
     ):
         return fuse_chunked(features, levels, fusion_conv, project)
+    forget(fusion_conv)
     size, conv = features[0].shape[2:], fusion_conv.conv
     corners = align_corners if mode in ('bilinear', 'bicubic') else None
 
@@ -87,7 +109,7 @@ def _multiply(feature: Tensor, level_conv: Any, weight: Tensor) -> Tensor:
     if not _is_linear(level_conv):
         return F.conv2d(level_conv(feature), weight)
     conv = level_conv.conv
-    both, bias = _compose((conv.weight.flatten(1), conv.bias), weight.flatten(1))
+    both, bias = compose((conv.weight.flatten(1), conv.bias), weight.flatten(1))
     return F.conv2d(feature, both[:, :, None, None], bias)
 
 
@@ -96,7 +118,7 @@ def fuse_chunked(
 ) -> Tensor:
     """Computes what :func:`fuse_pyramid` does with bilinear resizes and norms that are folded.
 
-    On a CPU it makes a few rows of the result at a time.
+    On a CPU it makes a few rows of the result at a time, on a GPU every pixel in one kernel.
 
     Args:
         features: one (B, C_i, H_i, W_i) per level; the first has the resolution of the result.
@@ -107,9 +129,13 @@ def fuse_chunked(
     Returns:
         (B, C', H_0, W_0) in channels-last layout.
     """
-    weight, bias = _fold(fusion_conv)
-    parts = weight.chunk(len(features), dim=1)
-    first, *others = (_Level(*each) for each in zip(features, convs, parts, strict=True))
+    folded, parts, bias = fold_pyramid(convs, fusion_conv)
+    levels = [_Level(*each) for each in zip(features, convs, folded, parts, strict=True)]
+    if _runs_fused(features, fusion_conv, project):
+        products = [level.fuse_at_once() for level in levels]
+        last = project.weight.flatten(1), project.bias
+        return fused_logits(products, bias, *last, fusion_conv.with_activation).permute(0, 3, 1, 2)
+    first, *others = levels
     batch, _, height, width = features[0].shape
     result = features[0].new_empty(batch, height, width, project.out_channels)
     rows = ROWS if cpu.works_chunked(features[0]) else height
@@ -125,10 +151,14 @@ def fuse_chunked(
     return result.permute(0, 3, 1, 2)
 
 
-def _compose(first: tuple[Tensor, Tensor | None], second: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Joins a linear layer (C', C), (C') and another one (C'', C') without a bias."""
-    weight, bias = first
-    return second @ weight, None if bias is None else second @ bias
+def _runs_fused(features: Sequence[Tensor], fusion_conv: ConvModule, project: Any) -> bool:
+    """Tells whether the kernel does what follows the products."""
+    return (
+        runs_on(*features, project.weight)
+        and len(features) <= LEVELS
+        and project.out_channels <= CLASSES
+        and (not fusion_conv.with_activation or type(fusion_conv.activate) is nn.ReLU)
+    )
 
 
 class _Level:
@@ -137,23 +167,34 @@ class _Level:
     Args:
         feature: (B, C_i, H_i, W_i).
         conv: 1x1, to C channels.
-        part: (C, C), the part of the fusion's weight that acts on this level.
+        folded: weight and bias of the convolution, with all that is linear after it.
+        part: (C, C), the part of the fusion's weight that acts on this level after its activation,
+            or None.
     """
 
-    def __init__(self, feature: Tensor, conv: ConvModule, part: Tensor) -> None:
+    def __init__(
+        self, feature: Tensor, conv: ConvModule, folded: Projection, part: Tensor | None
+    ) -> None:
         self.grid = image_to_tokens(feature).unflatten(1, feature.shape[2:])
-        self.conv = conv
-        self.folded = _fold(conv)
-        self.part = part
-        if not conv.with_activation:
-            self.folded = _compose(self.folded, part)
+        self.conv, self.folded, self.part = conv, folded, part
 
     def fuse(self, rows: slice) -> Tensor:
         """Computes rows of the product, (B, len(rows), W_i, C), in a tensor of its own."""
         level = cpu.linear(self.grid[:, rows], *self.folded)
-        if not self.conv.with_activation:
-            return level
-        return cpu.linear(self.conv.activate(level), self.part)
+        return level if self.part is None else cpu.linear(self.conv.activate(level), self.part)
+
+    def fuse_at_once(self) -> Tensor:
+        """Computes the product, (B, H_i, W_i, C), in as few launches as there are."""
+        weight, bias = self.folded
+        if (
+            self.part is None
+            or bias is None
+            or type(self.conv.activate) is not nn.ReLU
+            or _linear_relu is None
+        ):
+            return self.fuse(slice(None))
+        level = _linear_relu(bias, self.grid.flatten(0, 2), weight.t())
+        return F.linear(level, self.part).unflatten(0, self.grid.shape[:3])
 
     def resized_rows(self, rows: slice, size: tuple[int, int]) -> Tensor:
         """Computes rows (B, len(rows), W, C) of the product's bilinear resize to (H, W)."""
@@ -215,19 +256,6 @@ def _is_fixed(norm: Any) -> bool:
         and not norm.training
         and norm.running_var is not None
     )
-
-
-def _fold(module: ConvModule) -> tuple[Tensor, Tensor | None]:
-    """Returns weight (C', C) and bias (C') of the convolution and its norm in one."""
-    weight, bias, norm = module.conv.weight.flatten(1), module.conv.bias, module.norm
-    if norm is None:
-        return weight, bias
-    scale = torch.rsqrt(norm.running_var + norm.eps)
-    shift = -norm.running_mean if bias is None else bias - norm.running_mean
-    if not norm.affine:
-        return weight * scale[:, None], shift * scale
-    scale = scale * norm.weight
-    return weight * scale[:, None], shift * scale + norm.bias
 
 
 def pair_levels(

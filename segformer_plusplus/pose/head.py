@@ -28,7 +28,7 @@ from ..arguments import (
 )
 from ..errors import SegformerPlusPlusError
 from ..mit.cpu import accept_in_rows
-from ..mit.fusion import check_image_norm, fuse_pyramid, pair_levels, select_levels
+from ..mit.fusion import FusionHead, check_image_norm, fuse_pyramid, pair_levels, select_levels
 
 _BATCH_NORM = {'type': 'BN', 'requires_grad': True}
 _RELU = {'type': 'ReLU'}
@@ -36,7 +36,7 @@ _LOSS = {'type': 'KeypointMSELoss', 'use_target_weight': True}
 
 
 @MODELS.register_module(force=True)
-class SegformerHeatmapHead(HeatmapHead):
+class SegformerHeatmapHead(FusionHead, HeatmapHead):
     """Fuses the stages of the backbone as SegFormer does and predicts one heatmap per keypoint.
 
     SegFormer's decoder (Xie et al. 2021, section 3.2) before a 1x1 convolution to heatmaps, as in

@@ -31,7 +31,7 @@ from ..arguments import (
     integers,
 )
 from ..mit.cpu import accept_in_rows
-from ..mit.fusion import check_image_norm, fuse_pyramid, pair_levels, select_levels
+from ..mit.fusion import FusionHead, check_image_norm, fuse_pyramid, pair_levels, select_levels
 from ..mit.plain import is_untouched
 
 DECODE_HEAD: dict[str, Kind] = dict(
@@ -86,7 +86,7 @@ def _fuse(head: Any, inputs: Sequence[Tensor]) -> Tensor:
 
 
 @MODELS.register_module(force=True)
-class SegformerHeadPlusPlus(SegformerHead):
+class SegformerHeadPlusPlus(FusionHead, SegformerHead):
     """Is mmseg's ``SegformerHead``: the same arguments, weights and numbers, without its concat.
 
     Every level is fused at its own resolution, see :mod:`segformer_plusplus.mit.fusion`.
@@ -155,7 +155,7 @@ def _accuracy(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
 
 
 @MODELS.register_module(force=True)
-class SegformerLinearHead(BaseDecodeHead):
+class SegformerLinearHead(FusionHead, BaseDecodeHead):
     """Fuses the stages as SegFormer's original code, Transformers and SMP do.
 
     mmseg's ``SegformerHead`` has a norm and a ReLU after the projection of each level. Theirs is a

@@ -1,17 +1,19 @@
 """Where kernels run, and what happens where they do not."""
 
 import logging
+import pkgutil
+from importlib import import_module
 
 import pytest
 import torch
 
+from segformer_plusplus import kernels
 from segformer_plusplus.kernels import enabled, is_enabled, runtime
-from segformer_plusplus.kernels.attention import attention
-from segformer_plusplus.kernels.labels import resized_argmax
 from segformer_plusplus.kernels.runtime import Operator, operator, runs_on
-from segformer_plusplus.kernels.weighing import merge_weighed
 
-OPERATORS = [attention, merge_weighed, resized_argmax]
+for module in pkgutil.iter_modules(kernels.__path__, f'{kernels.__name__}.'):
+    import_module(module.name)
+OPERATORS = list(runtime.OPERATORS.values())
 
 
 @pytest.fixture
