@@ -7,9 +7,11 @@ import torch
 
 from segformer_plusplus.kernels import enabled, is_enabled, runtime
 from segformer_plusplus.kernels.labels import resized_argmax
+from segformer_plusplus.kernels.matching import matched_index
+from segformer_plusplus.kernels.merging import group_means
 from segformer_plusplus.kernels.runtime import Operator, operator, runs_on
 
-OPERATORS = [resized_argmax]
+OPERATORS = [resized_argmax, matched_index, group_means]
 
 
 @pytest.fixture
