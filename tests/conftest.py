@@ -2,7 +2,6 @@
 
 import os
 import signal
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -18,8 +17,6 @@ from mmengine.utils import ManagerMixin
 from mmengine.visualization import Visualizer
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.torch_version import TorchVersion
-
-from segformer_plusplus.token_merging.bipartite import _cached_split_grid
 
 FIRST = ('training', 'test_reproduce.py')
 """Trainings are forked, which autograd refuses once it has threads; the other takes longest."""
@@ -49,13 +46,11 @@ def fresh_managers() -> None:
 
 
 @pytest.fixture
-def no_gpu() -> Iterator[FakeTensorMode]:
-    """Yields the mode in which tensors can lie on a GPU that is not there: shapes without numbers.
+def no_gpu() -> FakeTensorMode:
+    """Returns the mode in which tensors can lie on a GPU that is not there: shapes without numbers.
 
     What mixes devices or types fails in it as on a real one.
     """
     if TorchVersion(torch.__version__) < '2.7':
         pytest.skip('this torch asks for a driver')
-    _cached_split_grid.cache_clear()
-    yield FakeTensorMode()
-    _cached_split_grid.cache_clear()
+    return FakeTensorMode()

@@ -16,6 +16,8 @@ from tomesd.merge import bipartite_soft_matching_random2d
 from torch import Tensor
 
 from ..errors import TokenMergingError
+from ..kernels.matching import matched_index
+from ..kernels.runtime import runs_on
 from .base import (
     TOKEN_MERGERS,
     Grid,
@@ -46,7 +48,10 @@ class _BipartiteSoftMatching(TokenMerger):
         merged_away = min(int(tokens.shape[1] * self.ratio), len(sources))
         if merged_away == 0:
             return IdentityPlan(tokens.shape[1], tokens.device)
-        slot = match_tokens(tokens, sources, destinations, len(sources) - merged_away)
+        num_kept = len(sources) - merged_away
+        if runs_on(tokens):
+            return SlotPlan.of_index(*matched_index(tokens, sources, destinations, num_kept))
+        slot = match_tokens(tokens, sources, destinations, num_kept)
         return SlotPlan(slot, tokens.shape[1] - merged_away)
 
 
@@ -107,7 +112,8 @@ class BipartiteSoftMatching2d(_BipartiteSoftMatching):
 
     def split(self, grid: Grid, device: torch.device) -> tuple[Tensor, Tensor]:
         cell = _fit_stride(self.stride, grid)
-        if torch.compiler.is_compiling():
+        # a tensor of a mode, such as one without numbers, lives no longer than that
+        if torch.compiler.is_compiling() or type(torch.empty(0, device=device)) is not Tensor:
             return _split_grid(grid, cell, device)
         return _cached_split_grid(grid, cell, device)
 

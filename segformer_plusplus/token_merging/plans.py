@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..kernels.merging import group_means
+from ..kernels.runtime import runs_on
 from .base import Grid, MergePlan, tokens_to_image
 
 
@@ -17,6 +19,10 @@ class SlotPlan(MergePlan):
     """Merges groups by one index per token: ``slot[b, n]`` is the merged token that n goes into.
 
     Merging is one scattered add and a division by the group sizes, unmerging one gather.
+
+    Attributes:
+        index: (B * N,), which of all B * M merged tokens of the batch each token goes into, so that
+            each operation is a single call on (B * M, C).
 
     Args:
         slot: (B, N) integers in [0, num_merged).
@@ -27,25 +33,36 @@ class SlotPlan(MergePlan):
         batch, num_tokens = slot.shape
         super().__init__(num_tokens, num_merged)
         self._batch = batch
-        # one flat index over the batch, so that each operation is a single call on (B * M, C)
-        self._index = _flat_index(slot, num_merged)
-        self._sizes = slot.new_zeros(batch * num_merged)
-        self._sizes.scatter_add_(0, self._index, torch.ones_like(self._index))
+        self.index = _flat_index(slot, num_merged)
+        sizes = slot.new_zeros(batch * num_merged)
+        sizes.scatter_add_(0, self.index, torch.ones_like(self.index))
+        self._sizes = sizes.view(batch, num_merged)
+
+    @classmethod
+    def of_index(cls, index: Tensor, sizes: Tensor) -> SlotPlan:
+        """Makes a plan of what is known already.
+
+        Args:
+            index: (B, N) of the numbers of the attribute ``index``.
+            sizes: (B, M), how often each of these is in it.
+        """
+        plan = cls.__new__(cls)
+        MergePlan.__init__(plan, index.shape[1], sizes.shape[1])
+        plan._batch, plan.index, plan._sizes = index.shape[0], index.flatten(), sizes
+        return plan
 
     def merge(self, tokens: Tensor) -> Tensor:
-        flat = tokens.flatten(0, 1)
-        wide = flat.float() if flat.dtype in (torch.float16, torch.bfloat16) else flat
-        total = wide.new_zeros(self._batch * self.num_merged, flat.shape[1])
-        total = total.index_add(0, self._index, wide)
-        mean = total / self._sizes.unsqueeze(1).to(total.dtype)
-        return mean.to(tokens.dtype).unflatten(0, (self._batch, self.num_merged))
+        fits = runs_on(tokens) and tokens.shape[:2] == (self._batch, self.num_tokens)
+        # what does not fit is for PyTorch to refuse
+        means = group_means if fits else group_means.reference
+        return means(tokens, self.index, self._sizes)
 
     def unmerge(self, tokens: Tensor) -> Tensor:
-        flat = tokens.flatten(0, 1).index_select(0, self._index)
+        flat = tokens.flatten(0, 1).index_select(0, self.index)
         return flat.unflatten(0, (self._batch, self.num_tokens))
 
     def sizes(self) -> Tensor:
-        return self._sizes.view(self._batch, self.num_merged)
+        return self._sizes
 
 
 def _flat_index(index: Tensor, length: int) -> Tensor:
