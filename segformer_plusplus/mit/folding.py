@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch._C._functorch import peek_interpreter_stack
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
+from ..kernels.runtime import hold
+
 T = TypeVar('T')
 Projection = tuple[Tensor, Tensor | None]
 """Is weight (C', C) and bias (C') of a linear layer."""
@@ -19,6 +21,7 @@ Projection = tuple[Tensor, Tensor | None]
 _kept: WeakKeyDictionary[nn.Module, tuple[list[tuple[Tensor, int] | None], Any, Any]] = (
     WeakKeyDictionary()
 )
+_forgotten = 0
 
 
 class Folded(NamedTuple):
@@ -111,7 +114,9 @@ def keep(
         settings = settings, torch.cuda.current_stream(tensors[0].device)
     kept = _kept.get(owner)
     if kept is not None and kept[1] == settings and _are_same(kept[0], sources):
-        return kept[2]
+        return hold(kept[2])
+    if tensors[0].is_cuda and torch.cuda.is_current_stream_capturing():
+        return make()  # in every replay
     # these hold the memory, so that no other numbers come to lie there
     seen = [None if each is None else (each.detach(), each._version) for each in sources]
     made = make()
@@ -121,8 +126,14 @@ def keep(
 
 def forget(owner: nn.Module) -> None:
     """Drops what is kept for this module."""
+    global _forgotten
     if not torch.compiler.is_compiling():
-        _kept.pop(owner, None)
+        _forgotten += _kept.pop(owner, None) is not None
+
+
+def forgotten() -> int:
+    """Counts what was dropped, for those who read it without asking for it."""
+    return _forgotten
 
 
 def _may_keep(tensors: Sequence[Tensor]) -> bool:
@@ -138,9 +149,7 @@ def _may_keep(tensors: Sequence[Tensor]) -> bool:
         or len({t.device for t in tensors}) > 1
     ):
         return False
-    if tensors[0].is_cuda:  # a graph computes it again in every replay
-        return not torch.cuda.is_current_stream_capturing()
-    return tensors[0].device.type == 'cpu'
+    return tensors[0].device.type in ('cpu', 'cuda')
 
 
 def _are_same(seen: list[tuple[Tensor, int] | None], sources: Sequence[Tensor | None]) -> bool:

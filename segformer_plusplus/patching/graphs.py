@@ -21,6 +21,7 @@ from ..errors import SegformerPlusPlusError
 from ..kernels import is_enabled
 from ..kernels.runtime import recording
 from ..mit import cpu
+from ..mit.folding import forgotten
 from ..token_merging import StageMerging, TokenMerger, TokenMerging
 from .backbones import find_backbones
 
@@ -352,7 +353,7 @@ def _state_of(module: nn.Module) -> _State | None:
     """Returns the state of a module; None where a replay would leave out what watches it."""
     if every._global_forward_hooks or every._global_forward_pre_hooks:
         return None
-    state = _State()
+    state = _State(values=[forgotten()])
     objects, values = state.objects, state.values
     waiting = [module]
     try:

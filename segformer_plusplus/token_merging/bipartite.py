@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..errors import TokenMergingError
 from ..kernels.matching import matched_index
-from ..kernels.runtime import runs_on
+from ..kernels.runtime import hold, runs_on
 from .base import (
     TOKEN_MERGERS,
     Grid,
@@ -115,7 +115,7 @@ class BipartiteSoftMatching2d(_BipartiteSoftMatching):
         # a tensor of a mode, such as one without numbers, lives no longer than that
         if torch.compiler.is_compiling() or type(torch.empty(0, device=device)) is not Tensor:
             return _split_grid(grid, cell, device)
-        return _cached_split_grid(grid, cell, device)
+        return hold(_cached_split_grid(grid, cell, device))
 
 
 @TOKEN_MERGERS.register_module()

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 import segformer_plusplus  # noqa: F401  what a config names is registered
 from segformer_plusplus.kernels import enabled, runtime
-from segformer_plusplus.token_merging import PRESETS
+from segformer_plusplus.token_merging import PRESETS, bipartite
 
 VIEWS = {
     'view', '_unsafe_view', 'permute', 'transpose', 't', 'expand', 'slice', 'select', 'unsqueeze',
@@ -71,6 +71,13 @@ def _(query, key, value):
 def gpu(no_gpu, monkeypatch):
     """A GPU that is not there, new enough for the kernels."""
     monkeypatch.setattr(runtime, 'is_capable', lambda device: True)
+
+    def split(grid, cell, device):
+        count = (grid[0] // cell[0]) * (grid[1] // cell[1])
+        sizes = grid[0] * grid[1] - count, count
+        return tuple(torch.empty(size, dtype=torch.long, device=device) for size in sizes)
+
+    monkeypatch.setattr(bipartite, '_split_grid', split)  # which a GPU does once
 
     def attention(query, key, value, attn_mask=None, dropout_p=0.0):
         assert attn_mask is None or attn_mask.dtype == query.dtype

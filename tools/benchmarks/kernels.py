@@ -10,6 +10,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -109,7 +110,9 @@ def alternatives(operator: Operator, arguments: Arguments) -> dict[str, Callable
     low = (bias / scale - high).to(q.dtype)
     ones = q.new_ones(*q.shape[:-1], 2)
     wide_q = F.pad(torch.cat([q, ones], -1), (0, 6))
-    wide_k = F.pad(torch.cat([k, torch.stack([high, low], -1).expand(*k.shape[:-1], 2)], -1), (0, 6))
+    wide_k = F.pad(
+        torch.cat([k, torch.stack([high, low], -1).expand(*k.shape[:-1], 2)], -1), (0, 6)
+    )
     wide_v = F.pad(v, (0, 8))
 
     def widened() -> Tensor:
@@ -211,7 +214,7 @@ def machine(device: torch.device) -> dict[str, Any]:
     rates = {}
     for dtype in DTYPES:
         left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-        taken = milliseconds(lambda a=left, b=right: a @ b, device, 10)
+        taken = milliseconds(partial(torch.matmul, left, right), device, 10)
         rates[str(dtype)] = 2 * size**3 / taken / 1e9
     small = torch.zeros(1, device=device)
 
@@ -291,7 +294,9 @@ def main(
         write_json(json, record)
     Console(width=160).print(record['machine'], table)
     if profiles and device == 'cuda' and is_capable(place):
-        record['profiles'] = {preset: profiled(preset, place) for preset in ('none', 'hq', 'weighted')}
+        record['profiles'] = {
+            preset: profiled(preset, place) for preset in ('none', 'hq', 'weighted')
+        }
         if json:
             write_json(json, record)
 
