@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from segformer_plusplus.kernels import enabled, is_enabled, runtime
+from segformer_plusplus.kernels.depthwise import depthwise_gelu
 from segformer_plusplus.kernels.labels import resized_argmax
+from segformer_plusplus.kernels.residual import add_norm
 from segformer_plusplus.kernels.runtime import Operator, operator, runs_on
 
-OPERATORS = [resized_argmax]
+OPERATORS = [resized_argmax, depthwise_gelu, add_norm]
 
 
 @pytest.fixture
