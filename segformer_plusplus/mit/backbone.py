@@ -35,7 +35,7 @@ from ..token_merging import (
     read_tome_cfg,
 )
 from ..token_merging.base import Grid, image_to_tokens, tokens_to_image
-from . import cpu
+from . import cpu, gpu
 from .archs import resolve_arch
 from .attention import EfficientAttention, SharedPlans
 from .ffn import MixFFN
@@ -254,11 +254,20 @@ class MixVisionTransformerPlusPlus(BaseModule):
         for stage, (embed, blocks, norm) in enumerate(stages):
             tokens, grid = embed(image)
             share = self.token_merging.stages[stage].share
+            in_a_row = gpu.works_in_a_row(tokens, blocks) and all(map(_is_own, blocks))
+            if in_a_row:
+                normed = blocks[0].norm1(tokens)
             for index, block in enumerate(blocks):
                 if index % share == 0:
                     plans: SharedPlans | None = {} if share > 1 else None
-                tokens = block(tokens, grid, plans)
-            image = tokens_to_image(norm(tokens), grid)
+                if in_a_row:
+                    following = blocks[index + 1].norm1 if index + 1 < len(blocks) else norm
+                    tokens, normed = block.run(tokens, normed, grid, plans, following)
+                else:
+                    tokens = block(tokens, grid, plans)
+            if not in_a_row:
+                normed = norm(tokens)
+            image = tokens_to_image(normed, grid)
             if stage in self.out_indices:
                 features.append(image)
         return features
@@ -360,6 +369,30 @@ class MixTransformerBlock(nn.Module):
             return checkpoint(self._forward, tokens, grid, plans, use_reentrant=False)
         return self._forward(tokens, grid, plans)
 
+    def run(
+        self,
+        tokens: Tensor,
+        normed: Tensor,
+        grid: Grid,
+        plans: SharedPlans | None,
+        following: nn.Module,
+    ) -> tuple[Tensor, Tensor]:
+        """Computes what a call does, and its norm; where kernels run, each sum with its norm.
+
+        Args:
+            tokens: (B, N, C).
+            normed: ``self.norm1(tokens)``.
+            grid: (H, W), H * W == N.
+            plans: of the blocks that share them.
+            following: the norm of what comes next.
+
+        Returns:
+            The tokens and the normed tokens, (B, N, C) each.
+        """
+        update = self.drop_path(self.attn(normed, grid, plans))
+        tokens, normed = gpu.add_norm(tokens, update, self.norm2)
+        return gpu.add_norm(tokens, self.drop_path(self.ffn(normed, grid)), following)
+
     def _forward(self, tokens: Tensor, grid: Grid, plans: SharedPlans | None) -> Tensor:
         tokens = tokens + self.drop_path(self.attn(self.norm1(tokens), grid, plans))
         chunked = not self.training and cpu.works_chunked(tokens) and self.ffn.is_bare()
@@ -390,6 +423,10 @@ class OverlapPatchEmbed(nn.Module):
         """Computes (B, in_channels, H, W) -> (B, N, C) and the grid of the N tokens."""
         image = self.projection(image.contiguous(memory_format=torch.channels_last))
         return self.norm(image_to_tokens(image)), (image.shape[2], image.shape[3])
+
+
+def _is_own(block: nn.Module) -> bool:
+    return type(block) is MixTransformerBlock
 
 
 def check_token_norm(norm: nn.Module, norm_cfg: dict[str, Any]) -> None:

@@ -9,9 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..kernels.depthwise import depthwise_gelu
+from ..kernels.runtime import runs_on
 from ..token_merging.base import Grid, image_to_tokens, tokens_to_image
 from . import cpu
-from .plain import is_plain, is_untouched
+from .plain import is_gelu, is_plain, is_untouched
 
 HIDDEN = 2**20
 """Limits the hidden activations of a chunk, which stay in the cache of a CPU."""
@@ -52,8 +54,12 @@ class ChannelsLastFFN:
     def run(self, tokens: Tensor, grid: Grid) -> Tensor:
         """Computes (B, H * W, C) -> (B, H * W, C), without the residual."""
         parts = self.parts()
-        hidden = self._convolve(cpu.linear(tokens.unflatten(1, grid), *_weights(parts.expand)))
-        out = cpu.linear(self._activate(hidden), *_weights(parts.reduce))
+        hidden = cpu.linear(tokens.unflatten(1, grid), *_weights(parts.expand))
+        if self._is_one_kernel(hidden):
+            hidden = depthwise_gelu(hidden, parts.conv.weight, parts.conv.bias)
+        else:
+            hidden = self._activate(self._convolve(hidden))
+        out = cpu.linear(hidden, *_weights(parts.reduce))
         return parts.dropout(out).flatten(1, 2)
 
     def run_chunked(self, tokens: Tensor, grid: Grid) -> Tensor:
@@ -96,6 +102,19 @@ class ChannelsLastFFN:
                 hidden = self._convolve(cpu.linear(part, *_weights(parts.expand))[None])
                 own = self._activate(hidden[:, top - start : stop - start])[0]
                 yield (number, slice(top, stop)), cpu.linear(own, *_weights(parts.reduce))
+
+    def _is_one_kernel(self, hidden: Tensor) -> bool:
+        """Tells whether a kernel convolves and activates this (B, H, W, C')."""
+        _, conv, activation, dropout, _ = self.parts()
+        weights = [conv.weight] if conv.bias is None else [conv.weight, conv.bias]
+        return (
+            runs_on(hidden, *weights)
+            and (conv.weight.shape[1:], conv.padding) == ((1, 3, 3), (1, 1))
+            and len(conv.weight) == hidden.shape[-1]
+            and is_gelu(activation)
+            and type(dropout) is nn.Dropout
+            and (dropout.p == 0 or not dropout.training)
+        )
 
     def _convolve(self, hidden: Tensor) -> Tensor:
         """Convolves (B, H, W, C') -> (B, H, W, C')."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules import module as every
 
@@ -14,6 +15,11 @@ _PLAIN = (
     'mmcv.cnn.bricks.wrappers.Conv2d',  # by name: whoever has no mmcv has none of these
 )
 _WEIGHTS = {'weight', 'in_proj_weight'}
+_GELUS = (
+    'torch.nn.modules.activation.GELU',
+    'mmcv.cnn.bricks.activation.GELU',
+    'transformers.activations.GELUActivation',
+)
 # a subclass, such as a quantised one, does its own arithmetic; those of a traced graph are fake
 _BARE = nn.Parameter, Tensor, type(None), torch._subclasses.FakeTensor
 
@@ -29,6 +35,26 @@ def is_plain(*layers: nn.Module) -> bool:
         and type(layer).forward.__module__ == type(layer).__module__
         and has_bare_weights(layer)
         for layer in layers
+    )
+
+
+def is_gelu(activation: nn.Module) -> bool:
+    """Says whether this is the exact GELU, and no approximation of it."""
+    return (
+        f'{type(activation).__module__}.{type(activation).__qualname__}' in _GELUS
+        and getattr(activation, 'approximate', 'none') == 'none'
+        and getattr(activation, 'act', F.gelu) is F.gelu  # of Transformers
+    )
+
+
+def is_layer_norm(norm: nn.Module) -> bool:
+    """Says whether this norms the last dimension by its weight and its bias, and nothing more."""
+    return (
+        type(norm) is nn.LayerNorm
+        and len(norm.normalized_shape) == 1
+        and norm.bias is not None
+        and is_untouched(norm)
+        and has_bare_weights(norm)
     )
 
 
