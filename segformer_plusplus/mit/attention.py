@@ -90,6 +90,17 @@ class MergedAttention:
         Returns:
             The output's projection, without dropout and residual.
         """
+        out, query_plan = self.attend_merged(tokens, grid, plans)
+        return out if query_plan is None else query_plan.unmerge(out)
+
+    def attend_merged(
+        self, tokens: Tensor, grid: Grid, plans: SharedPlans | None = None
+    ) -> tuple[Tensor, MergePlan | None]:
+        """Computes what :meth:`attend` does, but for the last step.
+
+        Returns:
+            The output (B, M, C), and the plan that unmerges it; None if it has N tokens.
+        """
         query_plan = self._plan('q', tokens, grid, plans)
         query = tokens if query_plan is None else query_plan.merge(tokens)
         key_value, reduced = self.reduce(tokens, grid)
@@ -105,7 +116,7 @@ class MergedAttention:
             out = self._attend(query, memory)
         else:
             out = self._attend_chunked(query, memory, *outer)
-        return out if query_plan is None else query_plan.unmerge(out)
+        return out, query_plan
 
     def _works_chunked(self, tokens: Tensor) -> bool:
         # in half precision the fused attention adds up in float32, which chunks would not

@@ -254,23 +254,32 @@ class MixVisionTransformerPlusPlus(BaseModule):
         for stage, (embed, blocks, norm) in enumerate(stages):
             tokens, grid = embed(image)
             share = self.token_merging.stages[stage].share
-            in_a_row = gpu.works_in_a_row(tokens, blocks) and all(map(_is_own, blocks))
-            if in_a_row:
-                normed = blocks[0].norm1(tokens)
-            for index, block in enumerate(blocks):
-                if index % share == 0:
-                    plans: SharedPlans | None = {} if share > 1 else None
-                if in_a_row:
-                    following = blocks[index + 1].norm1 if index + 1 < len(blocks) else norm
-                    tokens, normed = block.run(tokens, normed, grid, plans, following)
-                else:
-                    tokens = block(tokens, grid, plans)
-            if not in_a_row:
-                normed = norm(tokens)
+            run = self._run_in_a_row if self._are_in_a_row(tokens, blocks) else self._run
+            normed = run(tokens, grid, blocks, norm, share)
             image = tokens_to_image(normed, grid)
             if stage in self.out_indices:
                 features.append(image)
         return features
+
+    def _run(self, tokens: Tensor, grid: Grid, blocks: Any, norm: Any, share: int) -> Tensor:
+        """Runs the blocks of a stage and its norm, (B, N, C) -> (B, N, C)."""
+        for block, plans in zip(blocks, _shared(len(blocks), share), strict=True):
+            tokens = block(tokens, grid, plans)
+        return norm(tokens)
+
+    def _run_in_a_row(
+        self, tokens: Tensor, grid: Grid, blocks: Any, norm: Any, share: int
+    ) -> Tensor:
+        """Does what :meth:`_run` does, each residual and the norm after it in one."""
+        normed = blocks[0].norm1(tokens)
+        following = [*(block.norm1 for block in blocks[1:]), norm]
+        for block, plans, then in zip(blocks, _shared(len(blocks), share), following, strict=True):
+            tokens, normed = block.run(tokens, normed, grid, plans, then)
+        return normed
+
+    def _are_in_a_row(self, tokens: Tensor, blocks: Any) -> bool:
+        own = all(type(block) is MixTransformerBlock for block in blocks)
+        return own and gpu.works_in_a_row(tokens, blocks)
 
     def set_token_merging(self, token_merging: TokenMergingConfig) -> None:
         """Changes the strategies of a built model; the weights stay as they are."""
@@ -389,8 +398,12 @@ class MixTransformerBlock(nn.Module):
         Returns:
             The tokens and the normed tokens, (B, N, C) each.
         """
-        update = self.drop_path(self.attn(normed, grid, plans))
-        tokens, normed = gpu.add_norm(tokens, update, self.norm2)
+        plan = None
+        if self.training or not is_untouched(self.attn, self.attn.proj_drop, self.drop_path):
+            update = self.drop_path(self.attn(normed, grid, plans))
+        else:
+            update, plan = self.attn.attend_merged(normed, grid, plans)
+        tokens, normed = gpu.add_norm(tokens, update, self.norm2, plan)
         return gpu.add_norm(tokens, self.drop_path(self.ffn(normed, grid)), following)
 
     def _forward(self, tokens: Tensor, grid: Grid, plans: SharedPlans | None) -> Tensor:
@@ -425,8 +438,10 @@ class OverlapPatchEmbed(nn.Module):
         return self.norm(image_to_tokens(image)), (image.shape[2], image.shape[3])
 
 
-def _is_own(block: nn.Module) -> bool:
-    return type(block) is MixTransformerBlock
+def _shared(blocks: int, share: int) -> list[SharedPlans | None]:
+    """Returns for each block the plans that it shares with those beside it."""
+    groups: list[SharedPlans] = [{} for _ in range(0, blocks, share)]
+    return [groups[index // share] if share > 1 else None for index in range(blocks)]
 
 
 def check_token_norm(norm: nn.Module, norm_cfg: dict[str, Any]) -> None:

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from ..kernels import residual
 from ..kernels.runtime import runs_on
+from ..token_merging import MergePlan
+from ..token_merging.plans import SlotPlan
 from .plain import is_layer_norm, is_untouched
 
 
@@ -24,24 +26,31 @@ def works_in_a_row(tokens: Tensor, blocks: nn.ModuleList) -> bool:
     )
 
 
-def add_norm(tokens: Tensor, update: Tensor, norm: nn.Module) -> tuple[Tensor, Tensor]:
+def add_norm(
+    tokens: Tensor, update: Tensor, norm: nn.Module, plan: MergePlan | None = None
+) -> tuple[Tensor, Tensor]:
     """Computes ``tokens + update`` and its norm, both (B, N, C).
 
     A norm that is no plain layer norm is called.
 
     Args:
         tokens: (B, N, C).
-        update: (B, N, C).
+        update: (B, N, C), or (B, M, C) of merged tokens.
         norm: of tokens.
+        plan: unmerges the update.
     """
+    # read in its place, an update need not be unmerged
+    index = plan.index if isinstance(plan, SlotPlan) else None
+    if plan is not None and index is None:
+        update = plan.unmerge(update)
     if (
         isinstance(norm, nn.LayerNorm)
         and is_layer_norm(norm)
         and runs_on(tokens, update, norm.weight, norm.bias)
-        and tokens.shape == update.shape
+        and (index is not None or tokens.shape == update.shape)
         and tokens.shape[2:] == norm.normalized_shape
         and tokens.shape[2] <= residual.WIDEST
     ):
-        return residual.add_norm(tokens, update, None, norm.weight, norm.bias, norm.eps)
-    total = tokens + update
+        return residual.add_norm(tokens, update, index, norm.weight, norm.bias, norm.eps)
+    total = tokens + (update if index is None or plan is None else plan.unmerge(update))
     return total, norm(total)

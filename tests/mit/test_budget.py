@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 import segformer_plusplus  # noqa: F401  what a config names is registered
 from segformer_plusplus.kernels import enabled, runtime
+from segformer_plusplus.mit import folding
 from segformer_plusplus.token_merging import PRESETS, bipartite
 
 VIEWS = {
@@ -77,7 +78,12 @@ def gpu(no_gpu, monkeypatch):
         sizes = grid[0] * grid[1] - count, count
         return tuple(torch.empty(size, dtype=torch.long, device=device) for size in sizes)
 
-    monkeypatch.setattr(bipartite, '_split_grid', split)  # which a GPU does once
+    def fold(module):
+        return module.conv.weight.flatten(1), module.norm.bias
+
+    # both are done once
+    monkeypatch.setattr(bipartite, '_split_grid', split)
+    monkeypatch.setattr(folding, '_fold', fold)
 
     def attention(query, key, value, attn_mask=None, dropout_p=0.0):
         assert attn_mask is None or attn_mask.dtype == query.dtype
@@ -127,8 +133,30 @@ def of_a_block(gpu, preset, dtype):
     return (three.total - two.total) / 4
 
 
-BLOCK = {}
-"""Is the most that a block starts, on average of the four stages, in half precision."""
+BLOCK = {
+    'none': 12, '2x2': 14, 'hq': 17, 'fast': 17, 'weighted': 19, 'weighted-fast': 19,
+    'downsampling': 12, 'downsampling-bilinear': 12,
+}  # fmt: skip
+"""Is the most that a block starts, on average of the four stages."""
+
+LEVELS = 4
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize('preset', PRESETS)
+def test_a_block_starts_few_kernels(preset, dtype, gpu):
+    assert of_a_block(gpu, preset, dtype) <= BLOCK[preset]
+
+
+def test_head_and_labels_start_few_kernels(gpu):
+    whole, features = (traced(gpu, 'none', run=run) for run in ('predict_labels', 'extract_feat'))
+    started = whole.started - features.started
+    # products with ReLU and with the part of the fusion, then one for all levels
+    assert sum(started.values()) == 2 * LEVELS + 1 + 1, started
+
+
+def test_unmerging_queries_is_no_pass_of_its_own(gpu):
+    assert traced(gpu, 'hq').started['index_select'] == 0
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float32])
