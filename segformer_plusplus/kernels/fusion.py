@@ -83,6 +83,8 @@ def fused_logits(
         (B, H, W, K).
     """
     levels = [level.contiguous() for level in levels]
+    weight = weight.contiguous()
+    bias, offset = (each if each is None else each.contiguous() for each in (bias, offset))
     (batch, height, width, channels), classes = levels[0].shape, len(weight)
     sizes = [(h, w, h / height, w / width) for _, h, w, _ in (level.shape for level in levels[1:])]
     missing = LEVELS - len(levels)
@@ -91,7 +93,7 @@ def fused_logits(
     _fused_logits[(cdiv(width, PIXELS), height, batch)](
         *levels, *[None] * missing,
         height, width, *chain.from_iterable([*sizes, *[(1, 1, 1.0, 1.0)] * missing]),
-        bias, weight.contiguous(), offset, logits, classes,
+        bias, weight, offset, logits, classes,
         relu, channels, PIXELS, 128 // logits.element_size(), block, INTERPRETED,
         # all 13 loads are on their way before the first sum; a stage more would hold all of them
         num_warps=8 if block > 64 else 4, num_stages=1,
@@ -145,7 +147,8 @@ def _fused_logits(
         fused = fused.to(part.dtype)
         if UPCAST:  # Triton's interpreter multiplies the bits of bfloat16
             fused, part = fused.to(tl.float32), part.to(tl.float32)
-        # three products of TensorFloat-32 are as exact as float32, in which nothing else is here
+        # float32 as three products of TF32: exact to its last bits, where one would change labels,
+        # and on tensor cores, where 'ieee' does not run
         total = tl.dot(fused, part, total, input_precision='tf32x3')
     tl.store(
         logits + row * classes + (x * classes)[:, None] + k[None, :],

@@ -70,10 +70,11 @@ def test_biases_and_relu_may_be_missing(biases, relu):
     )
 
 
-def test_views_are_read_where_they_lie():
+def test_views_give_the_same():
     levels, bias, weight, offset = make([(6, 5), (3, 3)], 24, 5)
-    strided = [level.mT.contiguous().mT for level in levels]
-    found = fused_logits.launch(strided, bias, weight.t().contiguous().t(), offset, True)
+    views = [each.mT.contiguous().mT for each in (*levels, weight)]
+    views += [each.repeat_interleave(2)[::2] for each in (bias, offset)]
+    found = fused_logits.launch(views[:2], views[3], views[2], views[4], True)
     assert torch.equal(found, fused_logits.launch(levels, bias, weight, offset, True))
 
 
@@ -114,7 +115,8 @@ def test_it_compiles_without_spilling():
         for channels, classes in ((256, 256), (768, 32), (768, 64))
     ]
     # what is missing, and sizes of 1, are no numbers for the compiler
-    few = dict(third=None, fourth=None, bias=None, offset=None, height_2=1, width_2=1, height=1)
+    few = dict.fromkeys(('third', 'fourth', 'bias', 'offset'))
+    few |= dict.fromkeys(('height', 'width', 'height_2', 'width_2', 'classes'), 1)
     types = {name: kind for name, kind in variants[0][0].items() if name not in few}
     variants.append((types, variants[0][1] | few, variants[0][2]))
     check_compiled(_fused_logits, variants)
