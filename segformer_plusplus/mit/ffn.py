@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..token_merging.base import Grid, image_to_tokens, tokens_to_image
 from . import cpu
@@ -36,7 +37,14 @@ class FFNParts(NamedTuple):
 
 
 class ChannelsLastFFN:
-    """Runs the Mix-FFN that a module holds on channels-last tokens without a copy."""
+    """Runs the Mix-FFN that a module holds on channels-last tokens without a copy.
+
+    Attributes:
+        with_cp: whether the convolution and the activation are computed again in the backward
+            pass, which then keeps one tensor of the hidden size, not three.
+    """
+
+    with_cp = False
 
     def parts(self) -> FFNParts:
         """Returns the layers, whatever the module calls them."""
@@ -52,8 +60,12 @@ class ChannelsLastFFN:
     def run(self, tokens: Tensor, grid: Grid) -> Tensor:
         """Computes (B, H * W, C) -> (B, H * W, C), without the residual."""
         parts = self.parts()
-        hidden = self._convolve(cpu.linear(tokens.unflatten(1, grid), *_weights(parts.expand)))
-        out = cpu.linear(self._activate(hidden), *_weights(parts.reduce))
+        hidden = cpu.linear(tokens.unflatten(1, grid), *_weights(parts.expand))
+        if self.with_cp and hidden.requires_grad:
+            # ends with the product, as that would keep its input; it is not computed again
+            out = checkpoint(self._contract, hidden, use_reentrant=False)
+        else:
+            out = self._contract(hidden)
         return parts.dropout(out).flatten(1, 2)
 
     def run_chunked(self, tokens: Tensor, grid: Grid) -> Tensor:
@@ -96,6 +108,11 @@ class ChannelsLastFFN:
                 hidden = self._convolve(cpu.linear(part, *_weights(parts.expand))[None])
                 own = self._activate(hidden[:, top - start : stop - start])[0]
                 yield (number, slice(top, stop)), cpu.linear(own, *_weights(parts.reduce))
+
+    def _contract(self, hidden: Tensor) -> Tensor:
+        """Computes (B, H, W, C') -> (B, H, W, C)."""
+        own = self._activate(self._convolve(hidden))
+        return cpu.linear(own, *_weights(self.parts().reduce))
 
     def _convolve(self, hidden: Tensor) -> Tensor:
         """Convolves (B, H, W, C') -> (B, H, W, C')."""

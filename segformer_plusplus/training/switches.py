@@ -47,7 +47,8 @@ def apply_switches(cfg: Config) -> None:
 
     - ``amp``: 'bfloat16' or 'float16' (None: off)
     - ``accumulate``: gradients of that many iterations make one step of the optimizer
-    - ``gradient_checkpointing``: the backbone's blocks are computed again instead of kept
+    - ``gradient_checkpointing``: what the backbone computes again instead of keeping: its
+      ``with_cp``
     - ``adapt``: that many iterations in the place of the schedule, from weights that are loaded
 
     Raises:
@@ -70,7 +71,7 @@ def apply_switches(cfg: Config) -> None:
                 'gradient_checkpointing=True is for MixVisionTransformerPlusPlus; mmengine has '
                 "activation_checkpointing=['names', 'of.modules'] for others"
             )
-        backbone.with_cp = True
+        backbone.with_cp = cfg.gradient_checkpointing
     if cfg.get('adapt') is not None:
         _adapt(cfg, cfg.adapt)
 
