@@ -19,6 +19,7 @@ from mmengine.runner.amp import autocast
 from torch import nn
 
 from ..errors import SegformerPlusPlusError
+from ..mit.backbone import MixTransformerBlock
 from ..registration import component, component_name, component_names
 
 ADAPTING_RATE = 0.1
@@ -136,12 +137,17 @@ def compile_backbone(model: nn.Module, options: Any) -> None:
     since the paths of the images and the learning rate are constants to the compiler; after eight
     times it gives up. The backbone takes only tensors of one size.
 
+    ``blocks=True`` among the options compiles attention and Mix-FFN of every block by themselves.
+    Blocks of a stage share what is compiled, which takes a fraction of the time. Not the blocks as
+    a whole: each has a rate of its drop path, which is a constant to the compiler.
+
     Args:
         model: not wrapped.
-        options: arguments of ``torch.compile``; True for none, None or False for no compiling.
+        options: 'blocks' and arguments of ``torch.compile``; True for none, None or False for no
+            compiling.
 
     Raises:
-        SegformerPlusPlusError: the options are no dict, or the model has no backbone.
+        SegformerPlusPlusError: the options are no dict, or the model has no such backbone.
     """
     if options is None or options is False:
         return
@@ -149,4 +155,15 @@ def compile_backbone(model: nn.Module, options: Any) -> None:
         raise SegformerPlusPlusError(f'compile={options!r}: use True or the arguments of a dict')
     if not hasattr(model, 'backbone'):
         raise SegformerPlusPlusError(f'compile needs a model with a backbone: {type(model)}')
-    model.get_submodule('backbone').compile(**({} if options is True else options))
+    backbone = model.get_submodule('backbone')
+    settings = {} if options is True else dict(options)
+    parts = [backbone]
+    if settings.pop('blocks', False):
+        blocks = [each for each in backbone.modules() if isinstance(each, MixTransformerBlock)]
+        if not blocks:
+            raise SegformerPlusPlusError(
+                f'compile.blocks=True is for MixVisionTransformerPlusPlus, not {type(backbone)}'
+            )
+        parts = [part for block in blocks for part in (block.attn, block.ffn)]
+    for part in parts:
+        part.compile(**settings)
