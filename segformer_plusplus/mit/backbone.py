@@ -25,6 +25,7 @@ from ..arguments import (
     checked,
     integer,
     integers,
+    one_of,
 )
 from ..errors import SegformerPlusPlusError
 from ..token_merging import (
@@ -76,7 +77,9 @@ class MixVisionTransformerPlusPlus(BaseModule):
         pretrained: short for ``init_cfg=dict(type='Pretrained', checkpoint=pretrained)``.
         init_cfg: ``dict(type='Pretrained', checkpoint=..., prefix=...)`` loads strictly: a missing
             file, or one whose keys or shapes differ, is an error.
-        with_cp: gradient checkpointing of every block.
+        with_cp: gradient checkpointing, which computes again in the backward pass instead of
+            keeping: 'conv' what follows the first layer of every Mix-FFN up to the last, 'ffn'
+            every Mix-FFN and its norm, True every block.
         frozen_stages: as in mmseg's other backbones: -1 trains all; 0 keeps the first patch
             embedding as it is, i the first i stages, without gradients and dropout.
         in_rows: the old way to set :func:`segformer_plusplus.mit.cpu.chunked`.
@@ -104,7 +107,7 @@ class MixVisionTransformerPlusPlus(BaseModule):
         norm_cfg=CONFIG | NONE,
         pretrained=FILE | NONE,
         init_cfg=INIT_CFG,
-        with_cp=FLAG,
+        with_cp=FLAG | one_of(('conv', 'ffn')),
         frozen_stages=integer(-1),
         in_rows=FLAG | NONE,
     )
@@ -131,7 +134,7 @@ class MixVisionTransformerPlusPlus(BaseModule):
         norm_cfg: dict[str, Any] | None = None,
         pretrained: str | None = None,
         init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
-        with_cp: bool = False,
+        with_cp: bool | str = False,
         frozen_stages: int = -1,
         in_rows: bool | None = None,
     ) -> None:
@@ -351,7 +354,7 @@ class MixTransformerBlock(nn.Module):
         qkv_bias: bool,
         act_cfg: dict[str, Any],
         norm_cfg: dict[str, Any],
-        with_cp: bool,
+        with_cp: bool | str,
     ) -> None:
         super().__init__()
         self.with_cp = with_cp
@@ -370,11 +373,12 @@ class MixTransformerBlock(nn.Module):
         self.ffn = MixFFN(
             embed_dims, feedforward_channels, build_activation_layer(act_cfg), drop_rate
         )
+        self.ffn.with_cp = with_cp == 'conv'
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, tokens: Tensor, grid: Grid, plans: SharedPlans | None = None) -> Tensor:
         """Computes (B, N, C) -> (B, N, C); ``plans`` are those of the blocks that share them."""
-        if self.with_cp and tokens.requires_grad:
+        if self.with_cp is True and tokens.requires_grad:
             return checkpoint(self._forward, tokens, grid, plans, use_reentrant=False)
         return self._forward(tokens, grid, plans)
 
@@ -412,7 +416,17 @@ class MixTransformerBlock(nn.Module):
         if chunked and is_untouched(self.ffn, self.norm2, self.drop_path):
             self.ffn.add_chunked(tokens, grid, self.norm2)
             return tokens
-        return tokens + self.drop_path(self.ffn(self.norm2(tokens), grid))
+        return tokens + self.drop_path(self._feed_forward(tokens, grid))
+
+    def _feed_forward(self, tokens: Tensor, grid: Grid) -> Tensor:
+        if self.with_cp == 'ffn' and torch.is_grad_enabled():
+            # a frozen one, of tokens that need no gradient, keeps nothing
+            if tokens.requires_grad or any(p.requires_grad for p in self.ffn.parameters()):
+                return checkpoint(self._normed_ffn, tokens, grid, use_reentrant=False)
+        return self._normed_ffn(tokens, grid)
+
+    def _normed_ffn(self, tokens: Tensor, grid: Grid) -> Tensor:
+        return self.ffn(self.norm2(tokens), grid)
 
 
 class OverlapPatchEmbed(nn.Module):

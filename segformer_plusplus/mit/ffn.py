@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..kernels.depthwise import depthwise_gelu
 from ..kernels.runtime import runs_on
@@ -38,7 +39,14 @@ class FFNParts(NamedTuple):
 
 
 class ChannelsLastFFN:
-    """Runs the Mix-FFN that a module holds on channels-last tokens without a copy."""
+    """Runs the Mix-FFN that a module holds on channels-last tokens without a copy.
+
+    Attributes:
+        with_cp: whether the convolution and the activation are computed again in the backward
+            pass, which then keeps one tensor of the hidden size, not three.
+    """
+
+    with_cp = False
 
     def parts(self) -> FFNParts:
         """Returns the layers, whatever the module calls them."""
@@ -55,11 +63,11 @@ class ChannelsLastFFN:
         """Computes (B, H * W, C) -> (B, H * W, C), without the residual."""
         parts = self.parts()
         hidden = cpu.linear(tokens.unflatten(1, grid), *_weights(parts.expand))
-        if self._is_one_kernel(hidden):
-            hidden = depthwise_gelu(hidden, parts.conv.weight, parts.conv.bias)
+        if self.with_cp and hidden.requires_grad:
+            # ends with the product, as that would keep its input; it is not computed again
+            out = checkpoint(self._contract, hidden, use_reentrant=False)
         else:
-            hidden = self._activate(self._convolve(hidden))
-        out = cpu.linear(hidden, *_weights(parts.reduce))
+            out = self._contract(hidden)
         return parts.dropout(out).flatten(1, 2)
 
     def run_chunked(self, tokens: Tensor, grid: Grid) -> Tensor:
@@ -115,6 +123,15 @@ class ChannelsLastFFN:
             and type(dropout) is nn.Dropout
             and (dropout.p == 0 or not dropout.training)
         )
+
+    def _contract(self, hidden: Tensor) -> Tensor:
+        """Computes (B, H, W, C') -> (B, H, W, C)."""
+        parts = self.parts()
+        if self._is_one_kernel(hidden):
+            own = depthwise_gelu(hidden, parts.conv.weight, parts.conv.bias)
+        else:
+            own = self._activate(self._convolve(hidden))
+        return cpu.linear(own, *_weights(parts.reduce))
 
     def _convolve(self, hidden: Tensor) -> Tensor:
         """Convolves (B, H, W, C') -> (B, H, W, C')."""

@@ -19,6 +19,7 @@ from mmengine.runner.amp import autocast
 from torch import nn
 
 from ..errors import SegformerPlusPlusError
+from ..mit.backbone import MixTransformerBlock
 from ..registration import component, component_name, component_names
 
 ADAPTING_RATE = 0.1
@@ -47,7 +48,8 @@ def apply_switches(cfg: Config) -> None:
 
     - ``amp``: 'bfloat16' or 'float16' (None: off)
     - ``accumulate``: gradients of that many iterations make one step of the optimizer
-    - ``gradient_checkpointing``: the backbone's blocks are computed again instead of kept
+    - ``gradient_checkpointing``: what the backbone computes again instead of keeping: its
+      ``with_cp``
     - ``adapt``: that many iterations in the place of the schedule, from weights that are loaded
 
     Raises:
@@ -70,7 +72,7 @@ def apply_switches(cfg: Config) -> None:
                 'gradient_checkpointing=True is for MixVisionTransformerPlusPlus; mmengine has '
                 "activation_checkpointing=['names', 'of.modules'] for others"
             )
-        backbone.with_cp = True
+        backbone.with_cp = cfg.gradient_checkpointing
     if cfg.get('adapt') is not None:
         _adapt(cfg, cfg.adapt)
 
@@ -135,12 +137,17 @@ def compile_backbone(model: nn.Module, options: Any) -> None:
     since the paths of the images and the learning rate are constants to the compiler; after eight
     times it gives up. The backbone takes only tensors of one size.
 
+    ``blocks=True`` among the options compiles attention and Mix-FFN of every block by themselves.
+    Blocks of a stage share what is compiled, which takes a fraction of the time. Not the blocks as
+    a whole: each has a rate of its drop path, which is a constant to the compiler.
+
     Args:
         model: not wrapped.
-        options: arguments of ``torch.compile``; True for none, None or False for no compiling.
+        options: 'blocks' and arguments of ``torch.compile``; True for none, None or False for no
+            compiling.
 
     Raises:
-        SegformerPlusPlusError: the options are no dict, or the model has no backbone.
+        SegformerPlusPlusError: the options are no dict, or the model has no such backbone.
     """
     if options is None or options is False:
         return
@@ -148,4 +155,15 @@ def compile_backbone(model: nn.Module, options: Any) -> None:
         raise SegformerPlusPlusError(f'compile={options!r}: use True or the arguments of a dict')
     if not hasattr(model, 'backbone'):
         raise SegformerPlusPlusError(f'compile needs a model with a backbone: {type(model)}')
-    model.get_submodule('backbone').compile(**({} if options is True else options))
+    backbone = model.get_submodule('backbone')
+    settings = {} if options is True else dict(options)
+    parts = [backbone]
+    if settings.pop('blocks', False):
+        blocks = [each for each in backbone.modules() if isinstance(each, MixTransformerBlock)]
+        if not blocks:
+            raise SegformerPlusPlusError(
+                f'compile.blocks=True is for MixVisionTransformerPlusPlus, not {type(backbone)}'
+            )
+        parts = [part for block in blocks for part in (block.attn, block.ffn)]
+    for part in parts:
+        part.compile(**settings)

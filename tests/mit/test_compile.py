@@ -3,8 +3,10 @@
 import pytest
 import torch
 
-from segformer_plusplus import MixVisionTransformerPlusPlus
+from segformer_plusplus import MixVisionTransformerPlusPlus, SegformerPlusPlusError
+from segformer_plusplus.mit import cpu
 from segformer_plusplus.token_merging import PRESETS
+from segformer_plusplus.training.switches import compile_backbone
 
 TINY = dict(
     embed_dims=8,
@@ -76,3 +78,34 @@ def test_several_sizes(strategy):
     # more than later ones, never once per size
     most = 1 if torch.__version__ >= (2, 7) else 2
     assert len(graphs) <= most or strategy is MATCHING
+
+
+@pytest.mark.parametrize('training', [False, True])
+def test_blocks_of_a_stage_share_what_is_compiled(training):
+    """Two graphs per stage, of however many blocks, with a drop path of their own each."""
+    settings = dict(TINY, num_layers=[3, 4, 4, 3], drop_path_rate=0.3, token_merging='hq')
+    model = MixVisionTransformerPlusPlus(**settings).double().train(training)
+    image = torch.randn(2, 3, 97, 131, dtype=torch.float64, requires_grad=training)
+    graphs, results = [], []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    with torch.set_grad_enabled(training), cpu.chunked(False):
+        for _ in range(2):
+            torch.manual_seed(0)
+            results.append(model(image))
+            compile_backbone(
+                torch.nn.ModuleDict(dict(backbone=model)),
+                dict(blocks=True, backend=count, fullgraph=True, dynamic=False),
+            )
+    for actual, expected in zip(*results, strict=True):
+        torch.testing.assert_close(actual, expected)
+    assert len(graphs) == 2 * 4
+
+
+def test_blocks_are_those_of_our_backbone():
+    model = torch.nn.ModuleDict(dict(backbone=torch.nn.Linear(1, 1)))
+    with pytest.raises(SegformerPlusPlusError, match='compile.blocks=True is for'):
+        compile_backbone(model, dict(blocks=True))

@@ -188,10 +188,12 @@ def test_gradient_checkpointing_changes_no_number(data, plain, tmp_path, monkeyp
     assert largest_difference(plain / 'iter_6.pth', tmp_path / 'iter_6.pth') < 1e-6
 
 
-def test_compile(data, plain, tmp_path):
+@pytest.mark.parametrize('options', [{}, dict(blocks=True)], ids=['backbone', 'blocks'])
+def test_compile(data, plain, tmp_path, options):
     """The backbone is traced once, not in every iteration, and not for the images of a validation.
 
-    The graphs run as they are: translating them to machine code takes a compiler minutes.
+    Blocks are traced again in every stage, where they have another size. The graphs run as they
+    are: translating them to machine code takes a compiler minutes.
     """
     graphs = []
 
@@ -204,9 +206,10 @@ def test_compile(data, plain, tmp_path):
     torch._dynamo.reset()
     counters = torch._dynamo.utils.counters
     counters.clear()
-    with torch._dynamo.config.patch(error_on_recompile=True):
+    cfg.compile.update(options)
+    with torch._dynamo.config.patch(error_on_recompile=not options):
         run(cfg, hook=Count())
-    assert graphs == [graphs[0]] * 6 and graphs[0] > 0
+    assert graphs == [2 * 4 if options else graphs[0]] * 6 and graphs[0] > 0
     assert largest_difference(plain / 'iter_6.pth', tmp_path / 'iter_6.pth') < 1e-4
 
 

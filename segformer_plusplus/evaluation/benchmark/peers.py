@@ -92,7 +92,7 @@ def mmseg_peer(model: Mapping[str, Any]) -> dict[str, Any]:
     backbone = _without(
         ours, 'arch', 'token_merging', 'tome_cfg', 'frozen_stages', 'in_rows', *_SIZES
     )
-    backbone |= dict(_sizes(ours), type='MixVisionTransformer')
+    backbone |= dict(_sizes(ours), type='MixVisionTransformer', with_cp=ours.get('with_cp') is True)
     head = dict(_without(model['decode_head'], 'in_rows'), type='SegformerHead')
     head['in_index'] = head.get('in_index') or list(range(len(head['in_channels'])))
     rest = _without(model, 'labels_only')
