@@ -29,7 +29,7 @@ def _agrees(found: Tensor, expected: Tensor) -> bool:
 
 
 @operator(
-    schema='(Tensor logits, int height, int width) -> Tensor',
+    schema='(Tensor logits, SymInt height, SymInt width) -> Tensor',
     reference=_reference,
     example=_example,
     agrees=_agrees,

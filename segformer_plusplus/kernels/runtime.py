@@ -192,7 +192,10 @@ class Operator:
 
     def _run(self, *arguments: Any) -> Any:
         first = next(each for each in arguments if isinstance(each, Tensor))
-        key = first.device, first.dtype
+        with torch.cuda.device(first.device):  # where Triton launches
+            return self._run_on((first.device, first.dtype), arguments)
+
+    def _run_on(self, key: tuple[torch.device, torch.dtype], arguments: tuple[Any, ...]) -> Any:
         if key not in self._works and not torch.cuda.is_current_stream_capturing():
             self._works[key] = self._is_right(*key)
         # in a capture it is too late to try: what was never tried is not recorded

@@ -86,37 +86,14 @@ def _fuse(head: Any, inputs: Sequence[Tensor]) -> Tensor:
     )
 
 
-@MODELS.register_module(force=True)
-class SegformerHeadPlusPlus(FusionHead, SegformerHead):
-    """Is mmseg's ``SegformerHead``: the same arguments, weights and numbers, without its concat.
+class _AllMLPHead(FusionHead):
+    """Holds what all-MLP heads share: goes before mmseg's class."""
 
-    Every level is fused at its own resolution, see :mod:`segformer_plusplus.mit.fusion`.
-
-    Args:
-        in_channels: channels of the stages that are fused.
-        in_index: which of the backbone's outputs these are; by default the first ones.
-        in_rows: the old way to set :func:`segformer_plusplus.mit.cpu.chunked`.
-        kwargs: the others of mmseg's head.
-
-    Raises:
-        SegformerPlusPlusError: an argument is of the wrong kind, cannot be built, or does not go
-            with another one. In the first step: the backbone has other stages.
-    """
-
-    @checked(**DECODE_HEAD)
-    def __init__(
-        self,
-        in_channels: Sequence[int],
-        in_index: Sequence[int] | None = None,
-        in_rows: bool | None = None,
-        **kwargs: Any,
-    ) -> None:
-        accept_in_rows(in_rows)
-        channels, index = pair_levels(in_channels, in_index, 'decode_head')
-        with _blaming(self, kwargs):
-            super().__init__(in_channels=channels, in_index=index, **kwargs)
-        if self.norm_cfg is not None:
-            check_image_norm(self.fusion_conv.norm, self.norm_cfg)
+    loss_decode: Any
+    sampler: Any
+    align_corners: bool
+    ignore_index: int
+    _stack_batch_gt: Any
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """Computes logits (B, num_classes, H_0, W_0) from features (B, C_i, H_i, W_i)."""
@@ -155,6 +132,39 @@ class SegformerHeadPlusPlus(FusionHead, SegformerHead):
         return losses
 
 
+@MODELS.register_module(force=True)
+class SegformerHeadPlusPlus(_AllMLPHead, SegformerHead):
+    """Is mmseg's ``SegformerHead``: the same arguments, weights and numbers, without its concat.
+
+    Every level is fused at its own resolution, see :mod:`segformer_plusplus.mit.fusion`.
+
+    Args:
+        in_channels: channels of the stages that are fused.
+        in_index: which of the backbone's outputs these are; by default the first ones.
+        in_rows: the old way to set :func:`segformer_plusplus.mit.cpu.chunked`.
+        kwargs: the others of mmseg's head.
+
+    Raises:
+        SegformerPlusPlusError: an argument is of the wrong kind, cannot be built, or does not go
+            with another one. In the first step: the backbone has other stages.
+    """
+
+    @checked(**DECODE_HEAD)
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        in_index: Sequence[int] | None = None,
+        in_rows: bool | None = None,
+        **kwargs: Any,
+    ) -> None:
+        accept_in_rows(in_rows)
+        channels, index = pair_levels(in_channels, in_index, 'decode_head')
+        with _blaming(self, kwargs):
+            super().__init__(in_channels=channels, in_index=index, **kwargs)
+        if self.norm_cfg is not None:
+            check_image_norm(self.fusion_conv.norm, self.norm_cfg)
+
+
 @torch.no_grad()
 def _accuracy(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
     counted = labels != ignore_index
@@ -162,7 +172,7 @@ def _accuracy(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
 
 
 @MODELS.register_module(force=True)
-class SegformerLinearHead(FusionHead, BaseDecodeHead):
+class SegformerLinearHead(_AllMLPHead, BaseDecodeHead):
     """Fuses the stages as SegFormer's original code, Transformers and SMP do.
 
     mmseg's ``SegformerHead`` has a norm and a ReLU after the projection of each level. Theirs is a
@@ -217,7 +227,3 @@ class SegformerLinearHead(FusionHead, BaseDecodeHead):
         if self.norm_cfg is not None:
             check_image_norm(self.fusion_conv.norm, self.norm_cfg)
         self.interpolate_mode = interpolate_mode
-
-    def forward(self, inputs: Sequence[Tensor]) -> Tensor:
-        """Computes logits (B, num_classes, H_0, W_0) from features (B, C_i, H_i, W_i)."""
-        return _fuse(self, inputs)

@@ -10,7 +10,7 @@ from mmseg.models.losses import CrossEntropyLoss
 from mmseg.structures import SegDataSample
 
 from segformer_plusplus import SegformerPlusPlusError
-from segformer_plusplus.segmentation import SegformerHeadPlusPlus
+from segformer_plusplus.segmentation import SegformerHeadPlusPlus, SegformerLinearHead
 from segformer_plusplus.segmentation import heads as heads_module
 from segformer_plusplus.segmentation import loss as loss_module
 
@@ -18,12 +18,12 @@ CROSS_ENTROPY = dict(type='CrossEntropyLoss', loss_weight=0.7)
 WEIGHTS = [0.2, 1.5, 1.0, 3.0, 0.7]
 
 
-def build(**kwargs):
+def build(kind=SegformerHeadPlusPlus, **kwargs):
     settings = dict(
         in_channels=[4, 4], in_index=[0, 1], channels=8, num_classes=5, align_corners=False,
         loss_decode=CROSS_ENTROPY,
     )  # fmt: skip
-    return SegformerHeadPlusPlus(**settings | kwargs)
+    return kind(**settings | kwargs)
 
 
 def draw(size, shape=(9, 12), labelled=0.7, ignored=255, dtype=torch.float32):
@@ -97,15 +97,16 @@ def test_equal_to_that_of_resized_logits(size, kwargs, strips, taken):
     assert close(logits.grad, gradient, 1e-5)  # places between rows are rounded in float32
 
 
+@pytest.mark.parametrize('kind', [SegformerHeadPlusPlus, SegformerLinearHead])
 @pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last], ids=str)
-def test_in_double_precision_and_any_layout(layout, strips):
-    head = build()
+def test_in_double_precision_and_any_layout(layout, kind, strips, taken):
+    head = build(kind)
     logits, labels = draw((36, 41), dtype=torch.float64)
     leaf = logits.detach().contiguous(memory_format=layout).requires_grad_()
     loss, _, gradient = expected(head.loss_decode, logits, labels)
     actual = losses(head, leaf, labels)['loss_ce']
     (3 * actual).backward()
-    assert actual.dtype == torch.float64
+    assert actual.dtype == torch.float64 and len(taken) == 1
     assert close(actual, loss, 1e-12) and close(leaf.grad, gradient, 1e-12)
 
 
