@@ -3,6 +3,7 @@
 import itertools
 import json
 import statistics
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -154,3 +155,23 @@ def test_presets_are_as_they_were_measured():
             recorded = build_token_merging(rows[name].token_merging)
             assert repr(recorded) == repr(build_token_merging(name))
     assert everywhere == set(PRESETS)
+
+
+def test_kept_activations():
+    record = json.loads((DOCS / 'gpu/activations.json').read_text())
+    assert (record['arch'], record['batch_size'], record['shape']) == ('b5', 4, [1024, 1024])
+    expected = [
+        [each['dtype'], each['preset'], *(f'{size / 1e9:.1f}' for size in each['bytes'].values())]
+        for each in record['rows']
+    ]
+    rows = rows_of('gpu.md')
+    start = rows.index(expected[0])
+    assert rows[start : start + len(expected)] == expected
+
+
+def test_budgets_of_a_block():
+    """The page says what the test of them allows."""
+    budget = import_module('mit.test_budget')
+    [row] = [row[1:] for row in rows_of('gpu.md') if row[0] == 'with the kernels']
+    presets = ['none', '2x2', 'hq', 'weighted']
+    assert row == [str(budget.BLOCK[each]) for each in presets] + [str(2 * budget.LEVELS + 2)]
