@@ -148,10 +148,17 @@ def describe_environment() -> dict[str, Any]:
         'gpu': gpu,
         'cuda': torch.version.cuda if gpu else None,
         'triton': _version(('triton',)) if gpu else None,
-        'float32_matmul_precision': torch.get_float32_matmul_precision(),
+        'float32_matmul_precision': _matmul_precision(),
         'versions': {name: _version(names) for name, names in packages.items()},
         'git_commit': _git_commit(),
     }
+
+
+def _matmul_precision() -> str:
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:  # PyTorch's newer settings were used
+        return str(torch.backends.cuda.matmul.fp32_precision)
 
 
 def _version(distributions: tuple[str, ...]) -> str | None:

@@ -64,13 +64,16 @@ def is_enabled() -> bool:
     return _enabled
 
 
-_held: ContextVar[list[Any] | None] = ContextVar('held', default=None)
+Held = list[tuple[Any, Callable[[], bool] | None]]
+"""Holds what caches gave, and what tells whether they would give it again."""
+
+_held: ContextVar[Held | None] = ContextVar('held', default=None)
 
 
 @contextmanager
-def recording() -> Iterator[list[Any]]:
+def recording() -> Iterator[Held]:
     """Collects what caches hand out while a CUDA graph is recorded, which has to keep it alive."""
-    held: list[Any] = []
+    held: Held = []
     token = _held.set(held)
     try:
         yield held
@@ -78,11 +81,16 @@ def recording() -> Iterator[list[Any]]:
         _held.reset(token)
 
 
-def hold(value: Any) -> Any:
-    """Returns a value that a cache may drop; a graph that is being recorded keeps it."""
+def hold(value: Any, still: Callable[[], bool] | None = None) -> Any:
+    """Returns a value of a cache; a graph that is being recorded keeps it.
+
+    Args:
+        value: is kept alive.
+        still: tells later whether the value may be used; None is always.
+    """
     held = _held.get()
     if held is not None:
-        held.append(value)
+        held.append((value, still))
     return value
 
 

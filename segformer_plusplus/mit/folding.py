@@ -21,7 +21,6 @@ Projection = tuple[Tensor, Tensor | None]
 _kept: WeakKeyDictionary[nn.Module, tuple[list[tuple[Tensor, int] | None], Any, Any]] = (
     WeakKeyDictionary()
 )
-_forgotten = 0
 
 
 class Folded(NamedTuple):
@@ -114,7 +113,7 @@ def keep(
         settings = settings, torch.cuda.current_stream(tensors[0].device)
     kept = _kept.get(owner)
     if kept is not None and kept[1] == settings and _are_same(kept[0], sources):
-        return hold(kept[2])
+        return hold(kept[2], lambda: (_kept.get(owner) or (None,) * 3)[2] is kept[2])
     if tensors[0].is_cuda and torch.cuda.is_current_stream_capturing():
         return make()  # in every replay
     # these hold the memory, so that no other numbers come to lie there
@@ -126,14 +125,8 @@ def keep(
 
 def forget(owner: nn.Module) -> None:
     """Drops what is kept for this module."""
-    global _forgotten
     if not torch.compiler.is_compiling():
-        _forgotten += _kept.pop(owner, None) is not None
-
-
-def forgotten() -> int:
-    """Counts what was dropped, for those who read it without asking for it."""
-    return _forgotten
+        _kept.pop(owner, None)
 
 
 def _may_keep(tensors: Sequence[Tensor]) -> bool:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import warnings
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,22 +21,28 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ..errors import SegformerPlusPlusError
 from ..kernels import is_enabled
-from ..kernels.runtime import recording
+from ..kernels.runtime import Held, recording
 from ..mit import cpu
-from ..mit.folding import forgotten
-from ..token_merging import StageMerging, TokenMerger, TokenMerging
+from ..token_merging import InputDownsampling, StageMerging, TokenMerger, TokenMerging
 from .backbones import find_backbones
 
 KEPT = 4
 """Is how many graphs each part of a model keeps, those that were used last."""
 
 SEEN = 64
-"""Is how many kinds of input are remembered that came once."""
+"""Is how many kinds of input are remembered without a recording."""
+
+WORTH = 32
+"""Is how many replays pay for a recording; who drops it sooner records later the next time."""
 
 WARMUP = 2
 """Is how often a part runs on the stream that will be recorded, as libraries choose kernels."""
 
 _PLAIN = bool, int, float, str, type(None), torch.dtype, torch.device
+_SETTINGS = frozenset({bool, int, float, str, tuple, torch.Size, type(None)})
+
+_one_at_a_time = threading.RLock()
+"""Is held while a graph is recorded: a process may do so once at a time."""
 
 _log = logging.getLogger(__name__)
 
@@ -42,14 +50,15 @@ _log = logging.getLogger(__name__)
 def apply_cuda_graphs(model: nn.Module) -> None:
     """Lets a model for inference record its kernels and replay them, in place.
 
-    Every child of the model that has weights, such as backbone and head, is recorded by itself: the
-    first input of a shape, layout and dtype runs as always, the second one is recorded, and all
-    further ones are replayed. Whatever a recording depends on is compared before each replay:
-    weights, strategies, modes, precision. Where nothing can be recorded, the part runs as always:
-    on a CPU, in training or with gradients, under autocast, with hooks, in a graph that is being
-    recorded, compiled or exported, under ``CUDA_LAUNCH_BLOCKING``, and with strategies that wait
-    for the GPU or have attributes that begin with an underscore, which may be more than settings.
-    Applied again, nothing changes. State dict, copies and pickles stay as they are.
+    What has weights beside a SegFormer backbone, such as a head, and the backbone are recorded each
+    by itself: the first input of a shape, layout and dtype runs as always, the second one is
+    recorded, and all further ones are replayed. Whatever a recording depends on is compared at each
+    replay: weights, settings and modes of modules, strategies, precision. Where nothing can be
+    recorded, the part runs as always: on a CPU, in training or with gradients, under autocast, with
+    hooks, in a graph that is being recorded, compiled or exported, under ``CUDA_LAUNCH_BLOCKING``,
+    where it changes itself or its input, and with strategies that wait for the GPU or have more
+    than plain settings: attributes that begin with an underscore, objects. Applied again, nothing
+    changes. State dict, deep copies and pickles stay as they are. Not for ``nn.DataParallel``.
 
     Args:
         model: of mmseg, mmpose, Transformers, segmentation_models.pytorch or this package.
@@ -57,17 +66,21 @@ def apply_cuda_graphs(model: nn.Module) -> None:
     Raises:
         SegformerPlusPlusError: it has no SegFormer backbone, or a part has a forward of its own.
     """
-    whole = any(backbone.module is model for backbone in find_backbones(model))
-    children = [('', model)] if whole else model.named_children()
-    parts = [(name, each) for name, each in children if any(True for _ in each.parameters())]
-    for name, part in parts:
+    parts = dict[str, nn.Module]()
+    for backbone in find_backbones(model):
+        outer = backbone.name.rpartition('.')[0]
+        beside = model.get_submodule(outer).named_children() if backbone.name else [('', model)]
+        for name, each in beside:
+            if next(each.parameters(), None) is not None:
+                parts['.'.join(filter(None, [outer, name]))] = each
+    for name, part in parts.items():
         if 'forward' in vars(part) and not isinstance(vars(part)['forward'], RecordedForward):
             raise SegformerPlusPlusError(
                 f'{name or type(part).__name__} has a forward of its own, put there by something '
                 'else: CUDA graphs would not know what it does'
             )
     memory = Memory()
-    for _, part in parts:
+    for part in parts.values():
         # not by __setattr__, which would look for a module
         vars(part).setdefault('forward', RecordedForward(part, memory))
 
@@ -85,6 +98,7 @@ class Memory:
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.pool: Any = None
+        self.stream: Any = None  # blocks of one stream are not given to another one
         self._last: Any = None
 
     def wait(self, device: torch.device) -> None:
@@ -112,28 +126,35 @@ class Recording(NamedTuple):
         replay: starts it.
         inputs: are copied to before.
         outputs: are copied from after.
-        held: what caches gave, which the graph reads.
+        held: what caches gave, which the graph reads, and whether they still would.
     """
 
     replay: Callable[[], None]
     inputs: list[Tensor]
     outputs: list[Tensor]
-    held: list[Any]
+    held: Held
 
 
 @dataclass
 class _Entry:
-    """Holds what became of one kind of input.
+    """Holds a recording.
 
     Attributes:
-        state: of the module.
-        recording: None if none is possible.
+        state: of the module when it was made.
+        recording: what is replayed.
         result: leaves and structure of what the module returns.
+        replays: how often.
     """
 
     state: _State
-    recording: Recording | None = None
-    result: Any = None
+    recording: Recording
+    result: Any
+    replays: int = 0
+
+    def is_of(self, module: nn.Module) -> bool:
+        """Tells whether the module is what it was."""
+        still = all(each is None or each() for _, each in self.recording.held)
+        return still and self.state == _state_of(module)
 
 
 class RecordedForward:
@@ -153,7 +174,10 @@ class RecordedForward:
         self.module = module
         self._memory = memory
         self._entries: OrderedDict[Any, _Entry] = OrderedDict()
-        self._seen: OrderedDict[Any, None] = OrderedDict()
+        self._seen: OrderedDict[Any, int] = OrderedDict()
+        self._failed: OrderedDict[Any, None] = OrderedDict()
+        self._said: set[str] = set()
+        self._patience = 1
         self._merging: list[nn.Module] = []
 
     def __reduce__(self) -> Any:
@@ -167,43 +191,76 @@ class RecordedForward:
         tensors = [each for each in flat if isinstance(each, Tensor)]
         kind = _kind(flat, structure) if self._is_possible(tensors) else None
         if kind is None:
+            if self._entries and (self.module.training or not _has_graphs(_device_of(tensors))):
+                self._clear()
             return self._plain(*arguments, **named)
         with self._memory.lock:
             key = kind, _strategies(self._merging)
             entry = self._entries.get(key)
-            if entry is not None and entry.recording is not None:
+            if entry is not None:
                 result = self._replay(entry, tensors)
                 # compared while the GPU works; what it read is alive, however the model changed
-                if entry.state == _state_of(self.module):
+                if entry.is_of(self.module):
                     self._entries.move_to_end(key)
                     return result
+                self._clear()
             return self._run(kind, flat, structure)
 
     def _run(self, kind: Any, flat: list[Any], structure: Any) -> Any:
         """Runs what could not be replayed, and records it if it comes again."""
+        arguments, named = tree_unflatten(flat, structure)
+        tensors = [each for each in flat if isinstance(each, Tensor)]
         state = _state_of(self.module)
         self._merging = [] if state is None else state.merging
         key = kind, _strategies(self._merging)
-        if key[1] is None:
-            state = None
-        entry = self._entries.get(key)
-        if state is not None and entry is not None and entry.state != state:
-            self._entries.clear()
-            self._seen.clear()
-            entry = None
-        if state is not None and entry is None:
-            if key in self._seen:
-                entry = self._record(flat, structure, state)
-                _remember(self._entries, key, entry, KEPT)
-            else:
-                _remember(self._seen, key, None, SEEN)
-        if state is not None and entry is not None and entry.recording is not None:
-            return self._replay(entry, [each for each in flat if isinstance(each, Tensor)])
-        arguments, named = tree_unflatten(flat, structure)
-        return self._plain(*arguments, **named)
+        if state is None or key[1] is None or key in self._failed:
+            return self._plain(*arguments, **named)
+        count = self._seen.get(key, 0)
+        if count >= self._patience:
+            del self._seen[key]
+            entry = self._record(flat, structure, state)
+            if entry is not None:
+                self._entries[key] = entry
+                if len(self._entries) > KEPT:
+                    self._drop(next(iter(self._entries)))
+                return self._replay(entry, tensors)
+            _remember(self._failed, key, None, SEEN)
+            return self._plain(*arguments, **named)
+        before = [_version_of(each) for each in tensors]
+        result = self._plain(*arguments, **named)
+        if [_version_of(each) for each in tensors] != before or state != _state_of(self.module):
+            self._say('it changes itself or its input when it runs')
+            _remember(self._failed, key, None, SEEN)
+        else:
+            _remember(self._seen, key, count + 1, SEEN)
+        return result
+
+    def _drop(self, key: Any) -> None:
+        if self._entries.pop(key).replays < WORTH:
+            self._patience *= 2
+
+    def _clear(self) -> None:
+        """Drops all recordings, when no stream uses them any more."""
+        for tensor in self._entries[next(iter(self._entries))].recording.inputs[:1]:
+            if tensor.is_cuda:
+                torch.cuda.synchronize(tensor.device)
+        for key in list(self._entries):
+            self._drop(key)
+
+    def _say(self, reason: str) -> None:
+        if reason not in self._said:
+            self._said.add(reason)
+            _log.warning('%s runs without a CUDA graph: %s', type(self.module).__name__, reason)
 
     def _plain(self, *arguments: Any, **named: Any) -> Any:
-        return type(self.module).forward(self.module, *arguments, **named)
+        forward = type(self.module).forward
+        if not self._entries:
+            return forward(self.module, *arguments, **named)
+        try:
+            return forward(self.module, *arguments, **named)
+        except torch.OutOfMemoryError:
+            self._clear()
+        return forward(self.module, *arguments, **named)
 
     def _is_possible(self, tensors: list[Tensor]) -> bool:
         if not tensors or torch.is_grad_enabled() or self.module.training:
@@ -221,19 +278,17 @@ class RecordedForward:
             and os.environ.get('CUDA_LAUNCH_BLOCKING', '0') in ('', '0')
         )
 
-    def _record(self, flat: list[Any], structure: Any, state: _State) -> _Entry:
+    def _record(self, flat: list[Any], structure: Any, state: _State) -> _Entry | None:
         results: list[Any] = []
-
         run = partial(self._run_on, flat, structure, results)
         try:
             found = record(run, [each for each in flat if isinstance(each, Tensor)], self._memory)
         except Exception as error:  # whatever CUDA, a library or a user's strategy says
-            reason = next(iter(str(error).splitlines()), '') or type(error).__name__
-            _log.warning('%s runs without a CUDA graph: %s', type(self.module).__name__, reason)
-            return _Entry(state)
+            self._say(next(iter(str(error).splitlines()), '') or type(error).__name__)
+            return None
         # weights that are replaced are read once more, before that is noticed
         tensors = (each for each in state.objects if isinstance(each, Tensor))
-        found.held.extend(each.untyped_storage() for each in tensors)
+        found.held.extend((each.untyped_storage(), None) for each in tensors)
         return _Entry(state, found, tuple(results))
 
     def _run_on(
@@ -249,7 +304,7 @@ class RecordedForward:
         return [each for each in results[0] if isinstance(each, Tensor)]
 
     def _replay(self, entry: _Entry, tensors: list[Tensor]) -> Any:
-        assert entry.recording is not None
+        entry.replays += 1
         copies = iter(play(entry.recording, tensors, self._memory))
         flat, structure = entry.result
         return tree_unflatten(
@@ -261,6 +316,14 @@ def _remember(kept: OrderedDict[Any, Any], key: Any, value: Any, most: int) -> N
     kept[key] = value
     while len(kept) > most:
         kept.popitem(last=False)
+
+
+def _device_of(tensors: list[Tensor]) -> torch.device:
+    return tensors[0].device if tensors else torch.device('cpu')
+
+
+def _version_of(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version  # those of inference mode have none
 
 
 def _kind(flat: list[Any], structure: Any) -> Any:
@@ -284,13 +347,25 @@ def _is_plain(value: Any) -> bool:
 
 def _switches() -> tuple[Any, ...]:
     """Returns what of the process decides which kernels run."""
+    cuda, cudnn = torch.backends.cuda, torch.backends.cudnn
+    try:
+        precision: Any = torch.get_float32_matmul_precision()
+    except RuntimeError:  # PyTorch's newer settings were used
+        newer: Any = torch.backends
+        precision = cuda.matmul.fp32_precision, newer.fp32_precision
     return (
         is_enabled(),
         cpu.is_chunked(),
         torch.are_deterministic_algorithms_enabled(),
-        torch.get_float32_matmul_precision(),
-        torch.backends.cudnn.allow_tf32,
-        torch.backends.cudnn.benchmark,
+        precision,
+        getattr(getattr(cudnn, 'conv', None), 'fp32_precision', None),
+        cuda.flash_sdp_enabled(),
+        cuda.mem_efficient_sdp_enabled(),
+        cuda.math_sdp_enabled(),
+        cuda.cudnn_sdp_enabled(),
+        cudnn.enabled,
+        cudnn.benchmark,
+        cudnn.deterministic,
     )
 
 
@@ -318,8 +393,10 @@ def _key_of(settings: Any) -> Any:
     """
     if isinstance(settings, tuple | list):
         return tuple(map(_key_of, settings))
-    if not isinstance(settings, TokenMerger | StageMerging | TokenMerging):
+    if isinstance(settings, _PLAIN):
         return settings
+    if not isinstance(settings, TokenMerger | StageMerging | TokenMerging | InputDownsampling):
+        raise TypeError(f'a {type(settings).__name__} may be anything')
     values = vars(settings).items()
     if any(name.startswith('_') for name, _ in values):
         raise TypeError(f'{type(settings).__name__} hides something')
@@ -353,7 +430,7 @@ def _state_of(module: nn.Module) -> _State | None:
     """Returns the state of a module; None where a replay would leave out what watches it."""
     if every._global_forward_hooks or every._global_forward_pre_hooks:
         return None
-    state = _State(values=[forgotten()])
+    state = _State()
     objects, values = state.objects, state.values
     waiting = [module]
     try:
@@ -363,8 +440,15 @@ def _state_of(module: nn.Module) -> _State | None:
             if each is not module:  # whose own hooks are called outside of its forward
                 if 'forward' in own or each._forward_hooks or each._forward_pre_hooks:
                     return None
+            if each.training:
+                return None
             objects += each, type(each)
-            values.append(each.training)
+            for value in own.values():
+                kind = type(value)
+                if kind in _SETTINGS:
+                    values.append(value)
+                elif kind is Tensor:
+                    objects.append(value)
             for tensors in (each._parameters, each._buffers):
                 for tensor in tensors.values():
                     if tensor is not None:
@@ -394,28 +478,64 @@ def record(
     Raises:
         Exception: as PyTorch says it where something cannot be recorded, or memory runs out.
     """
+    device = tensors[0].device
     # a tensor of inference mode could not be copied to outside of it
     with (
+        _one_at_a_time,
         torch.inference_mode(False),
         torch.no_grad(),
-        torch.cuda.device(tensors[0].device),
+        torch.cuda.device(device),
         recording() as held,
     ):
         inputs = [each.clone() for each in tensors]
-        stream, current = torch.cuda.Stream(), torch.cuda.current_stream()
-        stream.wait_stream(current)
-        with torch.cuda.stream(stream):
-            for _ in range(WARMUP):
+        current = torch.cuda.current_stream()
+        if memory.stream is None:
+            memory.stream, memory.pool = torch.cuda.Stream(), torch.cuda.graph_pool_handle()
+        memory.stream.wait_stream(current)
+        with torch.cuda.stream(memory.stream):
+            for _ in range(WARMUP - 1):
                 run(inputs)
-        current.wait_stream(stream)
+            with _refusing_to_wait():
+                run(inputs)
+        current.wait_stream(memory.stream)
         torch.cuda.synchronize()
-        if memory.pool is None:
-            memory.pool = torch.cuda.graph_pool_handle()
+        # what cuBLAS works in belongs to the graph's memory, too, not to others after it
+        torch._C._cuda_clearCublasWorkspaces()
         graph = torch.cuda.CUDAGraph()
-        # other threads, such as those that load images, may go on
-        with torch.cuda.graph(graph, memory.pool, stream, capture_error_mode='thread_local'):
-            outputs = run(inputs)
+        try:
+            # other threads, such as those that load images, may go on
+            with torch.cuda.graph(
+                graph, memory.pool, memory.stream, capture_error_mode='thread_local'
+            ):
+                outputs = run(inputs)
+        except BaseException:
+            # older versions leave the capture's stream and memory in place
+            torch.cuda.set_stream(current)
+            with suppress(Exception):
+                torch._C._cuda_endAllocateToPool(device.index or 0, memory.pool)
+            memory.stream = memory.pool = None
+            raise
+        finally:
+            torch._C._cuda_clearCublasWorkspaces()
         return Recording(graph.replay, inputs, outputs, held)
+
+
+@contextmanager
+def _refusing_to_wait() -> Iterator[None]:
+    """Raises for what waits for the GPU, while no capture can be harmed by it.
+
+    By a warning, which harms no other thread that waits meanwhile.
+    """
+    before = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter('always')
+        torch.cuda.set_sync_debug_mode('warn')
+        try:
+            yield
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+    if any('synchronizing CUDA operation' in str(each.message) for each in said):
+        raise RuntimeError('it waits for the GPU')
 
 
 def play(recording: Recording, tensors: list[Tensor], memory: Memory) -> list[Tensor]:

@@ -15,6 +15,7 @@ from torch import nn
 from segformer_plusplus import TokenMerger, apply_token_merging, remove_token_merging
 from segformer_plusplus.errors import SegformerPlusPlusError
 from segformer_plusplus.inference.merge_maps import record_plans
+from segformer_plusplus.kernels.runtime import recording
 from segformer_plusplus.patching import apply_cuda_graphs, graphs, remove_cuda_graphs
 from segformer_plusplus.token_merging import StageMerging, TokenMerging
 from segformer_plusplus.token_merging.plans import CellPlan
@@ -33,7 +34,7 @@ class Tape:
         if self.fails:
             raise self.fails
         self.recorded += 1
-        with torch.inference_mode(False), torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad(), recording() as held:
             inputs = [each.clone() for each in tensors]
             outputs = run(inputs)
         forward = run.func.__self__
@@ -48,7 +49,7 @@ class Tape:
             finally:
                 forward.module = present
 
-        return graphs.Recording(replay, inputs, outputs, [])
+        return graphs.Recording(replay, inputs, outputs, held)
 
 
 @pytest.fixture
@@ -181,7 +182,16 @@ def average(model):
     model.eval()
 
 
+def resizing(model):
+    model.decode_head.interpolate_mode = 'nearest'
+
+
+def epsilon(model):
+    model.backbone.layers[2][2].eps = 1.0
+
+
 CHANGES = [average, halve_in_place, load, replace, statistics, strategy, own_strategy, exchange]
+CHANGES += [resizing, epsilon]
 
 
 @pytest.mark.parametrize('change', CHANGES)
@@ -238,6 +248,121 @@ def test_every_plan_is_seen_by_those_who_look_for_plans(model, tape):
     with record_plans(model) as seen:
         warm(model, images)
     assert len(seen) == 3 * 2 * sum(len(blocks) for _, blocks, _ in model.backbone.layers)
+
+
+def test_sizes_in_turn_are_not_recorded_again_and_again(model, tape):
+    kinds = [image(64, width) for width in range(64, 64 + 8 * (graphs.KEPT + 2), 8)]
+    for _ in range(12):
+        for images in kinds:
+            assert torch.equal(predict(model, images), expected(model, images))
+    calls = 12 * len(kinds) * PARTS
+    assert tape.recorded < calls / 5
+    warm(model, kinds[0])
+    for _ in range(graphs.WORTH):
+        predict(model, kinds[0])
+    assert tape.replayed > graphs.WORTH  # one that stays is recorded in the end
+
+
+def test_eval_before_each_prediction_costs_the_backbone_nothing(model, tape):
+    images = image()
+    for _ in range(40):
+        model.eval()  # folded weights are made anew
+        predict(model, images)
+    assert tape.recorded < 10
+    assert vars(model.backbone)['forward']._entries
+
+
+class Remembering(nn.Module):
+    """A head that mixes in what it gave before."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.before = inner, None
+
+    def forward(self, features):
+        result = self.inner.forward(features)
+        result = result if self.before is None else (result + self.before) / 2
+        self.before = result
+        return result
+
+
+class Writing(nn.Module):
+    """A head that changes what it is given."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, features):
+        features[0].mul_(2)
+        return self.inner.forward(features)
+
+
+@pytest.mark.parametrize('kind', [Remembering, Writing])
+def test_a_part_that_changes_itself_or_its_input_is_not_recorded(kind, model, tape, caplog):
+    remove_cuda_graphs(model)
+    head = model.decode_head
+    del model.decode_head
+    model.decode_head = kind(head).eval()
+    plain = copy.deepcopy(model)
+    apply_cuda_graphs(model)
+    for _ in range(6):
+        images = image()
+        assert torch.equal(predict(model, images), predict(plain, images))
+    assert vars(model.backbone)['forward']._entries
+    assert not vars(model.decode_head)['forward']._entries
+    assert len(caplog.records) == 1 and 'changes itself or its input' in caplog.text
+
+
+def test_a_part_in_training_mode_runs_as_always(model, tape):
+    norm = model.decode_head.fusion_conv.norm.train()
+    before = int(norm.num_batches_tracked)
+    warm(model, image())
+    assert norm.num_batches_tracked == before + 3
+    assert not vars(model.decode_head)['forward']._entries
+
+
+def test_a_model_that_leaves_gives_the_memory_back(model, tape, monkeypatch):
+    images = image()
+    warm(model, images)
+    monkeypatch.setattr(graphs, '_has_graphs', lambda device: False)
+    predict(model, images)
+    assert not vars(model.backbone)['forward']._entries
+
+
+def test_recordings_make_room_where_memory_runs_out(model, tape, monkeypatch):
+    warm(model, image())
+    forward, full = type(model.decode_head).forward, [True]
+
+    def fails_once(self, features):
+        if full:
+            full.clear()
+            raise torch.OutOfMemoryError('CUDA out of memory')
+        return forward(self, features)
+
+    monkeypatch.setattr(type(model.decode_head), 'forward', fails_once)
+    images = image(96, 96)
+    assert torch.equal(predict(model, images), expected(model, images))
+    assert not full and not vars(model.decode_head)['forward']._entries
+
+
+def test_a_wrapped_model_is_recorded_inside(tape):
+    model = own_segmentor(token_merging='hq')
+    wrapped = nn.ModuleDict({'net': model}).eval()
+    apply_cuda_graphs(wrapped)
+    warm(model, image())
+    assert tape.replayed
+    remove_cuda_graphs(wrapped)
+    assert 'forward' not in vars(model.backbone)
+
+
+def test_newer_settings_of_precision_are_known(model, tape, monkeypatch):
+    def mixed():
+        raise RuntimeError('mix of the legacy and new APIs')
+
+    monkeypatch.setattr(torch, 'get_float32_matmul_precision', mixed)
+    warm(model, image())
+    assert tape.replayed
 
 
 def test_hooks_are_called(model, tape):
