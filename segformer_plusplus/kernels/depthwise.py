@@ -61,6 +61,7 @@ def depthwise_gelu(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tenso
     batch, height, width, channels = hidden.shape
     result = hidden.new_empty(hidden.shape)
     blocks = cdiv(channels, CHANNELS), cdiv(width, COLUMNS), cdiv(height, ROWS)
+    bias = None if bias is None else bias.contiguous()
     _depthwise_gelu[(batch * blocks[0] * blocks[1] * blocks[2],)](
         hidden, weight.contiguous(), bias, result, *hidden.stride(), height, width, channels,
         ROWS, COLUMNS, CHANNELS, num_warps=4,

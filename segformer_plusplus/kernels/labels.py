@@ -79,7 +79,7 @@ def _resized_argmax(
     best = tl.full((WIDTH,), -float('inf'), tl.float32)
     label = tl.zeros((WIDTH,), tl.int32)
     for k in range(classes):
-        above, below = corner + top * stride_y, corner + bottom * stride_y
+        above, below = corner + top.to(tl.int64) * stride_y, corner + bottom.to(tl.int64) * stride_y
         a = tl.load(above + left * stride_x, inside, 0.0).to(tl.float32)
         b = tl.load(above + right * stride_x, inside, 0.0).to(tl.float32)
         c = tl.load(below + left * stride_x, inside, 0.0).to(tl.float32)

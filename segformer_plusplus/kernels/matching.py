@@ -25,7 +25,7 @@ def _reference(
     tokens: Tensor, sources: Tensor, destinations: Tensor, num_kept: int
 ) -> tuple[Tensor, Tensor]:
     batch, num_tokens, _ = tokens.shape
-    num_merged = num_kept + len(destinations)
+    num_merged = num_kept + destinations.shape[0]
     metric = F.normalize(tokens.float(), dim=-1)
     best, nearest = (metric[:, sources] @ metric[:, destinations].transpose(1, 2)).max(dim=-1)
     lowest = best.topk(num_kept, dim=1, largest=False, sorted=False).indices
@@ -94,7 +94,7 @@ def matched_index(
         sizes: (B, M) int64, the number of tokens in each.
     """
     batch, num_tokens, channels = tokens.shape
-    num_sources, num_destinations = len(sources), len(destinations)
+    num_sources, num_destinations = sources.shape[0], destinations.shape[0]
     sources, destinations = sources.contiguous(), destinations.contiguous()
     best = tokens.new_empty(batch, num_sources, dtype=torch.int32)
     nearest = torch.empty_like(best)

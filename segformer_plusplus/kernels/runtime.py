@@ -18,6 +18,9 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch._C._functorch import peek_interpreter_stack
+from torch.autograd import forward_ad
+from torch.utils._pytree import tree_leaves
 
 try:
     import triton
@@ -37,8 +40,6 @@ INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
 
 _log = logging.getLogger(__name__)
 _enabled = True
-
-_is_exporting = getattr(torch.compiler, 'is_exporting', lambda: False)  # of torch 2.7 on
 
 jit: Any = (lambda function: function) if triton is None else triton.jit
 
@@ -105,15 +106,27 @@ def runs_on(*tensors: Tensor, dtypes: tuple[torch.dtype, ...] = FLOATS) -> bool:
     return (
         first.device.type == 'cuda'
         and _enabled
-        and all(each.dtype == first.dtype for each in tensors)
+        and all((each.device, each.dtype) == (first.device, first.dtype) for each in tensors)
         and first.dtype in dtypes
         and not (torch.is_grad_enabled() and any(each.requires_grad for each in tensors))
         and not torch.is_autocast_enabled('cuda')
         and not torch.are_deterministic_algorithms_enabled()
         and not _is_exporting()
         and not torch.jit.is_tracing()
+        and (torch.compiler.is_compiling() or not _is_transformed())
         and is_capable(first.device)
     )
+
+
+def _is_transformed() -> bool:
+    """Tells whether functorch or forward-mode derivatives, which no kernel has, are at work."""
+    return peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+
+
+def _is_exporting() -> bool:
+    if hasattr(torch.compiler, 'is_exporting'):  # of torch 2.7 on
+        return torch.compiler.is_exporting()
+    return torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
 
 
 @torch.compiler.assume_constant_result
@@ -199,22 +212,27 @@ class Operator:
         return self._operator(*arguments)
 
     def _run(self, *arguments: Any) -> Any:
-        first = next(each for each in arguments if isinstance(each, Tensor))
+        first = next(each for each in tree_leaves(arguments) if isinstance(each, Tensor))
         with torch.cuda.device(first.device):  # where Triton launches
             return self._run_on((first.device, first.dtype), arguments)
 
     def _run_on(self, key: tuple[torch.device, torch.dtype], arguments: tuple[Any, ...]) -> Any:
-        if key not in self._works and not torch.cuda.is_current_stream_capturing():
+        capturing = torch.cuda.is_current_stream_capturing()
+        if key not in self._works and not capturing:
             self._works[key] = self._is_right(*key)
         # in a capture it is too late to try: what was never tried is not recorded
-        if self._works.get(key, False):
-            try:
-                return self.launch(*arguments)
-            except torch.OutOfMemoryError:
+        if not self._works.get(key, False):
+            return self.reference(*arguments)
+        try:
+            return self.launch(*arguments)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            if capturing:
                 raise
-            except Exception as error:
-                self._give_up(key, f'{type(error).__name__}: {error}')
-        return self.reference(*arguments)
+            result = self.reference(*arguments)  # raises where the arguments are at fault
+            self._give_up(key, f'{type(error).__name__}: {error}')
+            return result
 
     def _is_right(self, device: torch.device, dtype: torch.dtype) -> bool:
         arguments = self.example(device, dtype)

@@ -223,7 +223,7 @@ def merge_by_attention(
         value: (B, N', C).
         num_heads: divides C.
     """
-    if isinstance(plan, SlotPlan) and weighs(query, key, value, num_heads):
+    if isinstance(plan, SlotPlan) and plan.fits(key) and weighs(query, key, value, num_heads):
         return merge_weighed(query, key, value, plan.index, plan.sizes(), num_heads)
     with without_autocast(key.device):
         return weigh(plan.merge, plan.sizes(), query, key, value, num_heads)

@@ -69,10 +69,11 @@ def _fold(module: Any) -> Projection:
         return weight, bias
     scale = torch.rsqrt(norm.running_var + norm.eps)
     shift = -norm.running_mean if bias is None else bias - norm.running_mean
-    if not norm.affine:
-        return weight * scale[:, None], shift * scale
-    scale = scale * norm.weight
-    return weight * scale[:, None], shift * scale + norm.bias
+    if norm.affine:
+        scale = scale * norm.weight
+    shift = shift * scale if not norm.affine else shift * scale + norm.bias
+    # a norm may be in float32 beside layers in half precision
+    return (weight * scale[:, None]).to(weight.dtype), shift.to(weight.dtype)
 
 
 def _sources(module: Any) -> list[Tensor | None]:

@@ -40,7 +40,9 @@ def add_norm(
         plan: unmerges the update.
     """
     # read in its place, an update need not be unmerged
-    index = plan.index if isinstance(plan, SlotPlan) else None
+    index = None
+    if isinstance(plan, SlotPlan) and plan.fits(tokens) and update.shape[1] == plan.num_merged:
+        index = plan.index
     if plan is not None and index is None:
         update = plan.unmerge(update)
     if (

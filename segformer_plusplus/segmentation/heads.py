@@ -14,6 +14,7 @@ from mmseg.models.utils import resize
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample, build_pixel_sampler
 from torch import Tensor, nn
+from torch._C._functorch import peek_interpreter_stack
 
 from ..arguments import (
     CONFIG,
@@ -113,7 +114,8 @@ class _AllMLPHead(FusionHead):
         if not isinstance(modules, nn.ModuleList):
             modules = [modules]
         plain = self.sampler is None and not self.align_corners and len(modules) == 1
-        if plain and takes_strips(modules[0]) and not torch.compiler.is_compiling():
+        traced = torch.compiler.is_compiling() or peek_interpreter_stack() is not None
+        if plain and takes_strips(modules[0]) and not traced:
             loss, accuracy = strip_losses(
                 modules[0], seg_logits, labels.squeeze(1), self.ignore_index
             )

@@ -8,7 +8,7 @@ destinations on a 2D grid, Segformer++ (Kienzle et al., MIPR 2024) for where it 
 from __future__ import annotations
 
 from abc import abstractmethod
-from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +30,11 @@ from .base import (
     without_autocast,
 )
 from .plans import SlotPlan
+
+SPLITS = 256
+"""Is how many splits of grids are kept, those that came last."""
+
+_splits: dict[Any, tuple[Tensor, Tensor]] = {}
 
 
 class _BipartiteSoftMatching(TokenMerger):
@@ -112,10 +117,7 @@ class BipartiteSoftMatching2d(_BipartiteSoftMatching):
 
     def split(self, grid: Grid, device: torch.device) -> tuple[Tensor, Tensor]:
         cell = _fit_stride(self.stride, grid)
-        # a tensor of a mode, such as one without numbers, lives no longer than that
-        if torch.compiler.is_compiling() or type(torch.empty(0, device=device)) is not Tensor:
-            return _split_grid(grid, cell, device)
-        return hold(_cached_split_grid(grid, cell, device))
+        return _kept_split(grid, cell, device)
 
 
 @TOKEN_MERGERS.register_module()
@@ -233,10 +235,21 @@ def _split_grid(grid: Grid, cell: tuple[int, int], device: torch.device) -> tupl
     return order[:num_sources], order[num_sources:]
 
 
-@lru_cache(maxsize=256)
-def _cached_split_grid(
-    grid: Grid, cell: tuple[int, int], device: torch.device
-) -> tuple[Tensor, Tensor]:
-    # an index made in inference mode could not be saved for a later backward pass
-    with torch.inference_mode(False):
+def _kept_split(grid: Grid, cell: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Returns what :func:`_split_grid` does, or did before."""
+    # a tensor of a mode, such as one without numbers, lives no longer than that
+    if torch.compiler.is_compiling() or type(torch.empty(0, device=device)) is not Tensor:
         return _split_grid(grid, cell, device)
+    # on another stream, what this one computes might not be there yet
+    stream = torch.cuda.current_stream(device) if device.type == 'cuda' else None
+    key = grid, cell, device, stream
+    split = _splits.get(key)
+    if split is None:
+        # an index made in inference mode could not be saved for a later backward pass
+        with torch.inference_mode(False):
+            split = _split_grid(grid, cell, device)
+        if stream is None or not torch.cuda.is_current_stream_capturing():
+            _splits[key] = split
+            while len(_splits) > SPLITS:
+                _splits.pop(next(iter(_splits)), None)
+    return hold(split)

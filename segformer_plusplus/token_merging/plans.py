@@ -51,10 +51,13 @@ class SlotPlan(MergePlan):
         plan._batch, plan.index, plan._sizes = index.shape[0], index.flatten(), sizes
         return plan
 
+    def fits(self, tokens: Tensor) -> bool:
+        """Tells whether a kernel may go by the index in these tokens (B, N, C)."""
+        return type(self) is SlotPlan and tokens.shape[:2] == (self._batch, self.num_tokens)
+
     def merge(self, tokens: Tensor) -> Tensor:
-        fits = runs_on(tokens) and tokens.shape[:2] == (self._batch, self.num_tokens)
         # what does not fit is for PyTorch to refuse
-        means = group_means if fits else group_means.reference
+        means = group_means if runs_on(tokens) and self.fits(tokens) else group_means.reference
         return means(tokens, self.index, self._sizes)
 
     def unmerge(self, tokens: Tensor) -> Tensor:

@@ -246,6 +246,34 @@ def test_a_graph_gives_what_the_model_gives(config, as_on_gpu):
         assert all(torch.equal(graph.predict(each), eager.predict(each)) for each in images)
 
 
+def test_a_row_that_cannot_be_recorded_is_left_out(config, as_on_gpu, monkeypatch, capfd):
+    def record(run, tensors, memory):
+        raise RuntimeError('operation not permitted when stream is capturing')
+
+    monkeypatch.setattr(graphs, 'record', record)
+    run = {}
+    variants = read_variants([str(config)], ['none'], None)
+    Comparison(variants, Options(graph=True, rounds=1)).run(Setting((64, 96), 1, 1), run)
+    assert names(run) == ['none'] and run['complete']
+    assert 'none: no CUDA graph: operation not permitted' in run['without_graph']['none']
+
+
+def test_models_of_others_are_not_patched(tmp_path):
+    """Two configs of mmseg that have the same model stand for what they say."""
+    text = CONFIG.replace("token_merging='hq', ", '')
+    for ours, theirs in (
+        ('MixVisionTransformerPlusPlus', 'mmseg.MixVisionTransformer'),
+        ('EncoderDecoderPlusPlus', 'EncoderDecoder'),
+    ):
+        text = text.replace(ours, theirs)
+    for name in ('a.py', 'b.py'):
+        (tmp_path / name).write_text(text)
+    variants = read_variants([str(tmp_path / 'a.py'), str(tmp_path / 'b.py')], None, None)
+    first, second = Comparison(variants, Options())._modules.values()
+    kinds = [{type(each) for each in model.modules()} for model in (first, second)]
+    assert kinds[0] == kinds[1] and first is not second
+
+
 def test_what_cannot_be_recorded_is_one_line(config, monkeypatch):
     def record(run, tensors, memory):
         raise RuntimeError('operation not permitted when stream is capturing\nlong story')

@@ -117,9 +117,11 @@ def test_more_sources_than_are_counted_at_a_time(most, monkeypatch):
     check_best(slot, tokens, *arguments)
 
 
-@pytest.mark.parametrize('num_kept', [0, 1, 7, 299, 300])
+@pytest.mark.parametrize('most', [256, 4096])
+@pytest.mark.parametrize('num_kept', [0, 1, 7, 290, 299, 300])
 @pytest.mark.parametrize('kind', ['equal', 'zeros', 'two'])
-def test_of_equal_sources_exactly_as_many_are_kept(kind, num_kept):
+def test_of_equal_sources_exactly_as_many_are_kept(kind, num_kept, most, monkeypatch):
+    monkeypatch.setattr(matching, 'MOST', most)
     tokens = torch.ones(2, 400, 8, device=DEVICE)
     if kind == 'two':
         tokens[:, ::2, :4] = -1
@@ -131,6 +133,14 @@ def test_of_equal_sources_exactly_as_many_are_kept(kind, num_kept):
     check_best(slot, tokens, sources, destinations, num_kept)
     if kind != 'two':  # the first ones, and the first destination
         assert slot[0, sources].tolist() == [*range(num_kept), *[num_kept] * (300 - num_kept)]
+
+
+def test_a_destination_of_zeros_is_like_no_other():
+    tokens = torch.randn(1, 16, 8, device=DEVICE).abs()
+    sources, destinations = split((4, 4), 2)
+    tokens[:, destinations[1:]] = 0
+    index, _ = matched_index.launch(tokens, sources, destinations, 0)
+    assert index[0, sources].eq(0).all()  # all are like the first, which is not zero
 
 
 def test_a_token_of_zeros_is_like_no_other():

@@ -51,6 +51,11 @@ def test_it_is_sum_and_norm(shape, dtype):
     check(random(*shape, dtype=dtype), random(*shape, dtype=dtype), None)
 
 
+@pytest.mark.parametrize('eps', [1e-5, 0.3])
+def test_the_norm_has_its_eps(eps):
+    check(random(2, 5, 24), random(2, 5, 24), None, eps)
+
+
 @pytest.mark.parametrize('dtype', DTYPES)
 @pytest.mark.parametrize('shape', SHAPES)
 @pytest.mark.parametrize('merged', [1, 9])

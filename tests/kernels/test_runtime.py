@@ -2,6 +2,7 @@
 
 import logging
 import pkgutil
+from contextlib import contextmanager
 from importlib import import_module
 
 import pytest
@@ -37,11 +38,17 @@ def test_nothing_that_a_kernel_does_not_know_goes_to_it(capable, no_gpu):
     assert not runs_on(on_gpu(no_gpu, torch.float64))
     assert not runs_on(on_gpu(no_gpu, torch.float32), dtypes=runtime.HALF)
     assert not runs_on(on_gpu(no_gpu), on_gpu(no_gpu, torch.float32))
+    assert not runs_on(on_gpu(no_gpu), on_gpu(no_gpu), on_gpu(no_gpu, torch.float16))
+    with no_gpu:
+        elsewhere = torch.empty(2, device='cuda:1', dtype=torch.bfloat16)
+        assert not runs_on(on_gpu(no_gpu), elsewhere)
+        assert not runs_on(on_gpu(no_gpu), torch.empty(2, dtype=torch.bfloat16))
 
 
 def test_what_needs_gradients_goes_to_pytorch(capable, no_gpu):
     tokens = on_gpu(no_gpu, requires_grad=True)
     assert not runs_on(tokens)
+    assert not runs_on(on_gpu(no_gpu), tokens)
     with torch.no_grad():
         assert runs_on(tokens)
 
@@ -61,6 +68,32 @@ def test_deterministic_algorithms_are_those_of_pytorch(capable, no_gpu):
         assert not runs_on(on_gpu(no_gpu))
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+def test_graphs_that_are_exported_or_traced_have_none(capable, no_gpu, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.jit, 'is_tracing', lambda: True)
+        assert not runs_on(on_gpu(no_gpu))
+    monkeypatch.setattr(torch.compiler, 'is_exporting', lambda: True)
+    assert not runs_on(on_gpu(no_gpu))
+
+
+def test_derivatives_of_functions_have_none(capable, no_gpu, monkeypatch):
+    seen = []
+
+    def function(tokens):
+        monkeypatch.setattr(runtime, 'is_capable', lambda device: True)
+        seen.append(runtime._is_transformed())
+        return tokens * 2
+
+    torch.func.jvp(function, (torch.ones(2),), (torch.ones(2),))
+    torch.func.vmap(function)(torch.ones(2, 3))
+    with torch.autograd.forward_ad.dual_level():
+        function(torch.ones(2))
+    function(torch.ones(2))
+    assert seen == [True, True, True, False]
+    monkeypatch.setattr(runtime, '_is_transformed', lambda: True)
+    assert not runs_on(on_gpu(no_gpu))
 
 
 def test_autocast_chooses_types_that_a_kernel_does_not(capable, no_gpu, monkeypatch):
@@ -154,6 +187,53 @@ def test_no_memory_is_no_fault_of_the_kernel(as_on_gpu, caplog):
     with pytest.raises(torch.OutOfMemoryError):
         as_on_gpu(double, torch.ones(4))
     assert not caplog.records
+
+
+def test_arguments_that_pytorch_refuses_are_no_fault_of_the_kernel(as_on_gpu, caplog):
+    def launch(tokens):
+        if tokens.dim() > 1:
+            raise ValueError('a grid of no blocks')
+        return tokens * 2
+
+    double = doubled(launch)
+    double.reference = lambda tokens: torch.dot(tokens, tokens)
+    double.agrees = lambda found, expected: True
+    with pytest.raises(RuntimeError):
+        as_on_gpu(double, torch.ones(1, 1))
+    assert as_on_gpu(double, torch.ones(1)).tolist() == [2]
+    assert not caplog.records
+
+
+def test_no_memory_while_it_is_tried_is_tried_again(as_on_gpu):
+    full = [True]
+
+    def launch(tokens):
+        if full:
+            full.clear()
+            raise torch.OutOfMemoryError('CUDA out of memory')
+        return tokens * 2
+
+    double = doubled(launch)
+    with pytest.raises(torch.OutOfMemoryError):
+        as_on_gpu(double, torch.ones(1))
+    assert as_on_gpu(double, torch.ones(1)).tolist() == [2]
+    assert double._works
+
+
+def test_it_is_launched_where_the_tensors_are(monkeypatch):
+    entered = []
+
+    @contextmanager
+    def device(where):
+        entered.append(where)
+        yield
+        entered.append('left')
+
+    monkeypatch.setattr(torch.cuda, 'device', device)
+    monkeypatch.setattr(torch.cuda, 'is_current_stream_capturing', lambda: False)
+    double = doubled(lambda tokens: entered.append('launched') or tokens * 2)
+    double._run(torch.ones(1))
+    assert entered == [CPU, 'launched', 'launched', 'left']
 
 
 def test_what_was_never_tried_is_not_recorded_into_a_graph(as_on_gpu, monkeypatch):

@@ -314,3 +314,16 @@ def test_threads_may_predict_at_once():
 
     with ThreadPoolExecutor(4) as pool:
         assert max(pool.map(predict, range(200))) < 1e-5
+
+
+def test_norms_may_be_in_float32_beside_half_precision(model):
+    model.eval().bfloat16()
+    for each in model.modules():
+        if isinstance(each, nn.BatchNorm2d):
+            each.float()
+    features = [each.bfloat16() for each in pyramid()]
+    with torch.no_grad():
+        found = fuse(model, features)
+    expected = unfolded(model, features)
+    assert found.dtype == expected.dtype == torch.bfloat16
+    assert relative_error(found.float(), expected.float()) < 0.05

@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from segformer_plusplus.kernels import enabled, runtime
 from segformer_plusplus.kernels.matching import matched_index
 from segformer_plusplus.kernels.merging import group_means
+from segformer_plusplus.mit import attention, gpu
 from segformer_plusplus.token_merging import (
     BipartiteSoftMatching1d,
     BipartiteSoftMatching2d,
@@ -155,11 +156,53 @@ def test_tokens_of_another_grid_or_batch_are_refused(shape, launched, monkeypatc
 
 def test_a_trace_without_numbers_leaves_nothing_behind(no_gpu):
     merger, grid = BipartiteSoftMatching2d(0.5, 2), (6, 26)
-    bipartite._cached_split_grid.cache_clear()
+    bipartite._splits.clear()
     for _ in range(2):  # before and after tensors with numbers
         with no_gpu:
             tokens = torch.empty(1, 6 * 26, 3)
             plan = merger.plan(tokens, grid)
             assert type(plan.merge(tokens)) is type(tokens) is not torch.Tensor
         assert type(merger.plan(torch.randn(1, 6 * 26, 3), grid).sizes()) is torch.Tensor
-    assert bipartite._cached_split_grid.cache_info().hits == 1
+    assert len(bipartite._splits) == 1
+
+
+def test_splits_of_a_capture_and_of_another_stream_are_not_taken(monkeypatch):
+    """They may not have been computed yet."""
+    merger, device = BipartiteSoftMatching2d(0.5, 2), torch.device('cpu')
+    gpu = type('cuda', (), {'type': 'cuda', '__hash__': lambda self: 1})()
+    monkeypatch.setattr(bipartite, '_split_grid', lambda *each: (torch.empty(1), torch.empty(1)))
+    monkeypatch.setattr(bipartite.torch, 'empty', lambda *size, device=None: torch.zeros(1))
+    streams, capturing = iter('aaabb'), iter([True, False, False])
+    monkeypatch.setattr(torch.cuda, 'current_stream', lambda device: next(streams))
+    monkeypatch.setattr(torch.cuda, 'is_current_stream_capturing', lambda: next(capturing))
+    bipartite._splits.clear()
+    captured, made, again, other, same = (merger.split((5, 7), gpu)[0] for _ in range(5))
+    assert captured is not made and made is again and other is not made and other is same
+    assert merger.split((5, 7), device)[0] is not made
+    bipartite._splits.clear()
+
+
+class Louder(SlotPlan):
+    """A plan of a user that unmerges in its own way."""
+
+    def unmerge(self, tokens):
+        return 2 * super().unmerge(tokens)
+
+
+def test_a_plan_of_a_user_is_asked(monkeypatch):
+    index = torch.arange(6).expand(2, 6) // 2
+    tokens, update = torch.randn(2, 6, 4), torch.randn(2, 3, 4)
+    norm = torch.nn.LayerNorm(4)
+    monkeypatch.setattr(gpu, 'runs_on', lambda *tensors: True)
+    for kind, factor in ((SlotPlan, 1), (Louder, 2)):
+        total, _ = gpu.add_norm(tokens, update, norm, kind(index, 3))
+        torch.testing.assert_close(total, tokens + factor * update.repeat_interleave(2, 1))
+
+
+def test_a_plan_of_another_batch_is_refused(monkeypatch):
+    plan = SlotPlan(torch.arange(6).expand(1, 6) // 2, 3)
+    key, query = torch.randn(2, 6, 8), torch.randn(2, 4, 8)
+    monkeypatch.setattr(attention, 'weighs', lambda *each: True)
+    monkeypatch.setattr(attention, 'merge_weighed', lambda *each: pytest.fail('written beyond'))
+    with pytest.raises((RuntimeError, IndexError)):
+        attention.merge_by_attention(plan, query, key, key, 2)

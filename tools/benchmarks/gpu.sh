@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What has to be known of one GPU, the most important first: bash tools/benchmarks/gpu.sh OUT_DIR [STAGE ...]
-# Each stage has a limit of its own and writes OUT_DIR/gpu_STAGE.json, for docs/benchmarks; about nine minutes in all.
+# Each stage has a limit of its own and writes OUT_DIR/gpu_STAGE.json, for docs/benchmarks; ten to fifteen minutes in all.
 # A try without a GPU, of the small models, whose times mean nothing:
 #   DEVICE=cpu BIG=64x128 SQUARE=64x64 DTYPE=float32 ROUNDS=1 LARGE=b0 bash tools/benchmarks/gpu.sh /tmp/gpu
 set -uo pipefail
@@ -52,7 +52,6 @@ benchmark b5_batch8 90 "$LARGE" --token-merging "${presets[@]}" --against mmseg 
 options=(model.decode_head.type=SegformerLinearHead)
 benchmark b0_transformers 60 b0 --token-merging none hq --against transformers,mmseg "${graph[@]}" --dtype "$DTYPE" --shape "$BIG"
 options=()
-benchmark b0_compiled 120 b0 --token-merging none hq weighted --against mmseg --compile "${graph[@]}" --dtype "$DTYPE" --shape "$BIG"
-# plans that blocks share; where the time goes
-stage shares 60 tools/benchmark.py "configs/cityscapes/segformer_mit-${LARGE}_none_1xb4-160k_cityscapes-1024x1024.py" \
-  --token-merging none weighted docs/fidelity/shares.py "${graph[@]}" --device "$DEVICE" --rounds "$ROUNDS" --json "$out/gpu_shares.json"
+benchmark b0_compiled 150 b0 --token-merging none hq --compile "${graph[@]}" --dtype "$DTYPE" --shape "$BIG"
+# plans that blocks share
+benchmark shares 60 "$LARGE" --token-merging none weighted docs/fidelity/shares.py "${graph[@]}" --dtype "$DTYPE" --shape "$BIG"

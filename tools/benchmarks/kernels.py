@@ -187,21 +187,48 @@ def try_kernel(
     exact = operator.reference(*tree_map(wide, arguments))
     record: dict[str, Any] = dict(
         name=name,
-        error=error(run(*arguments), exact),
         error_of_pytorch=error(operator.reference(*arguments), exact),
-        agrees=operator.agrees(run(*arguments), operator.reference(*arguments)),
-        milliseconds=milliseconds(lambda: run(*arguments), device, rounds),
         milliseconds_of_pytorch=milliseconds(
             lambda: operator.reference(*arguments), device, rounds
         ),
-        others={},
     )
+    try:
+        record |= dict(
+            error=error(run(*arguments), exact),
+            agrees=operator.agrees(run(*arguments), operator.reference(*arguments)),
+            milliseconds=milliseconds(lambda: run(*arguments), device, rounds),
+        )
+    except Exception as reason:  # whatever Triton says
+        record['failed'] = f'{type(reason).__name__}: {reason}'[:500]
+    others: dict[str, float | str] = {}
     for other, call in alternatives(operator, arguments).items():
         try:
-            record['others'][other] = milliseconds(call, device, rounds)
+            others[other] = milliseconds(call, device, rounds)
         except Exception as reason:  # what a library does not have for this GPU
-            record['others'][other] = next(iter(str(reason).splitlines()), '')
-    return record
+            others[other] = f'{type(reason).__name__}: {reason}'[:200]
+    return record | dict(others=others)
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    """Returns the row of the table."""
+    others = [f'{k} {v:.3f}' for k, v in row['others'].items() if isinstance(v, float)]
+    theirs = row['milliseconds_of_pytorch']
+    if 'failed' in row:
+        return [
+            row['name'],
+            row['dtype'],
+            'failed',
+            f'{theirs:.3f}',
+            '',
+            '',
+            '',
+            row['failed'][:60],
+        ]
+    return [
+        row['name'], row['dtype'], f'{row["milliseconds"]:.3f}', f'{theirs:.3f}',
+        f'{theirs / row["milliseconds"]:.2f}', f'{row["error"]:.1e}',
+        f'{row["error_of_pytorch"]:.1e}', ', '.join(others),
+    ]  # fmt: skip
 
 
 def machine(device: torch.device) -> dict[str, Any]:
@@ -283,15 +310,9 @@ def main(
             for name, operator, arguments in found:
                 row = try_kernel(name, operator, arguments, place, rounds)
                 rows.append(dict(row, dtype=str(dtype).removeprefix('torch.')))
-                others = ', '.join(f'{k} {v:.3f}' for k, v in row['others'].items() if v == v + 0)
-                table.add_row(
-                    name, rows[-1]['dtype'], f'{row["milliseconds"]:.3f}',
-                    f'{row["milliseconds_of_pytorch"]:.3f}',
-                    f'{row["milliseconds_of_pytorch"] / row["milliseconds"]:.2f}',
-                    f'{row["error"]:.1e}', f'{row["error_of_pytorch"]:.1e}', others,
-                )  # fmt: skip
-    if json:
-        write_json(json, record)
+                table.add_row(*cells(rows[-1]))
+                if json:  # an interruption loses nothing
+                    write_json(json, record)
     Console(width=160).print(record['machine'], table)
     if profiles and device == 'cuda' and is_capable(place):
         record['profiles'] = {

@@ -11,9 +11,11 @@ import torch
 from mmengine.config import Config
 from torch import Tensor, nn
 
+from ... import kernels
 from ...errors import SegformerPlusPlusError, memory_errors
 from ...inference.configs import backbone_settings
 from ...inference.opening import SEED, open_model
+from ...mit.backbone import MixVisionTransformerPlusPlus
 from ...mit.cpu import chunked, is_chunked
 from ...patching import apply_token_merging
 from ...token_merging import BASELINE
@@ -176,15 +178,15 @@ class Comparison:
         built: dict[str, nn.Module] = {}
         for name, config in variants.items():
             settings = backbone_settings(config)
-            strategy = settings.get('token_merging'), settings.get('tome_cfg')
             plain = copy.deepcopy(config)
             backbone_settings(plain).update(token_merging=None, tome_cfg=None)
-            key = repr(plain.model)
-            if key not in built or strategy[1] is not None:
-                modules[name] = built[key] = self._build(config)
+            first = built.get(key := repr(plain.model))
+            backbone = getattr(first, 'backbone', None)
+            if isinstance(backbone, MixVisionTransformerPlusPlus) and not settings.get('tome_cfg'):
+                modules[name] = twin(first)
+                apply_token_merging(modules[name], settings.get('token_merging'))
             else:
-                modules[name] = twin(built[key])
-                apply_token_merging(modules[name], strategy[0])
+                modules[name] = built[key] = self._build(config)
         return modules
 
     def _build(self, config: Any, trained: bool = True) -> nn.Module:
@@ -198,7 +200,7 @@ class Comparison:
         cfg = copy.deepcopy(first)
         config = cfg.model
         config.backbone.update(token_merging=BASELINE, tome_cfg=None)
-        unmerged = twin(next(iter(self._modules.values())))
+        unmerged = twin(next(iter(self._modules.values())))  # check_peers wants one of ours
         apply_token_merging(unmerged, BASELINE)
         share_weights({'unmerged': unmerged, **self._modules})
         self._unmerged = OpenMMLabModel(unmerged)
@@ -268,7 +270,7 @@ class Comparison:
             if options.compile:
                 contenders = self._compile(rows, images, record)
             if options.graph:
-                contenders = self._graphed(rows, contenders, images)
+                contenders = self._graphed(rows, contenders, images, record)
             calls = {name: self._call(each, images) for name, each in contenders.items()}
         taken: dict[str, list[float]] = {}
         try:
@@ -363,14 +365,22 @@ class Comparison:
         return result
 
     def _graphed(
-        self, rows: Mapping[str, Contender], after: Mapping[str, Contender], images: Tensor
+        self,
+        rows: Mapping[str, Contender],
+        after: Mapping[str, Contender],
+        images: Tensor,
+        record: dict[str, Any],
     ) -> dict[str, Contender]:
         """Returns every row of ``after``, those of ``rows`` followed by their graph."""
         result: dict[str, Contender] = {}
         for name, each in after.items():
             result[name] = each
             if name in rows and each.uses_torch:
-                result[name + GRAPH] = GraphedModel(each, images, self.options.backbone_only, name)
+                only = self.options.backbone_only
+                try:
+                    result[name + GRAPH] = GraphedModel(each, images, only, name)
+                except SegformerPlusPlusError as error:  # the other rows are worth their time
+                    record.setdefault('without_graph', {})[name] = str(error)
         return result
 
     def _call(self, contender: Contender, images: Tensor) -> Call:
@@ -396,7 +406,8 @@ class Comparison:
                 result['parameters'] = count_parameters(
                     row.backbone if options.backbone_only else row.module
                 )
-                with chunked(is_chunked() and row.uses_torch):  # other graphs hold no chunks
+                # other graphs hold no chunks, and no counter sees into a kernel
+                with chunked(is_chunked() and row.uses_torch), kernels.enabled(False):
                     result['gflops'] = count_flops(call) / 1e9
                 if row.uses_torch and not isinstance(row, GraphedModel):  # it keeps what it uses
                     result['peak_memory_bytes'] = peak_memory(calls[name], options.device)
@@ -421,7 +432,7 @@ class Comparison:
             results[name].setdefault('stages_quartiles', {})[part] = timing.quartiles
 
 
-def twin(model: nn.Module) -> nn.Module:
+def twin(model: Any) -> nn.Module:
     """Returns a copy of a model that has the same tensors: its strategy can be another one."""
     tensors = (*model.parameters(), *model.buffers())
     return copy.deepcopy(model, {id(each): each for each in tensors})

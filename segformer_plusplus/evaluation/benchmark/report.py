@@ -63,6 +63,7 @@ def check_lines(run: Run) -> Iterator[str]:
     for name, errors in run.get('relative_error_of_training_step', {}).items():
         parts = ', '.join(f'{what} within {error:.0e}' for what, error in errors.items())
         yield f'{name}: training step equal to ours: {parts}'
+    yield from run.get('without_graph', {}).values()
     for name, record in run.get('compiled', {}).items():
         if 'equal_labels' in record:
             kept = f'{record["equal_labels"]:.3%} of the labels as in eager mode'
