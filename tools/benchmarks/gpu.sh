@@ -54,4 +54,4 @@ benchmark b0_transformers 60 b0 --token-merging none hq --against transformers,m
 options=()
 benchmark b0_compiled 150 b0 --token-merging none hq --compile "${graph[@]}" --dtype "$DTYPE" --shape "$BIG"
 # plans that blocks share
-benchmark shares 60 "$LARGE" --token-merging none weighted docs/fidelity/shares.py "${graph[@]}" --dtype "$DTYPE" --shape "$BIG"
+benchmark shares 60 "$LARGE" --token-merging none weighted docs/gpu/shares.py "${graph[@]}" --dtype "$DTYPE" --shape "$BIG"
