@@ -175,3 +175,20 @@ def test_budgets_of_a_block():
     [row] = [row[1:] for row in rows_of('gpu.md') if row[0] == 'with the kernels']
     presets = ['none', '2x2', 'hq', 'weighted']
     assert row == [str(budget.BLOCK[each]) for each in presets] + [str(2 * budget.LEVELS + 2)]
+
+
+@pytest.mark.parametrize(
+    'name, row',
+    [
+        ('camvid_b0_960x720', 'B0, CamVid 960x720, 101 images'),
+        ('camvid_b2_960x720', 'B2, CamVid 960x720, 101 images'),
+        ('demo_b2_1024x2048', 'B2, drawn scenes 1024x2048, 8 images'),
+    ],
+)
+def test_shared_plans(name, row):
+    record = json.loads((DOCS / f'gpu/shares_{name}.json').read_text())
+    rows = {each['name']: Row.from_json(each) for each in record['rows']}
+    cells = next(each[1:] for each in rows_of('gpu.md') if each[0] == row)
+    shares = ['weighted', 'weighted, share 2', 'weighted, share 4']
+    assert cells == [f'{rows[each].values["changed"]:.3f}' for each in shares]
+    assert row.endswith(record['caption'].partition(';')[0])
