@@ -191,4 +191,8 @@ def test_shared_plans(name, row):
     cells = next(each[1:] for each in rows_of('gpu.md') if each[0] == row)
     shares = ['weighted', 'weighted, share 2', 'weighted, share 4']
     assert cells == [f'{rows[each].values["changed"]:.3f}' for each in shares]
+    for name in shares[1:]:
+        stages = [dict(stage) for stage in rows[name].token_merging]
+        assert {stage.pop('share') for stage in stages} == {int(name[-1])}
+        assert stages == PRESETS['weighted']['stages']
     assert row.endswith(record['caption'].partition(';')[0])

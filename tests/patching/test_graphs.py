@@ -7,6 +7,8 @@ import copy
 import logging
 import pickle
 import threading
+import warnings
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -521,6 +523,17 @@ def test_a_forward_of_somebody_else_is_refused(model):
     with pytest.raises(SegformerPlusPlusError, match='decode_head has a forward of its own'):
         apply_cuda_graphs(model)
     assert 'forward' not in vars(model.backbone)
+
+
+@pytest.mark.parametrize('waits', [True, False])
+def test_waiting_is_noticed_before_a_capture(waits, monkeypatch):
+    modes = []
+    monkeypatch.setattr(torch.cuda, 'get_sync_debug_mode', lambda: 0)
+    monkeypatch.setattr(torch.cuda, 'set_sync_debug_mode', modes.append)
+    outcome = pytest.raises(RuntimeError, match='waits') if waits else nullcontext()
+    with outcome, graphs._refusing_to_wait():
+        warnings.warn('called a synchronizing CUDA operation' if waits else 'x', stacklevel=1)
+    assert modes == ['warn', 0]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
