@@ -35,11 +35,13 @@ SEEN = 64
 WORTH = 32
 """Is how many replays pay for a recording; who drops it sooner records later the next time."""
 
+MOST_PATIENCE = 2**10
+
 WARMUP = 2
 """Is how often a part runs on the stream that will be recorded, as libraries choose kernels."""
 
 _PLAIN = bool, int, float, str, type(None), torch.dtype, torch.device
-_SETTINGS = frozenset({bool, int, float, str, tuple, torch.Size, type(None)})
+_SETTINGS = frozenset({bool, int, float, str, torch.Size, type(None)})
 
 _one_at_a_time = threading.RLock()
 """Is held while a graph is recorded: a process may do so once at a time."""
@@ -88,8 +90,10 @@ def apply_cuda_graphs(model: nn.Module) -> None:
 def remove_cuda_graphs(model: nn.Module) -> None:
     """Takes back what :func:`apply_cuda_graphs` did, and frees the memory of the recordings."""
     for each in model.modules():
-        if isinstance(vars(each).get('forward'), RecordedForward):
+        forward = vars(each).get('forward')
+        if isinstance(forward, RecordedForward):
             del vars(each)['forward']
+            forward.clear()
 
 
 class Memory:
@@ -192,7 +196,7 @@ class RecordedForward:
         kind = _kind(flat, structure) if self._is_possible(tensors) else None
         if kind is None:
             if self._entries and (self.module.training or not _has_graphs(_device_of(tensors))):
-                self._clear()
+                self.clear()
             return self._plain(*arguments, **named)
         with self._memory.lock:
             key = kind, _strategies(self._merging)
@@ -203,7 +207,7 @@ class RecordedForward:
                 if entry.is_of(self.module):
                     self._entries.move_to_end(key)
                     return result
-                self._clear()
+                self.clear()
             return self._run(kind, flat, structure)
 
     def _run(self, kind: Any, flat: list[Any], structure: Any) -> Any:
@@ -222,7 +226,7 @@ class RecordedForward:
             if entry is not None:
                 self._entries[key] = entry
                 if len(self._entries) > KEPT:
-                    self._drop(next(iter(self._entries)))
+                    self._drop([next(iter(self._entries))])
                 return self._replay(entry, tensors)
             _remember(self._failed, key, None, SEEN)
             return self._plain(*arguments, **named)
@@ -235,17 +239,18 @@ class RecordedForward:
             _remember(self._seen, key, count + 1, SEEN)
         return result
 
-    def _drop(self, key: Any) -> None:
-        if self._entries.pop(key).replays < WORTH:
-            self._patience *= 2
+    def _drop(self, keys: list[Any]) -> None:
+        dropped = [self._entries.pop(key) for key in keys]
+        if any(entry.replays < WORTH for entry in dropped):
+            self._patience = min(2 * self._patience, MOST_PATIENCE)
 
-    def _clear(self) -> None:
+    def clear(self) -> None:
         """Drops all recordings, when no stream uses them any more."""
-        for tensor in self._entries[next(iter(self._entries))].recording.inputs[:1]:
-            if tensor.is_cuda:
-                torch.cuda.synchronize(tensor.device)
-        for key in list(self._entries):
-            self._drop(key)
+        with self._memory.lock:
+            for entry in self._entries.values():
+                if entry.recording.inputs[0].is_cuda:
+                    torch.cuda.synchronize(entry.recording.inputs[0].device)
+            self._drop(list(self._entries))
 
     def _say(self, reason: str) -> None:
         if reason not in self._said:
@@ -259,7 +264,7 @@ class RecordedForward:
         try:
             return forward(self.module, *arguments, **named)
         except torch.OutOfMemoryError:
-            self._clear()
+            self.clear()
         return forward(self.module, *arguments, **named)
 
     def _is_possible(self, tensors: list[Tensor]) -> bool:
@@ -298,7 +303,7 @@ class RecordedForward:
         given = iter(inputs)
         filled = [next(given) if isinstance(each, Tensor) else each for each in flat]
         arguments, named = tree_unflatten(filled, structure)
-        results[:] = tree_flatten(self._plain(*arguments, **named))
+        results[:] = tree_flatten(type(self.module).forward(self.module, *arguments, **named))
         if not all(isinstance(each, Tensor) or _is_plain(each) for each in results[0]):
             raise TypeError('it returns something that is no tensor')
         return [each for each in results[0] if isinstance(each, Tensor)]
@@ -446,6 +451,8 @@ def _state_of(module: nn.Module) -> _State | None:
             for value in own.values():
                 kind = type(value)
                 if kind in _SETTINGS:
+                    values.append(value)
+                elif kind is tuple and _SETTINGS.issuperset(map(type, value)):
                     values.append(value)
                 elif kind is Tensor:
                     objects.append(value)
