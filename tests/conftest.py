@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -43,6 +44,13 @@ def fresh_managers() -> None:
     managers: list[type[ManagerMixin]] = [MMLogger, MessageHub, DefaultScope, Visualizer]
     for manager in (*managers, *Visualizer.__subclasses__()):
         manager._instance_dict.clear()
+
+
+@pytest.fixture(autouse=True)
+def any_order() -> Iterator[None]:
+    """A training that is to be exact says so for the whole process, where no kernel runs then."""
+    yield
+    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture

@@ -25,8 +25,8 @@ from ..evaluation.benchmark.report import (
     run_title,
     stage_table,
 )
-from ..evaluation.fidelity.measuring import read_preset
 from ..evaluation.plots import check_plot_path, draw_benchmark
+from ..evaluation.presets import read_preset
 from ..evaluation.timing import describe_environment
 from ..files import check_writable, write_json
 from ..inference.configs import backbone_settings, load_config

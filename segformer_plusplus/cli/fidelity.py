@@ -15,9 +15,10 @@ from rich.console import Console
 
 from ..errors import SegformerPlusPlusError
 from ..evaluation.fidelity.base import ROUNDS, WARMUP
-from ..evaluation.fidelity.measuring import Measurement, read_presets
+from ..evaluation.fidelity.measuring import Measurement
 from ..evaluation.fidelity.opening import Options, open_fidelity
 from ..evaluation.plots import check_plot_path, draw_table
+from ..evaluation.presets import read_presets
 from ..evaluation.results import ResultsTable
 from ..evaluation.timing import describe_environment
 from ..files import check_writable, write_json, write_text

@@ -78,10 +78,18 @@ def build(cfg: Config) -> torch.nn.Module:
 
 
 def test_pages_are_tested():
-    tested = ['checkpoints', 'data', 'deployment', 'fidelity', 'getting-started', 'inference',
-              'own-strategy', 'patching', 'strategies', 'tuning']  # fmt: skip
+    tested = ['checkpoints', 'data', 'deployment', 'fidelity', 'getting-started', 'gpu',
+              'inference', 'own-strategy', 'patching', 'strategies', 'tuning']  # fmt: skip
     with_code = [page.stem for page in sorted(DOCS.glob('*.md')) if blocks_of(page.name)]
     assert set(with_code) <= set(tested)
+
+
+def test_gpu(monkeypatch):
+    monkeypatch.setattr(torch.nn.Module, 'cuda', lambda self: self)  # there need not be one
+    names = run('gpu.md', {'model': tiny_transformers()})
+    assert names['model'].dtype == torch.bfloat16
+    assert 'forward' in vars(names['model'].segformer)
+    names['remove_cuda_graphs'](names['model'])
 
 
 def test_getting_started(here):

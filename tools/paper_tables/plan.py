@@ -30,7 +30,16 @@ SUFFIXES = '.pth', '.safetensors', '.pt'
 VERSIONS = 'torch', 'mmengine', 'mmcv', 'mmseg', 'mmpose', 'tomesd'
 
 _MODEL = (
-    *('arguments.py', 'checkpoints', 'compat.py', 'loading', 'mit', 'pose', 'registration.py'),
+    *(
+        'arguments.py',
+        'checkpoints',
+        'compat.py',
+        'kernels',
+        'loading',
+        'mit',
+        'pose',
+        'registration.py',
+    ),
     *('segmentation', 'token_merging'),
 )
 _OPENING = 'inference/configs.py', 'inference/opening.py'
@@ -39,7 +48,8 @@ SOURCES = {
     'train': (*_MODEL, 'training', *_OPENING, 'cli/train.py'),
     'test': (*_MODEL, 'training', *_OPENING, *_WRITING, 'cli/test.py'),
     BENCHMARK: (
-        *(*_MODEL, *_OPENING, 'evaluation/benchmark', 'evaluation/timing.py', 'cli/benchmark.py'),
+        *(*_MODEL, *_OPENING, 'evaluation/benchmark', 'evaluation/timing.py'),
+        *('evaluation/presets.py', 'cli/benchmark.py'),
     ),
 }
 """The rooms and files of the package whose code decides the result of each kind of step."""

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from segformer_plusplus.errors import SegformerPlusPlusError
-from segformer_plusplus.evaluation.fidelity.measuring import check_presets, read_presets, spell_out
+from segformer_plusplus.evaluation.presets import check_presets, read_presets, spell_out
 from segformer_plusplus.token_merging import PRESETS, TokenMerger, build_token_merging
 
 OWN = [dict(kv=dict(type='BipartiteSoftMatching2d', ratio=0.5, stride=[2, 4])), {}, {}, {}]
