@@ -203,6 +203,17 @@ def test_training_steps(config, capfd, dtype):
     assert 'training step, 2 x 3 x 64 x 64' in capfd.readouterr().out
 
 
+def test_blocks_compiled_beside_eager(config, capfd):
+    argv = ['--token-merging', 'none', 'hq', '--against', 'mmseg', '--shape', '64x96']
+    argv += ['--compile-blocks', '--compile-backend', 'eager']
+    (run,) = measured(config, *argv)['runs']
+    order = ['mmseg', 'none', 'none, blocks compiled', 'hq', 'hq, blocks compiled']
+    assert names(run) == order
+    assert set(run['blocks_compiled']) == {'none', 'hq'}
+    assert all(each['equal_labels'] > 0.999 for each in run['blocks_compiled'].values())
+    assert 'hq, blocks compiled: in' in capfd.readouterr().out
+
+
 @pytest.fixture
 def as_on_gpu(monkeypatch):
     """Times on the CPU what is for a GPU; a graph is a call of what it recorded."""
@@ -361,6 +372,7 @@ def test_a_peer_that_cannot_be_compared(config, tmp_path, capfd):
         (['--training', '--against', 'openvino'], 'openvino: it does not train'),
         (['--training', '--dtype', 'float16'], 'float16 needs a scaled loss'),
         (['--against', 'openvino', '--dtype', 'bfloat16'], 'openvino works with --device cpu'),
+        (['--training', '--compile-blocks'], '--training and --compile-blocks exclude'),
         (['--graph'], '--graph: CUDA graphs need --device cuda'),
         (['--training', '--graph'], '--training and --graph exclude each other'),
         (['--plot', 'a.doc'], "a.doc: a plot cannot be written as 'doc'"),

@@ -52,6 +52,7 @@ benchmark b5_batch8 90 "$LARGE" --token-merging "${presets[@]}" --against mmseg 
 options=(model.decode_head.type=SegformerLinearHead)
 benchmark b0_transformers 60 b0 --token-merging none hq --against transformers,mmseg "${graph[@]}" --dtype "$DTYPE" --shape "$BIG"
 options=()
+benchmark b5_blocks 90 "$LARGE" --token-merging none hq --compile-blocks --dtype "$DTYPE" --shape "$BIG"
 benchmark b0_compiled 150 b0 --token-merging none hq --compile "${graph[@]}" --dtype "$DTYPE" --shape "$BIG"
 # plans that blocks share
 benchmark shares 60 "$LARGE" --token-merging none weighted docs/gpu/shares.py "${graph[@]}" --dtype "$DTYPE" --shape "$BIG"

@@ -30,6 +30,7 @@ from .costs import (
     count_flops,
     count_kernels,
     count_parameters,
+    first_call,
     matrix_product_rates,
     trace_errors,
 )
@@ -48,6 +49,7 @@ from .peers import (
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
 COMPILED = ', compiled'
+BLOCKS = ', blocks compiled'
 GRAPH = ', graph'
 TOMESD = ' (tomesd)'
 """What follows the name of a row whose matching is that of tomesd."""
@@ -70,6 +72,7 @@ class Options:
         training: time optimisation steps (forward, backward, AdamW) instead of inference.
         graph: also time everything in PyTorch as a CUDA graph.
         compile: also time everything in PyTorch through torch.compile.
+        compile_blocks: also time ours with attention and Mix-FFN of the blocks compiled alone.
         compile_backend: the backend of torch.compile.
         peak: also measure the machine's plain matrix products, and what share a model reaches.
     """
@@ -85,6 +88,7 @@ class Options:
     training: bool = False
     graph: bool = False
     compile: bool = False
+    compile_blocks: bool = False
     compile_backend: str = 'inductor'
     peak: bool = False
 
@@ -103,9 +107,8 @@ class Options:
                 raise SegformerPlusPlusError(
                     f'--against: {name!r} is no peer; choose from {", ".join(PEERS)}'
                 )
-        flags = ('compile', self.compile), ('graph', self.graph)
-        for flag, given in (*flags, ('backbone-only', self.backbone_only)):
-            if self.training and given:
+        for flag in ('compile', 'compile-blocks', 'graph', 'backbone-only'):
+            if self.training and getattr(self, flag.replace('-', '_')):
                 raise SegformerPlusPlusError(f'--training and --{flag} exclude each other')
         if self.graph and self.device != 'cuda':
             raise SegformerPlusPlusError('--graph: CUDA graphs need --device cuda')
@@ -269,6 +272,8 @@ class Comparison:
             rows = contenders
             if options.compile:
                 contenders = self._compile(rows, images, record)
+            if options.compile_blocks:
+                contenders = self._compile_blocks(contenders, images, record)
             if options.graph:
                 contenders = self._graphed(rows, contenders, images, record)
             calls = {name: self._call(each, images) for name, each in contenders.items()}
@@ -361,6 +366,28 @@ class Comparison:
             if eager.uses_torch:
                 result[name + COMPILED], done[name] = compile_contender(
                     eager, images, options.compile_backend, options.backbone_only, name
+                )
+        return result
+
+    def _compile_blocks(
+        self, rows: Mapping[str, Contender], images: Tensor, record: dict[str, Any]
+    ) -> dict[str, Contender]:
+        """Returns every row, those of ours followed by one whose blocks are compiled."""
+        from ...training.switches import compile_backbone  # which trains, where it is asked for
+
+        torch._dynamo.reset()
+        options, result = self.options, dict[str, Contender]()
+        done = record['blocks_compiled'] = dict[str, dict[str, float]]()
+        for name, eager in rows.items():
+            result[name] = eager
+            if isinstance(eager, OpenMMLabModel) and name in self._modules:
+                module = twin(eager.module)
+                settings = dict(blocks=True, dynamic=False, backend=options.compile_backend)
+                with trace_errors(name):
+                    compile_backbone(module, settings)
+                result[name + BLOCKS] = compiled = OpenMMLabModel(module)
+                done[name] = first_call(
+                    compiled, eager, images, options.compile_backend, options.backbone_only, name
                 )
         return result
 

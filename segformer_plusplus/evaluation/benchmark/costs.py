@@ -226,16 +226,29 @@ def compile_contender(
     Raises:
         SegformerPlusPlusError: it cannot be compiled, or the results differ.
     """
+    with trace_errors(name):
+        compiled = CompiledModel(eager, backend)
+    return compiled, first_call(compiled, eager, images, backend, backbone_only, name)
+
+
+def first_call(
+    compiled: Contender,
+    eager: Contender,
+    images: Tensor,
+    backend: str,
+    backbone_only: bool,
+    name: str,
+) -> dict[str, float]:
+    """Compiles by a first call, and compares; see :func:`compile_contender`."""
     with (
         trace_errors(name), memory_errors(name), _fresh_cache(backend), torch.inference_mode()
     ):  # fmt: skip
-        compiled = CompiledModel(eager, backend)
         run, run_eagerly = (
             each.features if backbone_only else each.predict for each in (compiled, eager)
         )
         result, seconds = _run_timed(lambda: run(images), images.device)
         expected = run_eagerly(images)
-    return compiled, {'seconds': seconds, **_compare(result, expected, images.dtype, name)}
+    return {'seconds': seconds, **_compare(result, expected, images.dtype, name)}
 
 
 @contextlib.contextmanager

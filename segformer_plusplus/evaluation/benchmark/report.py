@@ -8,7 +8,7 @@ from ...token_merging import BASELINE
 from ..plots import Run, group_runs
 from ..results import MEMORY, SPEED_UP, SPREAD, Column, ResultsTable, Row, spread
 from ..timing import name_threads
-from .comparison import COMPILED, GRAPH
+from .comparison import BLOCKS, COMPILED, GRAPH
 
 
 def run_title(run: Run, dtype: str, device: str) -> str:
@@ -64,12 +64,14 @@ def check_lines(run: Run) -> Iterator[str]:
         parts = ', '.join(f'{what} within {error:.0e}' for what, error in errors.items())
         yield f'{name}: training step equal to ours: {parts}'
     yield from run.get('without_graph', {}).values()
-    for name, record in run.get('compiled', {}).items():
+    compiled = {name + COMPILED: each for name, each in run.get('compiled', {}).items()}
+    blocks = {name + BLOCKS: each for name, each in run.get('blocks_compiled', {}).items()}
+    for name, record in (compiled | blocks).items():
         if 'equal_labels' in record:
             kept = f'{record["equal_labels"]:.3%} of the labels as in eager mode'
         else:
             kept = f'results within {record["relative_error"]:.0e}'
-        yield f'{name}{COMPILED}: in {record["seconds"]:.0f} s; {kept}'
+        yield f'{name}: in {record["seconds"]:.0f} s; {kept}'
     rates = run.get('matrix_products_gflops_per_second', {})
     if rates:
         reached = ', '.join(f'{rate:.0f} GFLOP/s by {name}' for name, rate in rates.items())
@@ -81,7 +83,7 @@ def break_even_lines(runs: Sequence[Run], presets: Sequence[str]) -> Iterator[st
 
     Only where several shapes were run with otherwise equal settings, 'none' among the models.
     """
-    pairs = [(name + s, BASELINE + s) for s in ('', COMPILED, GRAPH) for name in presets]
+    pairs = [(name + s, BASELINE + s) for s in ('', COMPILED, BLOCKS, GRAPH) for name in presets]
     for group in group_runs(runs):
         if len(group) < 2:
             continue
