@@ -39,9 +39,29 @@ INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
 """Says whether kernels run in Triton's interpreter, which multiplies the bits of bfloat16."""
 
 _log = logging.getLogger(__name__)
-_enabled = True
 
 jit: Any = (lambda function: function) if triton is None else triton.jit
+
+
+class Switch:
+    """Is on or off for the whole process.
+
+    Attributes:
+        on: what it was last set to, at first True.
+    """
+
+    def __init__(self) -> None:
+        self.on = True
+
+    def set(self, on: bool) -> ExitStack:
+        """Sets it; in a ``with`` statement, until its end."""
+        undo = ExitStack()
+        undo.callback(setattr, self, 'on', self.on)
+        self.on = on
+        return undo
+
+
+_enabled = Switch()
 
 
 def enabled(wanted: bool) -> ExitStack:
@@ -49,20 +69,12 @@ def enabled(wanted: bool) -> ExitStack:
 
     With them off, PyTorch's own operators run. The switch holds for the whole process.
     """
-    undo = ExitStack()
-    undo.callback(_set_enabled, _enabled)
-    _set_enabled(wanted)
-    return undo
-
-
-def _set_enabled(wanted: bool) -> None:
-    global _enabled
-    _enabled = wanted
+    return _enabled.set(wanted)
 
 
 def is_enabled() -> bool:
     """Returns what :func:`enabled` was last set to, by default True."""
-    return _enabled
+    return _enabled.on
 
 
 Held = list[tuple[Any, Callable[[], bool] | None]]
@@ -105,7 +117,7 @@ def runs_on(*tensors: Tensor, dtypes: tuple[torch.dtype, ...] = FLOATS) -> bool:
     first = tensors[0]
     return (
         first.device.type == 'cuda'
-        and _enabled
+        and _enabled.on
         and all((each.device, each.dtype) == (first.device, first.dtype) for each in tensors)
         and first.dtype in dtypes
         and not (torch.is_grad_enabled() and any(each.requires_grad for each in tensors))

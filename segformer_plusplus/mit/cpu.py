@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..kernels.runtime import Switch
+
 SCORES = 3 * 2**19
 """Limits the attention weights that are worked on at a time."""
 
@@ -32,7 +34,7 @@ Projection = tuple[Tensor, Tensor | None]
 """Is weight (C', C) and bias (C') of a linear layer."""
 
 
-_chunked = True
+_chunked = Switch()
 
 
 def chunked(enabled: bool) -> ExitStack:
@@ -42,20 +44,12 @@ def chunked(enabled: bool) -> ExitStack:
     graph. The results are equal to rounding. The switch holds for all models and all threads of the
     process.
     """
-    undo = ExitStack()
-    undo.callback(_set_chunked, _chunked)
-    _set_chunked(enabled)
-    return undo
-
-
-def _set_chunked(enabled: bool) -> None:
-    global _chunked
-    _chunked = enabled
+    return _chunked.set(enabled)
 
 
 def is_chunked() -> bool:
     """Returns what :func:`chunked` was last set to, by default True."""
-    return _chunked
+    return _chunked.on
 
 
 def accept_in_rows(in_rows: bool | None) -> None:
@@ -68,7 +62,7 @@ def accept_in_rows(in_rows: bool | None) -> None:
 
 def works_chunked(tensor: Tensor) -> bool:
     """Tells whether this is inference on a CPU in eager mode: no graph may hold a loop."""
-    return _chunked and is_eager(tensor) and not torch.is_grad_enabled()
+    return _chunked.on and is_eager(tensor) and not torch.is_grad_enabled()
 
 
 def is_eager(tensor: Tensor) -> bool:
