@@ -4,57 +4,17 @@ One kernel costs a processor a few microseconds to start, however little it does
 dozens of small ones would cost more than it saves.
 """
 
-from collections import Counter
-
 import pytest
 import torch
 import torch.nn.functional as F
+from kernels.counting import Kernels
 from mmengine.config import ConfigDict
 from mmseg.registry import MODELS
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 import segformer_plusplus  # noqa: F401  what a config names is registered
 from segformer_plusplus.kernels import enabled, runtime
 from segformer_plusplus.mit import folding
 from segformer_plusplus.token_merging import PRESETS, bipartite
-
-VIEWS = {
-    'view', '_unsafe_view', 'permute', 'transpose', 't', 'expand', 'slice', 'select', 'unsqueeze',
-    'squeeze', 'as_strided', 'detach', 'alias', 'unflatten', 'flatten', 'split', 'chunk', 'unbind',
-    '_reshape_alias', 'split_with_sizes', 'empty', 'empty_like', 'new_empty', 'empty_strided',
-    'new_empty_strided', 'unfold', 'diagonal', 'device',
-}  # fmt: skip
-"""Operators that start nothing."""
-
-SEVERAL = {'convolution': 2, 'index_add': 2, '_to_copy': 1}
-"""Those that start more than one kernel: a convolution may add its bias by itself."""
-
-
-class Kernels(TorchDispatchMode):
-    """Counts the kernels that a GPU would start, by the name of the operator."""
-
-    def __init__(self):
-        super().__init__()
-        self.started = Counter()
-        self.waited = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        leaves = tree_leaves((args, kwargs, result))
-        kinds = {each.device.type for each in leaves if isinstance(each, torch.Tensor)}
-        namespace, name = function._schema.name.split('::')
-        if namespace == 'segformer_plusplus':
-            self.started[name] += runtime.OPERATORS[name].launches
-        elif len(kinds) > 1:  # a copy from one device to the other
-            self.waited.append(name)
-        elif name not in VIEWS and kinds != {'cpu'}:
-            self.started[name] += SEVERAL.get(name, 1)
-        return result
-
-    @property
-    def total(self):
-        return sum(self.started.values())
 
 
 @torch.library.custom_op('segformer_plusplus_tests::fused_attention', mutates_args=())

@@ -7,8 +7,8 @@ from collections import Counter
 
 import pytest
 import torch
+from kernels.counting import Kernels
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from segformer_plusplus import MixVisionTransformerPlusPlus
 from segformer_plusplus.kernels import enabled, runtime
@@ -24,23 +24,10 @@ def named(strategy):
     return strategy if isinstance(strategy, str) else 'shared'
 
 
-class Calls(TorchDispatchMode):
-    """Counts our operators."""
-
-    def __init__(self):
-        super().__init__()
-        self.count = Counter()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func.namespace == 'segformer_plusplus':
-            self.count[func._opname] += 1
-        return func(*args, **(kwargs or {}))
-
-
 def called(model, image):
-    with Calls() as calls:
+    with Kernels() as calls:
         model(image)
-    return calls.count
+    return calls.ours
 
 
 @pytest.fixture
@@ -74,9 +61,9 @@ def test_every_block_is_in_kernels(strategy, dtype, on_gpu):
 def test_a_block_works_alone(on_gpu):
     model, image = on_gpu()
     tokens, grid = model.layers[1][0](torch.empty(1, 32, 16, 24, dtype=image.dtype, device='cuda'))
-    with Calls() as calls:
+    with Kernels() as calls:
         assert model.layers[1][1][0](tokens, grid).shape == tokens.shape
-    assert calls.count == dict(depthwise_gelu=1)
+    assert calls.ours == dict(depthwise_gelu=1)
 
 
 def test_no_kernel_where_gradients_are(on_gpu):
@@ -139,10 +126,10 @@ def in_kernels(monkeypatch):
     """Runs a model on a CPU as where all kernels are taken."""
 
     def run(model, image):
-        with monkeypatch.context() as patch, Calls() as calls, cpu.chunked(False):
+        with monkeypatch.context() as patch, Kernels() as calls, cpu.chunked(False):
             for module in (ffn, gpu):
                 patch.setattr(module, 'runs_on', lambda *tensors: True)
-            return model(image), calls.count
+            return model(image), calls.ours
 
     return run
 

@@ -1,11 +1,9 @@
 """Plans where kernels run: on a GPU, be it one that is not there."""
 
-from collections import Counter
-
 import pytest
 import torch
+from kernels.counting import Kernels
 from tomesd.merge import bipartite_soft_matching_random2d
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from segformer_plusplus.kernels import enabled, runtime
 from segformer_plusplus.kernels.matching import matched_index
@@ -19,23 +17,6 @@ from segformer_plusplus.token_merging import (
     plans,
 )
 from segformer_plusplus.token_merging.plans import SlotPlan
-
-
-class Launches(TorchDispatchMode):
-    """Counts the operators that start a kernel, and how many each starts."""
-
-    SILENT = 'empty', 'new_empty', 'view', 'detach', 'device'
-
-    def __init__(self):
-        super().__init__()
-        self.counts = Counter()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.overloadpacket.__name__
-        ours = {each.__name__: each.launches for each in (matched_index, group_means)}
-        if name not in self.SILENT:
-            self.counts[name] += ours.get(name, 1)
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.fixture
@@ -57,10 +38,10 @@ def launched(monkeypatch):
 def launches(merger, tokens, grid, monkeypatch):
     made = merger.split(grid, tokens.device)  # once for a grid
     monkeypatch.setattr(merger, 'split', lambda grid, device: made)
-    with Launches() as counted:
+    with Kernels() as counted:
         plan = merger.plan(tokens, grid)
         plan.unmerge(plan.merge(tokens))
-    return counted.counts
+    return counted.started
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float32])
