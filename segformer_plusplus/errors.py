@@ -43,6 +43,11 @@ class DivergedError(SegformerPlusPlusError):
     exit_code = 1
 
 
+def first_line(error: BaseException) -> str:
+    """Returns the first line of what an error says, or its kind if it says nothing."""
+    return next(iter(str(error).splitlines()), '') or type(error).__name__
+
+
 def describe_error(error: BaseException) -> str | None:
     """One line for an error that the user can mend, None for one that is ours.
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as every
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from ..errors import SegformerPlusPlusError
+from ..errors import SegformerPlusPlusError, first_line
 from ..kernels import is_enabled
 from ..kernels.runtime import Held, recording
 from ..mit import cpu
@@ -289,7 +289,7 @@ class RecordedForward:
         try:
             found = record(run, [each for each in flat if isinstance(each, Tensor)], self._memory)
         except Exception as error:  # whatever CUDA, a library or a user's strategy says
-            self._say(next(iter(str(error).splitlines()), '') or type(error).__name__)
+            self._say(first_line(error))
             return None
         # weights that are replaced are read once more, before that is noticed
         tensors = (each for each in state.objects if isinstance(each, Tensor))

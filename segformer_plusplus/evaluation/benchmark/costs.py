@@ -15,7 +15,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_flop_count
 
-from ...errors import SegformerPlusPlusError, memory_errors
+from ...errors import SegformerPlusPlusError, first_line, memory_errors
 from ...patching import graphs
 from ..timing import synchronize
 from .contenders import Contender, size_of
@@ -182,8 +182,9 @@ class GraphedModel(Contender):
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:
-                reason = next(iter(str(error).splitlines()), '') or type(error).__name__
-                raise SegformerPlusPlusError(f'{name}: no CUDA graph: {reason}') from error
+                raise SegformerPlusPlusError(
+                    f'{name}: no CUDA graph: {first_line(error)}'
+                ) from error
 
     @property
     def arithmetic(self) -> Contender:
