@@ -44,6 +44,7 @@ _OF_MMPOSE = ('xtcocotools', 'munkres', 'json_tricks')
 _EXTRAS = {
     'transformers': 'hf',
     'safetensors': 'hf',
+    'huggingface_hub': 'hf',
     'onnx': 'export',
     'onnxruntime': 'export',
     'onnxscript': 'export',

@@ -24,6 +24,7 @@ from ..refusals import RefusedError, refused
 from ..safe_globals import mmengine_globals
 from .conversion import convert, not_recognised, recognise
 from .files import read_path, some
+from .hub import cached_model, fetch, is_hub_name
 from .settings import differences, head_kind
 
 # torch.hub takes any 'name-face.pth' for a file with a hash; a real one has eight digits or more
@@ -39,8 +40,8 @@ def read_checkpoint(
 
     Args:
         source: a file of PyTorch or of safetensors, a folder of Transformers (also with weights in
-            several files), or the http(s) address of a file. The hash in a file name such as
-            ``mit_b0-0123abcd.pth`` is verified.
+            several files), the name of a model of the Hub, see :func:`~.hub.fetch`, or the http(s)
+            address of a file. The hash in a file name such as ``mit_b0-0123abcd.pth`` is verified.
         map_location: where the tensors go.
         unsafe: run the code that a pickle holds, if it holds any.
 
@@ -57,15 +58,18 @@ def read_checkpoint(
             if urlparse(str(source)).scheme in ('http', 'https'):
                 content = _download(str(source), map_location, unsafe)
             else:
-                content = read_path(Path(source).expanduser(), map_location, unsafe)
+                place = fetch(str(source)) if is_hub_name(source) else Path(source).expanduser()
+                content = read_path(place, map_location, unsafe)
     except SegformerPlusPlusError:
         raise
     except RefusedError as error:
         raise refused(source, error) from error
     except Exception as error:  # a damaged file can fail in any way
+        cached = cached_model(source)
+        advice = f'; delete {cached} to have it fetched again' if cached else ''
         raise CheckpointError(
             f'checkpoint {source} cannot be read: it is damaged, cut short or no file of PyTorch '
-            f'or safetensors ({_reason(error)})'
+            f'or safetensors ({_reason(error)}){advice}'
         ) from error
     if not isinstance(content, dict):
         raise CheckpointError(

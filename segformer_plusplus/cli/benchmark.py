@@ -94,7 +94,7 @@ def main(
     All run in turn in one process; the table has medians and quartiles.
 
     Args:
-        config: config file.
+        config: config file, or the name of a model, see segformer-plusplus models.
         configs: further ones.
         token_merging: presets, or files that hold some (see fidelity); with one config only.
         json: write everything that was measured.
@@ -111,13 +111,15 @@ def main(
     )  # fmt: skip
     variants = read_variants([config, *configs], token_merging, cfg_options)
     comparison = Comparison(variants, options)
+    named = [cfg.pretrained_model.name for cfg in variants.values() if 'pretrained_model' in cfg]
+    own_weights = ', '.join(dict.fromkeys(named)) or None
     console = Console()
     runs: list[dict[str, Any]] = []
     try:
         for setting in conditions.settings():
             runs.append({})
             comparison.run(setting, runs[-1])
-            print_run(console, runs[-1], options)
+            print_run(console, runs[-1], options, own_weights)
     except KeyboardInterrupt:
         console.print('interrupted', highlight=False)
         return INTERRUPTED
@@ -151,11 +153,13 @@ def read_variants(
     return variants
 
 
-def print_run(console: Console, run: dict[str, Any], options: Options) -> None:
+def print_run(
+    console: Console, run: dict[str, Any], options: Options, own_weights: str | None
+) -> None:
     """Prints the checks and the tables of one run."""
     for line in check_lines(run):
         console.print(line, highlight=False)
-    checkpoint = options.checkpoint
+    checkpoint = options.checkpoint or own_weights
     weights = f'weights from {checkpoint}' if checkpoint else f'random weights (seed {SEED})'
     what, beside = 'backbone' if options.backbone_only else 'inference', 'weights and input'
     if options.training:

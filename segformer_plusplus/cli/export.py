@@ -1,4 +1,4 @@
-"""segformer-plusplus export CONFIG CHECKPOINT --out FILE: a model as a file for other runtimes."""
+"""segformer-plusplus export MODEL --out FILE: a model as a file for other runtimes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from rich.table import Table
 from ..errors import SegformerPlusPlusError
 from ..export import Check, Export, export_model
 from ..export.formats import find_format
-from ..inference.configs import load_config
 from ..inference.opening import open_model
 from ..segmentation.labels import class_counts
+from .given import read_weights
 from .options import CfgOptions, Flat, Shape, command
 
 
@@ -47,7 +47,7 @@ class Program:
 @command
 def main(
     config: str,
-    checkpoint: str,
+    checkpoint: str | None = None,
     /,
     *,
     out: Path,
@@ -62,8 +62,8 @@ def main(
     there with PyTorch on random images. Exit code: 0, written and checked; 2, nothing is written.
 
     Args:
-        config: config file.
-        checkpoint: weights.
+        config: name of a model, see segformer-plusplus models; or a config file.
+        checkpoint: weights, of any library that the package reads; a named model has its own.
         out: file that ends in .onnx (onnx), .pt2 (torch-export) or .xml (openvino).
         logits: output a quarter of the size of the images (default).
         labels: output labels of the size of the images.
@@ -71,7 +71,7 @@ def main(
     find_format(program.format)
     if logits and labels:
         raise SegformerPlusPlusError('--logits and --labels exclude each other')
-    cfg = load_config(config, cfg_options)
+    cfg, checkpoint = read_weights(config, checkpoint, cfg_options, program.token_merging)
     cfg.default_scope = cfg.get('default_scope', 'mmseg')
     model = open_model(cfg, checkpoint, device='cpu')
     exported = export_model(

@@ -22,8 +22,8 @@ from ..evaluation.presets import read_presets
 from ..evaluation.results import ResultsTable
 from ..evaluation.timing import describe_environment
 from ..files import check_writable, write_json, write_text
-from ..inference.configs import load_config
 from ..inference.opening import check_device
+from .given import read_weights
 from .guard import INTERRUPTED, interruptible
 from .options import CfgOptions, Flat, Positive, command, command_line
 
@@ -73,7 +73,7 @@ class Outputs:
 @interruptible()
 def main(
     config: str,
-    checkpoint: str,
+    checkpoint: str | None = None,
     /,
     *,
     token_merging: Annotated[
@@ -94,8 +94,8 @@ def main(
     was measured before is printed and written all the same.
 
     Args:
-        config: config file of mmseg or mmpose.
-        checkpoint: trained weights, of any library that the package reads.
+        config: name of a model, see segformer-plusplus models; or a config file.
+        checkpoint: weights, of any library that the package reads; a named model has its own.
         token_merging: presets, or files that hold one: Python with token_merging = ..., or JSON
             with its content; the row has the name of the file. No merging is always measured,
             first (default: all presets that the model can run).
@@ -106,7 +106,7 @@ def main(
         check_device(options.device)
     MMLogger.get_current_instance().setLevel(logging.WARNING)  # init_weights lists parameters
     console = Console()
-    cfg = load_config(config, cfg_options)
+    cfg, checkpoint = read_weights(config, checkpoint, cfg_options)
     presets = read_presets(token_merging)
     measurement: Measurement | None = None
     try:

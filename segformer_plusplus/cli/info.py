@@ -1,44 +1,55 @@
-"""segformer-plusplus info [CONFIG|CHECKPOINT]: versions, strategies, what a file holds."""
+"""segformer-plusplus info [NAME|CONFIG|CHECKPOINT]: versions, strategies, what a model is."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+from mmengine.config import Config
+from mmengine.logging import MMLogger
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from ..checkpoints import convert, describe, plain_state_dict, read_checkpoint, recognise
+from ..checkpoints.hub import CONFIG
 from ..errors import CheckpointError
 from ..evaluation.timing import describe_environment
-from ..inference.configs import shipped_configs
-from ..inference.opening import open_model
-from ..token_merging import TOKEN_MERGERS
+from ..inference.configs import load_config, named_config, shipped_configs
+from ..inference.opening import open_model, test_dataset
+from ..token_merging import TOKEN_MERGERS, TokenMerging
 from ..token_merging.config import PRESETS
+from ..token_merging.words import in_words
 from ..version import __version__
 from .options import command
 
 Rows = Iterator[tuple[str, str]]
 
+_NAMED = 20  # classes
+
 
 @command
 def main(file: str | None = None, /, *, configs: bool = False) -> None:
-    """Show versions and strategies, or the model of a config, or whose weights a checkpoint holds.
+    """Show versions and strategies, or what a model is, or whose weights a checkpoint holds.
 
     Args:
-        file: config (a program, which is run), checkpoint, folder of Transformers or URL.
+        file: config (a program, which is run), name of a model (see segformer-plusplus models),
+            checkpoint, folder of Transformers or URL.
         configs: list the configs that every command takes by these names.
     """
+    MMLogger.get_current_instance().setLevel(logging.WARNING)  # it names what is converted
     if configs:
         Console().print('\n'.join(shipped_configs()), highlight=False, soft_wrap=True)
         return
     if file is None:
         title, rows = 'SegFormer++', _environment()
-    elif Path(urlparse(file).path).suffix == '.py':
-        title, rows = file, _config(file)
+    elif Path(urlparse(file).path).suffix == '.py' or '::' in file:
+        title, rows = file, _model(load_config(file))
+    elif _has_settings(file) and (named := named_config(file)):
+        title, rows = named.pretrained_model.name, _model(named)
     else:
         title, rows = file, _checkpoint(file)
     table = Table(title=escape(title), title_justify='left', show_header=False)
@@ -47,6 +58,10 @@ def main(file: str | None = None, /, *, configs: bool = False) -> None:
     for row in rows:
         table.add_row(*map(escape, row))  # a file can hold what rich would take for markup
     Console().print(table)
+
+
+def _has_settings(file: str) -> bool:
+    return not Path(file).is_dir() or (Path(file) / CONFIG).exists()
 
 
 def _environment() -> Rows:
@@ -61,17 +76,31 @@ def _environment() -> Rows:
     yield 'strategies', ', '.join(sorted(TOKEN_MERGERS.module_dict))
 
 
-def _config(path: str) -> Rows:
-    model = open_model(path, random_weights=True, device='cpu')
+def _model(config: Config) -> Rows:
+    model = open_model(config, random_weights=True, device='cpu')
     backbone = getattr(model, 'backbone', model)
     yield 'toolbox', str(model.cfg.get('default_scope'))
     yield 'model', type(model).__name__
     yield 'backbone', type(backbone).__name__
     merging = getattr(backbone, 'token_merging', None)
-    for index, stage in enumerate(getattr(merging, 'stages', ())):
-        yield f'stage {index + 1}', str(stage)
+    if isinstance(merging, TokenMerging):
+        given = config.model.backbone.get('token_merging')
+        yield 'token merging', given if isinstance(given, str) else 'of its own'
+        for number, words in enumerate(in_words(merging), 1):
+            yield f'stage {number}', words
     count = sum(parameter.numel() for parameter in model.parameters())
     yield 'parameters', f'{count / 1e6:.2f} million'
+    names = list(model.dataset_meta.get('classes') or ())
+    if names:
+        more = f', and {len(names) - _NAMED} more' if len(names) > _NAMED else ''
+        yield f'{len(names)} classes', f'{", ".join(names[:_NAMED])}{more}'
+    for step in test_dataset(config).get('pipeline') or ():
+        if step.get('scale'):
+            yield 'images', f'resized to fit {" x ".join(map(str, step["scale"]))}'
+    normalised = config.model.get('data_preprocessor') or {}
+    for name in ('mean', 'std'):
+        if normalised.get(name):
+            yield name, ', '.join(f'{value:g}' for value in normalised[name])
 
 
 def _checkpoint(source: str) -> Rows:

@@ -20,6 +20,7 @@ COMMANDS = {
     'tune': 'the fastest merging that loses no more than you allow',
     'benchmark': 'speed and memory of models and strategies',
     'fidelity': 'what strategies cost a trained model in accuracy, and gain in speed',
+    'models': 'trained models that commands take by their name',
     'convert': 'weights of mmseg, Transformers, NVlabs and segmentation_models.pytorch',
     'export': 'ONNX, torch.export and OpenVINO',
     'demo': 'a page in the browser to try it',

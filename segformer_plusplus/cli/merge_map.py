@@ -1,4 +1,4 @@
-"""segformer-plusplus merge-map CONFIG CHECKPOINT IMAGE --out FILE: what is merged, what changes."""
+"""segformer-plusplus merge-map MODEL IMAGE --out FILE: what is merged, what changes."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ..inference.drawing import draw
 from ..inference.merge_maps import ROLES, MergeMaps, merge_map, turned
 from ..patching import apply_token_merging
 from ..token_merging import TokenMerging
+from .given import read_model
 from .options import CfgOptions, command
 
 
 @command
 def main(
     config: str,
-    checkpoint: str,
-    image: Path,
+    files: list[str],
     /,
     *,
     out: Path,
@@ -38,9 +38,9 @@ def main(
     taken at its own size.
 
     Args:
-        config: config file of a segmentor.
-        checkpoint: weights; of any library that the package reads.
-        image: image file.
+        config: name of a model, see segformer-plusplus models; or config file of a segmentor.
+        files: image file; after a config file, first its weights, of any library that the package
+            reads.
         out: file that ends in .png.
         token_merging: preset in place of the config's (default: what the config merges, or hq if it
             merges nothing).
@@ -49,11 +49,13 @@ def main(
     """
     if out.suffix.lower() != '.png':
         raise SegformerPlusPlusError(f'--out {out}: give a name that ends in .png')
+    cfg, checkpoint, images = read_model(config, files, cfg_options, token_merging)
+    if len(images) != 1:
+        raise SegformerPlusPlusError(f'expected one IMAGE, got {len(images)}: {" ".join(images)}')
+    image = Path(images[0])
     if not image.is_file():
         raise SegformerPlusPlusError(f'image not found: {image}')
-    segmenter = Segmenter(
-        config, checkpoint, token_merging=token_merging, device=device, cfg_options=cfg_options
-    )
+    segmenter = Segmenter(cfg, checkpoint, token_merging=token_merging, device=device)
     pixels = np.ascontiguousarray(turned(segmenter.reader.file(image)))
     merging = getattr(segmenter.model.backbone, 'token_merging', None)
     if token_merging is None and not _merges(merging):

@@ -1,4 +1,4 @@
-"""segformer-plusplus predict CONFIG CHECKPOINT INPUT... --out DIR: files and pictures."""
+"""segformer-plusplus predict MODEL INPUT... --out DIR: files and pictures."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from rich.console import Console
 
 from .. import inference
 from ..errors import SegformerPlusPlusError
-from ..inference.configs import load_config
 from ..inference.opening import check_device
 from ..inference.predictor import Predictor
 from ..inference.sources import list_names
 from ..inference.video import VideoFile
 from ..inference.writing import keypoints_record, overlay, save_keypoints, save_mask, save_picture
 from ..loading.images import unreadable
+from .given import read_model
 from .guard import INTERRUPTED, interruptible
 from .options import CfgOptions, Flat, On, Positive, Shape, command
 
@@ -59,8 +59,7 @@ class Output:
 @interruptible()
 def main(
     config: str,
-    checkpoint: str,
-    inputs: list[str],
+    files: list[str],
     /,
     *,
     output: Annotated[Output, Flat],
@@ -79,9 +78,9 @@ def main(
     call is wrong; 130, interrupted. What was predicted before an end of any kind is written.
 
     Args:
-        config: config file.
-        checkpoint: weights; of any library that the package reads.
-        inputs: images, folders or videos.
+        config: name of a model, see segformer-plusplus models; or a config file.
+        files: images, folders or videos; after a config file, first its weights, of any library
+            that the package reads.
         token_merging: preset in place of the config's.
         device: where to run (default: cuda if there is one).
         batch_size: images, or people, of a forward pass.
@@ -92,7 +91,9 @@ def main(
             not named is taken for one person.
         graphs: on CUDA, replay pictures of one size as a CUDA graph.
     """
-    cfg = load_config(config, cfg_options)
+    cfg, checkpoint, inputs = read_model(config, files, cfg_options, token_merging)
+    if not inputs:
+        raise SegformerPlusPlusError('no INPUT: name images, folders or videos')
     scope = cfg.get('default_scope')
     tiled = bool(tile) or overlap is not None
     for wrong, message in (

@@ -1,13 +1,15 @@
-"""segformer-plusplus tune CONFIG CHECKPOINT --max-drop D | --min-speedup S: merging that suits."""
+"""segformer-plusplus tune MODEL --max-drop D | --min-speedup S: merging that suits."""
 
 from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
+from mmengine.config import Config
 from mmengine.logging import MMLogger
 from rich.console import Console
 
@@ -19,6 +21,7 @@ from ..evaluation.tuning.writing import (
     describe_winner,
     front_table,
 )
+from .given import read_weights
 from .guard import INTERRUPTED, interruptible
 from .options import CfgOptions, Flat, command
 
@@ -29,7 +32,7 @@ UNMET = 1
 @interruptible()
 def main(
     config: str,
-    checkpoint: str,
+    checkpoint: str | None = None,
     /,
     *,
     budget: Annotated[Budget | None, Flat] = None,
@@ -48,11 +51,12 @@ def main(
     is named); 2, the call is wrong; 130, interrupted.
 
     Args:
-        config: config file.
-        checkpoint: weights, of any library that the package reads.
+        config: name of a model, see segformer-plusplus models; or a config file.
+        checkpoint: weights, of any library that the package reads; a named model has its own.
     """
     MMLogger.get_current_instance().setLevel(logging.WARNING)  # init_weights lists parameters
     console = Console()
+    cfg, checkpoint = read_weights(config, checkpoint, cfg_options)
     try:
         result = tune(
             config, checkpoint, cfg_options=cfg_options, progress=True,
@@ -61,16 +65,25 @@ def main(
     except KeyboardInterrupt:
         console.print('interrupted; the same command goes on from here')
         return INTERRUPTED
-    print_result(console, result, checkpoint, cfg_options)
+    print_result(console, result, _next_command(cfg, checkpoint, options.folder), cfg_options)
     if result.interrupted:
         return INTERRUPTED
     return UNMET if result.winner is None else 0
 
 
+def _next_command(cfg: Config, checkpoint: str, folder: Path | None) -> list[str]:
+    if 'pretrained_model' in cfg:
+        return ['predict', str(folder), '--out', 'predicted']
+    return ['test', checkpoint]
+
+
 def print_result(
-    console: Console, result: TuneResult, checkpoint: str, cfg_options: Mapping[str, Any] | None
+    console: Console,
+    result: TuneResult,
+    command: Sequence[str],
+    cfg_options: Mapping[str, Any] | None,
 ) -> None:
-    """Prints the front, the winner, and what to do next."""
+    """Prints the front, the winner, and what to do next: a command that takes its config."""
     table = front_table(result)
     if table.rows:
         console.print(table.to_rich())
@@ -78,10 +91,11 @@ def print_result(
     lines = [*_describe_failures(result), *_describe_outcome(result)]
     lines += [f'{name}: {path}' for name, path in result.files.items()]
     if 'config' in result.files:
-        command = ['segformer-plusplus', 'test', str(result.files['config']), checkpoint]
+        name, *rest = command
         given = [f'{key}={value}' for key, value in (cfg_options or {}).items()]
-        command += ['--cfg-options', *given] if given else []
-        lines.append(f'try it: {shlex.join(command)}')
+        rest += ['--cfg-options', *given] if given else []
+        line = shlex.join(['segformer-plusplus', name, str(result.files['config']), *rest])
+        lines.append(f'try it: {line}')
     if 'earlier config' in result.files:
         lines.append('the earlier config is of an earlier search; this one has found none')
     for line in lines:

@@ -18,6 +18,7 @@ from mmengine.runner import Runner
 from ..errors import SegformerPlusPlusError, describe_error
 from ..libraries import require
 from ..registration import component, component_name, component_names
+from .pretrained import DEFAULT_MERGING, is_pretrained, openmmlab_models, pretrained_config
 
 # mmengine's Runner reads these keys of the config beside its own arguments
 _RUNNER_KEYS = {
@@ -44,19 +45,22 @@ def load_config(
     """Reads a config file, or copies a config, and applies settings.
 
     Args:
-        config: a path, or the name of a shipped config, see :func:`find_config`.
+        config: a path, or the name of a shipped config, see :func:`find_config`; or a model that
+            brings its weights: OWNER/NAME of the Hub, a folder that ``save_pretrained`` wrote, or
+            the name of one of mmseg's own SegFormers. See :func:`named_config`.
         cfg_options: dotted keys and their new values. The config or mmengine's Runner must know
             the first part of each key.
         work_dir: defaults to the config's ``work_dir``, else ``work_dirs/<name of the config>``.
 
     Raises:
-        SegformerPlusPlusError: the file is missing or no config, or an option does not fit.
+        SegformerPlusPlusError: the file is missing or no config, an option does not fit, or a model
+            by name cannot be had.
         MissingDependencyError: the toolbox of its ``default_scope`` is not installed.
     """
     if isinstance(config, Config):
         cfg = copy.deepcopy(config)
     elif isinstance(config, str | os.PathLike):
-        cfg = _read(find_config(config))
+        cfg = named_config(os.fspath(config)) or _read(find_config(config))
     else:
         raise SegformerPlusPlusError(
             f'config_or_model is a {type(config).__name__}; give the path of a config, a Config or '
@@ -81,6 +85,39 @@ def load_config(
         cfg.default_scope = scope
         require(scope, str(path))
     cfg.work_dir = work_dir or cfg.get('work_dir') or os.path.join('work_dirs', path.stem)
+    return cfg
+
+
+def named_config(
+    name: str, revision: str | None = None, token: str | bool | None = None
+) -> Config | None:
+    """Returns the config of a model that brings its weights; None if it is named as a file.
+
+    Its ``pretrained_model.weights`` is the checkpoint. It merges as was saved with it, else by
+    :data:`~.pretrained.DEFAULT_MERGING`.
+
+    Args:
+        name: see :func:`~.pretrained.pretrained_config`; or that of one of mmseg's own SegFormers,
+            which gets the backbone and the head of this package.
+        revision: of a model of the Hub, see :func:`~..checkpoints.hub.fetch`, as for the token.
+
+    Raises:
+        SegformerPlusPlusError: see :func:`~.pretrained.pretrained_config`.
+    """
+    if is_pretrained(name):
+        return pretrained_config(name, revision, token)
+    if name.endswith('.py') or find_spec('mmseg') is None:
+        return None
+    about = openmmlab_models(configs_of('mmseg')).get(name)
+    if about is None:
+        return None
+    cfg = _read(find_config(about.config))
+    # the weights fit them as they are
+    cfg.custom_imports = dict(imports=['segformer_plusplus'])
+    cfg.model.type = 'EncoderDecoderPlusPlus'
+    cfg.model.backbone.update(type='MixVisionTransformerPlusPlus', token_merging=DEFAULT_MERGING)
+    cfg.model.decode_head.type = 'SegformerHeadPlusPlus'
+    cfg.pretrained_model = dict(name=name, weights=about.weights)
     return cfg
 
 
@@ -147,7 +184,8 @@ def find_config(name: str | os.PathLike[str]) -> Path:
     if path.is_file():
         return path
     if not is_shipped:
-        raise SegformerPlusPlusError(f'config not found: {name}')
+        hint = '' if path.suffix else '; segformer-plusplus models lists what has a name'
+        raise SegformerPlusPlusError(f'config not found: {name}{hint}')
     known = shipped_configs(package)
     close = difflib.get_close_matches(f'{package}::{inside}', known, n=1)
     hint = f'did you mean {close[0]}? ' if close else ''

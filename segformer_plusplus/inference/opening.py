@@ -21,6 +21,8 @@ from ..patching import apply_token_merging
 from ..registration import component
 from .configs import datasets_of, load_config
 
+_STARTS = 'init_cfg', 'pretrained'
+
 SEED = 0
 """Seeds random weights."""
 
@@ -39,9 +41,10 @@ def open_model(
     """Builds and loads a model of OpenMMLab, or takes a model that is already built.
 
     Args:
-        config_or_model: config file, config, or a model of mmseg or mmpose.
+        config_or_model: what :func:`~.configs.load_config` takes, or a model of mmseg or mmpose.
         checkpoint: any file that :func:`~segformer_plusplus.checkpoints.load_checkpoint_strictly`
-            takes; every key has to fit. A model that is already built may go without.
+            takes; every key has to fit. A model that is already built, or that brings its weights,
+            may go without.
         scope: 'mmseg' or 'mmpose' if the config must be of this toolbox; None allows any.
         random_weights: initialise with :data:`SEED` where there is no checkpoint. Nothing is
             downloaded: each ``init_cfg`` is left out.
@@ -65,6 +68,7 @@ def open_model(
         model: Any = config_or_model
     else:
         config = load_config(config_or_model, cfg_options)
+        checkpoint = checkpoint or config.get('pretrained_model', {}).get('weights')
         if checkpoint is None and not random_weights:
             raise SegformerPlusPlusError(
                 'no checkpoint: a model of a config has random weights without one'
@@ -143,9 +147,9 @@ def _without_log() -> Iterator[None]:
 
 
 def without_init_cfg(config: Any) -> Any:
-    """Copies a model's config without ``init_cfg``, so that building it downloads nothing."""
+    """Copies a model's config without what names weights, so that building it downloads nothing."""
     if isinstance(config, Mapping):
-        return {k: without_init_cfg(v) for k, v in config.items() if k != 'init_cfg'}
+        return {k: without_init_cfg(v) for k, v in config.items() if k not in _STARTS}
     if isinstance(config, list | tuple):
         return [without_init_cfg(item) for item in config]
     return config

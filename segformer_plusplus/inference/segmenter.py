@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose
+from mmengine.logging import print_log
 from mmengine.structures import PixelData
 from mmseg.registry import DATASETS
 from mmseg.structures import SegDataSample
@@ -20,10 +21,11 @@ from torch import nn
 from ..errors import SegformerPlusPlusError, memory_errors
 from ..registration import component_name
 from ..segmentation.labels import class_counts
-from .configs import is_loader
+from .configs import is_loader, named_config
 from .labels import distinct_colours, label_dtype
 from .opening import test_dataset
 from .predictor import Predictor
+from .pretrained import describe_pretrained
 from .sources import Picture
 from .tiling import Tiles, predict_tiles
 
@@ -89,6 +91,39 @@ class Segmenter(Predictor[SegDataSample]):
         config = getattr(model, 'cfg', None)
         self.reduces_zero_label = _reduces_zero_label(model.dataset_meta, test_dataset(config))
         self._pipeline = Compose(_pipeline(config, resize=self.tiles is None))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | os.PathLike[str],
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        **options: Any,
+    ) -> Segmenter:
+        """Opens a model that brings its weights, such as one of the Hugging Face Hub.
+
+            segmenter = Segmenter.from_pretrained('nvidia/segformer-b0-finetuned-ade-512-512')
+
+        Args:
+            name: see :func:`~.configs.named_config`, as for the revision and the token.
+            revision: branch, tag or commit.
+            token: of somebody who may read it.
+            options: of the class. Without ``token_merging`` the model merges as was saved with it,
+                else by the preset :data:`~.pretrained.DEFAULT_MERGING`.
+
+        Raises:
+            SegformerPlusPlusError: see :func:`~.configs.named_config`.
+            CheckpointError: the weights do not fit the model's own settings.
+        """
+        config = named_config(os.fspath(name), revision, token)
+        if config is None:
+            raise SegformerPlusPlusError(
+                f"{name} is no folder, no OWNER/NAME of the Hub and no SegFormer of mmseg's own; "
+                'segformer-plusplus models lists names'
+            )
+        print_log(describe_pretrained(config, options.get('token_merging')), logger='current')
+        return cls(config, **options)
 
     def labels(self, image: np.ndarray) -> np.ndarray:
         """Predicts the labels (H, W) of an image (H, W, 3) uint8 BGR, without tiles."""

@@ -123,7 +123,7 @@ class Measurement:
 
 def measure_fidelity(
     config: str | os.PathLike[str] | Config,
-    checkpoint: str | os.PathLike[str],
+    checkpoint: str | os.PathLike[str] | None = None,
     presets: Sequence[str] | Mapping[str, TokenMergingConfig] | None = None,
     *,
     rounds: int = ROUNDS,
@@ -138,7 +138,7 @@ def measure_fidelity(
 
     Args:
         config: of mmseg or mmpose.
-        checkpoint: its weights.
+        checkpoint: its weights; None for a model that brings them.
         presets: names and files (see :func:`read_presets`), or what ``token_merging``
             takes, by name. None: all presets that the model can run. No merging is always the
             first row.

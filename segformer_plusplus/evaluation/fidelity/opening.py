@@ -66,7 +66,7 @@ class Options:
 
 def open_fidelity(
     config: str | os.PathLike[str] | Config,
-    checkpoint: str | os.PathLike[str],
+    checkpoint: str | os.PathLike[str] | None = None,
     *,
     cfg_options: Mapping[str, Any] | None = None,
     **options: Any,
@@ -78,7 +78,8 @@ def open_fidelity(
 
     Args:
         config: of mmseg or mmpose; the backbone may be this package's or mmseg's.
-        checkpoint: its weights, of any library that the package reads; loaded strictly.
+        checkpoint: its weights, of any library that the package reads; loaded strictly. None for a
+            model that brings them.
         cfg_options: dotted keys of the config and their new values.
         options: the fields of :class:`Options`.
 
@@ -112,6 +113,11 @@ def build_test_set(cfg: Config, registry: Any) -> Any:
     check_codec_sizes(cfg)
     check_data_roots(cfg, ['test'], labels=False)
     settings = cfg.test_dataloader.dataset
+    if 'pretrained_model' in cfg and not settings.get('data_root'):
+        raise SegformerPlusPlusError(
+            f'{cfg.pretrained_model.name} brings no test set; name a folder of images (--images), '
+            'or give a config with its data, and this name as its CHECKPOINT'
+        )
     ann_file = f'ann_file={settings.get("ann_file", "")!r}'
     empty = SegformerPlusPlusError(
         f'the test set of the config is empty: {component_name(settings.get("type"))} finds '

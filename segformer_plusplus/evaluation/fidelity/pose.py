@@ -95,7 +95,9 @@ class PoseFidelity(Fidelity[Person]):
         return partial(self.model, self._prepared()['inputs'], None, mode='tensor')
 
 
-def open_model(cfg: Config, checkpoint: str | os.PathLike[str], options: Options) -> PoseFidelity:
+def open_model(
+    cfg: Config, checkpoint: str | os.PathLike[str] | None, options: Options
+) -> PoseFidelity:
     """Opens the fidelity of a pose config; what is missing is said before the model is built."""
     init_default_scope('mmpose')
     if options.fine_classes is not None:
@@ -110,7 +112,9 @@ def open_model(cfg: Config, checkpoint: str | os.PathLike[str], options: Options
     return PoseFidelity(estimator.model, source, has_truth, options.progress)
 
 
-def _of_images(cfg: Config, checkpoint: str | os.PathLike[str], options: Options) -> PoseFidelity:
+def _of_images(
+    cfg: Config, checkpoint: str | os.PathLike[str] | None, options: Options
+) -> PoseFidelity:
     pictures = find_images(options, cfg)
     estimator = PoseEstimator(cfg, checkpoint, device=options.device)
 

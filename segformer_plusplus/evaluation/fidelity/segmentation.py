@@ -231,7 +231,7 @@ class SegmentationFidelity(Fidelity[LabelMap]):
 
 
 def open_model(
-    cfg: Config, checkpoint: str | os.PathLike[str], options: Options
+    cfg: Config, checkpoint: str | os.PathLike[str] | None, options: Options
 ) -> SegmentationFidelity:
     """Opens the fidelity of a mmseg config; what is missing is said before the model is built."""
     init_default_scope('mmseg')

@@ -95,7 +95,7 @@ class Options:
 
 def tune(
     config: str | os.PathLike[str],
-    checkpoint: str | os.PathLike[str],
+    checkpoint: str | os.PathLike[str] | None = None,
     *,
     cfg_options: Mapping[str, Any] | None = None,
     progress: bool = False,
@@ -113,7 +113,7 @@ def tune(
 
     Args:
         config: of mmseg or mmpose.
-        checkpoint: its weights.
+        checkpoint: its weights; None for a model that brings them.
         cfg_options: dotted keys of the config and their new values.
         progress: show a bar.
         options: the fields of :class:`~.selection.Budget` (``max_drop`` or ``min_speedup``), of
@@ -134,8 +134,8 @@ def tune(
     require_optuna()
     if device is not None:
         check_device(device)
-    config, checkpoint = Path(config), Path(checkpoint)
-    cfg = load_config(config, cfg_options)
+    config, cfg = Path(config), load_config(config, cfg_options)
+    checkpoint = Path(checkpoint or cfg.get('pretrained_model', {}).get('weights', ''))
     imports: list[str] = []
     if isinstance(space, str | os.PathLike):
         space, imports = read_space(space)

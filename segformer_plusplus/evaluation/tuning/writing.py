@@ -15,6 +15,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS
 
+from ...checkpoints.hub import is_hub_name
 from ...files import write_json, write_text
 from ...inference.configs import find_config
 from ...registration import component
@@ -209,7 +210,7 @@ def write_config(
 
     Args:
         path: of the new config.
-        base: the user's config.
+        base: the user's config, or the name of a model.
         cfg: the same, read.
         result: with a winner.
         imports: modules that the winner's strategies stand in.
@@ -225,7 +226,6 @@ def write_config(
     backbone['token_merging'] = token_merging
     if old.get('tome_cfg') is not None:
         backbone['tome_cfg'] = None
-    file = find_config(base)
     content: dict[str, Any] = {}
     modules = list((cfg.get('custom_imports') or {}).get('imports') or [])
     wanted = [*(['segformer_plusplus'] if plain else []), *imports]
@@ -237,11 +237,16 @@ def write_config(
     if cfg_options:
         given = ' '.join(f'{key}={value}' for key, value in cfg_options.items())
         comment.append(f'Measured with --cfg-options {given}')
-    if Config._is_lazy_import(str(file)):  # from which no config of names inherits
-        whole = Config.fromfile(file)
+    if 'pretrained_model' in cfg:  # there is no file to inherit
+        whole = copy.deepcopy(cfg)
+        whole.merge_from_dict(content)
+        if is_hub_name(cfg.pretrained_model.name):  # a cache may be emptied
+            whole.pretrained_model.weights = cfg.pretrained_model.name
+    elif Config._is_lazy_import(str(find_config(base))):  # from which no config of names inherits
+        whole = Config.fromfile(find_config(base))
         whole.merge_from_dict(content)
     else:
-        whole = Config(dict(_base_=os.path.relpath(file, path.parent), **content))
+        whole = Config(dict(_base_=os.path.relpath(find_config(base), path.parent), **content))
     lines = [f'# {line}' for each in comment for line in textwrap.wrap(each, WIDTH - 2)]
     write_text(path, '\n'.join([*lines, whole.pretty_text]).rstrip('\n') + '\n')
 

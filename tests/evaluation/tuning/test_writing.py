@@ -2,16 +2,20 @@
 
 import ast
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import pytest
+import torch
+from inference.saved import change, contents, save_model
 from matplotlib.figure import Figure
 from mmengine.config import Config
 from mmengine.registry import MODELS
 
 from evaluation.tuning.fakes import FakeFidelity, search
+from segformer_plusplus import apply_token_merging
 from segformer_plusplus.evaluation.tuning import Budget, Point, Rejection, Space
 from segformer_plusplus.evaluation.tuning.writing import (
     WIDTH,
@@ -22,6 +26,7 @@ from segformer_plusplus.evaluation.tuning.writing import (
     write_front,
 )
 from segformer_plusplus.inference.configs import load_config
+from segformer_plusplus.inference.opening import open_model
 from segformer_plusplus.mit.backbone import MixVisionTransformerPlusPlus
 from segformer_plusplus.registration import component
 from segformer_plusplus.token_merging import PRESETS, build_token_merging
@@ -113,6 +118,27 @@ def test_a_config_of_classes_is_written_whole(module, name, result, tmp_path):
     assert backbone.in_channels == 3
     merging = Config(dict(x=backbone.token_merging)).to_dict()['x']
     assert repr(build_token_merging(merging)) == repr(build_token_merging(SETTING))
+
+
+@pytest.mark.parametrize('saved', [None, dict(stages=OTHER), 'fast'])
+@pytest.mark.parametrize('setting', [SETTING, 'hq'])
+def test_of_a_model_by_its_name_it_is_written_whole(hub, result, tmp_path, saved, setting):
+    """It holds the name with the commit, whatever becomes of the cache."""
+    pytest.importorskip('transformers')
+    model = save_model(tmp_path / 'saved')
+    if saved is not None:
+        change(tmp_path / 'saved' / 'config.json', token_merging=saved)
+    commit = hub.add('someone/model', contents(tmp_path / 'saved'))
+    path = tmp_path / 'model_tuned.py'
+    write_config(path, 'someone/model', load_config('someone/model'), with_winner(result, setting))
+    shutil.rmtree(hub.home / 'hub')
+    assert load_config(path).pretrained_model.weights == f'someone/model@{commit}'
+    opened = open_model(path, device='cpu')
+    assert repr(opened.backbone.token_merging) == repr(build_token_merging(setting))
+    apply_token_merging(opened, 'none')
+    image = torch.randn(1, 3, 64, 96)
+    with torch.inference_mode():
+        torch.testing.assert_close(opened(image, None, mode='tensor'), model(image).logits)
 
 
 def test_the_config_can_be_read(result, tmp_path):
