@@ -12,12 +12,15 @@ if not torch.cuda.is_available():
     os.environ.setdefault('TRITON_INTERPRET', '1')
 
 # isort: split
+from hub import hub
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import DefaultScope
 from mmengine.utils import ManagerMixin
 from mmengine.visualization import Visualizer
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.torch_version import TorchVersion
+
+__all__ = ['hub']
 
 FIRST = ('training', 'test_reproduce.py')
 """Trainings are forked, which autograd refuses once it has threads; the other takes longest."""
