@@ -271,6 +271,16 @@ def expand_preset(name: str, num_stages: int) -> dict[str, Any]:
     return preset if any(preset['stages']) else {**preset, 'stages': [{}] * num_stages}
 
 
+def find_preset(merging: TokenMerging) -> str | None:
+    """Returns the name of the preset that these strategies are, or None."""
+    for name, content in PRESETS.items():
+        if any(content['stages']) and len(content['stages']) != len(merging.stages):
+            continue
+        if repr(build_token_merging(name, len(merging.stages))) == repr(merging):
+            return name
+    return None
+
+
 def build_token_merger(
     config: str | type | Mapping[str, Any] | TokenMerger, where: str
 ) -> TokenMerger:

@@ -12,13 +12,13 @@ from ..errors import TokenMergingError
 from .base import TOKEN_MERGERS, TokenMerger
 from .config import (
     BASELINE,
-    PRESETS,
     StageConfig,
     StageMerging,
     TokenMerging,
     TokenMergingConfig,
     build_token_merging,
     expand_preset,
+    find_preset,
 )
 
 _SIDES = ('q', 'kv')
@@ -71,7 +71,7 @@ def from_record(record: Any, num_stages: int) -> TokenMerging:
         return build_token_merging(preset, num_stages)
     _check_names(settings.get('stages'))
     merging = build_token_merging(settings, num_stages)
-    if preset is not None and not _is_preset(preset, merging):
+    if preset is not None and preset != find_preset(merging):
         warnings.warn(
             f'token_merging: preset {preset!r} is not what it was when the model was saved; what '
             'was saved holds',
@@ -118,8 +118,3 @@ def _check_names(stages: Any) -> None:
                     f'token_merging: strategy {kind!r} is not registered, known are '
                     f'{sorted(TOKEN_MERGERS.module_dict)}; import the module of your own first'
                 )
-
-
-def _is_preset(name: str, merging: TokenMerging) -> bool:
-    stages = len(merging.stages)
-    return name in PRESETS and repr(build_token_merging(name, stages)) == repr(merging)
