@@ -17,6 +17,7 @@ _EXPORTS = {
     'TokenMerger': 'token_merging',
     'apply_cuda_graphs': 'patching',
     'apply_token_merging': 'patching',
+    'push_to_hub': 'evaluation.sharing',
     'remove_cuda_graphs': 'patching',
     'remove_token_merging': 'patching',
     'MixVisionTransformerPlusPlus': 'mit',
@@ -47,6 +48,7 @@ __all__ = [
     '__version__',
     'apply_cuda_graphs',
     'apply_token_merging',
+    'push_to_hub',
     'remove_cuda_graphs',
     'remove_token_merging',
 ]

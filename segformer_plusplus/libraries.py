@@ -43,6 +43,7 @@ _OF_MMPOSE = ('xtcocotools', 'munkres', 'json_tricks')
 
 _EXTRAS = {
     'transformers': 'hf',
+    'huggingface_hub': 'hf',
     'safetensors': 'hf',
     'huggingface_hub': 'hf',
     'onnx': 'export',

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..errors import SegformerPlusPlusError
 from ..segmentation.labels import class_counts
-from ..token_merging import PRESETS, TokenMerging, build_token_merging
+from ..token_merging import TokenMerging
+from ..token_merging.config import find_preset
 from ..version import __version__
 from .graph import INPUT
 from .options import ExportOptions, size_step
@@ -67,16 +68,7 @@ def describe_merging(merging: TokenMerging) -> dict[str, Any]:
         for each in merging.stages
     ]
     downsampling = _repr(merging.downsampling)
-    return {'preset': _preset(merging), 'stages': stages, 'downsampling': downsampling}
-
-
-def _preset(merging: TokenMerging) -> str | None:
-    for name, content in PRESETS.items():
-        if any(content['stages']) and len(content['stages']) != len(merging.stages):
-            continue
-        if repr(build_token_merging(name, len(merging.stages))) == repr(merging):
-            return name
-    return None
+    return {'preset': find_preset(merging), 'stages': stages, 'downsampling': downsampling}
 
 
 def _repr(value: Any) -> str | None:

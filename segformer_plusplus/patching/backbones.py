@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from types import EllipsisType
 from typing import Any
 
 from torch import nn
 
-from ..errors import SegformerPlusPlusError
+from ..errors import SegformerPlusPlusError, TokenMergingError
 from ..mit.attention import MergedAttention
 from ..token_merging import InputDownsampling, TokenMerging, TokenMergingConfig, build_token_merging
+from ..token_merging.records import from_record, to_record
 
 _MIT = 'MixVisionTransformer'
 _ADAPTERS = {
@@ -28,44 +31,58 @@ Known by name: to look for a library's class must not import the library.
 _BEFORE = 'token_merging_before'
 
 
-def apply_token_merging(model: nn.Module, token_merging: TokenMergingConfig) -> None:
+def apply_token_merging(
+    model: nn.Module, token_merging: TokenMergingConfig | EllipsisType = ...
+) -> None:
     """Lets the backbone of a model merge tokens, in place.
 
     The parameters stay the same tensors under the same names, so that checkpoints, optimizers and
     DDP see no difference. Applied again, the last strategy holds. With 'none' nothing is merged
     and outputs are those of the model before, to rounding.
 
+    A model of Transformers has the strategy in its config from now on, as ``token_merging``, so
+    that ``save_pretrained`` keeps it; a warning says so of one that JSON cannot hold.
+
     Args:
         model: has a SegFormer backbone of mmsegmentation, Transformers, segmentation_models.pytorch
             or this package anywhere inside; all of them are changed.
         token_merging: whatever the backbone's ``token_merging`` takes: a preset such as 'hq', or
             one dict per stage. Under 'downsampling' a model whose head does not resize to the
-            input returns a smaller result, as with the backbone of this package.
+            input returns a smaller result, as with the backbone of this package. Without it, the
+            one in the config of a model of Transformers.
 
     Raises:
         SegformerPlusPlusError: no such backbone, one that is not as it is known here, or a strategy
-            that is unknown or does not fit. The model is then as it was.
+            that is unknown, does not fit or is in no config. The model is then as it was.
     """
     # every backbone is checked before the first one changes
     backbones = find_backbones(model)
-    plans = [build_token_merging(token_merging, len(backbone.blocks)) for backbone in backbones]
+    plans = []
+    for backbone in backbones:
+        if isinstance(token_merging, EllipsisType):
+            plans.append(backbone.kept())
+        else:
+            plans.append(build_token_merging(token_merging, len(backbone.blocks)))
     for backbone, merging in zip(backbones, plans, strict=True):
         backbone.check(merging)
     for backbone, merging in zip(backbones, plans, strict=True):
         backbone.apply(merging)
+        if not isinstance(token_merging, EllipsisType):
+            backbone.keep(token_merging, merging)
 
 
 def remove_token_merging(model: nn.Module) -> None:
     """Takes back what :func:`apply_token_merging` did: outputs are bit for bit those of before.
 
     A model on which it was not called stays as it is. A backbone of this package gets the strategy
-    back that it had before.
+    back that it had before. The config of a model of Transformers holds none afterwards.
 
     Raises:
         SegformerPlusPlusError: the model has no backbone that could have been changed.
     """
     for backbone in find_backbones(model):
         backbone.remove()
+        backbone.forget()
 
 
 class PatchableBackbone(ABC):
@@ -110,6 +127,44 @@ class PatchableBackbone(ABC):
     @abstractmethod
     def set_merging(self, merging: TokenMerging) -> None:
         """Exchanges the strategies of a backbone that :meth:`apply` was called on."""
+
+    def saved_config(self) -> Any:
+        """Returns the config that the library saves with the model; None if it saves none."""
+        return None
+
+    def keep(self, token_merging: TokenMergingConfig, merging: TokenMerging) -> None:
+        """Has a strategy, as given and as built, saved with the model, or warns that it is not."""
+        self.forget()
+        config = self.saved_config()
+        if config is None:
+            return
+        try:
+            config.token_merging = to_record(token_merging, merging)
+        except TokenMergingError as error:
+            warnings.warn(f'save_pretrained will not keep token_merging: {error}', stacklevel=3)
+
+    def kept(self) -> TokenMerging:
+        """Returns what :meth:`keep` kept, on this model or on the one that was saved.
+
+        Raises:
+            TokenMergingError: there is nothing, or nothing that can be used.
+        """
+        where = f'the config of {self.name or "the model"}'
+        record = getattr(self.saved_config(), 'token_merging', None)
+        if record is None:
+            raise TokenMergingError(
+                f"{where} has no token_merging; give one, such as apply_token_merging(model, 'hq')"
+            )
+        try:
+            return from_record(record, len(self.blocks))
+        except TokenMergingError as error:
+            raise TokenMergingError(f'{where}: {error}') from error
+
+    def forget(self) -> None:
+        """Undoes :meth:`keep`."""
+        config = self.saved_config()
+        if config is not None:
+            vars(config).pop('token_merging', None)
 
     def attention(self, block: nn.Module) -> Any:
         """Returns the attention of a block."""

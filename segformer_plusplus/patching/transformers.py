@@ -92,3 +92,6 @@ class Backbone(HostBackbone):
         self.check_scale(attention, 'scaling', attention.head_dim)
         if self.require(attention, 'sequence_reduction_ratio') > 1:
             self.require(attention, 'sequence_reduction')
+
+    def saved_config(self) -> Any:
+        return self.require(self.module, 'config')

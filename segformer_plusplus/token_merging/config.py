@@ -239,10 +239,7 @@ def build_token_merging(
                 'or one dict per stage'
             )
         name = name or f'token_merging={token_merging!r}'
-        preset = PRESETS[token_merging]
-        # a preset without strategies says the same about any number of stages
-        empty = not any(preset['stages'])
-        token_merging = {**preset, 'stages': [{}] * num_stages} if empty else preset
+        token_merging = expand_preset(token_merging, num_stages)
     name = name or 'token_merging'
     if isinstance(token_merging, Mapping):
         unknown = set(token_merging) - {'stages', 'downsampling'}
@@ -263,6 +260,25 @@ def build_token_merging(
         tuple(_build_stage(stage, f'{name}, stage {i}') for i, stage in enumerate(stages, 1)),
         None if shrink is None else _build_downsampling(shrink, name),
     )
+
+
+def expand_preset(name: str, num_stages: int) -> dict[str, Any]:
+    """Returns what the name of a preset stands for.
+
+    One without strategies says the same about any number of stages.
+    """
+    preset = PRESETS[name]
+    return preset if any(preset['stages']) else {**preset, 'stages': [{}] * num_stages}
+
+
+def find_preset(merging: TokenMerging) -> str | None:
+    """Returns the name of the preset that these strategies are, or None."""
+    for name, content in PRESETS.items():
+        if any(content['stages']) and len(content['stages']) != len(merging.stages):
+            continue
+        if repr(build_token_merging(name, len(merging.stages))) == repr(merging):
+            return name
+    return None
 
 
 def build_token_merger(

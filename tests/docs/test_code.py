@@ -1,5 +1,6 @@
 """Every block of Python in docs/ runs, in the order of its page."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ import torch
 pytest.importorskip('mmseg')
 
 from evaluation.fidelity.conftest import scenes  # noqa: F401
+from hub import TOKEN
 from inference.conftest import pose, segmentation  # noqa: F401
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
@@ -150,7 +152,8 @@ def test_inference(here, segmentation, pose, capsys):  # noqa: F811
     assert names['people'].keypoints.shape == (1, 17, 2)
 
 
-def test_patching(here):
+def test_patching(here, hub, monkeypatch):
+    monkeypatch.setenv('HF_TOKEN', TOKEN)
     smp = pytest.importorskip('segmentation_models_pytorch')
     (here / 'mmseg.py').write_text(MMSEG)
     torch.save(dict(state_dict=build(Config.fromfile('mmseg.py')).state_dict(), meta={}), 'w.pth')
@@ -164,6 +167,8 @@ def test_patching(here):
     assert names['result'].pred_sem_seg.data.shape == (1, 128, 160)
     assert names['logits'].shape == (1, 2, 16, 16) and names['mask'].shape == (1, 3, 64, 64)
     assert Path('map.png').stat().st_size > 0
+    kept = names['again'].config.token_merging
+    assert json.loads(hub.files('you/segformer-b0-hq')['config.json'])['token_merging'] == kept
 
 
 def test_checkpoints(here):
