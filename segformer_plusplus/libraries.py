@@ -43,7 +43,6 @@ _OF_MMPOSE = ('xtcocotools', 'munkres', 'json_tricks')
 
 _EXTRAS = {
     'transformers': 'hf',
-    'huggingface_hub': 'hf',
     'safetensors': 'hf',
     'huggingface_hub': 'hf',
     'onnx': 'export',

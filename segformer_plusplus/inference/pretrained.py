@@ -13,10 +13,11 @@ import mmengine
 from mmengine.config import Config
 
 from ..checkpoints.hub import CONFIG, PREPROCESSOR, fetch, is_hub_name
-from ..errors import SegformerPlusPlusError
+from ..errors import SegformerPlusPlusError, TokenMergingError
 from ..libraries import require
 from ..loading.images import unreadable
 from ..token_merging import BASELINE, PRESETS
+from ..token_merging.records import from_record
 
 DEFAULT_MERGING = 'weighted'
 """Of models that say nothing of their own: it keeps nearly all labels of photographs."""
@@ -225,7 +226,6 @@ class _Settings:
         if len(set(ratios)) > 1:
             raise self._wrong(f'mlp_ratios={ratios}: one ratio for all stages is known here')
         self._only('hidden_act', 'gelu', 'gelu')
-        usual = len(widths) == len(PRESETS[DEFAULT_MERGING]['stages'])
         self._only('reshape_last_stage', True, True)
         return dict(
             type='MixVisionTransformerPlusPlus',
@@ -240,8 +240,16 @@ class _Settings:
             out_indices=list(range(len(widths))),
             mlp_ratio=ratios[0],
             norm_cfg=dict(type='LN', eps=1e-5),  # PyTorch's: layer_norm_eps is not used there
-            token_merging=self.get('token_merging', DEFAULT_MERGING if usual else BASELINE),
+            token_merging=self._merging(len(widths)),
         )
+
+    def _merging(self, stages: int) -> str | dict[str, Any]:
+        fits = len(PRESETS[DEFAULT_MERGING]['stages']) == stages
+        saved = self.get('token_merging', DEFAULT_MERGING if fits else BASELINE)
+        try:
+            return from_record(saved, stages)
+        except TokenMergingError as error:
+            raise self._wrong(str(error)) from error
 
     def _list(self, key: str, default: list[int]) -> list[int]:
         """Returns a setting that has a number for every stage."""

@@ -156,7 +156,8 @@ class PatchableBackbone(ABC):
                 f"{where} has no token_merging; give one, such as apply_token_merging(model, 'hq')"
             )
         try:
-            return from_record(record, len(self.blocks))
+            stages = len(self.blocks)
+            return build_token_merging(from_record(record, stages), stages)
         except TokenMergingError as error:
             raise TokenMergingError(f'{where}: {error}') from error
 

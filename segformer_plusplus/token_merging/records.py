@@ -53,11 +53,14 @@ def to_record(token_merging: TokenMergingConfig, merging: TokenMerging) -> dict[
     return record
 
 
-def from_record(record: Any, num_stages: int) -> TokenMerging:
-    """Builds what :func:`to_record` returned, or what somebody wrote there.
+def from_record(record: Any, num_stages: int) -> str | dict[str, Any]:
+    """Reads what :func:`to_record` returned, or what somebody wrote there.
 
     The numbers of the record hold; where its preset has others by now, a warning says so. Nothing
     is imported by a name: a record may come from anybody.
+
+    Returns:
+        What :func:`build_token_merging` takes, the name of a preset where it is one.
 
     Raises:
         TokenMergingError: as :func:`build_token_merging`.
@@ -68,16 +71,17 @@ def from_record(record: Any, num_stages: int) -> TokenMerging:
     if not isinstance(preset, str | None):
         raise TokenMergingError(f'token_merging: preset={preset!r} is not the name of one')
     if preset is not None and not settings:
-        return build_token_merging(preset, num_stages)
+        build_token_merging(preset, num_stages)
+        return preset
     _check_names(settings.get('stages'))
-    merging = build_token_merging(settings, num_stages)
-    if preset is not None and preset != find_preset(merging):
+    found = find_preset(build_token_merging(settings, num_stages))
+    if preset is not None and preset != found:
         warnings.warn(
             f'token_merging: preset {preset!r} is not what it was when the model was saved; what '
             'was saved holds',
             stacklevel=4,
         )
-    return merging
+    return found or settings
 
 
 def _of_stage(stage: Mapping[str, Any], built: StageMerging) -> StageConfig:

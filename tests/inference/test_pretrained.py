@@ -15,6 +15,7 @@ hub_library = pytest.importorskip('huggingface_hub')
 
 from mmseg.registry import DATASETS  # noqa: E402
 
+from segformer_plusplus import apply_token_merging  # noqa: E402
 from segformer_plusplus.errors import CheckpointError, SegformerPlusPlusError  # noqa: E402
 from segformer_plusplus.inference import Segmenter, configs, pretrained  # noqa: E402
 from segformer_plusplus.inference.opening import open_model  # noqa: E402
@@ -155,6 +156,22 @@ def test_what_is_merged(tmp_path):
     change(tmp_path / 'config.json', token_merging=dict(stages=own))
     assert merging(opened(tmp_path)) == repr(build_token_merging(own))
     assert merging(opened(tmp_path, token_merging='hq')) == repr(build_token_merging('hq'))
+
+
+@pytest.mark.parametrize(
+    'strategy', ['hq', '2x2', [dict(kv=dict(type='NeighborMerging2d', stride=2))] * 4]
+)
+def test_what_a_patched_model_was_saved_with(tmp_path, strategy):
+    """The same strategy, and the same numbers as in Transformers."""
+    model = save_model(tmp_path, dict(do_resize=False))
+    apply_token_merging(model, strategy)
+    model.save_pretrained(tmp_path)
+    segmenter = opened(tmp_path)
+    assert merging(segmenter) == repr(build_token_merging(strategy))
+    image = torch.randn(1, 3, 96, 128)
+    with torch.inference_mode():
+        expected, found = model(image).logits, segmenter.model(image, None, mode='tensor')
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
 class TestHub:
