@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,8 @@ def fetch(name: str, revision: str | None = None, token: str | bool | None = Non
     if match is None:
         raise CheckpointError(f'{name!r} is no name of the Hub; write OWNER/NAME')
     hub: Any = require('huggingface_hub', f'the model {name}')
-    wanted = dict(revision=revision or match['revision'], token=token, tqdm_class=_silent(hub))
+    errors, utils = import_module('.errors', hub.__name__), import_module('.utils', hub.__name__)
+    wanted = dict(revision=revision or match['revision'], token=token, tqdm_class=_silent(utils))
     try:
         found = hub.snapshot_download(
             match['repo'], allow_patterns=[CONFIG, PREPROCESSOR, *_SAFE], **wanted
@@ -55,14 +57,14 @@ def fetch(name: str, revision: str | None = None, token: str | bool | None = Non
         if not any((Path(found) / (WEIGHTS[0] + end)).exists() for end in ('', INDEX)):
             found = hub.snapshot_download(match['repo'], allow_patterns=_PICKLED, **wanted)
     except (OSError, ValueError) as error:  # all of the library's are the one or the other
-        raise CheckpointError(_explain(name, hub.errors, error)) from error
+        raise CheckpointError(_explain(name, errors, error)) from error
     return Path(found)
 
 
-def _silent(hub: Any) -> type:
+def _silent(utils: Any) -> type:
     """Hides the bar that counts files, also those in the cache; each download keeps its own."""
 
-    class Silent(hub.utils.tqdm):
+    class Silent(utils.tqdm):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **dict(kwargs, disable=True))
 

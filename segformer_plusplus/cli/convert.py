@@ -42,7 +42,7 @@ def main(
     recognised by their keys; writes all but the last.
 
     Args:
-        source: file, folder of Transformers, or address.
+        source: file, folder of Transformers, name of the Hub, or address.
         target: file that ends in .safetensors, .pth, .pt or .bin; for Transformers also a folder,
             which gets config.json and model.safetensors.
         to: names to write.

@@ -1,6 +1,7 @@
 """Models by their name: what Transformers computes, from the Hub, its cache or a folder."""
 
 import shutil
+import subprocess
 import sys
 
 import numpy as np
@@ -270,6 +271,20 @@ class TestHub:
         with pytest.raises(SegformerPlusPlusError, match=words) as caught:
             opened(name)
         assert '\n' not in str(caught.value)
+
+    def test_weights_alone_in_a_process_of_their_own(self, hub, saved):
+        """Nothing else has imported what this needs; no bar is shown for what is in the cache."""
+        hub.add(self.NAME, contents(saved))
+        code = (
+            'from segformer_plusplus.checkpoints import read_checkpoint\n'
+            f'print(len(read_checkpoint({self.NAME!r})))'
+        )
+        for _ in range(2):
+            done = subprocess.run(
+                [sys.executable, '-c', code], env=hub.environment(), capture_output=True, text=True
+            )
+            assert done.returncode == 0, done.stderr
+        assert int(done.stdout.split()[-1]) > 100 and 'it/s' not in done.stderr
 
     def test_without_the_library(self, monkeypatch):
         monkeypatch.setitem(sys.modules, 'huggingface_hub', None)
