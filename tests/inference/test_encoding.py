@@ -81,7 +81,8 @@ def test_what_browsers_play(av, tmp_path, lines, rate):
         assert sound.codec_context.name == 'aac' and not lines
         means = [frame.to_ndarray(format='bgr24').mean() for frame in container.decode(video=0)]
     given = [picture.load().mean() for picture in find_pictures(tmp_path / 'a.mp4')]
-    np.testing.assert_allclose(means, given, atol=2)
+    darker = np.subtract(given, means)  # conversions round down; the next frame is 5 away
+    assert (darker > -1).all() and (darker < 4.5).all()
     data = (tmp_path / 'out.mp4').read_bytes()
     assert data.index(b'moov') < data.index(b'mdat')
 
