@@ -251,12 +251,10 @@ class Run:
 
 def write_labels(segmenter: Segmenter, run: Run, inputs: list[str]) -> None:
     """Writes label maps, and pictures of them."""
-    maps = ' and '.join(f'{kind}/' for kind in (MASKS, GREY) if kind in run.kinds)
-    if maps and segmenter.reduces_zero_label:
+    if segmenter.reduces_zero_label and {MASKS, GREY} & set(run.kinds):
         Console(stderr=True, soft_wrap=True, highlight=False).print(
-            f'{maps}: the values are the indices of the classes, from 0; the label maps of the '
-            'data set, and those of test --out, have numbers that are one higher '
-            '(reduce_zero_label)'
+            'a mask has the indices of the classes, from 0; the label maps of the data set, and '
+            'those of test --out, have numbers that are one higher (reduce_zero_label)'
         )
     palette = segmenter.palette
     legend = Legend(segmenter.classes, palette)

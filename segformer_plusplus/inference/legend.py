@@ -17,7 +17,7 @@ _FONT = 'fonts/ttf/DejaVuSans.ttf'
 _LEAST_SIZE = 10  # of letters, in pixels
 _LETTERS = 40  # heights of letters that the shorter side of a picture has
 _ROW, _SWATCH, _MARGIN, _NAME = 1.5, 1.0, 0.6, 15.0  # in heights of letters; _NAME at most
-_CHUNK = 1024  # rows of labels that are counted at a time
+_CHUNK = 256  # rows of labels that are counted at a time
 _PAPER, _INK, _EDGE = (255, 255, 255), (0, 0, 0), (128, 128, 128)
 
 
@@ -127,6 +127,6 @@ def _count(labels: np.ndarray, amount: int) -> np.ndarray:
     """Counts the pixels of the labels below an amount."""
     counts = np.zeros(amount + 1, dtype=np.int64)
     for start in range(0, len(labels), _CHUNK):
-        part = np.minimum(labels[start : start + _CHUNK], amount)
+        part = np.minimum(labels[start : start + _CHUNK], amount, dtype=np.int64)
         counts += np.bincount(part.ravel(), minlength=amount + 1)
     return counts[:amount]

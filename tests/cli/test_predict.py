@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from inference.test_encoding import record
 from inference.test_sources import random_image, write_video
 from PIL import Image
 
@@ -103,6 +104,20 @@ def test_a_video_becomes_a_video(segmentation, tmp_path):
     width += width % 2  # which H.264 needs
     size = video.get(cv2.CAP_PROP_FRAME_WIDTH), video.get(cv2.CAP_PROP_FRAME_HEIGHT)
     assert size == (width, 48)
+
+
+def test_a_video_that_is_cut_off_is_written_so_far_with_its_sound(segmentation, tmp_path, capfd):
+    av = pytest.importorskip('av', reason='the extra video is not installed')
+    record(av, tmp_path / 'clip.mkv', ['mp3'], frames=60)
+    data = (tmp_path / 'clip.mkv').read_bytes()
+    (tmp_path / 'clip.mkv').write_bytes(data[: len(data) * 6 // 10])
+    arguments = [tmp_path / 'clip.mkv', '--out', tmp_path / 'out', '--save-as', 'overlays']
+    assert predict(segmentation, *arguments) == 1
+    assert 'clip.mkv ends after ' in capfd.readouterr().err
+    with av.open(str(tmp_path / 'out/overlays/clip.mp4')) as video:
+        assert 10 < video.streams.video[0].frames < 60
+        sound = video.streams.audio[0]
+        assert 0.5 < sound.duration * sound.time_base < 2
 
 
 def test_what_cannot_be_read_is_named_and_counted(segmentation, images, tmp_path, capfd):

@@ -68,9 +68,10 @@ def test_more_classes_than_rows_and_labels_beyond_the_palette():
 
 @pytest.mark.parametrize('shape', [(32, 32), (15, 2000), (2000, 15), (41, 999), (1200, 1600)])
 @pytest.mark.parametrize('amount', [1, 2, 150])
-def test_pictures_of_all_sizes(shape, amount):
+@pytest.mark.parametrize('kind', [np.uint8, np.uint16, np.int64])
+def test_pictures_of_all_sizes(shape, amount, kind):
     legend, palette = make(amount)
-    labels = RNG.integers(0, amount + 1, shape)
+    labels = RNG.integers(0, amount + 1, shape, kind)
     strip = strip_of(legend, labels)
     assert strip.shape[1] > 0 and (strip[0] != 0).all()  # all of it is drawn
     size = max(10, round(min(shape) / 40))
@@ -93,6 +94,13 @@ def test_a_class_that_is_alone_is_label_1():
     assert rows_of(strip_of(legend, labels_of(0)), 1) == []
     ((colour, _),) = rows_of(strip_of(legend, labels_of(0, 1)), 1)
     assert colour == palette[0].tolist()
+
+
+@pytest.mark.parametrize('amount', [255, 256, 300])
+def test_as_many_classes_as_their_numbers_hold(amount):
+    legend = Legend([f'class {n}' for n in range(amount)], np.full((amount, 3), 9, np.uint8))
+    labels = labels_of(0, 99, 254).astype(np.uint8)
+    assert len(rows_of(strip_of(legend, labels), amount)) == 3
 
 
 def test_long_names_are_cut_and_the_width_is_that_of_all_names():
