@@ -85,7 +85,7 @@ def _letters(height: int, width: int) -> int:
 
 @lru_cache(maxsize=16)
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(Path(matplotlib.get_data_path(), _FONT), size)
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), _FONT)), size)
 
 
 def _cut(name: str, size: int) -> str:
