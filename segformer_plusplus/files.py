@@ -12,7 +12,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +131,7 @@ def _hash_file(path: Path, _size: int, _time: int) -> str:
         return digest.hexdigest()
 
 
-def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
+def write_json(path: str | os.PathLike[str], content: Mapping[str, Any] | Sequence[Any]) -> None:
     """Writes JSON atomically: readers see the old file or the whole new one, never a half."""
     write_text(path, json.dumps(_plain(content), indent=2, allow_nan=False) + '\n')
 

@@ -51,6 +51,7 @@ _EXTRAS = {
     'openvino': 'export',
     'optuna': 'tune',
     'gradio': 'demo',
+    'av': 'video',
     'cityscapesscripts': 'cityscapes',
 }
 """Library -> the extra of this package that brings it."""

@@ -422,6 +422,7 @@ def test_what_is_proposed_fits_the_line_that_is_installed(installed, line, monke
         ('onnx.nothing', "pip install 'segformer-plusplus[export]'"),
         ('optuna.nothing', "pip install 'segformer-plusplus[tune]'"),
         ('gradio.nothing', "pip install 'segformer-plusplus[demo]'"),
+        ('av.nothing', "pip install 'segformer-plusplus[video]'"),
         ('segmentation_models_pytorch.nothing', 'pip install segmentation-models-pytorch'),
         ('a_library_of_somebody', 'pip install a_library_of_somebody'),
     ],

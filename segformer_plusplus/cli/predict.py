@@ -4,24 +4,34 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain, count, groupby
 from pathlib import Path, PurePosixPath
 from time import perf_counter
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from rich.console import Console
 
 from .. import inference
 from ..errors import SegformerPlusPlusError
+from ..files import write_json
+from ..inference.legend import Legend
 from ..inference.opening import check_device
 from ..inference.predictor import Predictor
 from ..inference.sources import list_names
 from ..inference.video import VideoFile
-from ..inference.writing import keypoints_record, overlay, save_keypoints, save_mask, save_picture
+from ..inference.writing import (
+    coco_results,
+    keypoints_record,
+    overlay,
+    save_colour_mask,
+    save_keypoints,
+    save_mask,
+    save_picture,
+)
 from ..loading.images import unreadable
 from .given import read_model
 from .guard import INTERRUPTED, interruptible
@@ -30,7 +40,10 @@ from .options import CfgOptions, Flat, On, Positive, Shape, command
 if TYPE_CHECKING:
     from ..inference import PoseEstimator, Segmenter
 
-MASKS, OVERLAYS, KEYPOINTS = 'masks', 'overlays', 'keypoints.json'
+OVERLAYS, MASKS, GREY, KEYPOINTS, COCO = 'overlays', 'masks', 'grey', 'keypoints', 'coco'
+KINDS = {'mmseg': (OVERLAYS, MASKS, GREY), 'mmpose': (OVERLAYS, KEYPOINTS, COCO)}
+"""What is written for a toolbox; the first two unless something else is asked for."""
+KEYPOINTS_FILE, COCO_FILE = 'keypoints.json', 'coco_keypoints.json'
 IN_PART = 1
 SAVING = 5.0
 """Seconds after which keypoints are written anew, so that a crash loses no more than these."""
@@ -41,16 +54,18 @@ class Output:
     """Says where and what is written.
 
     Attributes:
-        out: folder that gets overlays/, masks/ (labels as grey values), or keypoints.json.
-        masks: write label maps.
-        overlays: write pictures.
+        out: folder that gets a folder of each kind, or keypoints.json and coco_keypoints.json.
+        save_as: what is written; of a segmentor overlays, masks (PNG in the colours of the
+            classes, whose values are the labels) and grey (labels as grey values), of poses
+            overlays, keypoints and coco (COCO results) (default: the first two).
+        legend: name the classes beside overlays (segmentation).
         opacity: opacity of the colours (segmentation).
         min_score: lowest score of keypoints that are drawn (poses).
     """
 
     out: Path
-    masks: On = True
-    overlays: On = True
+    save_as: list[Literal['overlays', 'masks', 'grey', 'keypoints', 'coco']] | None = None
+    legend: On = True
     opacity: float = 0.5
     min_score: float = 0.3
 
@@ -105,10 +120,6 @@ def main(
         (scope == 'mmseg' and boxes, '--boxes is for poses'),
         (tiled and not tile, '--overlap goes with --tile'),
         (
-            scope == 'mmseg' and not (output.masks or output.overlays),
-            '--no-masks and --no-overlays together leave nothing to write',
-        ),
-        (
             not 0 <= output.opacity <= 1,
             f'--opacity is {output.opacity}; give a number from 0 to 1',
         ),
@@ -120,7 +131,7 @@ def main(
     settings: dict[str, Any] = dict(
         token_merging=token_merging, device=device, batch_size=batch_size, graphs=graphs
     )
-    run = Run(output)
+    run = Run(output, kinds_of(scope, output.save_as))
     try:
         if scope == 'mmseg':
             segmenter = inference.Segmenter(cfg, checkpoint, tile=tile, overlap=overlap, **settings)
@@ -140,17 +151,35 @@ def main(
     return IN_PART if run.failed else 0
 
 
+def kinds_of(scope: str, chosen: Collection[str] | None) -> Collection[str]:
+    """Returns what is written for a toolbox.
+
+    Raises:
+        SegformerPlusPlusError: something was chosen that its models do not give.
+    """
+    kinds = KINDS[scope]
+    for kind in chosen or ():
+        if kind not in kinds:
+            raise SegformerPlusPlusError(
+                f'--save-as {kind} is not for a config of {scope}; give one or more of '
+                f'{", ".join(kinds)}'
+            )
+    return chosen or kinds[:2]
+
+
 class Run:
     """Names and counts the files of one call.
 
     Attributes:
+        kinds: what is written.
         done: number of pictures that were predicted.
         failed: a message for each picture that could not be read or predicted.
         seen: the names of all pictures.
     """
 
-    def __init__(self, output: Output) -> None:
+    def __init__(self, output: Output, kinds: Collection[str]) -> None:
         self.output = output
+        self.kinds = kinds
         self.done = 0
         self.failed: list[str] = []
         self.seen: set[str] = set()
@@ -173,7 +202,7 @@ class Run:
             video = first.picture.video
             with ExitStack() as stack:
                 self._video = None
-                if video is not None and self.output.overlays:
+                if video is not None and OVERLAYS in self.kinds:
                     path = self.unused(OVERLAYS, video.stem, '.mp4')
                     self._video = stack.enter_context(VideoFile(path, like=video))
                 for each in chain([first], predictions):
@@ -192,6 +221,11 @@ class Run:
         path = next(path for path in paths if path not in self._used)
         self._used.add(path)
         return path
+
+    @property
+    def in_video(self) -> bool:
+        """Whether the picture is a frame of a video that is written."""
+        return self._video is not None
 
     def draw(self, name: str, picture: np.ndarray) -> None:
         """Writes a picture (H, W, 3) uint8 BGR, or adds it to the open video."""
@@ -218,17 +252,24 @@ class Run:
 
 def write_labels(segmenter: Segmenter, run: Run, inputs: list[str]) -> None:
     """Writes label maps, and pictures of them."""
-    if run.output.masks and segmenter.reduces_zero_label:
+    if segmenter.reduces_zero_label and {MASKS, GREY} & set(run.kinds):
         Console(stderr=True, soft_wrap=True, highlight=False).print(
-            f'{MASKS}/ has the indices of the classes, from 0; the label maps of the data set, and '
+            'a mask has the indices of the classes, from 0; the label maps of the data set, and '
             'those of test --out, have numbers that are one higher (reduce_zero_label)'
         )
+    palette = segmenter.palette
+    legend = Legend(segmenter.classes, palette)
     for name, image, sample in run.predict(segmenter, inputs):
         labels = sample.pred_sem_seg.data[0].numpy()
-        if run.output.masks:
-            save_mask(run.unused(MASKS, name, '.png'), labels)
-        if run.output.overlays:
-            run.draw(name, overlay(image, labels, segmenter.palette, run.output.opacity))
+        if MASKS in run.kinds:
+            save_colour_mask(run.unused(MASKS, name, '.png'), labels, palette)
+        if GREY in run.kinds:
+            save_mask(run.unused(GREY, name, '.png'), labels)
+        if OVERLAYS in run.kinds:
+            beside = legend.width(*labels.shape) if run.output.legend else 0
+            picture = overlay(image, labels, palette, run.output.opacity, beside)
+            legend.draw(picture[:, labels.shape[1] :], labels, steady=run.in_video)
+            run.draw(name, picture)
 
 
 def write_poses(estimator: PoseEstimator, run: Run, inputs: list[str]) -> None:
@@ -239,14 +280,17 @@ def write_poses(estimator: PoseEstimator, run: Run, inputs: list[str]) -> None:
     records: list[dict[str, Any]] = []
 
     def save() -> float:
-        save_keypoints(run.output.out / KEYPOINTS, records, estimator.keypoint_names)
+        if KEYPOINTS in run.kinds:
+            save_keypoints(run.output.out / KEYPOINTS_FILE, records, estimator.keypoint_names)
+        if COCO in run.kinds:
+            write_json(run.output.out / COCO_FILE, coco_results(records))
         return perf_counter() + SAVING
 
     due = perf_counter() + SAVING
     try:
         for name, image, sample in run.predict(estimator, inputs):
             records.append(keypoints_record(name, sample))
-            if run.output.overlays:
+            if OVERLAYS in run.kinds:
                 run.draw(name, painter(image, sample))
             if perf_counter() > due:
                 due = save()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from contextlib import ExitStack
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,14 @@ import numpy as np
 
 from ..errors import SegformerPlusPlusError
 from ..files import written_beside
+from .encoding import Encoder, open_encoder
 
-_CODEC = 'mp4v'
 _FPS = 25.0  # for a video that does not tell, or tells nonsense
 _LEAST_FPS, _MOST_FPS = 0.1, 1000.0
 
 
 class VideoFile:
-    """Writes an MP4 file with the frame rate of another video.
+    """Writes an MP4 file with the frame rate and the sound of another video.
 
     Args:
         path: ends in .mp4; an older file is replaced at the end.
@@ -32,11 +33,13 @@ class VideoFile:
 
     def __init__(self, path: Path, like: Path) -> None:
         self.path = path
+        self._like = like
         fps = mmcv.VideoReader(str(like)).fps
-        self._fps = fps if _LEAST_FPS <= fps <= _MOST_FPS else _FPS
+        fps = fps if _LEAST_FPS <= fps <= _MOST_FPS else _FPS
+        self._rate = Fraction(fps).limit_denominator(1001)  # 30000/1001 and its like are exact
         self._stack = ExitStack()
         self._beside: Path | None = None
-        self._writer: cv2.VideoWriter | None = None
+        self._encoder: Encoder | None = None
         self._frames = 0
 
     def __enter__(self) -> VideoFile:
@@ -47,27 +50,21 @@ class VideoFile:
 
     def add(self, frame: np.ndarray) -> None:
         """Appends a frame (H, W, 3) uint8 BGR, which has the size of the first one."""
-        # the codec has even sides only, and OpenCV would cut off a row
+        # codecs have even sides only, and OpenCV would cut off a row
         odd = frame.shape[0] % 2, frame.shape[1] % 2
         frame = cv2.copyMakeBorder(frame, 0, odd[0], 0, odd[1], cv2.BORDER_REPLICATE)
-        if self._writer is None:
+        if self._encoder is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._beside = self._stack.enter_context(written_beside(self.path))
             size = frame.shape[1], frame.shape[0]
-            code = cv2.VideoWriter.fourcc(*_CODEC)
-            self._writer = cv2.VideoWriter(str(self._beside), code, self._fps, size)
+            self._encoder = open_encoder(self._beside, self._like, self._rate, size)
             self._stack.push(self._finish)
-            if not self._writer.isOpened():
-                raise SegformerPlusPlusError(
-                    f'cannot write the video {self.path}: no permission, or this OpenCV has no '
-                    f'codec {_CODEC}'
-                )
-        self._writer.write(frame)
+        self._encoder.add(frame)
         self._frames += 1
 
     def _finish(self, kind: type[BaseException] | None, *_: object) -> None:
-        assert self._writer is not None
-        self._writer.release()
+        assert self._encoder is not None
+        self._encoder.close(whole=kind is None)
         if kind is None:
             self._check()
 

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from inference.test_encoding import record
 from inference.test_sources import random_image, write_video
 from PIL import Image
 
@@ -16,6 +17,7 @@ pytest.importorskip('mmseg')
 
 from segformer_plusplus.cli.predict import main
 from segformer_plusplus.inference import Segmenter
+from segformer_plusplus.inference.legend import Legend
 from segformer_plusplus.inference.video import VideoFile
 
 
@@ -56,14 +58,18 @@ def test_masks_and_overlays_of_a_folder(segmentation, images, tmp_path):
     labels = segmenter(image).pred_sem_seg.data[0].numpy()
     mask = np.asarray(Image.open(out / 'masks/deep/b.png'))
     assert (mask == labels).mean() > 0.999
+    legend = Legend(segmenter.classes, segmenter.palette).width(64, 96)
     overlay = cv2.imread(str(out / 'overlays/deep/b.png'))
+    assert overlay.shape == (64, 96 + legend, 3) and legend > 0
+    overlay = overlay[:, :96]
     colours = segmenter.palette[mask][..., ::-1]
     np.testing.assert_allclose(overlay, (image.astype(float) + colours) / 2, atol=0.5)
 
 
 def test_masks_alone_in_tiles(segmentation, tmp_path):
     cv2.imwrite(str(tmp_path / 'x.png'), random_image(100, 300))
-    arguments = ['--out', tmp_path / 'out', '--tile', '64x96', '--overlap', 16, '--no-overlays']
+    arguments = ['--out', tmp_path / 'out', '--save-as', 'masks']
+    arguments += ['--tile', '64x96', '--overlap', 16]
     assert predict(segmentation, tmp_path / 'x.png', *arguments) == 0
     assert files(tmp_path / 'out') == ['masks/x.png']
     tiled = Segmenter(*segmentation, device='cpu', tile=(64, 96), overlap=16)
@@ -79,7 +85,7 @@ def test_a_video_that_is_given_twice_becomes_two_and_errors_are_one_line(
     broken = tmp_path / 'a\n\x1b[2J.png'
     broken.touch()
     inputs = [tmp_path, tmp_path / 'clip.avi']
-    assert predict(segmentation, *inputs, '--out', tmp_path / 'out', '--no-masks') == 1
+    assert predict(segmentation, *inputs, '--out', tmp_path / 'out', '--save-as', 'overlays') == 1
     assert 'a\\n\\x1b[2J.png cannot be read: the file is empty\n' in capfd.readouterr().err
     for name in ('clip.mp4', 'clip-2.mp4'):
         video = cv2.VideoCapture(str(tmp_path / 'out/overlays' / name))
@@ -93,7 +99,25 @@ def test_a_video_becomes_a_video(segmentation, tmp_path):
     assert files(tmp_path / 'out') == [*masks, 'overlays/clip.mp4']
     video = cv2.VideoCapture(str(tmp_path / 'out/overlays/clip.mp4'))
     assert video.get(cv2.CAP_PROP_FRAME_COUNT) == 4 and video.get(cv2.CAP_PROP_FPS) == 10
-    assert (video.get(cv2.CAP_PROP_FRAME_WIDTH), video.get(cv2.CAP_PROP_FRAME_HEIGHT)) == (64, 48)
+    segmenter = Segmenter(*segmentation, device='cpu')
+    width = 64 + Legend(segmenter.classes, segmenter.palette).width(48, 64)
+    width += width % 2  # which H.264 needs
+    size = video.get(cv2.CAP_PROP_FRAME_WIDTH), video.get(cv2.CAP_PROP_FRAME_HEIGHT)
+    assert size == (width, 48)
+
+
+def test_a_video_that_is_cut_off_is_written_so_far_with_its_sound(segmentation, tmp_path, capfd):
+    av = pytest.importorskip('av', reason='the extra video is not installed')
+    record(av, tmp_path / 'clip.mkv', ['mp3'], frames=60)
+    data = (tmp_path / 'clip.mkv').read_bytes()
+    (tmp_path / 'clip.mkv').write_bytes(data[: len(data) * 6 // 10])
+    arguments = [tmp_path / 'clip.mkv', '--out', tmp_path / 'out', '--save-as', 'overlays']
+    assert predict(segmentation, *arguments) == 1
+    assert 'clip.mkv ends after ' in capfd.readouterr().err
+    with av.open(str(tmp_path / 'out/overlays/clip.mp4')) as video:
+        assert 10 < video.streams.video[0].frames < 60
+        sound = video.streams.audio[0]
+        assert 0.5 < sound.duration * sound.time_base < 2
 
 
 def test_what_cannot_be_read_is_named_and_counted(segmentation, images, tmp_path, capfd):
@@ -123,6 +147,37 @@ def test_keypoints_and_skeletons(pose, tmp_path):
     assert all(len(person['keypoints']) == 17 for person in a['people'])
 
 
+@pytest.mark.parametrize('kinds', [['grey'], ['grey', 'masks'], ['overlays', 'grey']])
+def test_what_is_chosen_is_written(segmentation, images, tmp_path, kinds):
+    out = tmp_path / 'out'
+    arguments = [images, '--out', out, '--no-legend', '--save-as', *kinds]
+    assert predict(segmentation, *arguments) == 0
+    assert {path.name for path in out.iterdir()} == set(kinds)
+    labels = Segmenter(*segmentation, device='cpu')(images / 'a.png').pred_sem_seg.data[0].numpy()
+    grey = cv2.imread(str(out / 'grey/a-2.png'), cv2.IMREAD_UNCHANGED)  # a.jpg comes first
+    assert grey.shape == labels.shape and (grey == labels).mean() > 0.999
+    if 'masks' in kinds:
+        np.testing.assert_array_equal(np.asarray(Image.open(out / 'masks/a-2.png')), grey)
+    if 'overlays' in kinds:
+        assert cv2.imread(str(out / 'overlays/a-2.png')).shape == (64, 96, 3)
+
+
+def test_poses_as_coco_results(pose, tmp_path, capfd):
+    (tmp_path / 'in').mkdir()
+    for name in ('000000000139', 'COCO_val2014_000000000042'):
+        cv2.imwrite(str(tmp_path / f'in/{name}.png'), random_image(100, 120))
+    arguments = [tmp_path / 'in', '--out', tmp_path / 'out', '--save-as']
+    assert '--save-as grey is not for a config of mmpose; give one or more of overlays, ' in (
+        refused(capfd, pose, *arguments, 'grey')
+    )
+    assert predict(pose, *arguments, 'coco') == 0
+    assert files(tmp_path / 'out') == ['coco_keypoints.json']
+    results = json.loads((tmp_path / 'out/coco_keypoints.json').read_text())
+    assert [each['image_id'] for each in results] == [139, 42]
+    assert all(len(each['keypoints']) == 51 for each in results)
+    assert [each['bbox'] for each in results] == [[0, 0, 120, 100]] * 2
+
+
 def test_what_cannot_be_written(segmentation, images, tmp_path, capfd, monkeypatch):
     """The old file stays as it was, also when the disk is full."""
     out = tmp_path / 'out'
@@ -142,7 +197,7 @@ def test_what_cannot_be_written(segmentation, images, tmp_path, capfd, monkeypat
 
 def test_a_disk_that_is_full_before_the_video_ends(segmentation, tmp_path, capfd, monkeypatch):
     write_video(tmp_path / 'clip.avi', frames=4)
-    arguments = [tmp_path / 'clip.avi', '--out', tmp_path / 'out', '--no-masks']
+    arguments = [tmp_path / 'clip.avi', '--out', tmp_path / 'out', '--save-as', 'overlays']
     assert predict(segmentation, *arguments) == 0
     before = (tmp_path / 'out/overlays/clip.mp4').read_bytes()
     release = VideoFile._check
@@ -167,7 +222,12 @@ def test_a_disk_that_is_full_before_the_video_ends(segmentation, tmp_path, capfd
         (['{image}', '--overlap', '3'], '--overlap goes with --tile'),
         (['{image}', '--tile', '64x64', '--overlap', '64'], 'overlap is 64'),
         (['{image}', '--boxes', 'x'], '--boxes is for poses'),
-        (['{image}', '--no-masks', '--no-overlays'], 'nothing to write'),
+        (
+            ['{image}', '--save-as', 'masks', 'coco'],
+            'coco is not for a config of mmseg; give one or more of overlays, masks, grey',
+        ),
+        (['{image}', '--save-as', 'jpeg'], 'Choose from: "overlays", "masks", "grey"'),
+        (['{image}', '--no-masks'], '--no-masks'),
         (['{image}', '--device', 'meat'], '--device meat: '),
         (['{image}', '--device', 'cpu:99'], '--device cpu:99: no model runs on it; use cpu'),
         (['{image}', '--device', 'meta'], '--device meta: no model runs on it; use cpu'),
@@ -290,7 +350,8 @@ def test_too_little_memory_for_a_batch_or_for_one_picture(
         return original(self, images)
 
     monkeypatch.setattr(Segmenter, '_run', run)
-    arguments = [tmp_path / 'in', '--out', tmp_path / 'out', '--batch-size', 2, '--no-overlays']
+    arguments = [tmp_path / 'in', '--out', tmp_path / 'out', '--batch-size', 2]
+    arguments += ['--save-as', 'masks']
     assert predict(segmentation, *arguments) == 1
     printed = ''.join(capfd.readouterr())
     assert 'the 2 of a batch were predicted one by one' in printed
@@ -324,7 +385,8 @@ def test_an_error_of_all_pictures_ends_the_run(
         return original(self, images)
 
     monkeypatch.setattr(Segmenter, '_run', run)
-    assert predict(segmentation, tmp_path, '--out', tmp_path / 'out', '--no-overlays') == 2
+    arguments = [tmp_path, '--out', tmp_path / 'out', '--save-as', 'masks']
+    assert predict(segmentation, *arguments) == 2
     lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith('error: ')]
     assert lines[-1] == (
         'error: no picture can be predicted, not even a grey one of 256x256: RuntimeError: CUDA '
@@ -367,9 +429,8 @@ def test_keypoints_until_an_end_of_any_kind_are_on_the_disk(pose, tmp_path, how,
         tmp_path / 'in',
         '--out',
         tmp_path / 'out',
-        '--no-overlays',
-        '--device',
-        'cpu',
+        *('--save-as', 'coco', 'keypoints'),
+        *('--device', 'cpu'),
     ]
     done = subprocess.run(
         [sys.executable, '-c', KILLED, how, *map(str, command)], capture_output=True, text=True
@@ -377,5 +438,7 @@ def test_keypoints_until_an_end_of_any_kind_are_on_the_disk(pose, tmp_path, how,
     assert done.returncode == code, done.stderr
     content = json.loads((tmp_path / 'out/keypoints.json').read_text())
     assert [each['image'] for each in content['images']] == ['a.png', 'b.png', 'c.png']
+    results = json.loads((tmp_path / 'out/coco_keypoints.json').read_text())
+    assert [each['file_name'] for each in results] == ['a.png', 'b.png', 'c.png']
     if code == 130:
         assert 'interrupted: 3 predicted' in done.stderr and 'Traceback' not in done.stderr

@@ -148,6 +148,7 @@ def test_inference(here, segmentation, pose, capsys):  # noqa: F811
     )  # fmt: skip
     run('inference.md', names)
     assert names['labels'].shape == (128, 160)
+    assert names['painted'].shape[1] > 200 and (names['painted'][0, -1] == 255).all()
     assert capsys.readouterr().out.startswith('b.jpg ')
     assert names['people'].keypoints.shape == (1, 17, 2)
 

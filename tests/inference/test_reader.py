@@ -455,7 +455,7 @@ def test_predict_reads_what_test_reads(tmp_path, color_type, channels):
     for given in (str(path), Image.open(path), segmenter.reader.file(path)):
         assert (segmenter(given).pred_sem_seg.data == expected).all()
     out = tmp_path / 'out'
-    call = config, checkpoint, path, '--out', out, '--device', 'cpu'
+    call = config, checkpoint, path, '--out', out, '--device', 'cpu', '--no-legend'
     assert main(list(map(str, call))) == 0
     overlay = np.asarray(Image.open(out / 'overlays/x.png'))
     assert overlay.shape == (48, 80, 3) and overlay.dtype == np.uint8

@@ -120,8 +120,8 @@ def test_predict_and_test_write_labels_of_which_it_is_said_what_they_are(
     data = 'test_dataloader.dataset'
     options = ['--cfg-options', f'{data}.reduce_zero_label={reduces}']
     call = [str(config), str(checkpoint)]
-    inputs = [str(tmp_path / 'img'), '--out', str(tmp_path / 'predicted'), '--device', 'cpu']
-    assert predict([*call, *inputs, *options]) == 0
+    inputs = [str(tmp_path / 'img'), '--out', str(tmp_path / 'predicted'), '--no-legend']
+    assert predict([*call, *inputs, '--device', 'cpu', *options]) == 0
     said = 'has the indices of the classes, from 0' in capfd.readouterr().err
     assert said == reduces
     work = ['--work-dir', str(tmp_path / 'work')]
