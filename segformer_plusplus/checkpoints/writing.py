@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +52,15 @@ def write_checkpoint(path: str | Path, content: Mapping[str, Any]) -> None:
             torch.save(dict(content), beside)
 
 
-def write_transformers_folder(folder: str | Path, state: Mapping[str, Tensor]) -> None:
+def write_transformers_folder(
+    folder: str | Path, state: Mapping[str, Tensor], classes: Sequence[str] | None = None
+) -> None:
     """Writes ``config.json`` and ``model.safetensors``, which ``from_pretrained`` reads.
 
     Args:
         folder: made if it is not there; of what is in it only these two files are replaced.
         state: with Transformers' names in files (``to_transformers(..., file_names=True)``).
+        classes: names of the labels; others than the head has are not written.
 
     Raises:
         CheckpointError: other weights lie in the folder; or the sizes are not those of an arch, so
@@ -69,7 +72,7 @@ def write_transformers_folder(folder: str | Path, state: Mapping[str, Tensor]) -
             f'{folder} is a file; name a folder, or end the name of a file with '
             f'{", ".join(SUFFIXES)}'
         )
-    config = _transformers_config(state)
+    config = _transformers_config(state, classes)
     for name in [f'{name}{end}' for name in WEIGHTS for end in ('', INDEX)][1:]:
         if (folder / name).exists():
             raise CheckpointError(
@@ -79,7 +82,9 @@ def write_transformers_folder(folder: str | Path, state: Mapping[str, Tensor]) -
     write_json(folder / 'config.json', config)
 
 
-def _transformers_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
+def _transformers_config(
+    state: Mapping[str, Tensor], classes: Sequence[str] | None
+) -> dict[str, Any]:
     """Returns ``config.json``, with SegFormer's strides since the weights do not tell them."""
     if recognise(state) != 'transformers':
         raise CheckpointError('the weights do not have the names of Transformers')
@@ -108,7 +113,10 @@ def _transformers_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
         dtype=about['dtype'],
     )
     if about['head'] is not None:
-        names = {str(i): f'LABEL_{i}' for i in range(about['num_classes'])}
+        count = about['num_classes']
+        names = {str(i): f'LABEL_{i}' for i in range(count)}
+        if classes is not None and len(classes) == count:
+            names = {str(i): str(name) for i, name in enumerate(classes)}
         config |= dict(
             architectures=['SegformerForSemanticSegmentation'],
             decoder_hidden_size=about['decoder_channels'],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,13 +49,16 @@ def main(
         backbone_only: leave the head out.
         unsafe: run the code that a pickle may hold: only for a file whose origin you trust.
     """
-    state = plain_state_dict(read_checkpoint(source, unsafe=unsafe), source)
+    content = read_checkpoint(source, unsafe=unsafe)
+    state = plain_state_dict(content, source)
     try:
         result = run_conversion(state, to, backbone_only)
         about = describe(convert(result.state).state)
     except CheckpointError as error:
         raise CheckpointError(f'checkpoint {source}: {error}') from error
-    write(target, to, result.state)
+    meta = content.get('meta')
+    known = meta.get('dataset_meta') if isinstance(meta, dict) else None
+    write(target, to, result.state, (known or {}).get('classes'))
     table = Table(title=escape(f'{source} -> {target}'), title_justify='left', show_header=False)
     table.add_column(style='bold')
     table.add_column(overflow='fold')
@@ -74,10 +77,12 @@ def run_conversion(state: dict[str, Tensor], to: str, backbone_only: bool) -> Co
     return backbone_of(result) if backbone_only else result
 
 
-def write(path: Path, to: str, state: dict[str, Tensor]) -> None:
+def write(
+    path: Path, to: str, state: dict[str, Tensor], classes: Sequence[str] | None = None
+) -> None:
     """Writes a file; for Transformers a folder, unless ``path`` is named like a file."""
     if to == 'transformers' and (path.is_dir() or not path.suffix):
-        write_transformers_folder(path, state)
+        write_transformers_folder(path, state, classes)
     elif to == 'mmseg' and path.suffix in ('.pth', '.pt'):
         write_checkpoint(path, dict(state_dict=state))  # mmengine's hooks look for this key
     else:

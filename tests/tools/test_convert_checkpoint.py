@@ -204,3 +204,15 @@ def test_an_interrupted_write_leaves_the_target(tmp_path, run, linear, monkeypat
     assert (code, error) == (130, 'interrupted\n')
     assert target.read_bytes() == b'old'
     assert sorted(path.name for path in tmp_path.iterdir()) == ['out.pth', 'source.pth']
+
+
+@pytest.mark.parametrize('meta', [{}, dict(dataset_meta=dict(classes=list('abcdefg'), palette=[]))])
+def test_a_folder_for_transformers_names_the_classes(tool, linear, tmp_path, meta):
+    """The folder is then a model by its name."""
+    from segformer_plusplus.inference import Segmenter
+
+    torch.save(dict(state_dict=linear, meta=meta), tmp_path / 'mine.pth')
+    words = [tmp_path / 'mine.pth', tmp_path / 'folder', '--to', 'transformers']
+    assert tool.main([str(word) for word in words]) == 0
+    expected = list('abcdefg') if meta else [f'LABEL_{i}' for i in range(7)]
+    assert Segmenter.from_pretrained(tmp_path / 'folder', device='cpu').classes == expected
