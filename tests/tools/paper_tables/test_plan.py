@@ -151,8 +151,10 @@ def test_other_code_measures_again_what_it_takes_part_in(call, monkeypatch, kind
 
 PACKAGE = Path(segformer_plusplus.__file__).parent
 NO_NUMBERS = (
-    # errors, words and files; peers that are not asked for; what only reads a model that is built
-    'cli.guard cli.options compat errors export files inference.labels libraries moved patching '
+    # errors, words and files; peers that are not asked for; what only reads a model that is built,
+    # or opens one by its name
+    'cli.guard cli.options compat errors export files inference.labels inference.pretrained '
+    'libraries moved patching '
     'evaluation.plots evaluation.results refusals safe_globals version'
 ).split()
 
