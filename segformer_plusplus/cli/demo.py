@@ -46,16 +46,17 @@ def main(
 ) -> None:
     """Serve a page in the browser until Ctrl-C or SIGTERM.
 
-    On the page, choose an image and a strategy; see the classes, what was merged, and the time
-    beside no merging. It listens on this machine only and loads nothing from elsewhere.
+    On the page, choose an image and a strategy; see the classes, or the skeleton, with and without
+    merging, what was merged, and both times. It listens on this machine only and loads nothing from
+    elsewhere.
 
     Without CONFIG and CHECKPOINT it takes the model that make demo-seg left in work_dirs/demo-seg.
 
     Args:
-        config: config file of a segmentor.
+        config: config file of a segmentor or of a pose estimator.
         checkpoint: weights; of any library that the package reads.
         samples: folder of images to choose from.
-        max_pixels: larger images are refused (default: 2048 * 1024).
+        max_pixels: larger images are scaled down to so many (default: 2048 * 1024).
         port: port to listen on (default: the first free one from 7860).
         host: address to listen on.
         device: where to run (default: cuda if there is one).
@@ -80,14 +81,14 @@ def _serve(
     cfg_options: Mapping[str, Any] | None,
 ) -> None:
     require('gradio', 'the page')
-    from ..demo import MAX_PIXELS, Comparer
+    from ..demo import MAX_PIXELS, open_comparer
     from ..demo.page import build_page
     from ..demo.serving import is_local, serve, wait
-    from ..inference import Segmenter
+    from ..inference.configs import load_config
 
     images = {} if samples is None else find_samples(samples)
-    segmenter = Segmenter(config, checkpoint, device=device, cfg_options=cfg_options)
-    comparer = Comparer(segmenter, max_pixels or MAX_PIXELS)
+    cfg = load_config(config, cfg_options)
+    comparer = open_comparer(cfg, checkpoint, device, max_pixels or MAX_PIXELS)
     page = build_page(comparer, Path(config).name, images)
     if not is_local(host):
         print_log(
