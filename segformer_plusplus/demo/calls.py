@@ -59,7 +59,8 @@ def for_people(call: Callable[..., Any], *otherwise: Any) -> Callable[..., Any]:
         except Exception as error:
             traceback.print_exc()
             said = f'a fault of the page: {type(error).__name__}; the terminal shows more'
-        return tuple(words.error(said) if each is ERROR else each for each in otherwise)
+        outputs = tuple(words.error(said) if each is ERROR else each for each in otherwise)
+        return outputs if len(outputs) > 1 else outputs[0]
 
     return guarded
 
@@ -142,7 +143,7 @@ class Calls:
 
     def load(self, request: gr.Request) -> tuple[Any, ...]:
         """Returns what the address asks for, and says what of it made no sense."""
-        asked = read_address(dict(request.query_params), self._samples)
+        asked = read_address(dict(request.query_params), self._comparer.presets, self._samples)
         image: tuple[Any, ...] = SAME, SAME, SAME
         ignored = list(asked.ignored)
         if asked.sample:
@@ -150,7 +151,7 @@ class Calls:
                 image = self._read(self._samples[asked.sample], asked.sample, asked.sample)
             except SegformerPlusPlusError as error:
                 ignored.append(str(error))
-        said = words.error(f'ignored of the link: {"; ".join(ignored)}') if ignored else ''
+        said = words.error(f'ignored in the link: {"; ".join(ignored)}') if ignored else ''
         return asked.preset, *self.updates(asked.preset, asked.ratios), *image, said
 
     def compare(self, given: Any, preset: Any, kv: Any, q: Any) -> tuple[Any, ...]:

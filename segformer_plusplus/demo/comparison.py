@@ -27,6 +27,7 @@ from ..inference.merge_maps import (
 )
 from ..inference.predictor import Predictor
 from ..patching import apply_token_merging
+from ..token_merging import PRESETS
 from .photographs import Photograph, read_photograph
 from .strategies import Ratios, make_strategy
 
@@ -100,6 +101,7 @@ class Comparer(ABC):
         timed: what the times are of.
         changes: what the second picture shows.
         shows: what the legend lists.
+        presets: those that the model can take.
 
     Raises:
         SegformerPlusPlusError: the model has no SegFormer backbone, or the limit is below 1.
@@ -108,6 +110,7 @@ class Comparer(ABC):
     timed: str
     changes: str
     shows: str
+    presets = tuple(PRESETS)
 
     def __init__(self, predictor: Predictor[Any], max_pixels: int = MAX_PIXELS) -> None:
         if max_pixels < 1:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import gradio as gr
 from mmengine.logging import print_log
 
-from ..token_merging import PRESETS
 from ..token_merging.config import PURPOSES
 from . import words
 from .calls import ERROR, SAME, Calls, for_people
@@ -91,14 +90,14 @@ def build_page(comparer: Comparer, model: str, samples: Mapping[str, Path]) -> g
         gr.Markdown(words.intro(TITLE, model, comparer))
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
-                inputs = _inputs(calls)
+                inputs = _inputs(calls, comparer.presets)
             with gr.Column(scale=5, min_width=300, elem_id='results'):
                 results = _results(comparer)
         _connect(page, calls, inputs, results)
     return page.queue(max_size=QUEUE)
 
 
-def _inputs(calls: Calls) -> Inputs:
+def _inputs(calls: Calls, presets: Iterable[str]) -> Inputs:
     image = gr.Image(
         label='Image', sources=['upload', 'webcam', 'clipboard'], type='filepath', height=240,
         # an image is compared as it is, not re-encoded with a loss
@@ -108,12 +107,12 @@ def _inputs(calls: Calls) -> Inputs:
     about = _said()
     gallery = gr.Gallery(
         calls.thumbnails, visible=bool(calls.thumbnails), label='Samples', show_label=False,
-        allow_preview=False, interactive=False, buttons=[], columns=3, height='auto',
-        format='jpeg', elem_id='samples',
+        allow_preview=False, interactive=False, buttons=[], columns=3, fit_columns=False,
+        height='auto', format='jpeg', elem_id='samples',
     )  # fmt: skip
     sample = gr.Textbox(visible='hidden')
     preset = gr.Radio(
-        [(f'{name}: {PURPOSES[name]}', name) for name in PRESETS], value=FIRST_PRESET,
+        [(f'{name}: {PURPOSES[name]}', name) for name in presets], value=FIRST_PRESET,
         label='Strategy', elem_id='strategy',
     )  # fmt: skip
     *sliders, said = calls.follow(FIRST_PRESET)
@@ -168,14 +167,15 @@ def _picture(title: str) -> gr.Image:
 def _connect(page: gr.Blocks, calls: Calls, inputs: Inputs, results: Results) -> None:
     private: dict[str, Any] = dict(api_visibility='private', concurrency_limit=None)
     quick = dict(private, queue=False, show_progress='hidden')
-    slow = dict(private, show_progress_on=[inputs.image])
+    slow = dict(private, show_progress_on=[inputs.image], trigger_mode='always_last')
     settings = [inputs.preset, inputs.kv, inputs.q]
     gr.on(
         [each.change for each in (*inputs.chosen, inputs.sample)], None,
         [*inputs.chosen, inputs.sample], js='(...values) => page.now(...values)', **quick,
     )  # fmt: skip
     inputs.preset.input(calls.updates, inputs.preset, [*settings[1:], inputs.stages], **quick)
-    gr.on([inputs.kv.input, inputs.q.input], calls.explain, settings, inputs.stages, **quick)
+    explain = for_people(calls.explain, ERROR)
+    gr.on([inputs.kv.input, inputs.q.input], explain, settings, inputs.stages, **quick)
     inputs.copy.click(None, js='() => page.copy()', **quick)
 
     take, choose = (for_people(call, None, '', ERROR) for call in (calls.take, calls.choose))

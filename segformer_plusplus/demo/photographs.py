@@ -41,7 +41,7 @@ def read_photograph(reader: Reader, path: Path, name: str, max_pixels: int) -> P
     with _ONE_AT_A_TIME:
         reader.dropped.clear()
         try:
-            with reading('image', name), open_image(path) as opened:
+            with reading('image', name), _open(path, name) as opened:
                 size = opened.size
                 large = size[0] * size[1] > max_pixels
                 pixels = _large(reader, opened, path, name, max_pixels) if large else None
@@ -58,6 +58,15 @@ def read_photograph(reader: Reader, path: Path, name: str, max_pixels: int) -> P
             f'--max-pixels {size[0] * size[1]} takes it whole'
         )
     return Photograph(np.ascontiguousarray(turned(pixels)), tuple(notes))
+
+
+def _open(path: Path, name: str) -> Image.Image:
+    try:
+        return open_image(path)
+    except Image.DecompressionBombError as error:
+        raise SegformerPlusPlusError(
+            f'image {name} has too many pixels to be decoded ({error}): make it smaller'
+        ) from error
 
 
 def _large(

@@ -11,6 +11,7 @@ from ..inference.drawing import highlight
 from ..inference.merge_maps import MergeMaps, turned, without_merging
 from ..inference.pose import PoseEstimator, SkeletonPainter, whole_image
 from ..inference.reader import visible
+from ..token_merging import PRESETS
 from .comparison import MAX_PIXELS, Comparer, Entry, Outcome
 
 MIN_SCORE = 0.0
@@ -23,6 +24,8 @@ class PoseComparer(Comparer):
     timed = 'from the normalised cut-out to heatmaps, without flip test'
     changes = 'Moved keypoints'
     shows = 'How far each keypoint moved'
+    # a codec takes heatmaps of one size
+    presets = tuple(name for name in PRESETS if 'downsampling' not in PRESETS[name])
 
     def __init__(self, estimator: PoseEstimator, max_pixels: int = MAX_PIXELS) -> None:
         super().__init__(estimator, max_pixels)

@@ -63,7 +63,7 @@ function watch() {
   look()
   const hide = event => {
     if (event.target.closest?.('.error')) return
-    for (const each of document.querySelectorAll('.error, .toast-wrap')) each.hidden = true
+    for (const each of document.querySelectorAll('.error')) each.hidden = true
     document.getElementById('copied')?.replaceChildren()
   }
   for (const kind of ['click', 'input', 'drop', 'paste'])

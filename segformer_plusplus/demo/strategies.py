@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Container, Mapping
-from typing import NamedTuple
+from collections.abc import Collection, Container, Mapping
+from typing import Any, NamedTuple
 
 from ..errors import SegformerPlusPlusError
 from ..token_merging import PRESETS, TokenMerging, build_token_merging
@@ -65,11 +65,14 @@ def make_strategy(preset: str, ratios: Ratios | None = None) -> TokenMerging:
     return build_token_merging(changed)
 
 
-def read_address(query: Mapping[str, str], samples: Container[str]) -> Settings:
+def read_address(
+    query: Mapping[str, str], presets: Collection[str], samples: Container[str]
+) -> Settings:
     """Reads '?strategy=hq&kv=0.6&q=0.8&sample=NAME'; what makes no sense is ignored, and said.
 
     Args:
         query: by the names above; all may be missing. Names with '__' in front are Gradio's own.
+        presets: that are offered.
         samples: names that there are.
     """
     ignored = [
@@ -78,16 +81,18 @@ def read_address(query: Mapping[str, str], samples: Container[str]) -> Settings:
         if key not in ('strategy', 'kv', 'q', 'sample') and not key.startswith('__')
     ]
     preset, ratios = query.get('strategy', FIRST_PRESET), None
-    if preset not in PRESETS:
-        ignored.append(f'strategy={preset[:40]!r} is none of {", ".join(PRESETS)}')
+    if preset not in presets:
+        ignored.append(f'strategy={preset[:40]!r} is none of {", ".join(presets)}')
         preset = FIRST_PRESET
     if 'kv' in query or 'q' in query:
         try:
             usual = preset_ratios(preset)
-            before = usual[0]._asdict() if usual else dict.fromkeys(Ratios._fields, 0.0)
-            ratios = Ratios(**{k: float(query.get(k, before[k])) for k in before})
+            before = usual[0] if usual else Ratios(0, 0)
+            ratios = Ratios(
+                *(_number(query[k]) if k in query else getattr(before, k) for k in Ratios._fields)
+            )
             make_strategy(preset, ratios)
-        except ValueError as error:  # SegformerPlusPlusError is one
+        except SegformerPlusPlusError as error:
             ignored.append(f'kv and q: {error}')
             ratios = None
     sample = query.get('sample', '')
@@ -95,3 +100,10 @@ def read_address(query: Mapping[str, str], samples: Container[str]) -> Settings:
         ignored.append(f'there is no sample {sample[:40]!r}')
         sample = ''
     return Settings(preset, ratios, sample, tuple(ignored))
+
+
+def _number(text: str) -> Any:
+    try:
+        return float(text)
+    except ValueError:
+        return text[:40]  # which the strategy refuses in words
