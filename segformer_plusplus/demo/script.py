@@ -69,6 +69,7 @@ function watch() {
   for (const kind of ['click', 'input', 'drop', 'paste'])
     document.addEventListener(kind, hide, true)
 }
-addEventListener('DOMContentLoaded', watch)
+if (document.body) watch()
+else addEventListener('DOMContentLoaded', watch)
 """
 ).replace('WITH_RATIOS', _WITH_RATIOS)

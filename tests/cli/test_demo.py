@@ -118,7 +118,7 @@ def test_it_serves_until_ctrl_c(segmentation, tmp_path, end):
         rest, _ = process.communicate(timeout=30)
     assert answer.status_code == 200
     assert "default-src 'self'" in answer.headers['content-security-policy']
-    assert 'up to 4,321 pixels' in answer.text and 'sample.png' in answer.text
+    assert 'more than 4,321 pixels' in answer.text and 'sample.png' in answer.text
     assert process.returncode == 0 and 'Traceback' not in rest, rest
     assert modes == [0o700] and upload.json()[0].startswith(f'{private[0]}/')
     assert not private[0].exists()

@@ -1,6 +1,5 @@
 """The page in a real browser, as a person uses it, and that nothing is asked of other machines."""
 
-import json
 import re
 import shutil
 import socket
@@ -60,7 +59,7 @@ CONTRAST = """() => {
     const pale = []
     for (const each of document.querySelectorAll('main *')) {
         const text = [...each.childNodes].filter(n => n.nodeType === 3).map(n => n.data).join('')
-        if (!text.trim() || !each.checkVisibility({visibilityProperty: true})) continue
+        if (!/\\w\\w/.test(text) || !each.checkVisibility({visibilityProperty: true})) continue
         if (each.closest('svg, [aria-hidden=true]')) continue
         const [a, b] = [light(getComputedStyle(each).color), light(behind(each))]
         const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05)
@@ -120,8 +119,12 @@ def choose(page: sync_api.Page, path: Path) -> None:
     expect(page.get_by_role('img', name=ALT)).to_have_attribute('src', re.compile('image.png'))
 
 
+def strategy(page: sync_api.Page, preset: str) -> sync_api.Locator:
+    return page.get_by_role('radio', name=re.compile(f'^{preset}: '))
+
+
 def choose_strategy(page: sync_api.Page, preset: str) -> None:
-    page.get_by_role('radio', name=f'{preset}: ').check()
+    strategy(page, preset).check()
 
 
 def compare(page: sync_api.Page) -> sync_api.Locator:
@@ -152,6 +155,10 @@ def test_from_upload_to_masks_map_and_times(
     for name, pixels in (('without', outcome.unmerged), ('with', outcome.merged)):
         image = page.get_by_role('img', name=f'Prediction {name} merging')
         np.testing.assert_array_equal(pixels_at(page, image, tmp_path), pixels)
+    expect(image).to_have_css('clip-path', re.compile(r'50%\)$'))
+    page.get_by_role('slider', name=re.compile('Left: without merging')).focus()
+    page.keyboard.press('Home')
+    expect(image).to_have_css('clip-path', re.compile(r'0px [01](\.\d+)?%\)$'))
     for number, stage in enumerate(expected.stages, 1):
         page.get_by_role('tab', name=f'Stage {number}').click()
         image = page.get_by_role('img', name=f'What was merged in stage {number}')
@@ -168,17 +175,6 @@ def test_from_upload_to_masks_map_and_times(
     asked = (urlsplit(url) for url in requested)
     hosts = {url.netloc for url in asked if url.scheme not in ('data', 'blob')}
     assert hosts == {urlsplit(address).netloc}
-
-
-@needs_browser
-def test_the_divider_moves_with_the_keyboard(page, picture):
-    choose(page, picture)
-    compare(page)
-    merged = page.get_by_role('img', name='Prediction with merging')
-    expect(merged).to_have_css('clip-path', re.compile(r'50%\)$'))
-    page.get_by_role('slider', name=re.compile('Left: without merging')).focus()
-    page.keyboard.press('Home')
-    expect(merged).to_have_css('clip-path', re.compile(r'inset\(0px( 0px 0px 0%)?\)$'))
 
 
 @needs_browser
@@ -239,7 +235,7 @@ def test_a_link_holds_the_settings(browser, page, address, picture):
     link = page.evaluate('navigator.clipboard.readText()')
     other = browser.new_page()
     other.goto(link)
-    expect(other.get_by_role('radio', name='fast: ')).to_be_checked()
+    expect(strategy(other, 'fast')).to_be_checked()
     expect(other.get_by_role('spinbutton', name=re.compile('Queries'))).to_have_value('0.5')
     expect(other.get_by_role('img', name=ALT)).to_be_visible()
     assert other.url == link
@@ -266,14 +262,15 @@ def test_a_link_of_nonsense(page, address, query, said):
     alert = page.get_by_role('alert')
     expect(alert).to_contain_text('ignored in the link: ')
     expect(alert).to_contain_text(said)
-    expect(page.get_by_role('radio', name='hq: ')).to_be_checked()
-    expect(page.get_by_role('img', name=ALT)).to_have_count('sample.tif' in query)
+    expect(strategy(page, 'hq')).to_be_checked()
+    expect(page.get_by_role('img', name=ALT)).to_have_count(query.count('sample.tif'))
 
 
 @needs_browser
-def test_a_camera(page, picture):
+def test_a_camera(page):
     page.get_by_role('button', name='Capture from camera').click()
     page.get_by_role('button', name='Click to Access Webcam').click()
+    page.wait_for_function("document.querySelector('video')?.videoWidth > 0")
     page.get_by_role('button', name='capture photo').click()
     expect(page.get_by_role('img', name=ALT)).to_be_visible()
     expect(compare(page)).to_contain_text('pixels is')
@@ -293,13 +290,12 @@ def test_a_pose_model(browser, pose_comparer, picture, tmp_path):
     page.get_by_role('tab', name='Moved keypoints').click()
     listed = page.get_by_role('list', name='How far each keypoint moved').get_by_role('listitem')
     expect(listed).to_have_count(17)
-    expect(page.get_by_role('radio', name='downsampling: ')).to_have_count(0)
+    expect(strategy(page, 'downsampling')).to_have_count(0)
     page.close()
     served.close(verbose=False)
 
 
-@needs_browser
-def test_twenty_visitors_at_once(browser, address, picture, monkeypatch, tmp_path):
+def test_twenty_visitors_at_once(address, monkeypatch):
     """Nine get a result of their own image, the others a sentence; nothing is mixed up."""
     gate, plain, waiting = threading.Event(), comparison.predict_labels, comparison.WAITING
 
@@ -337,9 +333,7 @@ def test_twenty_visitors_at_once(browser, address, picture, monkeypatch, tmp_pat
     refused = [index for index, said in answers.items() if 'comparisons of others wait' in said]
     assert len(answers) == 20 and len(refused) == 20 - waiting - 1
     for index in set(range(20)) - set(refused):
-        assert f'</b> at {64 + 4 * index} x 64 pixels' in json.loads(
-            '"' + re.search(r'<p role=.*?</p>', answers[index])[0].replace('"', '') + '"'
-        ).replace('\\', '')
+        assert f'at {64 + 4 * index} x 64 pixels' in answers[index]
 
 
 @needs_browser
@@ -483,7 +477,7 @@ def test_with_the_keyboard_alone(page):
     expect(page.get_by_role('img', name=ALT)).to_be_visible()
     go_to('hq: ')
     page.keyboard.press('ArrowDown')
-    expect(page.get_by_role('radio', name='fast: ')).to_be_checked()
+    expect(strategy(page, 'fast')).to_be_checked()
     expect(page.get_by_role('spinbutton').first).to_have_value('0.9')
     go_to('Compare')
     assert all(names), names
@@ -496,16 +490,16 @@ def test_with_the_keyboard_alone(page):
 
 @needs_browser
 @pytest.mark.parametrize('scheme', ['light', 'dark'])
-@pytest.mark.parametrize('width', [390, 1440])
-def test_nothing_is_cut_off_or_too_pale(browser, address, width, scheme):
-    page = browser.new_page(viewport=dict(width=width, height=900), color_scheme=scheme)
+def test_nothing_is_cut_off_or_too_pale(browser, address, scheme):
+    page = browser.new_page(color_scheme=scheme)
     page.goto(f'{address}?sample=sample.tif')
     expect(page.get_by_role('img', name=ALT)).to_be_visible()
     compare(page)
-    assert page.evaluate('document.documentElement.scrollWidth') <= width
-    expect(page.get_by_role('tab')).to_have_count(6)
-    pale = page.evaluate(CONTRAST)
-    assert not pale, pale
+    for width in (390, 1440):
+        page.set_viewport_size(dict(width=width, height=900))
+        expect(page.get_by_role('tab', name='Stage 4')).to_be_visible()
+        assert page.evaluate('document.documentElement.scrollWidth') <= width
+        assert page.evaluate(CONTRAST) == []
     page.close()
 
 
@@ -596,7 +590,7 @@ def test_malformed_requests_get_a_sentence(address, capfd):
 
 @pytest.mark.parametrize(
     'upload, preset',
-    [('x', 'hq'), ({'path': 5}, 'hq'), ({}, 'hq'), ({'path': '{folder}/x.png'}, ['hq'])],
+    [('x', 'hq'), ({'path': 5}, 'hq'), ({}, 'hq'), ({'path': '{folder}/x'}, ['hq'])],
 )
 def test_values_that_the_page_would_not_send(calls, upload, preset):
     with pytest.raises(SegformerPlusPlusError, match='no image yet|no strategy'):
