@@ -186,6 +186,7 @@ def _connect(page: gr.Blocks, calls: Calls, inputs: Inputs, results: Results) ->
     page.load(for_people(calls.load, *[SAME] * 7, ERROR), None, started, **slow)
 
     shown = [results.summary, results.pair, results.changed, results.details, *results.maps]
+    inputs.button.click(None, None, inputs.button, js='() => "Comparing ..."', **quick)
     inputs.button.click(
         for_people(calls.compare, ERROR, *[SAME] * len(shown)),
         inputs.chosen,
@@ -195,7 +196,7 @@ def _connect(page: gr.Blocks, calls: Calls, inputs: Inputs, results: Results) ->
         trigger_mode='once',
         show_progress_on=[results.pair],
         **private,
-    ).then(None, js='() => page.arrived()', **quick)
+    ).then(None, None, inputs.button, js='() => page.arrived()', **quick)
     results.divider.input(
         None, results.divider, results.pair,
         js='at => ({__type__: "update", slider_position: at})', **quick,

@@ -28,12 +28,13 @@ const page = {
     document.getElementById('results')?.classList.toggle('stale', old)
     if (note && note.hidden === old) note.hidden = !old
   },
-  // on a phone, the result is below the button
+  // on a phone, the result is below the button, which is named again
   arrived() {
     const place = document.getElementById('results')
-    if (document.querySelector('.error:not([hidden])')) return
-    if (place.getBoundingClientRect().top > 0.6 * innerHeight)
+    const failed = document.querySelector('.error:not([hidden])')
+    if (!failed && place.getBoundingClientRect().top > 0.6 * innerHeight)
       place.scrollIntoView({behavior: 'smooth'})
+    return 'Compare'
   },
   copy() {
     const said = text => { document.getElementById('copied').textContent = text }

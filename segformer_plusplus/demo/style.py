@@ -28,5 +28,6 @@ CSS = """
 #strategy label {width: 100%; align-items: flex-start}
 #go {position: sticky; bottom: 0; padding-bottom: .5rem; z-index: 20; gap: 0;
   background: var(--body-background-fill)}
+#samples .grid-container {grid-template-columns: repeat(3, minmax(0, 1fr))}
 #samples .grid-wrap {max-height: 16rem; min-height: 0}
 """

@@ -95,10 +95,14 @@ def details(result: Result, comparer: Comparer) -> str:
 def _bars(times: dict[str, float]) -> str:
     longest = max(times.values())
     return ''.join(
-        f'<tr><th scope="row">{escape(name)}</th><td>{1000 * seconds:.0f} ms</td>'
+        f'<tr><th scope="row">{escape(name)}</th><td>{_time(seconds)}</td>'
         f'<td aria-hidden="true"><div style="width: {seconds / longest:.0%}"></div></td></tr>'
         for name, seconds in times.items()
     )
+
+
+def _time(seconds: float) -> str:
+    return f'{1000 * seconds:.0f} ms' if seconds < 1 else f'{seconds:.2f} s'
 
 
 def intro(title: str, model: str, comparer: Comparer) -> str:

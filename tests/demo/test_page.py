@@ -213,6 +213,7 @@ def test_what_changes_meanwhile_makes_the_result_stale(page, picture, monkeypatc
     monkeypatch.setattr(comparison, 'predict_labels', waits)
     choose(page, picture)
     page.get_by_role(**COMPARE).click()
+    expect(page.get_by_role('button', name='Comparing ...')).to_be_visible()
     choose_strategy(page, 'fast')
     expect(page.get_by_role('spinbutton').first).to_have_value('0.9')
     go_on.set()

@@ -39,9 +39,9 @@ def test_nothing_is_merged():
 
 
 def test_times_and_legend(comparer):
-    result = dataclasses.replace(RESULT, seconds=0.05, seconds_unmerged=0.2)
+    result = dataclasses.replace(RESULT, seconds=0.5, seconds_unmerged=2)
     found = words.details(result, comparer)
-    assert re.findall(r'(\d+) ms', found) == ['200', '50']
+    assert re.findall(r'<td>([^<]+)</td>', found) == ['2.00 s', '500 ms']
     assert 'width: 100%' in found and 'width: 25%' in found
     assert '&lt;b&gt;' in found and 'rgb(1, 2, 3)' in found and '5 %' in found
     assert '<td>' not in words.details(dataclasses.replace(result, preset='none'), comparer)[:50]
