@@ -1,4 +1,4 @@
-"""segformer-plusplus demo CONFIG CHECKPOINT: a page in the browser to try a model."""
+"""segformer-plusplus demo MODEL: a page in the browser to try a model."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter, validators
+from mmengine.config import Config
 from mmengine.logging import print_log
 from rich.console import Console
 
 from ..errors import SegformerPlusPlusError
 from ..libraries import require
+from .given import read_weights
 from .guard import interruptible
 from .options import CfgOptions, Positive, command
 
@@ -23,6 +25,8 @@ DEMO_DIR = Path('work_dirs/demo-seg')
 """Gets the model that ``make demo-seg`` trains."""
 
 DEMO_SAMPLES = Path('data/demo_cityscapes/leftImg8bit/val')
+
+KNOWN = 'nvidia/segformer-b0-finetuned-ade-512-512'
 
 _FOLDER = 'GRADIO_TEMP_DIR'
 
@@ -46,16 +50,19 @@ def main(
 ) -> None:
     """Serve a page in the browser until Ctrl-C or SIGTERM.
 
-    On the page, choose an image and a strategy; see the classes, what was merged, and the time
-    beside no merging. It listens on this machine only and loads nothing from elsewhere.
+    On the page, choose an image and a strategy; see the classes, or the skeleton, with and without
+    merging, what was merged, and both times. It listens on this machine only and loads nothing from
+    elsewhere.
 
-    Without CONFIG and CHECKPOINT it takes the model that make demo-seg left in work_dirs/demo-seg.
+    Without a model it takes the one that make demo-seg left in work_dirs/demo-seg, else SegFormer's
+    smallest for 150 classes of everyday scenes, from the Hugging Face Hub.
 
     Args:
-        config: config file of a segmentor.
-        checkpoint: weights; of any library that the package reads.
+        config: name of a model, see segformer-plusplus models; or config file of a segmentor or
+            of a pose estimator.
+        checkpoint: weights, of any library that the package reads; a named model has its own.
         samples: folder of images to choose from.
-        max_pixels: larger images are refused (default: 2048 * 1024).
+        max_pixels: larger images are scaled down to so many (default: 2048 * 1024).
         port: port to listen on (default: the first free one from 7860).
         host: address to listen on.
         device: where to run (default: cuda if there is one).
@@ -63,13 +70,14 @@ def main(
     """
     if samples is None and config is None and DEMO_SAMPLES.is_dir():
         samples = DEMO_SAMPLES
-    config, checkpoint = find_model(config, checkpoint)
+    require('gradio', 'the page')
+    cfg, checkpoint = find_model(config, checkpoint, cfg_options)
     with private_folder(), contextlib.suppress(KeyboardInterrupt):
-        _serve(config, checkpoint, samples, max_pixels, port, host, device, open, cfg_options)
+        _serve(cfg, checkpoint, samples, max_pixels, port, host, device, open)
 
 
 def _serve(
-    config: str,
+    cfg: Config,
     checkpoint: str,
     samples: Path | None,
     max_pixels: int | None,
@@ -77,18 +85,14 @@ def _serve(
     host: str,
     device: str | None,
     open_browser: bool,
-    cfg_options: Mapping[str, Any] | None,
 ) -> None:
-    require('gradio', 'the page')
-    from ..demo import MAX_PIXELS, Comparer
+    from ..demo import MAX_PIXELS, open_comparer
     from ..demo.page import build_page
     from ..demo.serving import is_local, serve, wait
-    from ..inference import Segmenter
 
     images = {} if samples is None else find_samples(samples)
-    segmenter = Segmenter(config, checkpoint, device=device, cfg_options=cfg_options)
-    comparer = Comparer(segmenter, max_pixels or MAX_PIXELS)
-    page = build_page(comparer, Path(config).name, images)
+    comparer = open_comparer(cfg, checkpoint, device, max_pixels or MAX_PIXELS)
+    page = build_page(comparer, Path(cfg.filename).name, images)
     if not is_local(host):
         print_log(
             f'--host {host}: whoever reaches this machine over the network can use the page; '
@@ -121,29 +125,34 @@ def private_folder() -> Iterator[None]:
                 os.environ[_FOLDER] = before
 
 
-def find_model(config: str | None, checkpoint: str | None) -> tuple[str, str]:
-    """Returns the config and checkpoint that are given, or the latest of the demo.
+def find_model(
+    config: str | None, checkpoint: str | None, cfg_options: Mapping[str, Any] | None = None
+) -> tuple[Config, str]:
+    """Returns config and weights of the model that is given, else of the demo's, else a known one.
 
     Raises:
-        SegformerPlusPlusError: CONFIG without CHECKPOINT, or no demo model.
+        SegformerPlusPlusError: CONFIG without CHECKPOINT, or none of them can be had.
     """
-    if config is not None and checkpoint is not None:
-        return config, checkpoint
-    if config is not None:
-        raise SegformerPlusPlusError(f'CONFIG {config} needs a CHECKPOINT with its weights')
+    found = None if config is not None else _latest_demo()
+    if config is None and found is None:
+        try:
+            return read_weights(KNOWN, None, cfg_options)
+        except SegformerPlusPlusError as error:
+            raise SegformerPlusPlusError(
+                f'no model given, none of a demo in {DEMO_DIR.absolute()} (in a checkout, make '
+                f'demo-seg trains one), and {error}'
+            ) from error
+    config, checkpoint = found or (config, checkpoint)
+    return read_weights(str(config), checkpoint, cfg_options)
+
+
+def _latest_demo() -> tuple[str, str] | None:
     found = []
     for path in DEMO_DIR.glob('train/*/weights.pth'):
         configs = sorted(path.parent.glob('*.py'))
         if path.is_file() and configs:
             found.append((path.stat().st_mtime, str(configs[0]), str(path)))
-    if not found:
-        raise SegformerPlusPlusError(
-            f'no CONFIG and CHECKPOINT given, and no demo model in {DEMO_DIR.absolute()}: '
-            'in a checkout, make demo-seg trains one and leaves '
-            f'{DEMO_DIR}/train/*/weights.pth'
-        )
-    _, config, checkpoint = max(found)
-    return config, checkpoint
+    return max(found)[1:] if found else None
 
 
 def find_samples(folder: Path) -> dict[str, Path]:

@@ -3,6 +3,7 @@
 from ..libraries import naming_what_is_missing
 
 with naming_what_is_missing(__name__):
-    from .comparison import MAX_PIXELS, Comparer, Result
+    from .comparison import MAX_PIXELS, Comparer, Outcome, Result
+    from .opening import open_comparer
 
-__all__ = ['MAX_PIXELS', 'Comparer', 'Result']
+__all__ = ['MAX_PIXELS', 'Comparer', 'Outcome', 'Result', 'open_comparer']

@@ -2,56 +2,73 @@
 
 from __future__ import annotations
 
-import copy
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
-from typing import NamedTuple
+from threading import BoundedSemaphore, Lock
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 
 from ..errors import SegformerPlusPlusError, memory_errors
 from ..evaluation.timing import measure
-from ..inference import Segmenter
-from ..inference.drawing import draw
-from ..inference.labels import first_label
+from ..inference.drawing import draw_stage
 from ..inference.merge_maps import (
+    MergeMaps,
     merge_map,
     predict_labels,
     the_backbone,
     to_inputs,
-    turned,
     without_merging,
 )
-from ..inference.writing import overlay
-from ..loading.images import open_image, reading
+from ..inference.predictor import Predictor
 from ..patching import apply_token_merging
-from ..token_merging import TokenMergingConfig, build_token_merging
-from ..token_merging.bipartite import BipartiteSoftMatching2d, highest_ratio
-from ..token_merging.config import PRESETS
+from ..token_merging import PRESETS
+from .photographs import Photograph, read_photograph
+from .strategies import Ratios, make_strategy
 
 MAX_PIXELS = 2048 * 1024
 """Of an image, unless another limit is given: Cityscapes' size."""
 
-ROUNDS = 3
-"""Timed ones of each model, after one that is not."""
+ROUNDS = 3, 15
+"""Timed ones of each model, at least and at most, after one that is not."""
+
+SECONDS = 2.0
+"""For which both models are timed, as far as ``ROUNDS`` allow."""
+
+WAITING = 8
+"""Comparisons that wait for the one that is computed; one more is refused."""
 
 
-class Ratios(NamedTuple):
-    """Holds the shares of the keys and values, and of the queries, that are merged away."""
-
-    kv: float
-    q: float
-
-
-class ClassShare(NamedTuple):
-    """Holds the name of a class, its colour (RGB, 0..255), and its share of the pixels."""
+class Entry(NamedTuple):
+    """Holds a line of the legend: a class or a keypoint, its colour (RGB, 0..255), its value."""
 
     name: str
     colour: tuple[int, int, int]
-    share: float
+    value: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Holds what merging changed in the prediction for one image.
+
+    Attributes:
+        unmerged: (H, W, 3) uint8 RGB, the prediction without merging on the image.
+        merged: the same with merging.
+        changed: the same of where they differ.
+        said: how much they differ, as the end of a sentence.
+        legend: what the pictures show, the largest first.
+    """
+
+    unmerged: np.ndarray
+    merged: np.ndarray
+    changed: np.ndarray
+    said: str
+    legend: tuple[Entry, ...]
 
 
 @dataclass(frozen=True)
@@ -60,73 +77,77 @@ class Result:
 
     Attributes:
         preset: the strategy that was asked for.
-        shape: height and width of the image.
-        overlay: (H, W, 3) uint8 RGB, the classes with merging over the image.
-        overlay_unmerged: the same without merging.
-        merge_map: the picture of what was merged.
-        classes: those with merging, the largest first.
-        share_changed: of the pixels, those whose class is another one without merging.
-        seconds: from the normalised image to labels, the median.
+        outcome: the predictions.
+        stages: of the last block of each stage, what was merged by what is said of it.
+        seconds: of what :attr:`Comparer.timed` names, the median.
         seconds_unmerged: the same without merging.
     """
 
     preset: str
-    shape: tuple[int, int]
-    overlay: np.ndarray
-    overlay_unmerged: np.ndarray
-    merge_map: Image.Image
-    classes: tuple[ClassShare, ...]
-    share_changed: float
+    outcome: Outcome
+    stages: tuple[dict[str, np.ndarray], ...]
     seconds: float
     seconds_unmerged: float
 
 
-class Comparer:
+class Comparer(ABC):
     """Compares a strategy with no merging on one image at a time, whoever asks.
 
     Args:
-        segmenter: its weights are used under every strategy; images keep their own size.
-        max_pixels: larger images are refused.
+        predictor: its weights are used under every strategy.
+        max_pixels: larger images are scaled down to so many.
+
+    Attributes:
+        timed: what the times are of.
+        changes: what the second picture shows.
+        shows: what the legend lists.
+        presets: those that the model can take.
 
     Raises:
         SegformerPlusPlusError: the model has no SegFormer backbone, or the limit is below 1.
     """
 
-    def __init__(self, segmenter: Segmenter, max_pixels: int = MAX_PIXELS) -> None:
+    timed: str
+    changes: str
+    shows: str
+    presets = tuple(PRESETS)
+
+    def __init__(self, predictor: Predictor[Any], max_pixels: int = MAX_PIXELS) -> None:
         if max_pixels < 1:
             raise SegformerPlusPlusError(f'max_pixels is {max_pixels}; give 1 or more')
-        the_backbone(segmenter.model)
-        self.segmenter = segmenter
+        self.num_stages = len(the_backbone(predictor.model).attentions())
+        self.model = predictor.model
         self.max_pixels = max_pixels
-        self.device: torch.device = next(segmenter.model.parameters()).device
+        self.device: torch.device = next(self.model.parameters()).device
+        self._reader = predictor.reader
         # a strategy is a state of the model, and another request would disturb the times
         self._one_at_a_time = Lock()
+        self._places = BoundedSemaphore(WAITING + 1)
 
-    def read(self, path: Path) -> np.ndarray:
-        """Reads an image as (H, W, 3) uint8 RGB.
+    def read(self, path: Path, name: str | None = None) -> Photograph:
+        """Reads an image as the model's config says; errors call it by its name.
 
         Raises:
-            SegformerPlusPlusError: no image, damaged, or larger than allowed.
+            SegformerPlusPlusError: see :func:`~.photographs.read_photograph`.
         """
-        check_size(path, self.max_pixels)
-        return np.ascontiguousarray(turned(self.segmenter.reader.file(path)))
+        return read_photograph(self._reader, path, name or path.name, self.max_pixels)
 
     def __call__(self, image: np.ndarray, preset: str, ratios: Ratios | None = None) -> Result:
         """Predicts with and without merging, draws what was merged, and times both in turn.
 
         Args:
             image: (H, W, 3) uint8 RGB.
-            preset: see :func:`make_strategy`, as for the ratios.
+            preset: see :func:`~.strategies.make_strategy`, as for the ratios.
 
         Raises:
             SegformerPlusPlusError: a strategy that is refused, an image that the model would pad,
-                or too little memory.
+                too little memory, or too many who wait.
         """
-        strategy = make_strategy(preset, ratios)
-        model = self.segmenter.model
-        with self._one_at_a_time, memory_errors('the image', 'take a smaller one'):
+        strategy, model = make_strategy(preset, ratios), self.model
+        with self._turn(), memory_errors('the image', 'take a smaller one'):
             apply_token_merging(model, strategy)
-            inputs = to_inputs(model, image)
+            pixels = self._seen(image)
+            inputs = to_inputs(model, pixels)
 
             def merged() -> None:
                 predict_labels(model, inputs)
@@ -137,82 +158,40 @@ class Comparer:
 
             with torch.inference_mode():
                 # here, where running out of memory gets its advice, and not in measure
+                start = time.perf_counter()
                 plain()
                 merged()
+                rounds = int(SECONDS / (time.perf_counter() - start))
                 calls = {'plain': plain, 'merged': merged}
-                times = measure(calls, ROUNDS, warmup=0, device=self.device)
-            maps = merge_map(model, image, inputs)
-        assert maps.labels is not None and maps.labels_unmerged is not None
-        assert maps.share_changed is not None
+                rounds = min(max(rounds, ROUNDS[0]), ROUNDS[1])
+                times = measure(calls, rounds, warmup=0, device=self.device)
+            maps = merge_map(model, pixels, inputs)
+            outcome = self._outcome(image, maps)
         return Result(
             preset=preset,
-            shape=(image.shape[0], image.shape[1]),
-            overlay=self._paint(image, maps.labels),
-            overlay_unmerged=self._paint(image, maps.labels_unmerged),
-            merge_map=draw(maps, palette=self.segmenter.palette.tolist()),
-            classes=self._classes(maps.labels),
-            share_changed=maps.share_changed,
+            outcome=outcome,
+            stages=tuple(draw_stage(maps, stage) for stage in range(1, self.num_stages + 1)),
             seconds=times['merged'].median,
             seconds_unmerged=times['plain'].median,
         )
 
-    def _paint(self, image: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        painted = overlay(turned(image), labels, self.segmenter.palette)
-        return np.ascontiguousarray(painted[..., ::-1])
-
-    def _classes(self, labels: np.ndarray) -> tuple[ClassShare, ...]:
-        found, counts = np.unique(labels, return_counts=True)
-        names, palette = self.segmenter.classes, self.segmenter.palette.tolist()
-        if first_label(len(names)):
-            names, palette = ['background', *names], [[0, 0, 0], *palette]
-        return tuple(
-            ClassShare(names[found[i]], tuple(palette[found[i]]), counts[i] / labels.size)
-            for i in np.argsort(-counts, kind='stable')
-        )
-
-
-def preset_ratios(preset: str) -> tuple[Ratios, Ratios] | None:
-    """Returns the ratios of a preset and the largest that it takes; None if it has none."""
-    ratios, limits = {}, {}
-    for stage in build_token_merging(preset).stages:
-        for role, merger in (('kv', stage.kv), ('q', stage.q)):
-            if isinstance(merger, BipartiteSoftMatching2d):
-                ratios[role], limits[role] = merger.ratio, highest_ratio(merger.stride)
-    return (Ratios(**ratios), Ratios(**limits)) if len(ratios) == 2 else None
-
-
-def make_strategy(preset: str, ratios: Ratios | None = None) -> TokenMergingConfig:
-    """Makes the strategy of a preset, with other ratios in every stage that has them.
-
-    Raises:
-        TokenMergingError: an unknown preset, or a ratio that its strategy refuses.
-        SegformerPlusPlusError: ratios for a preset that has none.
-    """
-    build_token_merging(preset)
-    if ratios is None:
-        return preset
-    if preset_ratios(preset) is None:
-        raise SegformerPlusPlusError(f'{preset!r} takes no ratios')
-    changed = copy.deepcopy(PRESETS[preset])
-    for stage in changed['stages']:
-        for role, settings in stage.items():
-            settings['ratio'] = getattr(ratios, role)
-    return build_token_merging(changed)
-
-
-def check_size(path: Path, max_pixels: int) -> None:
-    """Refuses what is no image, or one with too many pixels, before it is decoded."""
-    advice = (
-        f'at most {max_pixels:,} are taken; make it smaller, or start the page with a larger '
-        '--max-pixels'
-    )
-    with reading('image', path):
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Waits for the turn of a comparison, unless too many wait already."""
+        if not self._places.acquire(blocking=False):
+            raise SegformerPlusPlusError(
+                f'{WAITING} comparisons of others wait already: press Compare again in a moment'
+            )
         try:
-            with open_image(path) as image:
-                width, height = image.size
-        except Image.DecompressionBombError as error:
-            raise SegformerPlusPlusError(f'image {path} has too many pixels: {advice}') from error
-    if width * height > max_pixels:
-        raise SegformerPlusPlusError(
-            f'image {path} is {width}x{height}, {width * height:,} pixels: {advice}'
-        )
+            with self._one_at_a_time:
+                yield
+        finally:
+            self._places.release()
+
+    @abstractmethod
+    def _seen(self, image: np.ndarray) -> np.ndarray:
+        """Returns what of an image (H, W, 3) the network sees, (h, w, 3) uint8 RGB."""
+
+    @abstractmethod
+    def _outcome(self, image: np.ndarray, maps: MergeMaps) -> Outcome:
+        """Shows the predictions for an image (H, W, 3) with and without merging."""

@@ -1,48 +1,64 @@
-"""Builds the page: its controls, what they call, and how results are shown. Needs Gradio."""
+"""Builds the page: its controls, and what they call. Needs Gradio."""
 
 from __future__ import annotations
 
 import logging
-import os
-import traceback
-from collections.abc import Callable, Mapping
-from functools import wraps
-from html import escape
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
-import numpy as np
 from mmengine.logging import print_log
-from PIL import Image
 
-from ..errors import SegformerPlusPlusError
-from ..token_merging import BASELINE, PRESETS
-from .comparison import ROUNDS, Comparer, Ratios, Result, preset_ratios
+from ..token_merging.config import PURPOSES
+from . import words
+from .calls import ERROR, SAME, Calls, for_people
+from .comparison import Comparer
+from .strategies import FIRST_PRESET
 
 TITLE = 'SegFormer++: token merging'
-FIRST_PRESET = 'hq'
-RATIO_STEP = 0.0125
-"""Of the sliders: all ratios and limits of the presets are multiples of it."""
-
 _UNKNOWN = 'the request cannot be understood'
 
-WAITING = 8
-"""Computations that wait; one more is refused."""
+QUEUE = 100
+"""Requests that Gradio keeps; comparisons beyond ``comparison.WAITING`` are refused in words."""
 
 KEPT = 3600
 """Seconds for which uploaded and computed pictures are kept; none outlives the page."""
 
-CSS = """
-.swatch {display: inline-block; width: .9em; height: .9em; margin: 0 .35em 0 0; border: 1px solid}
-.classes {list-style: none; padding: 0; display: flex; flex-wrap: wrap; gap: .3em 1.2em}
-.times td, .times th {padding: .3em 1em .3em 0; text-align: left}
-"""
 
-_LABELS = (
-    'Keys and values merged away in stages 1 and 2',
-    'Queries merged away in stages 3 and 4',
-)
+class Inputs(NamedTuple):
+    """Holds what a visitor chooses with."""
+
+    image: gr.Image
+    about: gr.HTML
+    gallery: gr.Gallery
+    sample: gr.Textbox
+    preset: gr.Radio
+    kv: gr.Slider
+    q: gr.Slider
+    stages: gr.HTML
+    message: gr.HTML
+    button: gr.Button
+    copy: gr.Button
+
+    @property
+    def chosen(self) -> list[Any]:
+        return [self.image, self.preset, self.kv, self.q]
+
+    @property
+    def read(self) -> list[Any]:
+        return [self.image, self.sample, self.about]
+
+
+class Results(NamedTuple):
+    """Holds what a visitor is shown; ``maps`` has words and a picture per stage."""
+
+    summary: gr.HTML
+    pair: gr.ImageSlider
+    divider: gr.Slider
+    changed: gr.Image
+    details: gr.HTML
+    maps: list[Any]
 
 
 class Page(gr.Blocks):
@@ -56,9 +72,6 @@ class Page(gr.Blocks):
         """
         try:
             return await super().process_api(*values, **settings)
-        except gr.Error as error:
-            error.print_exception = False
-            raise
         except Exception as error:
             print_log(_UNKNOWN, logger='current', level=logging.WARNING)
             raise gr.Error(_UNKNOWN, print_exception=False) from error
@@ -72,173 +85,119 @@ def build_page(comparer: Comparer, model: str, samples: Mapping[str, Path]) -> g
         model: what is said about the model, such as the name of its config.
         samples: images to choose from, by the name that is shown.
     """
+    calls = Calls(comparer, samples)
     with Page(title=TITLE, analytics_enabled=False, delete_cache=(KEPT, KEPT)) as page:
-        gr.Markdown(
-            f'# {TITLE}\n\nModel: `{model}` on `{comparer.device}`. An image is taken at its own '
-            f'size, up to {comparer.max_pixels:,} pixels; larger ones are refused. Times: the '
-            f'median of {ROUNDS} runs after one to warm up, without merging and with it in turn, '
-            'from the normalised image to labels.'
-        )
+        gr.Markdown(words.intro(TITLE, model, comparer))
         with gr.Row():
-            with gr.Column(scale=2, min_width=280):
-                image = gr.Image(
-                    label='Image',
-                    sources=['upload', 'clipboard'],
-                    type='filepath',
-                    format='png',  # a sample is compared as it is, not re-encoded with a loss
-                    image_mode=None,
-                    height=260,
-                    alt_text='The image to predict',
-                )
-                sample = gr.Dropdown(
-                    list(samples), value=None, label='Sample image', visible=bool(samples)
-                )
-                # not gr.Radio, whose arrow keys do nothing and whose group has no name
-                preset = gr.Dropdown(
-                    list(PRESETS), value=FIRST_PRESET, label='Strategy', filterable=False
-                )
-                sliders = [gr.Slider(**settings) for settings in _sliders(FIRST_PRESET)]
-                button = gr.Button('Compare with no merging', variant='primary')
-            with gr.Column(scale=5, min_width=280):
-                summary = gr.HTML(_status('Choose an image and press the button.'))
-                with gr.Row():
-                    masks = [_picture(f'Classes {how} merging') for how in ('with', 'without')]
-                merge_map = _picture('What was merged in the last block of each stage')
+            with gr.Column(scale=2, min_width=300):
+                inputs = _inputs(calls, comparer.presets)
+            with gr.Column(scale=5, min_width=300, elem_id='results'):
+                results = _results(comparer)
+        _connect(page, calls, inputs, results)
+    return page.queue(max_size=QUEUE)
 
-        quick: dict[str, Any] = dict(
-            queue=False, show_progress='hidden', api_visibility='private', concurrency_limit=None
-        )
-        preset.change(
-            lambda name: [gr.update(**settings) for settings in _sliders(name)],
-            preset, sliders, **quick,
-        )  # fmt: skip
-        image.upload(lambda: None, None, sample, **quick)
-        # not input, which comes twice for one choice
-        sample.select(
-            for_people(lambda name: Image.fromarray(_sample(comparer, samples, name))),
-            sample, image, show_progress='hidden', api_visibility='private',
-            concurrency_limit=None,
-        )  # fmt: skip
-        button.click(
-            for_people(
-                lambda given, *values: compare(
-                    comparer, uploaded(given, image.GRADIO_CACHE), *values
-                )
-            ),
-            [image, preset, *sliders],
-            [summary, *masks, merge_map],
-            # the payloads as they come: Gradio would decode a damaged image and fail without words
-            preprocess=False,
-            concurrency_limit=1,
-            trigger_mode='once',
-            api_visibility='private',
-        )
-    return page.queue(max_size=WAITING)
+
+def _inputs(calls: Calls, presets: Iterable[str]) -> Inputs:
+    image = gr.Image(
+        label='Image', sources=['upload', 'webcam', 'clipboard'], type='filepath', height=240,
+        # an image is compared as it is, not re-encoded with a loss
+        format='png', image_mode=None, buttons=[], alt_text='The image to predict',
+    )  # fmt: skip
+    calls.folder = image.GRADIO_CACHE
+    about = _said()
+    gallery = gr.Gallery(
+        calls.thumbnails, visible=bool(calls.thumbnails), label='Samples', show_label=False,
+        allow_preview=False, interactive=False, buttons=[], columns=3, fit_columns=False,
+        height='auto', format='jpeg', elem_id='samples',
+    )  # fmt: skip
+    sample = gr.Textbox(visible='hidden')
+    preset = gr.Radio(
+        [(f'{name}: {PURPOSES[name]}', name) for name in presets], value=FIRST_PRESET,
+        label='Strategy', elem_id='strategy',
+    )  # fmt: skip
+    *sliders, said = calls.follow(FIRST_PRESET)
+    kv, q = (gr.Slider(**settings) for settings in sliders)
+    stages = _said(said)
+    with gr.Column(elem_id='go'):
+        message = _said()
+        button = gr.Button('Compare', variant='primary')
+    copy = gr.Button('Copy the link to these settings', size='sm')
+    _said('<p id="copied" role="status"></p>')
+    return Inputs(image, about, gallery, sample, preset, kv, q, stages, message, button, copy)
+
+
+def _results(comparer: Comparer) -> Results:
+    _said(
+        '<p id="stale" role="status" hidden>This is the result of the earlier setting; press '
+        'Compare.</p>'
+    )
+    summary = _said('<p>Choose an image and press Compare.</p>')
+    with gr.Tabs():
+        with gr.Tab('Before and after'):
+            pair = gr.ImageSlider(
+                show_label=False, format='png', interactive=False, max_height=620, elem_id='pair'
+            )
+            divider = gr.Slider(
+                0, 100, 50, step=1, label='Left: without merging. Right: with merging.',
+                elem_id='divider',
+            )  # fmt: skip
+        with gr.Tab(comparer.changes):
+            changed = _picture(comparer.changes)
+    details = _said()
+    gr.Markdown('### What was merged in the last block of each stage')
+    maps: list[Any] = []
+    with gr.Tabs():
+        for number in range(1, comparer.num_stages + 1):
+            with gr.Tab(f'Stage {number}'):
+                maps += [_said(), _picture(f'What was merged in stage {number}')]
+    return Results(summary, pair, divider, changed, details, maps)
+
+
+def _said(text: str = '') -> gr.HTML:
+    return gr.HTML(text, padding=False, elem_classes='words')
 
 
 def _picture(title: str) -> gr.Image:
-    """Puts the title above a picture, of which Gradio's own label would hide a corner."""
-    with gr.Column(min_width=280):
-        gr.Markdown(f'### {title}')
-        return gr.Image(
-            label=title, show_label=False, alt_text=title, format='png', interactive=False,
-            buttons=['download', 'fullscreen'],
-        )  # fmt: skip
+    return gr.Image(
+        label=title, show_label=False, alt_text=title, format='png', interactive=False,
+        buttons=['download', 'fullscreen'],
+    )  # fmt: skip
 
 
-def _sliders(preset: str) -> list[dict[str, Any]]:
-    """Returns label, range and value of each slider, hidden for a preset without ratios."""
-    found = preset_ratios(preset)
-    if found is None:
-        return [dict(label=label, visible=False) for label in _LABELS]
-    return [
-        dict(label=label, minimum=0, maximum=limit, value=value, step=RATIO_STEP, visible=True)
-        for label, value, limit in zip(_LABELS, *found, strict=True)
-    ]
+def _connect(page: gr.Blocks, calls: Calls, inputs: Inputs, results: Results) -> None:
+    private: dict[str, Any] = dict(api_visibility='private', concurrency_limit=None)
+    quick = dict(private, queue=False, show_progress='hidden')
+    slow = dict(private, show_progress_on=[inputs.image], trigger_mode='always_last')
+    settings = [inputs.preset, inputs.kv, inputs.q]
+    gr.on(
+        [each.change for each in (*inputs.chosen, inputs.sample)], None,
+        [*inputs.chosen, inputs.sample], js='(...values) => page.now(...values)', **quick,
+    )  # fmt: skip
+    inputs.preset.input(calls.updates, inputs.preset, [*settings[1:], inputs.stages], **quick)
+    explain = for_people(calls.explain, ERROR)
+    gr.on([inputs.kv.input, inputs.q.input], explain, settings, inputs.stages, **quick)
+    inputs.copy.click(None, js='() => page.copy()', **quick)
 
+    take, choose = (for_people(call, None, '', ERROR) for call in (calls.take, calls.choose))
+    inputs.image.upload(take, inputs.image, inputs.read, preprocess=False, **slow)
+    inputs.image.clear(lambda: ('', ''), None, inputs.read[1:], **quick)
+    inputs.gallery.select(choose, None, inputs.read, **slow)
+    started = [*settings, inputs.stages, *inputs.read, inputs.message]
+    page.load(for_people(calls.load, *[SAME] * 7, ERROR), None, started, **slow)
 
-def for_people(call: Callable[..., Any]) -> Callable[..., Any]:
-    """Wraps a call so that the page shows errors that users can mend; others go to the log."""
-
-    @wraps(call)
-    def guarded(*values: Any) -> Any:
-        try:
-            return call(*values)
-        except SegformerPlusPlusError as error:
-            raise gr.Error(escape(str(error)), duration=None, print_exception=False) from error
-        except Exception as error:
-            traceback.print_exc()
-            said = f'a fault of the page: {type(error).__name__}; the terminal shows more'
-            raise gr.Error(said, duration=None, print_exception=False) from error
-
-    return guarded
-
-
-def uploaded(given: Any, folder: str) -> Mapping[str, Any] | None:
-    """Returns what is given if its file was uploaded: who asks without a browser can name any."""
-    path = given.get('path') if isinstance(given, Mapping) else None
-    own = (
-        isinstance(path, str)
-        and Path(os.path.abspath(folder)) in Path(os.path.abspath(path)).parents
-    )
-    return given if own else None
-
-
-def compare(
-    comparer: Comparer, upload: Mapping[str, Any] | None, preset: str, kv: Any, q: Any
-) -> tuple[Any, ...]:
-    """Returns the summary, the mask with merging, the mask without, and the merge map."""
-    given = upload if isinstance(upload, Mapping) else {}
-    path = given.get('path')
-    if not isinstance(path, str) or not path:
-        raise SegformerPlusPlusError('there is no image yet: upload one or choose a sample')
-    if not isinstance(preset, str):
-        raise SegformerPlusPlusError(f'{preset!r} is no strategy')
-    image = _read(comparer, Path(path), str(given.get('orig_name') or Path(path).name))
-    ratios = None if preset_ratios(preset) is None else Ratios(kv, q)
-    result = comparer(image, preset, ratios)
-    return _summary(result), result.overlay, result.overlay_unmerged, result.merge_map
-
-
-def _sample(comparer: Comparer, samples: Mapping[str, Path], name: str) -> np.ndarray:
-    if name not in samples:
-        raise SegformerPlusPlusError('there is no such sample')
-    return _read(comparer, samples[name], name)
-
-
-def _read(comparer: Comparer, path: Path, name: str) -> np.ndarray:
-    """Reads an image, which errors call by the name that the user knows."""
-    try:
-        return comparer.read(path)
-    except SegformerPlusPlusError as error:
-        raise SegformerPlusPlusError(str(error).replace(str(path), name)) from error
-
-
-def _status(text: str) -> str:
-    return f'<p role="status">{escape(text)}</p>'
-
-
-def _summary(result: Result) -> str:
-    height, width = result.shape
-    speed = result.seconds_unmerged / result.seconds
-    said = (
-        f'{result.preset} at {height}x{width}: {speed:.2f} times as fast as without merging, '
-        f'{result.share_changed:.2%} of the pixels change their class.'
-    )
-    times = {'without merging': result.seconds_unmerged, result.preset: result.seconds}
-    if result.preset == BASELINE:
-        said = f'none at {height}x{width}: nothing is merged.'
-        times = {BASELINE: result.seconds_unmerged}
-    rows = ''.join(
-        f'<tr><th scope="row">{escape(name)}</th><td>{1000 * seconds:.0f} ms</td></tr>'
-        for name, seconds in times.items()
-    )
-    classes = ''.join(
-        f'<li><span class="swatch" style="background: rgb{each.colour}"></span>'
-        f'{escape(each.name)} {each.share:.1%}</li>'
-        for each in result.classes
-    )
-    return (
-        f'{_status(said)}<table class="times">{rows}</table>'
-        f'<ul class="classes" aria-label="Classes with merging">{classes}</ul>'
-    )
+    shown = [results.summary, results.pair, results.changed, results.details, *results.maps]
+    inputs.button.click(None, None, inputs.button, js='() => "Comparing ..."', **quick)
+    inputs.button.click(
+        for_people(calls.compare, ERROR, *[SAME] * len(shown)),
+        inputs.chosen,
+        [inputs.message, *shown],
+        # the payloads as they come: Gradio would decode a damaged image and fail without words
+        preprocess=False,
+        trigger_mode='once',
+        show_progress_on=[results.pair],
+        **private,
+    ).then(None, None, inputs.button, js='() => page.arrived()', **quick)
+    results.divider.input(
+        None, results.divider, results.pair,
+        js='at => ({__type__: "update", slider_position: at})', **quick,
+    )  # fmt: skip

@@ -17,7 +17,8 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import SegformerPlusPlusError
-from .page import CSS
+from .script import SCRIPT
+from .style import CSS
 
 MAX_UPLOAD = '64mb'
 FONT, FONT_MONO = ('system-ui', 'sans-serif'), ('ui-monospace', 'monospace')
@@ -126,8 +127,8 @@ def serve(page: gr.Blocks, host: str, port: int | None, open_browser: bool) -> s
     try:
         launched: Any = page.launch(
             server_name=numbers, server_port=port, inbrowser=open_browser,
-            prevent_thread_lock=True, quiet=True, css=CSS,
-            theme=gr.themes.Default(font=FONT, font_mono=FONT_MONO), max_file_size=MAX_UPLOAD,
+            prevent_thread_lock=True, quiet=True, css=CSS, head=f'<script>{SCRIPT}</script>',
+            theme=_theme(), max_file_size=MAX_UPLOAD,
             app_kwargs=dict(middleware=[Middleware(OnlyFromHere, host=host)]),
             share=False, run_history=False, enable_monitoring=False, mcp_server=False,
             ssr_mode=False, pwa=False, num_workers=0, footer_links=[],
@@ -138,6 +139,19 @@ def serve(page: gr.Blocks, host: str, port: int | None, open_browser: bool) -> s
             f'cannot listen on {where}: {error}; give another --port or --host'
         ) from error
     return str(launched[1])
+
+
+def _theme() -> gr.themes.Base:
+    """Returns Gradio's theme with fonts of the machine, and with colours that can be read."""
+    return gr.themes.Default(primary_hue='indigo', font=FONT, font_mono=FONT_MONO).set(
+        color_accent='*primary_600',
+        button_primary_background_fill='*primary_600',
+        button_primary_background_fill_hover='*primary_700',
+        body_text_color_subdued='*neutral_600',
+        body_text_color_subdued_dark='*neutral_300',
+        block_info_text_color='*neutral_600',
+        block_title_text_color='*neutral_700',
+    )
 
 
 def _check_host(host: str) -> None:

@@ -43,8 +43,7 @@ def draw(
     """
     panels = {'image': maps.image}
     for stage in range(1, maps.num_stages + 1):
-        for each in maps.of_stage(stage, block):
-            panels[_describe(each)] = draw_groups(maps.image, each.groups)
+        panels |= draw_stage(maps, stage, block)
     if maps.labels is not None and maps.labels_unmerged is not None and maps.changed is not None:
         largest = max(maps.labels.max(), maps.labels_unmerged.max())
         colours = palette or distinct_colours(int(largest) + 1).tolist()
@@ -57,6 +56,18 @@ def draw(
         with written_beside(path) as place:
             picture.save(place, format='PNG')
     return picture
+
+
+def draw_stage(maps: MergeMaps, stage: int, block: int = -1) -> dict[str, np.ndarray]:
+    """Draws what a block of a stage merged: pictures (H, W, 3) uint8 by what is said of them.
+
+    Raises:
+        SegformerPlusPlusError: the stage has no such block.
+    """
+    return {
+        _describe(each): draw_groups(maps.image, each.groups)
+        for each in maps.of_stage(stage, block)
+    }
 
 
 def draw_groups(image: np.ndarray, groups: np.ndarray) -> np.ndarray:

@@ -65,6 +65,11 @@ class Reader:
         self._own = None if plain and len(steps) < 2 else built
         self.loading = options if self._own is None else None
 
+    @property
+    def dropped(self) -> set[str]:
+        """Holds what was dropped of images so far, such as their transparency; may be cleared."""
+        return self._loader.said
+
     def file(self, path: str | Path, any_size: bool = False) -> np.ndarray:
         """Reads an image, (H, W, 3) uint8 BGR unless the config says otherwise.
 

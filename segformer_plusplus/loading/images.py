@@ -211,7 +211,8 @@ class CheckedLoadImageFromFile(LoadImageFromFile):
             picture = picture.convert('I;16')
         if not self.color_type.endswith('ignore_orientation'):
             self.orientation = exif_orientation(picture)
-            picture = ImageOps.exif_transpose(picture)
+            if self.orientation != 1:  # which copies even what lies upright
+                picture = ImageOps.exif_transpose(picture)
         if picture.mode.startswith('I;16'):
             picture = Image.fromarray((np.asarray(picture) >> bits - 8).astype(np.uint8))
         return picture

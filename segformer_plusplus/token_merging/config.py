@@ -84,6 +84,18 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Holds what ``token_merging='hq'`` stands for: ``stages`` has one dict per stage, whose keys are
 those of :class:`~segformer_plusplus.token_merging.StageMerging`; all may be left out."""
 
+PURPOSES: dict[str, str] = {
+    BASELINE: 'merges nothing; the exact model, which all others are compared with',
+    'hq': "safe; merges similar tokens, 60 to 80 % of them, the paper's careful choice",
+    'fast': 'quick; merges 90 % of the tokens and changes more of the prediction',
+    '2x2': 'simple; averages every 2x2 queries, whatever they show',
+    'weighted': 'keeps labels on photographs; merges keys and values, weighed by attention',
+    'weighted-fast': 'merges more of the same; nearly as quick as fast on large images',
+    'downsampling': 'halves the image and merges nothing; what merging has to beat',
+    'downsampling-bilinear': 'halves the image with a smooth filter',
+}
+"""Says of every preset in a few words what it is for; docs/strategies.md has more."""
+
 
 def read_tome_cfg(tome_cfg: str | Sequence[Mapping[str, Any]]) -> str | list[StageConfig]:
     """Translates the original repository's ``tome_cfg`` into ``token_merging``.

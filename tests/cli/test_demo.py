@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from inference.saved import contents, save_model
 from PIL import Image
 
-from segformer_plusplus.cli.demo import find_model, find_samples, main
+from segformer_plusplus.cli.demo import KNOWN, find_model, find_samples, main
 from segformer_plusplus.errors import SegformerPlusPlusError
 
 START = (
@@ -20,13 +21,25 @@ START = (
 )
 
 
-def test_without_a_model(tmp_path, monkeypatch, capsys):
+def test_without_a_model(hub, segmentation, tmp_path, monkeypatch, capsys):
+    """It says how to get one: by a training, or from the Hub."""
+    pytest.importorskip('gradio')
     monkeypatch.chdir(tmp_path)
     assert main([]) == 2
     error = capsys.readouterr().err
-    assert 'make demo-seg' in error and 'work_dirs/demo-seg/train/*/weights.pth' in error
-    assert main(['config.py']) == 2
-    assert 'CONFIG config.py needs a CHECKPOINT' in capsys.readouterr().err
+    assert 'make demo-seg' in error and f'{KNOWN} is neither a path here nor a model of' in error
+    assert main([str(segmentation[0])]) == 2
+    assert f'CONFIG {segmentation[0]} needs a CHECKPOINT' in capsys.readouterr().err
+
+
+def test_a_known_model(hub, tmp_path, monkeypatch):
+    pytest.importorskip('transformers')
+    monkeypatch.chdir(tmp_path)
+    save_model(tmp_path / 'saved')
+    hub.add(KNOWN, contents(tmp_path / 'saved'))
+    cfg, weights = find_model(None, None)
+    assert cfg.pretrained_model.name.startswith(f'{KNOWN}@') and Path(weights).is_dir()
+    assert find_model(str(tmp_path / 'saved'), None)[1] == str(tmp_path / 'saved')
 
 
 def test_the_latest_demo_model(tmp_path, monkeypatch):
@@ -34,14 +47,15 @@ def test_the_latest_demo_model(tmp_path, monkeypatch):
     for age, name in enumerate(['new', 'old', 'unfinished']):
         folder = Path('work_dirs/demo-seg/train', name)
         folder.mkdir(parents=True)
-        (folder / 'config.py').touch()
+        (folder / 'config.py').write_text(f'name = {name!r}')
         (folder / 'weights.pth').symlink_to('iter_600.pth')
         if name != 'unfinished':
             (folder / 'iter_600.pth').touch()
             os.utime(folder / 'iter_600.pth', (1000 - age, 1000 - age))
     new = 'work_dirs/demo-seg/train/new'
-    assert find_model(None, None) == (f'{new}/config.py', f'{new}/weights.pth')
-    assert find_model('a.py', 'b.pth') == ('a.py', 'b.pth')
+    cfg, weights = find_model(None, None)
+    assert cfg.name == 'new' and weights == f'{new}/weights.pth'
+    assert find_model(f'{new}/config.py', 'b.pth')[1] == 'b.pth'
 
 
 def test_samples(tmp_path):
@@ -118,7 +132,7 @@ def test_it_serves_until_ctrl_c(segmentation, tmp_path, end):
         rest, _ = process.communicate(timeout=30)
     assert answer.status_code == 200
     assert "default-src 'self'" in answer.headers['content-security-policy']
-    assert 'up to 4,321 pixels' in answer.text and 'sample.png' in answer.text
+    assert 'more than 4,321 pixels' in answer.text and 'sample.png' in answer.text
     assert process.returncode == 0 and 'Traceback' not in rest, rest
     assert modes == [0o700] and upload.json()[0].startswith(f'{private[0]}/')
     assert not private[0].exists()

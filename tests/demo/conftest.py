@@ -1,20 +1,28 @@
-"""A tiny segmentor behind the page, and images to show it."""
+"""A tiny segmentor and a tiny pose estimator behind the page, and images to show them."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
-from inference.conftest import segmentation
+from inference.conftest import pose, segmentation
+from mmengine.config import Config
 from PIL import Image
 
-from segformer_plusplus.inference import Segmenter
+from segformer_plusplus.demo import Comparer, open_comparer
 
-__all__ = ['segmentation']
+__all__ = ['pose', 'segmentation']
 
 
 @pytest.fixture(scope='session')
-def segmenter(segmentation) -> Segmenter:
-    return Segmenter(*segmentation, device='cpu')
+def comparer(segmentation) -> Comparer:
+    config, checkpoint = segmentation
+    return open_comparer(Config.fromfile(config), checkpoint, 'cpu')
+
+
+@pytest.fixture(scope='session')
+def pose_comparer(pose) -> Comparer:
+    config, checkpoint = pose
+    return open_comparer(Config.fromfile(config), checkpoint, 'cpu')
 
 
 @pytest.fixture

@@ -3,36 +3,28 @@
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from mmengine.config import Config
 from PIL import Image
 
 from segformer_plusplus import apply_token_merging
-from segformer_plusplus.demo.comparison import (
-    Comparer,
-    Ratios,
-    check_size,
-    make_strategy,
-    preset_ratios,
-)
-from segformer_plusplus.errors import SegformerPlusPlusError, TokenMergingError
-from segformer_plusplus.inference import Segmenter
-from segformer_plusplus.token_merging import build_token_merging
+from segformer_plusplus.demo import comparison, open_comparer
+from segformer_plusplus.demo.comparison import WAITING
+from segformer_plusplus.demo.segmentation import SegmentationComparer
+from segformer_plusplus.demo.strategies import Ratios
+from segformer_plusplus.errors import SegformerPlusPlusError
+from segformer_plusplus.inference import PoseEstimator, Segmenter
+from segformer_plusplus.inference.pose import SkeletonPainter
 from segformer_plusplus.token_merging.config import PRESETS
-
-
-@pytest.fixture
-def comparer(segmenter) -> Comparer:
-    return Comparer(segmenter)
 
 
 @pytest.mark.parametrize('preset', PRESETS)
 def test_the_masks_are_those_of_the_model(comparer, segmentation, picture, preset):
-    image = comparer.read(picture)
+    image = comparer.read(picture).image
     np.testing.assert_array_equal(image, np.asarray(Image.open(picture)))
     result = comparer(image, preset)
     labels = {}
@@ -45,18 +37,51 @@ def test_the_masks_are_those_of_the_model(comparer, segmentation, picture, prese
             cfg_options={'test_dataloader.dataset.pipeline': [dict(type='PackSegInputs')]},
         )
         labels[name] = alone.labels(np.ascontiguousarray(image[..., ::-1]))
-    changed = (labels['none'] != labels[preset]).mean()
-    assert result.share_changed == pytest.approx(changed)
-    palette = comparer.segmenter.palette.astype(float)
-    for shown, name in ((result.overlay, preset), (result.overlay_unmerged, 'none')):
+    changed = labels['none'] != labels[preset]
+    outcome = result.outcome
+    assert outcome.said == f'{changed.mean():.2%} of the pixels change their class'
+    np.testing.assert_array_equal((outcome.changed == (255, 40, 40)).all(axis=-1), changed)
+    palette = alone.palette.astype(float)
+    for shown, name in ((outcome.merged, preset), (outcome.unmerged, 'none')):
         expected = np.rint(0.5 * image + 0.5 * palette[labels[name]])
         assert (np.abs(shown - expected).max(axis=-1) > 1).mean() == 0
-    shares = {each.name: each.share for each in result.classes}
-    assert sum(shares.values()) == pytest.approx(1)
-    for index, name in enumerate(comparer.segmenter.classes):
-        assert shares.get(name, 0) == pytest.approx((labels[preset] == index).mean())
+    shares = {each.name: each.value for each in outcome.legend}
+    counts = {n: (labels[preset] == i).mean() for i, n in enumerate(alone.classes)}
+    assert shares == {name: f'{share:.1%}' for name, share in counts.items() if share}
     assert result.seconds > 0 and result.seconds_unmerged > 0
-    assert result.shape == image.shape[:2] and result.merge_map.width > 0
+    assert len(result.stages) == comparer.num_stages == 4
+    for number, stage in enumerate(result.stages, 1):
+        for said, drawn in stage.items():
+            assert said.startswith(f'stage {number}, ') and drawn.shape == image.shape
+
+
+@pytest.mark.parametrize('preset', ['none', 'fast', '2x2', 'weighted'])
+def test_the_skeletons_are_those_of_the_estimator(pose_comparer, pose, picture, preset):
+    image = pose_comparer.read(picture).image
+    result = pose_comparer(image, preset)
+    points, painted = {}, {}
+    for name in ('none', preset):
+        alone = PoseEstimator(*pose, token_merging=name, device='cpu')
+        bgr = np.ascontiguousarray(image[..., ::-1])
+        sample = alone(bgr)
+        points[name] = np.asarray(sample.pred_instances.keypoints)[0]
+        painted[name] = SkeletonPainter(alone.meta, 0)(bgr, sample)[..., ::-1]
+    moved = np.linalg.norm(points[preset] - points['none'], axis=-1)
+    outcome = result.outcome
+    np.testing.assert_array_equal(outcome.unmerged, painted['none'])
+    np.testing.assert_array_equal(outcome.merged, painted[preset])
+    assert f'move by {moved.mean():.2f} pixels' in outcome.said
+    expected = {
+        name: f'{each:.1f} px' for name, each in zip(alone.keypoint_names, moved, strict=True)
+    }
+    assert {each.name: each.value for each in outcome.legend} == expected
+    assert outcome.legend[0].value == f'{moved.max():.1f} px'
+    marked = (outcome.changed == (255, 40, 40)).all(axis=-1)
+    for x, y in np.rint(points[preset]).astype(int):
+        if 0 <= x < image.shape[1] and 0 <= y < image.shape[0]:
+            assert marked[y, x]
+    seen = next(iter(result.stages[0].values()))
+    assert seen.shape == (64, 48, 3)  # what the network sees: the picture, cut out
 
 
 def test_ratios_reach_the_model(comparer, picture, monkeypatch):
@@ -68,60 +93,13 @@ def test_ratios_reach_the_model(comparer, picture, monkeypatch):
 
     monkeypatch.setattr('segformer_plusplus.demo.comparison.apply_token_merging', spy)
     kv, q = np.random.default_rng().uniform(0, 0.75, 2).tolist()
-    comparer(comparer.read(picture), 'hq', Ratios(kv, q))
+    comparer(comparer.read(picture).image, 'hq', Ratios(kv, q))
     (strategy,) = seen
     assert [stage.kv and stage.kv.ratio for stage in strategy.stages] == [kv, kv, None, None]
     assert [stage.q and stage.q.ratio for stage in strategy.stages] == [None, None, q, q]
 
 
-def test_presets_with_ratios():
-    assert {name: found[0] for name in PRESETS if (found := preset_ratios(name))} == {
-        'hq': Ratios(0.6, 0.8),
-        'fast': Ratios(0.9, 0.9),
-    }
-    with pytest.raises(SegformerPlusPlusError, match="'2x2' takes no ratios"):
-        make_strategy('2x2', Ratios(0.1, 0.1))
-    with pytest.raises(TokenMergingError, match="'quick' is unknown"):
-        make_strategy('quick')
-
-
-@given(st.sampled_from(['hq', 'fast']), st.floats(0, 1), st.floats(0, 1))
-def test_the_limits_are_those_of_the_strategy(preset, kv, q):
-    _, limits = preset_ratios(preset)
-    before = build_token_merging(preset).stages
-    if kv <= limits.kv and q <= limits.q:
-        make_strategy(preset, Ratios(kv, q))
-    else:
-        with pytest.raises(TokenMergingError, match='cannot be reached, at most'):
-            make_strategy(preset, Ratios(kv, q))
-    after = build_token_merging(preset).stages
-    assert [s.kv and s.kv.ratio for s in after] == [s.kv and s.kv.ratio for s in before]
-
-
-@pytest.mark.parametrize('ratio', [None, 'much', float('nan'), -0.1, True])
-def test_a_ratio_that_is_none(ratio):
-    with pytest.raises(TokenMergingError, match=r'is not a number in \[0, 1\]'):
-        make_strategy('hq', Ratios(ratio, 0.5))
-
-
-def test_an_image_that_is_too_large_is_not_decoded(tmp_path, picture, monkeypatch):
-    width, height = Image.open(picture).size
-    check_size(picture, width * height)
-    monkeypatch.setattr(Image.Image, 'load', lambda self: pytest.fail('decoded'))
-    with pytest.raises(SegformerPlusPlusError, match='128x96, 12,288 pixels: at most 12,287'):
-        check_size(picture, width * height - 1)
-    bomb = tmp_path / 'bomb.ppm'
-    bomb.write_bytes(b'P6 99999 99999 255\n')
-    with pytest.raises(SegformerPlusPlusError, match='too many pixels: at most'):
-        check_size(bomb, 1000)
-
-
-def test_images_that_cannot_be_taken(comparer, tmp_path, broken):
-    text = tmp_path / 'text.png'
-    text.write_text('no image')
-    for path in (broken, text):
-        with pytest.raises(SegformerPlusPlusError, match=rf'{path.stem}\.png cannot be read'):
-            comparer.read(path)
+def test_an_image_that_is_too_small(comparer):
     with pytest.raises(SegformerPlusPlusError, match='an image of 1x1 is too small'):
         comparer(np.zeros((1, 1, 3), dtype=np.uint8), 'fast')
 
@@ -132,13 +110,11 @@ def test_too_little_memory_says_what_to_do(comparer, picture, monkeypatch):
 
     monkeypatch.setattr('segformer_plusplus.demo.comparison.predict_labels', fail)
     with pytest.raises(SegformerPlusPlusError, match='out of memory; take a smaller one'):
-        comparer(comparer.read(picture), 'hq')
+        comparer(comparer.read(picture).image, 'hq')
 
 
 def test_one_computation_at_a_time(comparer, picture, monkeypatch):
-    from segformer_plusplus.demo import comparison
-
-    image, running, most, plain = comparer.read(picture), [0], [0], comparison.predict_labels
+    image, running, most, plain = comparer.read(picture).image, [0], [0], comparison.predict_labels
     counting = threading.Lock()
 
     def counted(model, inputs):
@@ -151,11 +127,11 @@ def test_one_computation_at_a_time(comparer, picture, monkeypatch):
         return labels
 
     monkeypatch.setattr(comparison, 'predict_labels', counted)
-    expected = {name: comparer(image, name).overlay for name in ('fast', '2x2')}
+    expected = {name: comparer(image, name).outcome.merged for name in ('fast', '2x2')}
     found: dict[str, np.ndarray] = {}
 
     def compute(name: str) -> None:
-        found[name] = comparer(image, name).overlay
+        found[name] = comparer(image, name).outcome.merged
 
     threads = [threading.Thread(target=compute, args=[name]) for name in expected]
     for thread in threads:
@@ -167,12 +143,53 @@ def test_one_computation_at_a_time(comparer, picture, monkeypatch):
         np.testing.assert_array_equal(found[name], overlay)
 
 
-def test_a_limit_or_a_model_that_cannot_be(segmenter):
+def test_twenty_at_once(comparer, picture, monkeypatch):
+    """Those who find a place get their own result, the others a sentence; then there are places."""
+    image, gate, plain = comparer.read(picture).image, threading.Event(), comparison.predict_labels
+
+    def waits(model, inputs):
+        assert gate.wait(60)
+        return plain(model, inputs)
+
+    expected = {name: comparer(image, name).outcome.merged for name in ('fast', 'none')}
+    monkeypatch.setattr(comparison, 'predict_labels', waits)
+    found: list[tuple[str, np.ndarray]] = []
+    refused: list[str] = []
+
+    def compute(name: str) -> None:
+        try:
+            found.append((name, comparer(image, name).outcome.merged))
+        except SegformerPlusPlusError as error:
+            refused.append(str(error))
+
+    threads = [threading.Thread(target=compute, args=[name]) for name in ['fast', 'none'] * 10]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + 60
+    while len(refused) < 20 - WAITING - 1 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    gate.set()
+    for thread in threads:
+        thread.join()
+    assert len(found) == WAITING + 1 and len(refused) == 20 - WAITING - 1
+    assert set(refused) == {'8 comparisons of others wait already: press Compare again in a moment'}
+    for name, overlay in found:
+        np.testing.assert_array_equal(overlay, expected[name])
+    compute('fast')
+    assert len(found) == WAITING + 2
+
+
+def test_a_limit_or_a_model_that_cannot_be(segmentation, monkeypatch):
+    config, checkpoint = Config.fromfile(segmentation[0]), segmentation[1]
     with pytest.raises(SegformerPlusPlusError, match='max_pixels is 0'):
-        Comparer(segmenter, 0)
-    other = type('Other', (), dict(model=torch.nn.Linear(1, 1)))()
+        open_comparer(config, checkpoint, 'cpu', 0)
+    segmenter = Segmenter(*segmentation, device='cpu')
+    segmenter.model = torch.nn.Linear(1, 1)
     with pytest.raises(SegformerPlusPlusError):
-        Comparer(other)
+        SegmentationComparer(segmenter)
+    config.default_scope = 'mmdet'
+    with pytest.raises(SegformerPlusPlusError, match="'mmdet'; expected one of mmseg, mmpose"):
+        open_comparer(config, checkpoint)
 
 
 def test_no_gradio_is_needed():

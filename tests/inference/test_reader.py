@@ -16,7 +16,7 @@ from PIL import EpsImagePlugin, Image, ImageOps
 
 import segformer_plusplus
 from segformer_plusplus import SegformerPlusPlusError
-from segformer_plusplus.demo.comparison import check_size
+from segformer_plusplus.demo.photographs import read_photograph
 from segformer_plusplus.inference.merge_maps import turned
 from segformer_plusplus.inference.reader import Reader, visible
 from segformer_plusplus.inference.sources import find_pictures
@@ -312,7 +312,7 @@ def test_nothing_is_opened_that_starts_a_program(tmp_path, monkeypatch, content)
         lambda: Reader().file(path, any_size=True),
         lambda: next(find_pictures(path)).load(),
         lambda: reader(imdecode_backend='cv2').file(path),
-        lambda: check_size(path, 10**6),
+        lambda: read_photograph(Reader(), path, str(path), 10**6),
     ):
         with pytest.raises(
             SegformerPlusPlusError, match=rf'image .*x\.jpg cannot be read: {found}'

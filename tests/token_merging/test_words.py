@@ -5,6 +5,7 @@ import random
 import pytest
 
 from segformer_plusplus.token_merging import PRESETS, NeighborMerging2d, build_token_merging
+from segformer_plusplus.token_merging.config import PURPOSES
 from segformer_plusplus.token_merging.words import in_words
 
 NOTHING = 'nothing is merged'
@@ -67,3 +68,8 @@ def test_a_strategy_of_ones_own_is_shown_as_it_is():
 def test_no_two_presets_sound_alike():
     said = {name: tuple(in_words(build_token_merging(name))) for name in PRESETS}
     assert len(set(said.values())) == len(said)
+
+
+def test_every_preset_has_a_purpose_of_its_own():
+    assert list(PURPOSES) == list(PRESETS)
+    assert len(set(PURPOSES.values())) == len(PRESETS)

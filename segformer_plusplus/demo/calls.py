@@ -1,0 +1,187 @@
+"""Holds what the controls of the page call, and how they tell of errors. Needs Gradio."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from functools import wraps
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+from mmengine.logging import print_log
+from PIL import Image
+
+from ..errors import SegformerPlusPlusError
+from . import words
+from .comparison import Comparer
+from .strategies import Ratios, make_strategy, preset_ratios, read_address
+
+RATIO_STEP = 0.0125
+"""Of the sliders: all ratios and limits of the presets are multiples of it."""
+
+SHOWN = 24
+"""Samples that get a thumbnail; a link can name the others."""
+
+SAME = gr.skip()
+"""In the place of an output that stays as it is."""
+
+ERROR = object()
+"""In the place of an output that says what went wrong."""
+
+_THUMBNAIL = 240, 160
+
+_LABELS = (
+    'Keys and values merged away in stages 1 and 2',
+    'Queries merged away in stages 3 and 4',
+)
+
+
+def for_people(call: Callable[..., Any], *otherwise: Any) -> Callable[..., Any]:
+    """Wraps a call so that the page shows errors that users can mend; others go to the log.
+
+    Args:
+        call: returns the outputs.
+        otherwise: outputs after an error, :data:`ERROR` in the place of its words.
+    """
+
+    @wraps(call)
+    def guarded(*values: Any) -> Any:
+        try:
+            return call(*values)
+        except SegformerPlusPlusError as error:
+            said = str(error)
+        except Exception as error:
+            traceback.print_exc()
+            said = f'a fault of the page: {type(error).__name__}; the terminal shows more'
+        outputs = tuple(words.error(said) if each is ERROR else each for each in otherwise)
+        return outputs if len(outputs) > 1 else outputs[0]
+
+    return guarded
+
+
+class Calls:
+    """Answers the controls of the page; what it returns are the outputs, in their order.
+
+    Args:
+        comparer: computes what is shown.
+        samples: images to choose from, by the name that is shown.
+
+    Attributes:
+        thumbnails: pictures and names of the first samples that can be read.
+        folder: where uploads lie.
+    """
+
+    def __init__(self, comparer: Comparer, samples: Mapping[str, Path]) -> None:
+        self._comparer, self._samples = comparer, samples
+        self.thumbnails = list(islice(self._thumbnails(), SHOWN))
+        self.folder = ''
+
+    def _thumbnails(self) -> Iterator[tuple[Image.Image, str]]:
+        for name, path in self._samples.items():
+            try:
+                picture = Image.fromarray(self._comparer.read(path, name).image)
+            except SegformerPlusPlusError as error:
+                print_log(f'no thumbnail: {error}', logger='current', level=logging.WARNING)
+                continue
+            picture.thumbnail(_THUMBNAIL)
+            yield picture, name
+
+    def take(self, given: Any) -> tuple[Any, ...]:
+        """Returns an uploaded image as it will be compared, no sample, and what is said of it."""
+        return self._read(*self._uploaded(given), sample='')
+
+    def choose(self, event: gr.SelectData) -> tuple[Any, ...]:
+        """Returns a sample, its name, and what is said of it."""
+        name = self.thumbnails[event.index][1]
+        return self._read(self._samples[name], name, sample=name)
+
+    def _read(self, path: Path, name: str, sample: str) -> tuple[np.ndarray, str, str]:
+        photograph = self._comparer.read(path, name)
+        return photograph.image, sample, words.note(photograph.notes)
+
+    def follow(self, preset: str, ratios: Ratios | None = None) -> list[Any]:
+        """Returns the settings of both sliders, hidden for a preset without ratios, and the words.
+
+        Args:
+            preset: that was chosen.
+            ratios: None are those of the preset.
+        """
+        said = words.strategy(make_strategy(preset, ratios))
+        found = preset_ratios(preset)
+        if found is None:
+            return [*(dict(label=label, visible=False) for label in _LABELS), said]
+        values = zip(_LABELS, ratios or found[0], found[1], strict=True)
+        return [
+            *(
+                dict(
+                    label=label,
+                    minimum=0,
+                    maximum=limit,
+                    step=RATIO_STEP,
+                    value=value,
+                    visible=True,
+                )
+                for label, value, limit in values
+            ),
+            said,
+        ]
+
+    def updates(self, preset: str, ratios: Ratios | None = None) -> list[Any]:
+        """Returns what :meth:`follow` does, for sliders that are there already."""
+        kv, q, said = self.follow(preset, ratios)
+        return [gr.update(**kv), gr.update(**q), said]
+
+    def explain(self, preset: str, kv: float, q: float) -> str:
+        """Returns what a strategy with other ratios merges."""
+        return words.strategy(make_strategy(preset, Ratios(kv, q)))
+
+    def load(self, request: gr.Request) -> tuple[Any, ...]:
+        """Returns what the address asks for, and says what of it made no sense."""
+        asked = read_address(dict(request.query_params), self._comparer.presets, self._samples)
+        image: tuple[Any, ...] = SAME, SAME, SAME
+        ignored = list(asked.ignored)
+        if asked.sample:
+            try:
+                image = self._read(self._samples[asked.sample], asked.sample, asked.sample)
+            except SegformerPlusPlusError as error:
+                ignored.append(str(error))
+        said = words.error(f'ignored in the link: {"; ".join(ignored)}') if ignored else ''
+        return asked.preset, *self.updates(asked.preset, asked.ratios), *image, said
+
+    def compare(self, given: Any, preset: Any, kv: Any, q: Any) -> tuple[Any, ...]:
+        """Returns no error, summary, both predictions, what changed, details, and merge maps."""
+        path, name = self._uploaded(given)
+        if not isinstance(preset, str):
+            raise SegformerPlusPlusError(f'{preset!r} is no strategy')
+        ratios = None if preset_ratios(preset) is None else Ratios(kv, q)
+        result = self._comparer(self._comparer.read(path, name).image, preset, ratios)
+        settings = json.dumps(
+            [given['path'], preset, kv, q], ensure_ascii=False, separators=(',', ':')
+        )
+        maps = [(words.stage(each), np.vstack(list(each.values()))) for each in result.stages]
+        return (
+            '',
+            words.summary(result, settings),
+            (result.outcome.unmerged, result.outcome.merged),
+            result.outcome.changed,
+            words.details(result, self._comparer),
+            *(each for pair in maps for each in pair),
+        )
+
+    def _uploaded(self, given: Any) -> tuple[Path, str]:
+        """Returns file and name of an upload: who asks without a browser can name any file.
+
+        Raises:
+            SegformerPlusPlusError: there is none, or it was not uploaded.
+        """
+        path = given.get('path') if isinstance(given, Mapping) else None
+        folder = Path(os.path.abspath(self.folder))
+        if not isinstance(path, str) or folder not in Path(os.path.abspath(path)).parents:
+            raise SegformerPlusPlusError('there is no image yet: upload one or choose a sample')
+        return Path(path), str(given.get('orig_name') or Path(path).name)

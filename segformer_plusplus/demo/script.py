@@ -1,0 +1,76 @@
+"""Holds what runs in the browser: stale results, the address, and names for screen readers."""
+
+import json
+
+from ..token_merging import PRESETS
+from .strategies import preset_ratios
+
+_WITH_RATIOS = json.dumps([name for name in PRESETS if preset_ratios(name)])
+
+SCRIPT = (
+    """
+const page = {
+  key: null,
+  // what is chosen now: results of something else are stale, and the address says it
+  now(image, preset, kv, q, sample) {
+    page.key = JSON.stringify([image ? image.path : null, preset, kv, q])
+    const query = new URLSearchParams({strategy: preset})
+    for (const [name, value] of new URLSearchParams(location.search))
+      if (name.startsWith('__')) query.set(name, value)
+    if (WITH_RATIOS.includes(preset)) { query.set('kv', kv); query.set('q', q) }
+    if (sample) query.set('sample', sample)
+    history.replaceState(null, '', '?' + query)
+    page.mark()
+  },
+  mark() {
+    const shown = document.querySelector('.summary'), note = document.getElementById('stale')
+    const old = Boolean(shown) && page.key !== null && shown.dataset.of !== page.key
+    document.getElementById('results')?.classList.toggle('stale', old)
+    if (note && note.hidden === old) note.hidden = !old
+  },
+  // on a phone, the result is below the button, which is named again
+  arrived() {
+    const place = document.getElementById('results')
+    const failed = document.querySelector('.error:not([hidden])')
+    if (!failed && place.getBoundingClientRect().top > 0.6 * innerHeight)
+      place.scrollIntoView({behavior: 'smooth'})
+    return 'Compare'
+  },
+  copy() {
+    const said = text => { document.getElementById('copied').textContent = text }
+    const failed = () => said('copy it from the address bar')
+    if (!navigator.clipboard) return failed()
+    navigator.clipboard.writeText(location.href).then(() => said('copied'), failed)
+  },
+  // what Gradio leaves without a name, or out of reach of the keyboard
+  dress() {
+    for (const group of document.querySelectorAll('#strategy')) {
+      group.setAttribute('role', 'radiogroup')
+      group.setAttribute('aria-label', 'Strategy')
+      for (const each of group.querySelectorAll('input')) each.name = 'strategy'
+    }
+    for (const each of document.querySelectorAll('#samples button:has(img)')) {
+      each.setAttribute('aria-label', each.querySelector('img').alt)
+      each.title = each.querySelector('img').alt
+    }
+    const names = ['Prediction without merging', 'Prediction with merging']
+    document.querySelectorAll('#pair [data-testid=imageslider-image]').forEach(
+      (each, index) => { each.alt = names[index] })
+  },
+}
+function watch() {
+  const look = () => { page.dress(); page.mark() }
+  new MutationObserver(look).observe(document.body, {childList: true, subtree: true})
+  look()
+  const hide = event => {
+    if (event.target.closest?.('.error')) return
+    for (const each of document.querySelectorAll('.error')) each.hidden = true
+    document.getElementById('copied')?.replaceChildren()
+  }
+  for (const kind of ['click', 'input', 'drop', 'paste'])
+    document.addEventListener(kind, hide, true)
+}
+if (document.body) watch()
+else addEventListener('DOMContentLoaded', watch)
+"""
+).replace('WITH_RATIOS', _WITH_RATIOS)

@@ -1,0 +1,113 @@
+"""Says things on the page, as HTML; everything that comes from elsewhere is escaped."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from html import escape
+
+from ..token_merging import BASELINE, TokenMerging
+from ..token_merging.words import in_words
+from .comparison import ROUNDS, Comparer, Result
+
+_SURELY = 1.05
+"""Times of few runs differ by less without a reason."""
+
+_numbers = itertools.count()
+
+
+def note(texts: Iterable[str]) -> str:
+    """Returns sentences about an image, or nothing."""
+    lines = ''.join(f'<p>{escape(text)}</p>' for text in texts)
+    return f'<div role="status" class="said">{lines}</div>' if lines else ''
+
+
+def error(text: str) -> str:
+    """Returns an error, which the next action hides; the same one again is another."""
+    return f'<p role="alert" class="said error" data-number="{next(_numbers)}">{escape(text)}</p>'
+
+
+def strategy(merging: TokenMerging) -> str:
+    """Returns what a strategy merges, a line per stage."""
+    lines = ''.join(f'<li>{escape(line)}</li>' for line in in_words(merging))
+    return f'<ol class="stages" aria-label="What is merged in stages 1, 2, ...">{lines}</ol>'
+
+
+def stage(said: Iterable[str]) -> str:
+    """Returns what is said of the merge map of a stage."""
+    return ''.join(f'<p class="of-stage">{escape(each)}</p>' for each in said)
+
+
+def summary(result: Result, settings: str) -> str:
+    """Returns the one sentence that one wants to know.
+
+    Args:
+        result: of the comparison.
+        settings: by which the page knows whether the result is still that of what is chosen.
+    """
+    height, width = result.outcome.merged.shape[:2]
+    said = f'<b>{escape(result.preset)}</b> at {width} x {height} pixels'
+    if result.preset == BASELINE:
+        said += ': nothing is merged, so that both sides are the same.'
+    else:
+        said += f' is {_speed(result)}, and {escape(result.outcome.said)}.{_advice(result)}'
+    return f'<p role="status" class="summary" data-of="{escape(settings)}">{said}</p>'
+
+
+def _speed(result: Result) -> str:
+    gain = result.seconds_unmerged / result.seconds
+    if gain >= _SURELY:
+        return f'<b>{gain:.2f} times as fast</b> as without merging'
+    if gain > 1 / _SURELY:
+        return 'as fast as without merging, as far as so few runs tell'
+    return f'<b>slower</b> than without merging here, by {1 / gain - 1:.0%}'
+
+
+def _advice(result: Result) -> str:
+    if result.seconds_unmerged / result.seconds >= _SURELY:
+        return ''
+    return (
+        ' Choosing what to merge takes time, too; it pays on larger images, where attention is '
+        'most of the work: <code>segformer-plusplus benchmark --shape</code> finds from which '
+        'size on.'
+    )
+
+
+def details(result: Result, comparer: Comparer) -> str:
+    """Returns the legend of the pictures, and the times."""
+    shows = escape(comparer.shows)
+    entries = ''.join(
+        f'<li><span class="swatch" style="background: rgb{each.colour}"></span>'
+        f'{escape(each.name)} <span class="value">{escape(each.value)}</span></li>'
+        for each in result.outcome.legend
+    )
+    times = {'without merging': result.seconds_unmerged, result.preset: result.seconds}
+    if result.preset == BASELINE:
+        del times['without merging']
+    return (
+        f'<h3>{shows}</h3><ul class="legend" aria-label="{shows}">{entries}</ul>'
+        f'<h3>Times</h3><table class="times">{_bars(times)}</table>'
+        f'<p class="small">Medians of {ROUNDS[0]} to {ROUNDS[1]} runs in turn, '
+        f'{comparer.timed}.</p>'
+    )
+
+
+def _bars(times: dict[str, float]) -> str:
+    longest = max(times.values())
+    return ''.join(
+        f'<tr><th scope="row">{escape(name)}</th><td>{_time(seconds)}</td>'
+        f'<td aria-hidden="true"><div style="width: {seconds / longest:.0%}"></div></td></tr>'
+        for name, seconds in times.items()
+    )
+
+
+def _time(seconds: float) -> str:
+    return f'{1000 * seconds:.0f} ms' if seconds < 1 else f'{seconds:.2f} s'
+
+
+def intro(title: str, model: str, comparer: Comparer) -> str:
+    """Returns the head of the page, in Markdown."""
+    return (
+        f'# {title}\n\n`{model}` on `{comparer.device}`. The same weights predict twice, without '
+        f'merging and with it. Images of more than {comparer.max_pixels:,} pixels are scaled down.'
+    )
