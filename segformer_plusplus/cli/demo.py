@@ -70,9 +70,9 @@ def main(
     """
     if samples is None and config is None and DEMO_SAMPLES.is_dir():
         samples = DEMO_SAMPLES
-    require('gradio', 'the page')
-    cfg, checkpoint = find_model(config, checkpoint, cfg_options)
     with private_folder(), contextlib.suppress(KeyboardInterrupt):
+        require('gradio', 'the page')
+        cfg, checkpoint = find_model(config, checkpoint, cfg_options)
         _serve(cfg, checkpoint, samples, max_pixels, port, host, device, open)
 
 
