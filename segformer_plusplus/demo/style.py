@@ -26,6 +26,7 @@ CSS = """
 #stale {font-weight: 600}
 #results.stale .block:not(:has(#stale)) {opacity: .4}
 #strategy label {width: 100%; align-items: flex-start}
+#strategy input:not(:checked) {border-color: var(--neutral-500)}
 #go {position: sticky; bottom: 0; padding-bottom: .5rem; z-index: 20; gap: 0;
   background: var(--body-background-fill)}
 #samples .grid-container {grid-template-columns: repeat(3, minmax(0, 1fr))}
