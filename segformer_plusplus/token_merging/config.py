@@ -86,8 +86,8 @@ those of :class:`~segformer_plusplus.token_merging.StageMerging`; all may be lef
 
 PURPOSES: dict[str, str] = {
     BASELINE: 'merges nothing; the exact model, which all others are compared with',
-    'hq': "safe; merges similar tokens, 60 to 80 % of them, the paper's careful choice",
-    'fast': 'quick; merges 90 % of the tokens and changes more of the prediction',
+    'hq': "the paper's careful choice; merges similar tokens, 60 to 80 % of them",
+    'fast': "the paper's quick one; merges 90 % of the tokens and changes more of the prediction",
     '2x2': 'simple; averages every 2x2 queries, whatever they show',
     'weighted': 'keeps labels on photographs; merges keys and values, weighed by attention',
     'weighted-fast': 'merges more of the same; nearly as quick as fast on large images',
