@@ -1,5 +1,6 @@
 """segformer-plusplus demo: which model it takes, what it says, and how it ends."""
 
+import contextlib
 import os
 import re
 import signal
@@ -102,6 +103,15 @@ def test_the_network_may_reach_it_after_a_warning(segmentation, monkeypatch, cap
     assert ('it asks for no password' in out + error) == (host == '0.0.0.0')
 
 
+@contextlib.contextmanager
+def ending(process):
+    """Whatever fails meanwhile must not wait for a page that nobody ends."""
+    try:
+        yield
+    finally:
+        process.kill()
+
+
 @pytest.mark.parametrize('end', [signal.SIGINT, signal.SIGTERM])
 def test_it_serves_until_ctrl_c(segmentation, tmp_path, end):
     httpx = pytest.importorskip('httpx')
@@ -114,7 +124,7 @@ def test_it_serves_until_ctrl_c(segmentation, tmp_path, end):
     uploads.mkdir()
     environment = dict(os.environ, TMPDIR=str(uploads), http_proxy='http://127.0.0.1:9')
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
-    with subprocess.Popen(command, **pipes) as process:
+    with subprocess.Popen(command, **pipes) as process, ending(process):
         assert process.stdout is not None
         said = ''
         while '(Ctrl-C ends it)' not in said:
@@ -123,8 +133,9 @@ def test_it_serves_until_ctrl_c(segmentation, tmp_path, end):
             said += line
         address = re.search(r'http://\S+', said)
         assert address is not None
-        answer = httpx.get(address[0])
-        upload = httpx.post(f'{address[0]}gradio_api/upload', files=dict(files=('a.png', b'x')))
+        files = dict(files=('a.png', b'x'))
+        answer = httpx.get(address[0], timeout=60)
+        upload = httpx.post(f'{address[0]}gradio_api/upload', files=files, timeout=60)
         private = [path for path in uploads.iterdir() if path.name.startswith('segformer')]
         modes = [path.stat().st_mode & 0o777 for path in private]
         assert not (uploads / 'gradio').exists()
