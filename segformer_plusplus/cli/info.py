@@ -21,7 +21,7 @@ from ..evaluation.timing import describe_environment
 from ..inference.configs import load_config, named_config, shipped_configs
 from ..inference.opening import open_model, test_dataset
 from ..token_merging import TOKEN_MERGERS, TokenMerging
-from ..token_merging.config import PRESETS
+from ..token_merging.config import PURPOSES
 from ..token_merging.words import in_words
 from ..version import __version__
 from .options import command
@@ -72,7 +72,8 @@ def _environment() -> Rows:
         yield name, str(version or 'not installed')
     yield 'CPU', str(environment['cpu'])
     yield 'GPU', str(environment['gpu'] or 'none')
-    yield 'presets', ', '.join(PRESETS)
+    for name, purpose in PURPOSES.items():
+        yield f'preset {name}', purpose
     yield 'strategies', ', '.join(sorted(TOKEN_MERGERS.module_dict))
 
 
