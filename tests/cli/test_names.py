@@ -22,6 +22,8 @@ from segformer_plusplus.cli import (
     predict,
     tune,
 )
+from segformer_plusplus.errors import SegformerPlusPlusError
+from segformer_plusplus.evaluation.tuning import run as run_of_tune
 from segformer_plusplus.inference import Segmenter
 
 NAME = 'someone/model'
@@ -139,6 +141,19 @@ def test_tune(named, image, tmp_path):
     assert run(tune.main, NAME, '--folder', image.parent, *options) in (0, 1)
     found = json.loads((out / 'front.json').read_text())
     assert found['source']['config'] == NAME
+
+
+def test_tune_hands_an_address_on_as_it_is(monkeypatch, image, tmp_path, capfd):
+    pytest.importorskip('optuna')
+
+    def refuse(config, checkpoint, **_):
+        raise SegformerPlusPlusError(f'opened with {checkpoint}')
+
+    monkeypatch.setattr(run_of_tune, 'open_fidelity', refuse)
+    name = 'segformer_mit-b0_8xb1-160k_cityscapes-1024x1024'
+    options = ('--folder', image.parent, '--max-drop', 1, '--out', tmp_path / 'tuned')
+    line = error_of(capfd, tune.main, name, *options)
+    assert line.startswith('error: opened with https://')
 
 
 def test_info(named, capfd):
