@@ -59,7 +59,7 @@ def fetch(
     errors, utils = import_module('.errors', hub.__name__), import_module('.utils', hub.__name__)
     wanted = dict(
         repo_id=match['repo'], revision=revision or match['revision'], token=token,
-        tqdm_class=_silent(utils),
+        tqdm_class=_patient(utils),
     )  # fmt: skip
     safe = _SAFE if weights else []
     try:
@@ -71,14 +71,18 @@ def fetch(
     return found
 
 
-def _silent(utils: Any) -> type:
-    """Hides the bar that counts files, also those in the cache; each download keeps its own."""
+def _patient(utils: Any) -> type:
+    """Shows bars of downloads, and none where the cache has everything: after a second."""
 
-    class Silent(utils.tqdm):
+    class Patient(utils.tqdm):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **dict(kwargs, disable=True))
+            super().__init__(*args, **dict(kwargs, delay=1))
 
-    return Silent
+        def display(self, *args: Any, **kwargs: Any) -> Any:
+            if self._time() >= self.start_t + self.delay:  # also when it is told what to say
+                return super().display(*args, **kwargs)
+
+    return Patient
 
 
 def cached_model(path: str | os.PathLike[str]) -> Path | None:

@@ -115,10 +115,15 @@ def test_benchmark(named, tmp_path, capfd):
     options = ('--shape', '64x64', '--rounds', 1, '--warmup', 0, '--against', 'transformers,mmseg')
     assert run(benchmark.main, NAME, *options, '--json', path) == 0
     shown = capfd.readouterr().out
-    assert f'weights from {NAME}@' in ''.join(shown.split('\n')).replace(
-        'weights from', 'weights from'
-    )
+    assert f'weights from {NAME}@' in shown
     assert 'transformers: logits equal to ours' in shown
+
+
+def test_benchmark_beside_a_model_without_weights(named, segmentation, capfd):
+    options = ('--shape', '64x64', '--rounds', 1, '--warmup', 0)
+    assert run(benchmark.main, NAME, segmentation[0], *options) == 0
+    assert f'weights from {NAME}@' in (shown := ' '.join(capfd.readouterr().out.split()))
+    assert ', random ones; 1 rounds' in shown
 
 
 def test_export(named, tmp_path, capfd):

@@ -1,9 +1,11 @@
 """Models by their name: what Transformers computes, from the Hub, its cache or a folder."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+import time
 
 import hub as fake
 import numpy as np
@@ -313,6 +315,28 @@ class TestHub:
         with pytest.raises(CheckpointError, match='cannot be (fetched|reached)') as caught:
             opened(self.NAME)
         assert '\n' not in str(caught.value)
+
+    @pytest.mark.skipif(sys.platform == 'win32', reason='needs a terminal')
+    def test_bars_are_of_downloads(self, hub, monkeypatch):
+        """On a terminal; there is none for what the cache has."""
+        import pty
+
+        hub.add(self.NAME, {SETTINGS: b'{}', 'model.safetensors': bytes(1 << 20)})
+        send = fake._Handler._send
+
+        def slowly(handler, content, *others):
+            time.sleep(1.2 if len(content) == 1 << 20 and handler.command == 'GET' else 0)
+            send(handler, content, *others)
+
+        monkeypatch.setattr(fake._Handler, '_send', slowly)
+        code = f'from segformer_plusplus.checkpoints.hub import fetch; fetch({self.NAME!r})'
+        for shown in (True, False):
+            ours, theirs = pty.openpty()
+            subprocess.run([sys.executable, '-c', code], env=hub.environment(), stderr=theirs)
+            os.write(theirs, b'|')
+            assert (len(os.read(ours, 1 << 16)) > 1) == shown
+            os.close(ours)
+            os.close(theirs)
 
     def test_weights_alone_in_a_process_of_their_own(self, hub, saved):
         """Nothing else has imported what this needs; no bar is shown for what is in the cache."""
