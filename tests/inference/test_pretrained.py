@@ -214,6 +214,7 @@ class TestHub:
         name, options = (f'{self.NAME}@v2', {}) if by_name else (self.NAME, dict(revision='v2'))
         assert opened(name, **options).classes == ['a', 'b']
         assert len(opened(f'{self.NAME}@{old}').classes) == 5
+        assert opened(f'{self.NAME}@{old}', revision='v2').classes == ['a', 'b']
 
     def test_a_private_one(self, hub, saved, monkeypatch):
         hub.add(self.NAME, contents(saved), private=True)
