@@ -17,7 +17,9 @@ CONFIG, PREPROCESSOR = 'config.json', 'preprocessor_config.json'
 
 _NAME = re.compile(r'(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>[\w./-]+))?')
 _FILES = ('.py', '.pth', '.pt', '.bin', '.ckpt', SAFETENSORS, '.json', '.onnx', '.xml', '.pt2')
-_SAFE, _PICKLED = ([name, f'{Path(name).stem}-*', name + INDEX] for name in WEIGHTS)
+_SAFE, _PICKLED = (
+    [name, f'{Path(name).stem}-*{Path(name).suffix}', name + INDEX] for name in WEIGHTS
+)
 
 
 def is_hub_name(source: str | os.PathLike[str]) -> bool:
@@ -27,7 +29,12 @@ def is_hub_name(source: str | os.PathLike[str]) -> bool:
     return named and not Path(text).exists()
 
 
-def fetch(name: str, revision: str | None = None, token: str | bool | None = None) -> Path:
+def fetch(
+    name: str,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    weights: bool = True,
+) -> Path:
     """Returns the folder of a model of the Hub; downloads what the cache lacks.
 
     Only settings and weights are fetched, and pickled weights only where there are no safetensors.
@@ -38,6 +45,7 @@ def fetch(name: str, revision: str | None = None, token: str | bool | None = Non
         name: OWNER/NAME, or OWNER/NAME@REVISION.
         revision: branch, tag or commit; None takes that of the name, else the main branch.
         token: of somebody who may read it; None takes the one that the machine is logged in with.
+        weights: whether weights are wanted, too, beside the settings.
 
     Raises:
         CheckpointError: no such model or revision, no permission, no network and nothing in the
@@ -49,26 +57,32 @@ def fetch(name: str, revision: str | None = None, token: str | bool | None = Non
         raise CheckpointError(f'{name!r} is no name of the Hub; write OWNER/NAME')
     hub: Any = require('huggingface_hub', f'the model {name}')
     errors, utils = import_module('.errors', hub.__name__), import_module('.utils', hub.__name__)
-    wanted = dict(revision=revision or match['revision'], token=token, tqdm_class=_silent(utils))
+    wanted = dict(
+        repo_id=match['repo'], revision=revision or match['revision'], token=token,
+        tqdm_class=_patient(utils),
+    )  # fmt: skip
+    safe = _SAFE if weights else []
     try:
-        found = hub.snapshot_download(
-            match['repo'], allow_patterns=[CONFIG, PREPROCESSOR, *_SAFE], **wanted
-        )
-        if not any((Path(found) / (WEIGHTS[0] + end)).exists() for end in ('', INDEX)):
-            found = hub.snapshot_download(match['repo'], allow_patterns=_PICKLED, **wanted)
-    except (OSError, ValueError) as error:  # all of the library's are the one or the other
+        found = Path(hub.snapshot_download(allow_patterns=[CONFIG, PREPROCESSOR, *safe], **wanted))
+        if weights and not any((found / (WEIGHTS[0] + end)).exists() for end in ('', INDEX)):
+            hub.snapshot_download(allow_patterns=_PICKLED, **wanted)
+    except Exception as error:  # of the HTTP client, too, whichever the library uses
         raise CheckpointError(_explain(name, errors, error)) from error
-    return Path(found)
+    return found
 
 
-def _silent(utils: Any) -> type:
-    """Hides the bar that counts files, also those in the cache; each download keeps its own."""
+def _patient(utils: Any) -> type:
+    """Shows bars of downloads, and none where the cache has everything: after a second."""
 
-    class Silent(utils.tqdm):
+    class Patient(utils.tqdm):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **dict(kwargs, disable=True))
+            super().__init__(*args, **dict(kwargs, delay=1))
 
-    return Silent
+        def display(self, *args: Any, **kwargs: Any) -> Any:
+            if self._time() >= self.start_t + self.delay:  # also when it is told what to say
+                return super().display(*args, **kwargs)
+
+    return Patient
 
 
 def cached_model(path: str | os.PathLike[str]) -> Path | None:
@@ -95,4 +109,6 @@ def _explain(name: str, errors: Any, error: Exception) -> str:
             f'{name} is not in the cache, and the Hub cannot be reached{why}; connect once, or name'
             ' a folder that save_pretrained wrote'
         )
+    if getattr(getattr(error, 'response', None), 'status_code', None) == 401:
+        return f'{name}: the Hub does not know your token; run `hf auth login`, or unset HF_TOKEN'
     return f'{name} cannot be fetched: {first_line(error)}'

@@ -53,6 +53,7 @@ def read_checkpoint(
             code to be read.
         MissingDependencyError: it needs the package safetensors, which is not installed.
     """
+    place = source
     try:
         with mmengine_globals():
             if urlparse(str(source)).scheme in ('http', 'https'):
@@ -65,7 +66,7 @@ def read_checkpoint(
     except RefusedError as error:
         raise refused(source, error) from error
     except Exception as error:  # a damaged file can fail in any way
-        cached = cached_model(source)
+        cached = cached_model(place)
         advice = f'; delete {cached} to have it fetched again' if cached else ''
         raise CheckpointError(
             f'checkpoint {source} cannot be read: it is damaged, cut short or no file of PyTorch '

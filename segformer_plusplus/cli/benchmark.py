@@ -112,7 +112,8 @@ def main(
     variants = read_variants([config, *configs], token_merging, cfg_options)
     comparison = Comparison(variants, options)
     named = [cfg.pretrained_model.name for cfg in variants.values() if 'pretrained_model' in cfg]
-    own_weights = ', '.join(dict.fromkeys(named)) or None
+    others = ['random ones'] if len(named) < len(variants) else []
+    own_weights = ', '.join(dict.fromkeys(named + others)) if named else None
     console = Console()
     runs: list[dict[str, Any]] = []
     try:

@@ -78,6 +78,7 @@ def _environment() -> Rows:
 
 
 def _model(config: Config) -> Rows:
+    config.pop('pretrained_model', None)  # its weights tell nothing that is shown
     model = open_model(config, random_weights=True, device='cpu')
     backbone = getattr(model, 'backbone', model)
     yield 'toolbox', str(model.cfg.get('default_scope'))

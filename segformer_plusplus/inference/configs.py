@@ -15,6 +15,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, TRANSFORMS
 from mmengine.runner import Runner
 
+from ..checkpoints.hub import is_hub_name
 from ..errors import SegformerPlusPlusError, describe_error
 from ..libraries import require
 from ..registration import component, component_name, component_names
@@ -104,6 +105,8 @@ def named_config(
     Raises:
         SegformerPlusPlusError: see :func:`~.pretrained.pretrained_config`.
     """
+    if revision is not None and not is_hub_name(name):
+        raise SegformerPlusPlusError(f'revision={revision!r}: {name} is no model of the Hub')
     if is_pretrained(name):
         return pretrained_config(name, revision, token)
     if name.endswith('.py') or find_spec('mmseg') is None:

@@ -22,6 +22,7 @@ from ..libraries import require
 _PLAIN_CODEC = 'mp4v'
 _COPIED = ('aac', 'mp3', 'ac3', 'eac3', 'opus')
 """Codecs of sound that an MP4 file holds as they are."""
+_LARGEST_SIDE = 16384  # of x264
 _RATE = 48000  # of sound that AAC does not have as it is
 _SETTINGS = {
     'crf': '18',  # differences that the eye does not see
@@ -50,10 +51,17 @@ def open_encoder(path: Path, like: Path, rate: Fraction, size: tuple[int, int]) 
         size: width and height in pixels.
 
     Raises:
-        SegformerPlusPlusError: OpenCV cannot write the file.
+        SegformerPlusPlusError: OpenCV cannot write the file, or the sides are too long.
         OSError: PyAV cannot.
     """
-    return _H264(path, like, rate, size) if _has_h264() else _OpenCV(path, rate, size)
+    if not _has_h264():
+        return _OpenCV(path, rate, size)
+    if max(size) > _LARGEST_SIDE:
+        raise SegformerPlusPlusError(
+            f'no video of {size[0]}x{size[1]} pixels can be written: H.264 has sides of at most '
+            f'{_LARGEST_SIDE}; leave overlays out with --save-as masks'
+        )
+    return _H264(path, like, rate, size)
 
 
 @cache

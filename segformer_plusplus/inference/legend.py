@@ -17,6 +17,7 @@ _FONT = 'fonts/ttf/DejaVuSans.ttf'
 _LEAST_SIZE = 10  # of letters, in pixels
 _LETTERS = 40  # heights of letters that the shorter side of a picture has
 _ROW, _SWATCH, _MARGIN, _NAME = 1.5, 1.0, 0.6, 15.0  # in heights of letters; _NAME at most
+_MOST_LETTERS = 1000  # of a name; Pillow refuses far more
 _CHUNK = 256  # rows of labels that are counted at a time
 _PAPER, _INK, _EDGE = (255, 255, 255), (0, 0, 0), (128, 128, 128)
 
@@ -34,7 +35,7 @@ class Legend:
     """
 
     def __init__(self, classes: Sequence[str], palette: np.ndarray) -> None:
-        self._names = [' '.join(str(name).split()) for name in classes]
+        self._names = [' '.join(str(name).split())[:_MOST_LETTERS] for name in classes]
         self._colours = [tuple(map(int, colour)) for colour in palette]
         self._widths: dict[int, int] = {}
 

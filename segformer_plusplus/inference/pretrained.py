@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,9 @@ _RESAMPLE = dict(
     enumerate(('nearest', 'lanczos', 'bilinear', 'bicubic', 'box', 'hamming'))
 )  # Pillow's
 _SAME_NAMES = 0.8  # share of the classes by which a data set is recognised
+_MOST = 2**16  # classes, which labels of 16 bits tell apart; and pixels of a side, or of a layer
+_LEAST_FACTOR, _LARGEST = 1e-6, 1e6  # of numbers by which images are normalised
+_SEGMENTOR = 'SegformerForSemanticSegmentation'
 
 HUB_MODELS = {
     **{f'nvidia/segformer-b{n}-finetuned-ade-512-512': 512 for n in range(5)},
@@ -103,17 +107,20 @@ def pretrained_config(
 
     Returns:
         A config of mmseg. Its ``pretrained_model`` has the name, with the commit, and as weights a
-        checkpoint.
+        checkpoint. Weights of the Hub are fetched when they are loaded; with a token at once.
 
     Raises:
         CheckpointError: see :func:`~..checkpoints.hub.fetch`.
         SegformerPlusPlusError: what lies there is no segmentor of SegFormer, or contradicts itself.
     """
-    text = os.fspath(name)
+    text = repo = os.fspath(name)
     folder = Path(text).absolute()
+    weights = str(folder)
     if is_hub_name(text):
-        folder = fetch(text, revision, token)
-        text = f'{text.partition("@")[0]}@{folder.name}'  # the commit
+        # weights of what is no SegFormer can be large
+        folder = fetch(text, revision, token, weights=False)
+        repo = text.partition('@')[0]
+        text = weights = f'{repo}@{folder.name}'  # the commit
     settings = _read(folder / CONFIG, text)
     if settings is None:
         raise SegformerPlusPlusError(
@@ -121,7 +128,9 @@ def pretrained_config(
         )
     model = _Settings(text, settings)
     images = _Images(text, _read(folder / PREPROCESSOR, text), model.channels)
-    side = HUB_MODELS.get(text.partition('@')[0]) or images.side
+    if token and weights == text:
+        fetch(text, token=token)
+    side = HUB_MODELS.get(repo) or images.side
     content = dict(
         custom_imports=dict(imports=['segformer_plusplus']),
         default_scope='mmseg',
@@ -140,9 +149,9 @@ def pretrained_config(
                 pipeline=_pipeline(model.channels, side, images.resample),
             )
         ),
-        pretrained_model=dict(name=text, weights=str(folder), shorter_side=side),
+        pretrained_model=dict(name=text, weights=weights),
     )
-    return Config(content, cfg_text=f'# {text}', filename=text.partition('@')[0])
+    return Config(content, cfg_text=f'# {text}', filename=repo)
 
 
 def describe_pretrained(config: Config, token_merging: Any = None) -> str:
@@ -152,17 +161,15 @@ def describe_pretrained(config: Config, token_merging: Any = None) -> str:
         config: of :func:`~.configs.named_config`.
         token_merging: what takes the place of the config's strategy, if anything.
     """
-    about, backbone = config.pretrained_model, config.model.backbone
-    head = config.model.decode_head
-    side = about.shorter_side
-    resized = 'images at their own size'
-    if side:
-        resized = f'images resized to a shorter side of {side}'
-    merging = token_merging or backbone.token_merging
-    merging = merging if isinstance(merging, str) else 'as saved with it'
-    name, _, commit = about.name.partition('@')
-    name = f'{name}@{commit[:7]}' if commit else name
-    return f'{name}: {head.num_classes} classes, {resized}, token merging: {merging}'
+    steps = config.test_dataloader.dataset.pipeline
+    scale = next((step.scale for step in steps if step.get('scale')), None)
+    side = min(scale) if isinstance(scale, list | tuple) else scale
+    resized = f'images resized to a shorter side of {side}' if side else 'images at their own size'
+    merging = token_merging or config.model.backbone.get('token_merging')
+    merging = merging if isinstance(merging, str) else 'of its own'
+    name = re.sub(r'(@[0-9a-f]{7})[0-9a-f]{33}$', r'\1', config.pretrained_model.name)
+    classes = config.model.decode_head.num_classes
+    return f'{name}: {classes} classes, {resized}, token merging: {merging}'
 
 
 class _Settings:
@@ -177,14 +184,14 @@ class _Settings:
         kind = settings.get('model_type')
         if kind != 'segformer':
             raise self._wrong(f'model_type is {kind!r}, and only SegFormer is known here')
-        architectures = settings.get('architectures') or ['SegformerForSemanticSegmentation']
-        if 'SegformerForSemanticSegmentation' not in architectures:
+        architectures = str(settings.get('architectures') or _SEGMENTOR)
+        if _SEGMENTOR not in architectures:
             raise self._wrong(
-                f'it is a {architectures[0]}, which has no head for labels; a training can start '
+                f'it is a {architectures}, which has no head for labels; a training can start '
                 f'from it: backbone=dict(init_cfg=dict(type="Pretrained", checkpoint={name!r}))'
             )
         self.channels = self.get('num_channels', 3)
-        if self.channels not in (1, 3):
+        if self.channels not in (1, 3) or not isinstance(self.channels, int):
             raise self._wrong(
                 f'num_channels={self.channels!r}: models of 1 or 3 channels can be opened by name; '
                 'write a config that says how its images are read'
@@ -200,13 +207,20 @@ class _Settings:
 
     def _classes(self) -> list[str]:
         count = self.get('num_labels', 2)
+        if not (isinstance(count, int) and 0 < count <= _MOST):
+            raise self._wrong(f'num_labels={_short(count)} is no number from 1 to {_MOST}')
         given = self.get('id2label', {str(index): f'LABEL_{index}' for index in range(count)})
         try:
-            return [str(given[str(index)]) for index in range(len(given))]
+            names = [str(given[str(index)]) for index in range(len(given))]
         except (KeyError, TypeError) as error:
             raise self._wrong(
                 f'id2label does not name the classes from 0 on: {_short(given)}'
             ) from error
+        for name in names:
+            # a config that is written and read again could run what stands there
+            if '{{' in name:
+                raise self._wrong(f'id2label: {_short(name)} has braces of a variable of configs')
+        return names
 
     def _only(self, key: str, default: Any, allowed: Any) -> None:
         found = self.get(key, default)
@@ -245,7 +259,9 @@ class _Settings:
 
     def _merging(self, stages: int) -> str | dict[str, Any]:
         fits = len(PRESETS[DEFAULT_MERGING]['stages']) == stages
-        saved = self.get('token_merging', DEFAULT_MERGING if fits else BASELINE)
+        saved = self.get('token_merging', None)
+        if saved is None:
+            return DEFAULT_MERGING if fits else BASELINE
         try:
             return from_record(saved, stages)
         except TokenMergingError as error:
@@ -256,8 +272,8 @@ class _Settings:
         found, stages = self.get(key, default), self.get('num_encoder_blocks', 4)
         if not (
             isinstance(found, list)
-            and len(found) == stages
-            and all(isinstance(each, int) and each > 0 for each in found)
+            and 0 < len(found) == stages
+            and all(isinstance(each, int) and 0 < each < _MOST for each in found)
         ):
             raise self._wrong(f'{key}={_short(found)} is no list of {stages} whole numbers')
         return found
@@ -299,8 +315,10 @@ class _Images:
             mean = given.get('image_mean', _MEAN[:channels])
             std = given.get('image_std', _STD[:channels])
         for key, values in dict(image_mean=mean, image_std=std, rescale_factor=[scale]).items():
-            numbers = isinstance(values, list) and all(isinstance(v, int | float) for v in values)
-            if not numbers or key != 'image_mean' and 0 in values:
+            least = -_LARGEST if key == 'image_mean' else _LEAST_FACTOR
+            if not isinstance(values, list) or not all(
+                isinstance(each, int | float) and least <= each <= _LARGEST for each in values
+            ):
                 raise self._wrong(f'{key}={_short(values)} are no numbers to work with')
             if len(values) != channels and key != 'rescale_factor':
                 raise self._wrong(
@@ -312,8 +330,8 @@ class _Images:
         if given.get('do_center_crop'):
             raise self._wrong('do_center_crop would leave a border without labels; set it to false')
         kind = given.get('resample', 2)
-        if kind not in _RESAMPLE:
-            raise self._wrong(f'resample={kind!r} is none of {_RESAMPLE}')
+        if not isinstance(kind, int) or kind not in _RESAMPLE:
+            raise self._wrong(f'resample={_short(kind)} is none of {_RESAMPLE}')
         self.resample = _RESAMPLE[kind]
         self.side = self._side(given.get('size', 512)) if given.get('do_resize', True) else None
 
@@ -324,7 +342,7 @@ class _Images:
         sides = size if isinstance(size, Mapping) else {'shortest_edge': size}
         found = [sides.get('shortest_edge')] if 'shortest_edge' in sides else None
         found = found or [sides.get('height'), sides.get('width')]
-        if not all(isinstance(each, int) and each > 0 for each in found):
+        if not all(isinstance(each, int) and 0 < each < _MOST for each in found):
             raise self._wrong(f'size={_short(size)} has no height and width, and no shortest_edge')
         return min(each for each in found if each)
 

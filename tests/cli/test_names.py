@@ -22,6 +22,8 @@ from segformer_plusplus.cli import (
     predict,
     tune,
 )
+from segformer_plusplus.errors import SegformerPlusPlusError
+from segformer_plusplus.evaluation.tuning import run as run_of_tune
 from segformer_plusplus.inference import Segmenter
 
 NAME = 'someone/model'
@@ -113,10 +115,15 @@ def test_benchmark(named, tmp_path, capfd):
     options = ('--shape', '64x64', '--rounds', 1, '--warmup', 0, '--against', 'transformers,mmseg')
     assert run(benchmark.main, NAME, *options, '--json', path) == 0
     shown = capfd.readouterr().out
-    assert f'weights from {NAME}@' in ''.join(shown.split('\n')).replace(
-        'weights from', 'weights from'
-    )
+    assert f'weights from {NAME}@' in shown
     assert 'transformers: logits equal to ours' in shown
+
+
+def test_benchmark_beside_a_model_without_weights(named, segmentation, capfd):
+    options = ('--shape', '64x64', '--rounds', 1, '--warmup', 0)
+    assert run(benchmark.main, NAME, segmentation[0], *options) == 0
+    assert f'weights from {NAME}@' in (shown := ' '.join(capfd.readouterr().out.split()))
+    assert ', random ones; 1 rounds' in shown
 
 
 def test_export(named, tmp_path, capfd):
@@ -139,6 +146,19 @@ def test_tune(named, image, tmp_path):
     assert run(tune.main, NAME, '--folder', image.parent, *options) in (0, 1)
     found = json.loads((out / 'front.json').read_text())
     assert found['source']['config'] == NAME
+
+
+def test_tune_hands_an_address_on_as_it_is(monkeypatch, image, tmp_path, capfd):
+    pytest.importorskip('optuna')
+
+    def refuse(config, checkpoint, **_):
+        raise SegformerPlusPlusError(f'opened with {checkpoint}')
+
+    monkeypatch.setattr(run_of_tune, 'open_fidelity', refuse)
+    name = 'segformer_mit-b0_8xb1-160k_cityscapes-1024x1024'
+    options = ('--folder', image.parent, '--max-drop', 1, '--out', tmp_path / 'tuned')
+    line = error_of(capfd, tune.main, name, *options)
+    assert line.startswith('error: opened with https://')
 
 
 def test_info(named, capfd):

@@ -81,7 +81,8 @@ def build(cfg: Config) -> torch.nn.Module:
 
 def test_pages_are_tested():
     tested = ['checkpoints', 'data', 'deployment', 'fidelity', 'getting-started', 'gpu',
-              'inference', 'own-strategy', 'patching', 'strategies', 'tuning']  # fmt: skip
+              'inference', 'models', 'own-strategy', 'patching', 'strategies',
+              'tuning']  # fmt: skip
     with_code = [page.stem for page in sorted(DOCS.glob('*.md')) if blocks_of(page.name)]
     assert set(with_code) <= set(tested)
 
@@ -108,6 +109,14 @@ def test_getting_started(here):
     model = build(Config.fromfile(here / 'pose.py'))
     heatmaps = model.head(model.backbone(torch.randn(1, 3, 384, 288)))
     assert heatmaps.shape == (1, 17, 96, 72)
+
+
+def test_models(hub, here):
+    shutil.copy('a.jpg', 'street.jpg')
+    tiny_transformers().save_pretrained('saved')
+    files = {path.name: path.read_bytes() for path in Path('saved').iterdir()}
+    hub.add('nvidia/segformer-b0-finetuned-cityscapes-1024-1024', files)
+    assert run('models.md', {})['labels'].shape == (128, 160)
 
 
 def test_strategies():

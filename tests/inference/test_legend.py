@@ -41,6 +41,11 @@ def labels_of(*found, shape=(240, 320)):
     return labels
 
 
+def test_a_name_of_millions_of_letters_is_cut():
+    legend = Legend(['x' * 2_000_000], np.full((1, 3), 9, np.uint8))
+    assert strip_of(legend, np.ones((64, 64), int)).shape[1] < 20 * 10
+
+
 def test_classes_of_a_picture_in_the_order_of_the_labels():
     legend, palette = make(12)
     found = sorted(RNG.choice(12, 5, replace=False).tolist())

@@ -1,19 +1,24 @@
 """Models by their name: what Transformers computes, from the Hub, its cache or a folder."""
 
+import json
+import os
 import shutil
 import subprocess
 import sys
+import time
 
+import hub as fake
 import numpy as np
 import pytest
 import torch
-from hub import TOKEN
+from hub import TOKEN, RefusedError
 from PIL import Image
 
 pytest.importorskip('mmseg')
 transformers = pytest.importorskip('transformers')
 hub_library = pytest.importorskip('huggingface_hub')
 
+from mmengine.config import Config  # noqa: E402
 from mmseg.registry import DATASETS  # noqa: E402
 
 from segformer_plusplus import apply_token_merging  # noqa: E402
@@ -209,6 +214,7 @@ class TestHub:
         name, options = (f'{self.NAME}@v2', {}) if by_name else (self.NAME, dict(revision='v2'))
         assert opened(name, **options).classes == ['a', 'b']
         assert len(opened(f'{self.NAME}@{old}').classes) == 5
+        assert opened(f'{self.NAME}@{old}', revision='v2').classes == ['a', 'b']
 
     def test_a_private_one(self, hub, saved, monkeypatch):
         hub.add(self.NAME, contents(saved), private=True)
@@ -262,6 +268,7 @@ class TestHub:
             ('a/b/c', 'a/b/c is no folder'),
             ('someone/empty', r'someone/empty@\w+ has no config.json: no model of Transformers'),
             ('someone/bert', "model_type is 'bert', and only SegFormer is known here"),
+            ('ü/ö', 'ü/ö cannot be fetched: Repo id must use alphanumeric chars'),
         ],
     )
     def test_no_such_model(self, hub, saved, name, words):
@@ -271,6 +278,66 @@ class TestHub:
         with pytest.raises(SegformerPlusPlusError, match=words) as caught:
             opened(name)
         assert '\n' not in str(caught.value)
+
+    def test_weights_are_fetched_of_a_segformer_alone(self, hub, saved):
+        """Not to learn that a model is another one, nor to say what one is."""
+        bert = {'config.json': b'{"model_type": "bert"}', 'model.safetensors': b''}
+        hub.add('someone/bert', bert)
+        hub.add(self.NAME, {**contents(saved), 'model-card.md': b'no weights'})
+        with pytest.raises(SegformerPlusPlusError, match="model_type is 'bert'"):
+            opened('someone/bert')
+        configs.load_config(self.NAME)
+        assert not any(path.endswith('.safetensors') for _, path in hub.requests)
+        opened(self.NAME)
+        assert not any(path.endswith('.md') for _, path in hub.requests)
+
+    @pytest.mark.parametrize('token', ['wrong', '', 'a\nb'])
+    def test_a_wrong_token(self, hub, saved, token):
+        hub.add(self.NAME, contents(saved))
+        with pytest.raises(CheckpointError, match='the Hub does not know your token|cannot be f'):
+            opened(self.NAME, token=token)
+
+    @pytest.mark.parametrize('what', ['garbage', 'half', 'html', 'refused'])
+    def test_a_hub_that_answers_nonsense(self, hub, saved, monkeypatch, what):
+        hub.add(self.NAME, contents(saved))
+
+        def answer(handler, **_):
+            if what == 'refused':
+                raise RefusedError(403)
+            if what == 'html':
+                handler._send(b'<html>log in to this network</html>', {})
+            elif what == 'half':
+                handler._send(b'{"id', {'Content-Length': '100'})
+            else:
+                handler.wfile.write(b'\0\xff\r\n')
+            handler.close_connection = True
+
+        monkeypatch.setattr(fake._Handler, 'info', answer)
+        with pytest.raises(CheckpointError, match='cannot be (fetched|reached)') as caught:
+            opened(self.NAME)
+        assert '\n' not in str(caught.value)
+
+    @pytest.mark.skipif(sys.platform == 'win32', reason='needs a terminal')
+    def test_bars_are_of_downloads(self, hub, monkeypatch):
+        """On a terminal; there is none for what the cache has."""
+        import pty
+
+        hub.add(self.NAME, {SETTINGS: b'{}', 'model.safetensors': bytes(1 << 20)})
+        send = fake._Handler._send
+
+        def slowly(handler, content, *others):
+            time.sleep(1.2 if len(content) == 1 << 20 and handler.command == 'GET' else 0)
+            send(handler, content, *others)
+
+        monkeypatch.setattr(fake._Handler, '_send', slowly)
+        code = f'from segformer_plusplus.checkpoints.hub import fetch; fetch({self.NAME!r})'
+        for shown in (True, False):
+            ours, theirs = pty.openpty()
+            subprocess.run([sys.executable, '-c', code], env=hub.environment(), stderr=theirs)
+            os.write(theirs, b'|')
+            assert (len(os.read(ours, 1 << 16)) > 1) == shown
+            os.close(ours)
+            os.close(theirs)
 
     def test_weights_alone_in_a_process_of_their_own(self, hub, saved):
         """Nothing else has imported what this needs; no bar is shown for what is in the cache."""
@@ -310,6 +377,12 @@ IMAGES = 'preprocessor_config.json'
         (SETTINGS, dict(hidden_sizes=[8, 16, 40, 65]), 'heads of one width'),
         (SETTINGS, dict(depths='many'), "depths='many' is no list of 4 whole numbers"),
         (SETTINGS, dict(depths=[1, 1, 1, 0]), 'is no list of 4 whole numbers'),
+        (SETTINGS, dict(depths=[1, 1, 1, 10**400]), 'is no list of 4 whole numbers'),
+        (SETTINGS, dict(num_encoder_blocks=0, hidden_sizes=[]), 'is no list of 0 whole numbers'),
+        (SETTINGS, dict(num_labels='many'), "num_labels='many' is no number from 1 to 65536"),
+        (SETTINGS, dict(num_labels=10**9), 'num_labels=1000000000 is no number'),
+        (SETTINGS, dict(num_channels=1.0), 'num_channels=1.0: models of 1 or 3'),
+        (SETTINGS, dict(architectures=5), 'it is a 5, which has no head for labels'),
         (SETTINGS, dict(mlp_ratios=[4, 4, 4, 2]), 'one ratio for all stages'),
         (SETTINGS, dict(hidden_act='relu'), "hidden_act='relu' is not known here, 'gelu' is"),
         (SETTINGS, dict(reshape_last_stage=False), 'reshape_last_stage=False is not known here'),
@@ -326,6 +399,12 @@ IMAGES = 'preprocessor_config.json'
         (IMAGES, dict(image_std=[0.5, 0, 1]), r'image_std=\[0.5, 0, 1\] are no numbers'),
         (IMAGES, dict(image_std='1'), "image_std='1' are no numbers"),
         (IMAGES, dict(rescale_factor=0), r'rescale_factor=\[0\] are no numbers'),
+        (IMAGES, dict(rescale_factor=10**400), 'rescale_factor=.* are no numbers'),
+        (IMAGES, dict(image_mean=[0.5, 0.5, float('nan')]), 'image_mean=.* are no numbers'),
+        (IMAGES, dict(image_std=[float('inf'), 1, 1]), 'image_std=.* are no numbers'),
+        (IMAGES, dict(image_std=[-1, 1, 1]), 'image_std=.* are no numbers'),
+        (IMAGES, dict(resample=[2]), r'resample=\[2\] is none of'),
+        (IMAGES, dict(size=10**6), 'size=1000000 has no height'),
         (IMAGES, dict(size={'longest_edge': 4}), "size={'longest_edge': 4} has no height and"),
         (IMAGES, dict(size=-3), 'size=-3 has no height'),
         (IMAGES, dict(do_center_crop=True), 'do_center_crop would leave a border'),
@@ -339,6 +418,47 @@ def test_settings_that_do_not_fit(tmp_path, file, settings, words):
         (tmp_path / file).write_text('{}')
     with pytest.raises(SegformerPlusPlusError, match=words):
         opened(tmp_path)
+
+
+def test_names_that_would_be_code_in_a_config(tmp_path, monkeypatch):
+    """The first makes mmengine take the backslash out of the second, as it reads a config."""
+    monkeypatch.chdir(tmp_path)
+    names = ['{{$NO_SUCH:a|Q.|b}}', 'Q\',open("run","w").name,#"']
+    save_model(tmp_path / 'saved', names=names)
+    written = Config(dict(classes=names)).pretty_text
+    (tmp_path / 'written.py').write_text(written)
+    Config.fromfile('written.py')
+    assert (tmp_path / 'run').exists()
+    with pytest.raises(SegformerPlusPlusError, match='has braces of a variable of configs'):
+        configs.load_config(tmp_path / 'saved')
+
+
+def test_a_folder_has_no_revisions(tmp_path):
+    save_model(tmp_path)
+    for name in (tmp_path, 'segformer_mit-b0_8xb2-160k_ade20k-512x512'):
+        with pytest.raises(SegformerPlusPlusError, match=f"revision='v2': {name} is no model of"):
+            opened(name, revision='v2')
+
+
+def test_what_is_said_of_a_model(tmp_path):
+    """Also of a folder with a @ in its name, and after a setting of the size was changed."""
+    folder = tmp_path / 'a@b'
+    save_model(folder, dict(size=dict(height=SIDE, width=SIDE)))
+    config = configs.load_config(folder)
+    assert config.filename == str(folder)
+    said = pretrained.describe_pretrained(config)
+    assert said == (
+        f'{folder}: 5 classes, images resized to a shorter side of 64, token merging: weighted'
+    )
+    config = configs.load_config(folder, {'test_dataloader.dataset.pipeline.1.scale': (96, 32)})
+    assert 'to a shorter side of 32,' in pretrained.describe_pretrained(config)
+
+
+def test_none_saved_is_nothing_saved(tmp_path):
+    save_model(tmp_path)
+    path = tmp_path / SETTINGS
+    path.write_text(json.dumps({**json.loads(path.read_text()), 'token_merging': None}))
+    assert merging(opened(tmp_path)) == repr(build_token_merging(pretrained.DEFAULT_MERGING))
 
 
 @pytest.mark.parametrize('content', ['', '{', '[]', '\x00'])
@@ -380,8 +500,11 @@ def test_the_side_of_a_known_name_is_not_what_lies_beside_it(hub, tmp_path):
     name = 'nvidia/segformer-b0-finetuned-cityscapes-1024-1024'
     hub.add(name, contents(tmp_path))
     config = configs.load_config(name)
-    assert config.pretrained_model.shorter_side == 1024
     assert config.test_dataloader.dataset.pipeline[1].scale == (4096, 1024)
+
+
+def theirs_classes(name):
+    return 150 if 'ade20k' in name else 19
 
 
 class TestOpenMMLab:
@@ -399,6 +522,8 @@ class TestOpenMMLab:
     def test_our_modules_take_their_weights(self, name, tmp_path):
         config = configs.named_config(name)
         assert config.pretrained_model.weights == self.NAMES[name].weights
+        said = pretrained.describe_pretrained(config)
+        assert said.startswith(f'{name}: {theirs_classes(name)} classes, images resized to a short')
         theirs = build_model(configs.load_config(self.NAMES[name].config).model)
         torch.save(dict(state_dict=theirs.state_dict()), tmp_path / 'weights.pth')
         config.pretrained_model.weights = str(tmp_path / 'weights.pth')

@@ -135,7 +135,7 @@ def tune(
     if device is not None:
         check_device(device)
     config, cfg = Path(config), load_config(config, cfg_options)
-    checkpoint = Path(checkpoint or cfg.get('pretrained_model', {}).get('weights', ''))
+    checkpoint = checkpoint or cfg.get('pretrained_model', {}).get('weights')
     imports: list[str] = []
     if isinstance(space, str | os.PathLike):
         space, imports = read_space(space)
@@ -149,9 +149,10 @@ def tune(
         with_own_backbone(cfg), checkpoint, device=device, images=folder, progress=False
     )
     parts = {key: cfg.get(key) for key in ('model', 'test_dataloader', 'test_evaluator')}
+    file = Path(str(checkpoint))
     identity = {
         'config': sha256(Config(parts).to_dict()),
-        'checkpoint': hash_file(checkpoint) if checkpoint.is_file() else str(checkpoint),
+        'checkpoint': hash_file(file) if file.is_file() else str(checkpoint),
         'folder of images': str(folder and Path(folder).resolve()),
         'state of the images': sha256(_list_files(cfg, folder)),
         'version of this package': __version__,

@@ -15,7 +15,6 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS
 
-from ...checkpoints.hub import is_hub_name
 from ...files import write_json, write_text
 from ...inference.configs import find_config
 from ...registration import component
@@ -240,8 +239,6 @@ def write_config(
     if 'pretrained_model' in cfg:  # there is no file to inherit
         whole = copy.deepcopy(cfg)
         whole.merge_from_dict(content)
-        if is_hub_name(cfg.pretrained_model.name):  # a cache may be emptied
-            whole.pretrained_model.weights = cfg.pretrained_model.name
     elif Config._is_lazy_import(str(find_config(base))):  # from which no config of names inherits
         whole = Config.fromfile(find_config(base))
         whole.merge_from_dict(content)
