@@ -23,29 +23,29 @@ from ..token_merging.records import from_record
 DEFAULT_MERGING = 'weighted'
 """Of models that say nothing of their own: it keeps nearly all labels of photographs."""
 
-_CITYSCAPES_SIDE = 1024
 _LONGEST = 4  # times the shorter side, as in mmseg's test pipelines
 _MEAN, _STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # Transformers' defaults, ImageNet's
 _RESAMPLE = dict(
     enumerate(('nearest', 'lanczos', 'bilinear', 'bicubic', 'box', 'hamming'))
 )  # Pillow's
 _SAME_NAMES = 0.8  # share of the classes by which a data set is recognised
-_MOST = 2**16  # classes, which labels of 16 bits tell apart; and pixels of a side, or of a layer
+_MOST = 2**16  # classes, which labels of 16 bits tell apart; and channels
+_LONGEST_SIDE = 2**13  # that images are resized to
 _LEAST_FACTOR, _LARGEST = 1e-6, 1e6  # of numbers by which images are normalised
 _SEGMENTOR = 'SegformerForSemanticSegmentation'
 
 HUB_MODELS = {
-    **{f'nvidia/segformer-b{n}-finetuned-ade-512-512': 512 for n in range(5)},
-    'nvidia/segformer-b5-finetuned-ade-640-640': 640,
-    **{f'nvidia/segformer-b{n}-finetuned-cityscapes-1024-1024': _CITYSCAPES_SIDE for n in range(6)},
-    **{
-        f'nvidia/segformer-b0-finetuned-cityscapes-{size}': _CITYSCAPES_SIDE
-        for size in ('512-1024', '640-1280', '768-768')
-    },
+    f'nvidia/segformer-{name}': int(name.split('-')[-2])
+    for name in (
+        *(f'b{n}-finetuned-ade-512-512' for n in range(5)),
+        'b5-finetuned-ade-640-640',
+        *(f'b{n}-finetuned-cityscapes-1024-1024' for n in range(6)),
+        *(f'b0-finetuned-cityscapes-{size}' for size in ('512-1024', '640-1280', '768-768')),
+    )
 }
-"""SegFormer's own models on the Hub, and the shorter side of images in the paper's tests of them.
+"""SegFormer's own models on the Hub, and the shorter side of images in its authors' tests of them.
 
-The settings that lie beside those for Cityscapes say 512, at which they lose much.
+It counts whatever the settings that lie beside them say.
 """
 
 
@@ -342,7 +342,7 @@ class _Images:
         sides = size if isinstance(size, Mapping) else {'shortest_edge': size}
         found = [sides.get('shortest_edge')] if 'shortest_edge' in sides else None
         found = found or [sides.get('height'), sides.get('width')]
-        if not all(isinstance(each, int) and 0 < each < _MOST for each in found):
+        if not all(isinstance(each, int) and 0 < each <= _LONGEST_SIDE for each in found):
             raise self._wrong(f'size={_short(size)} has no height and width, and no shortest_edge')
         return min(each for each in found if each)
 

@@ -488,11 +488,13 @@ def test_a_folder_without_weights(tmp_path):
 
 
 def test_sides_of_known_names():
-    """The size of the training is in the name; for Cityscapes, tests are at full size."""
-    for name, side in pretrained.HUB_MODELS.items():
-        *_, data, height, width = name.split('-')
-        assert side == (int(height) if data == 'ade' else 1024)
-    assert len(pretrained.HUB_MODELS) == 15
+    """As in the authors' configs: img_scale=(2048, 512), (1024, 512), (1536, 768), ..."""
+    sides = {name.removeprefix('nvidia/segformer-'): s for name, s in pretrained.HUB_MODELS.items()}
+    assert len(sides) == 15
+    assert sides['b5-finetuned-ade-640-640'] == 640
+    assert sides['b5-finetuned-cityscapes-1024-1024'] == 1024
+    assert sides['b0-finetuned-cityscapes-512-1024'] == 512
+    assert sides['b0-finetuned-cityscapes-768-768'] == 768
 
 
 def test_the_side_of_a_known_name_is_not_what_lies_beside_it(hub, tmp_path):
