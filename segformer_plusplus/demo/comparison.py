@@ -115,7 +115,7 @@ class Comparer(ABC):
     def __init__(self, predictor: Predictor[Any], max_pixels: int = MAX_PIXELS) -> None:
         if max_pixels < 1:
             raise SegformerPlusPlusError(f'max_pixels is {max_pixels}; give 1 or more')
-        self.num_stages = len(the_backbone(predictor.model).attentions())
+        self.num_stages = len(the_backbone(predictor.model).blocks)
         self.model = predictor.model
         self.max_pixels = max_pixels
         self.device: torch.device = next(self.model.parameters()).device

@@ -192,6 +192,17 @@ def test_a_limit_or_a_model_that_cannot_be(segmentation, monkeypatch):
         open_comparer(config, checkpoint)
 
 
+def test_a_model_of_mmseg_alone(segmentation, comparer, picture):
+    """Its backbone, which nobody has patched yet, gives what ours gives."""
+    config = Config.fromfile(segmentation[0])
+    config.model.backbone.type = 'MixVisionTransformer'
+    del config.model.backbone['token_merging']
+    image = comparer.read(picture).image
+    found = open_comparer(config, segmentation[1], 'cpu')(image, 'hq')
+    assert found.outcome.said == comparer(image, 'hq').outcome.said
+    assert len(found.stages) == 4
+
+
 def test_no_gradio_is_needed():
     code = 'import sys, segformer_plusplus.demo; print("gradio" in sys.modules)'
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
