@@ -15,6 +15,7 @@ from PIL import Image
 
 from segformer_plusplus.cli.demo import KNOWN, find_model, find_samples, main
 from segformer_plusplus.errors import SegformerPlusPlusError
+from segformer_plusplus.inference.opening import open_model
 
 START = (
     'import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);'
@@ -39,7 +40,8 @@ def test_a_known_model(hub, tmp_path, monkeypatch):
     save_model(tmp_path / 'saved')
     hub.add(KNOWN, contents(tmp_path / 'saved'))
     cfg, weights = find_model(None, None)
-    assert cfg.pretrained_model.name.startswith(f'{KNOWN}@') and Path(weights).is_dir()
+    assert cfg.pretrained_model.name.startswith(f'{KNOWN}@')
+    assert len(open_model(cfg, weights).dataset_meta['classes']) == 5
     assert find_model(str(tmp_path / 'saved'), None)[1] == str(tmp_path / 'saved')
 
 

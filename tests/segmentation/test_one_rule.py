@@ -16,7 +16,7 @@ from mmseg.models.segmentors import EncoderDecoder
 from PIL import Image
 from test_labels import build, predict, sample
 
-from segformer_plusplus.demo.comparison import Comparer
+from segformer_plusplus.demo.segmentation import SegmentationComparer
 from segformer_plusplus.evaluation.benchmark.contenders import Contender, OpenMMLabModel
 from segformer_plusplus.evaluation.benchmark.costs import CompiledModel, TrainingStep
 from segformer_plusplus.export.graph import predict as predict_graph
@@ -191,13 +191,13 @@ def test_the_page(head):
         classes=('fg',) if head == 'one class' else ('bg', 'fg'),
         palette=[[9, 9, 9], [200, 0, 0]][-model.decode_head.num_classes :],
     )
-    result = Comparer(Segmenter(model))(pixels()[..., ::-1].copy(), 'none')
-    shares = {each.name: each.share for each in result.classes}
+    outcome = SegmentationComparer(Segmenter(model))(pixels()[..., ::-1].copy(), 'none').outcome
+    shares = {each.name: float(each.value.rstrip('%')) / 100 for each in outcome.legend}
     expected = mmsegs(theirs)[0].float().mean()
     assert shares['fg'] == pytest.approx(float(expected), abs=1e-3)
     assert set(shares) == {'fg', 'background' if head == 'one class' else 'bg'}
     image = pixels()[..., ::-1]
-    painted = (result.overlay != image).any(-1)
+    painted = (outcome.merged != image).any(-1)
     if head == 'one class':
         assert painted.mean() == pytest.approx(float(expected), abs=0.02)
 

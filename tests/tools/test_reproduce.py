@@ -162,7 +162,8 @@ def test_a_demo_of_a_few_images(name, images, tmp_path, monkeypatch, capfd):
     if name == 'demo-seg':
         monkeypatch.chdir(tmp_path)
         config, checkpoint = find_model(None, None)
-        assert Path(checkpoint).resolve().name == 'iter_1.pth' and Path(config).is_file()
+        assert Path(checkpoint).resolve().name == 'iter_1.pth'
+        assert Path(config.filename).is_file()
 
 
 def test_killed_for_good_in_a_training_and_between_rows(tmp_path):

@@ -9,10 +9,11 @@ from PIL import Image
 from segformer_plusplus.cli.merge_map import main as merge_map
 from segformer_plusplus.cli.predict import main as predict
 from segformer_plusplus.cli.test import main as run_command_test
-from segformer_plusplus.demo import Comparer
+from segformer_plusplus.demo import open_comparer
 from segformer_plusplus.errors import SegformerPlusPlusError
 from segformer_plusplus.evaluation.fidelity import open_fidelity
-from segformer_plusplus.inference import Segmenter, open_model
+from segformer_plusplus.inference import open_model
+from segformer_plusplus.inference.configs import load_config
 from segformer_plusplus.inference.segmenter import _reduces_zero_label
 
 from .conftest import write
@@ -175,11 +176,11 @@ def test_every_command_takes_images_of_other_channels(tmp_path, channels, capfd)
     images = open_fidelity(config, checkpoint, images=str(tmp_path / 'img'), **QUIET)
     assert images.measure('hq')['changed'] >= 0
     assert np.array_equal([each.labels for each in images.predict('none')], expected)
-    comparer = Comparer(Segmenter(str(config), str(checkpoint), device='cpu'))
-    result = comparer(comparer.read(picture), 'hq')
-    assert result.overlay.shape == (64, 96, 3)
-    shares = {each.name: each.share for each in comparer(comparer.read(picture), 'none').classes}
-    assert shares['fg'] == pytest.approx(expected[0].mean())
+    comparer = open_comparer(load_config(config), checkpoint, 'cpu')
+    image = comparer.read(picture).image
+    assert comparer(image, 'hq').outcome.merged.shape == (64, 96, 3)
+    shares = {each.name: each.value for each in comparer(image, 'none').outcome.legend}
+    assert shares['fg'] == f'{expected[0].mean():.1%}'
 
 
 @pytest.mark.parametrize('model', ['scenes', 'jumpers'])
