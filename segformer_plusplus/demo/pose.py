@@ -9,7 +9,7 @@ import numpy as np
 
 from ..inference.drawing import highlight
 from ..inference.merge_maps import MergeMaps, turned, without_merging
-from ..inference.pose import PoseEstimator, SkeletonPainter, whole_image
+from ..inference.pose import PoseEstimator, SkeletonPainter, limb_width, whole_image
 from ..inference.reader import visible
 from ..token_merging import PRESETS
 from .comparison import MAX_PIXELS, Comparer, Entry, Outcome
@@ -62,7 +62,7 @@ class PoseComparer(Comparer):
 def _lines(image: np.ndarray, old: np.ndarray, new: np.ndarray) -> np.ndarray:
     """Darkens an image and marks every keypoint, with a line from where it is without merging."""
     mask = np.zeros(image.shape[:2], dtype=np.uint8)
-    width = max(1, round(max(image.shape[:2]) / 300))
+    width = limb_width(image)
     for start, end in zip(np.rint(old).astype(int), np.rint(new).astype(int), strict=True):
         cv2.line(mask, start.tolist(), end.tolist(), 1, width)
         cv2.circle(mask, end.tolist(), 2 * width, 1, -1)

@@ -55,7 +55,7 @@ def summary(result: Result, settings: str) -> str:
 
 
 def _speed(result: Result) -> str:
-    gain = result.seconds_unmerged / result.seconds
+    gain = result.speed_up
     if gain >= _SURELY:
         return f'<b>{gain:.2f} times as fast</b> as without merging'
     if gain > 1 / _SURELY:
@@ -64,7 +64,7 @@ def _speed(result: Result) -> str:
 
 
 def _advice(result: Result) -> str:
-    if result.seconds_unmerged / result.seconds >= _SURELY:
+    if result.speed_up >= _SURELY:
         return ''
     return (
         ' Choosing what to merge takes time, too; it pays on larger images, where attention is '

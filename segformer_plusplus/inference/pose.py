@@ -184,6 +184,11 @@ def check_boxes(name: str, boxes: Any) -> np.ndarray:
     return array
 
 
+def limb_width(image: np.ndarray) -> int:
+    """Returns the width in pixels of what is painted on an image (H, W, 3)."""
+    return max(1, round(max(image.shape[:2]) * _LIMB_WIDTH))
+
+
 class SkeletonPainter:
     """Paints boxes and skeletons of people.
 
@@ -201,7 +206,7 @@ class SkeletonPainter:
         """Returns a painted copy of an image (H, W, 3) uint8 BGR."""
         if not len(sample.pred_instances):
             return image.copy()
-        self._painter.line_width = max(1, round(max(image.shape[:2]) * _LIMB_WIDTH))
+        self._painter.line_width = limb_width(image)
         self._painter.radius = 2 * self._painter.line_width
         painted: np.ndarray = self._painter.add_datasample(
             'prediction',

@@ -1,5 +1,7 @@
 """A tiny segmentor and a tiny pose estimator behind the page, and images to show them."""
 
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +34,19 @@ def picture(tmp_path) -> Path:
     path = tmp_path / 'street.png'
     Image.fromarray(small.repeat(8, axis=0).repeat(8, axis=1)).save(path)
     return path
+
+
+def all_at_once(call, everyone, ended, enough, gate):
+    """Calls for everyone in threads of their own; the gate opens once so many have ended."""
+    threads = [threading.Thread(target=call, args=[each]) for each in everyone]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + 60
+    while len(ended) < enough and time.monotonic() < deadline:
+        time.sleep(0.01)
+    gate.set()
+    for thread in threads:
+        thread.join()
 
 
 @pytest.fixture

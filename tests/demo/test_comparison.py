@@ -3,7 +3,6 @@
 import subprocess
 import sys
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -20,6 +19,8 @@ from segformer_plusplus.errors import SegformerPlusPlusError
 from segformer_plusplus.inference import PoseEstimator, Segmenter
 from segformer_plusplus.inference.pose import SkeletonPainter
 from segformer_plusplus.token_merging.config import PRESETS
+
+from .conftest import all_at_once
 
 
 @pytest.mark.parametrize('preset', PRESETS)
@@ -162,15 +163,7 @@ def test_twenty_at_once(comparer, picture, monkeypatch):
         except SegformerPlusPlusError as error:
             refused.append(str(error))
 
-    threads = [threading.Thread(target=compute, args=[name]) for name in ['fast', 'none'] * 10]
-    for thread in threads:
-        thread.start()
-    deadline = time.monotonic() + 60
-    while len(refused) < 20 - WAITING - 1 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    gate.set()
-    for thread in threads:
-        thread.join()
+    all_at_once(compute, ['fast', 'none'] * 10, refused, 20 - WAITING - 1, gate)
     assert len(found) == WAITING + 1 and len(refused) == 20 - WAITING - 1
     assert set(refused) == {'8 comparisons of others wait already: press Compare again in a moment'}
     for name, overlay in found:

@@ -4,7 +4,6 @@ import re
 import shutil
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from functools import partial
 from io import BytesIO
@@ -26,6 +25,8 @@ from segformer_plusplus.demo.segmentation import SegmentationComparer  # noqa: E
 from segformer_plusplus.demo.serving import OnlyFromHere, is_local, serve  # noqa: E402
 from segformer_plusplus.errors import SegformerPlusPlusError  # noqa: E402
 from segformer_plusplus.inference import Segmenter  # noqa: E402
+
+from .conftest import all_at_once  # noqa: E402
 
 NAMES = ('chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable')
 BROWSER = next((path for path in map(shutil.which, NAMES) if path), None)
@@ -322,15 +323,7 @@ def test_twenty_visitors_at_once(address, monkeypatch):
         asked = dict(session_hash=f'v{index}')
         answers[index] = httpx.get(listen, params=asked, timeout=90).text
 
-    threads = [threading.Thread(target=listens, args=[index]) for index in range(20)]
-    for thread in threads:
-        thread.start()
-    deadline = time.monotonic() + 60
-    while len(answers) < 20 - waiting - 1 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    gate.set()
-    for thread in threads:
-        thread.join()
+    all_at_once(listens, range(20), answers, 20 - waiting - 1, gate)
     refused = [index for index, said in answers.items() if 'comparisons of others wait' in said]
     assert len(answers) == 20 and len(refused) == 20 - waiting - 1
     for index in set(range(20)) - set(refused):
