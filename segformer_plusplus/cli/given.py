@@ -10,7 +10,7 @@ from rich.console import Console
 
 from ..errors import SegformerPlusPlusError
 from ..inference.configs import load_config
-from ..inference.pretrained import describe_pretrained
+from ..inference.pretrained import describe_pretrained, own_weights
 
 
 def read_model(
@@ -36,11 +36,11 @@ def read_model(
         SegformerPlusPlusError: see :func:`~..inference.configs.load_config`; or no weights.
     """
     cfg = load_config(config, cfg_options)
-    about = cfg.get('pretrained_model')
-    if about is not None:
+    weights = own_weights(cfg)
+    if weights is not None:
         said = describe_pretrained(cfg, token_merging)
         Console(stderr=True, soft_wrap=True, highlight=False).print(said, markup=False)
-        return cfg, about.weights, list(files)
+        return cfg, weights, list(files)
     if not files:
         raise SegformerPlusPlusError(
             f'CONFIG {config} needs a CHECKPOINT with its weights; the names that '

@@ -20,6 +20,7 @@ from ..errors import CheckpointError
 from ..evaluation.timing import describe_environment
 from ..inference.configs import load_config, named_config, shipped_configs
 from ..inference.opening import open_model, test_dataset
+from ..inference.pretrained import resized_to
 from ..token_merging import TOKEN_MERGERS, TokenMerging
 from ..token_merging.config import PURPOSES
 from ..token_merging.words import in_words
@@ -96,9 +97,8 @@ def _model(config: Config) -> Rows:
     if names:
         more = f', and {len(names) - _NAMED} more' if len(names) > _NAMED else ''
         yield f'{len(names)} classes', f'{", ".join(names[:_NAMED])}{more}'
-    for step in test_dataset(config).get('pipeline') or ():
-        if step.get('scale'):
-            yield 'images', f'resized to fit {" x ".join(map(str, step["scale"]))}'
+    if scale := resized_to(test_dataset(config).get('pipeline') or ()):
+        yield 'images', f'resized to fit {" x ".join(map(str, scale))}'
     normalised = config.model.get('data_preprocessor') or {}
     for name in ('mean', 'std'):
         if normalised.get(name):

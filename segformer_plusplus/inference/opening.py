@@ -20,6 +20,7 @@ from ..errors import SegformerPlusPlusError
 from ..patching import apply_token_merging
 from ..registration import component
 from .configs import datasets_of, load_config
+from .pretrained import own_weights
 
 _STARTS = 'init_cfg', 'pretrained'
 
@@ -68,7 +69,7 @@ def open_model(
         model: Any = config_or_model
     else:
         config = load_config(config_or_model, cfg_options)
-        checkpoint = checkpoint or config.get('pretrained_model', {}).get('weights')
+        checkpoint = checkpoint or own_weights(config)
         if checkpoint is None and not random_weights:
             raise SegformerPlusPlusError(
                 'no checkpoint: a model of a config has random weights without one'

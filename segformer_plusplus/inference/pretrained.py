@@ -154,6 +154,18 @@ def pretrained_config(
     return Config(content, cfg_text=f'# {text}', filename=repo)
 
 
+def own_weights(config: Config) -> str | None:
+    """Returns the checkpoint that a model by its name brings; None of any other config."""
+    weights: str | None = config.get('pretrained_model', {}).get('weights')
+    return weights
+
+
+def resized_to(pipeline: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
+    """Returns the scale that a pipeline resizes images to; () if it resizes none."""
+    scale = next((step['scale'] for step in pipeline if step.get('scale')), ())
+    return tuple(scale) if isinstance(scale, list | tuple) else (scale,)
+
+
 def describe_pretrained(config: Config, token_merging: Any = None) -> str:
     """Says in one line what a model by name is, what becomes of images, and what is merged.
 
@@ -161,10 +173,10 @@ def describe_pretrained(config: Config, token_merging: Any = None) -> str:
         config: of :func:`~.configs.named_config`.
         token_merging: what takes the place of the config's strategy, if anything.
     """
-    steps = config.test_dataloader.dataset.pipeline
-    scale = next((step.scale for step in steps if step.get('scale')), None)
-    side = min(scale) if isinstance(scale, list | tuple) else scale
-    resized = f'images resized to a shorter side of {side}' if side else 'images at their own size'
+    scale = resized_to(config.test_dataloader.dataset.pipeline)
+    resized = 'images at their own size'
+    if scale:
+        resized = f'images resized to a shorter side of {min(scale)}'
     merging = token_merging or config.model.backbone.get('token_merging')
     merging = merging if isinstance(merging, str) else 'of its own'
     name = re.sub(r'(@[0-9a-f]{7})[0-9a-f]{33}$', r'\1', config.pretrained_model.name)
@@ -340,11 +352,12 @@ class _Images:
 
     def _side(self, size: Any) -> int:
         sides = size if isinstance(size, Mapping) else {'shortest_edge': size}
-        found = [sides.get('shortest_edge')] if 'shortest_edge' in sides else None
-        found = found or [sides.get('height'), sides.get('width')]
+        keys = ['shortest_edge'] if 'shortest_edge' in sides else ['height', 'width']
+        found: list[Any] = [sides.get(key) for key in keys]
         if not all(isinstance(each, int) and 0 < each <= _LONGEST_SIDE for each in found):
             raise self._wrong(f'size={_short(size)} has no height and width, and no shortest_edge')
-        return min(each for each in found if each)
+        side: int = min(found)
+        return side
 
     def preprocessor(self) -> dict[str, Any]:
         """Returns the settings of mmseg's data preprocessor."""

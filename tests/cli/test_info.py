@@ -23,6 +23,13 @@ def test_a_config(capsys, segmentation):
     assert 'EncoderDecoderPlusPlus' in printed and 'mmseg' in printed and 'million' in printed
 
 
+@pytest.mark.parametrize('scale, shown', [((96, 64), '96 x 64'), (80, '80')])
+def test_sizes_of_images(capsys, segmentation, tmp_path, scale, shown):
+    config = tmp_path / 'config.py'
+    config.write_text(segmentation[0].read_text().replace('scale=(96, 64)', f'scale={scale}'))
+    assert f'resized to fit {shown} ' in info(capsys, config)
+
+
 def test_a_checkpoint(capsys, segmentation):
     printed = info(capsys, segmentation[1])
     assert 'recognised │ mmseg' in printed and 'classes │ 5' in printed

@@ -18,6 +18,7 @@ from ...errors import SegformerPlusPlusError
 from ...files import hash_file, sha256
 from ...inference.configs import load_config
 from ...inference.opening import check_device, test_dataset
+from ...inference.pretrained import own_weights
 from ...patching import find_backbones
 from ...version import __version__
 from ..fidelity import Fidelity, open_fidelity
@@ -135,7 +136,7 @@ def tune(
     if device is not None:
         check_device(device)
     config, cfg = Path(config), load_config(config, cfg_options)
-    checkpoint = checkpoint or cfg.get('pretrained_model', {}).get('weights')
+    checkpoint = checkpoint or own_weights(cfg)
     imports: list[str] = []
     if isinstance(space, str | os.PathLike):
         space, imports = read_space(space)
