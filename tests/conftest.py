@@ -20,6 +20,8 @@ from mmengine.visualization import Visualizer
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.torch_version import TorchVersion
 
+from segformer_plusplus.token_merging import PRESETS, TOKEN_MERGERS
+
 __all__ = ['hub']
 
 FIRST = ('training', 'test_reproduce.py')
@@ -51,9 +53,15 @@ def fresh_managers() -> None:
 
 @pytest.fixture(autouse=True)
 def any_order() -> Iterator[None]:
-    """A training that is to be exact says so for the whole process, where no kernel runs then."""
+    """What a test leaves to the process changes no other test.
+
+    A training that is to be exact says so for the whole process, where no kernel runs then.
+    """
+    presets, mergers = list(PRESETS.items()), list(TOKEN_MERGERS.module_dict)
     yield
     torch.use_deterministic_algorithms(False)
+    assert list(PRESETS.items()) == presets, 'other tests would have other presets'
+    assert list(TOKEN_MERGERS.module_dict) == mergers, 'other tests would have other mergers'
 
 
 @pytest.fixture

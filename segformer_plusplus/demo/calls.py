@@ -20,10 +20,7 @@ from PIL import Image
 from ..errors import SegformerPlusPlusError
 from . import words
 from .comparison import Comparer
-from .strategies import Ratios, make_strategy, preset_ratios, read_address
-
-RATIO_STEP = 0.0125
-"""Of the sliders: all ratios and limits of the presets are multiples of it."""
+from .strategies import FIRST_PRESET, Ratios, make_strategy, preset_ratios, read_address, sliders
 
 SHOWN = 24
 """Samples that get a thumbnail; a link can name the others."""
@@ -35,11 +32,6 @@ ERROR = object()
 """In the place of an output that says what went wrong."""
 
 _THUMBNAIL = 240, 160
-
-_LABELS = (
-    'Keys and values merged away in stages 1 and 2',
-    'Queries merged away in stages 3 and 4',
-)
 
 
 def for_people(call: Callable[..., Any], *otherwise: Any) -> Callable[..., Any]:
@@ -105,41 +97,9 @@ class Calls:
         photograph = self._comparer.read(path, name)
         return photograph.image, sample, words.note(photograph.notes)
 
-    def follow(self, preset: str, ratios: Ratios | None = None) -> list[Any]:
-        """Returns the settings of both sliders, hidden for a preset without ratios, and the words.
-
-        Args:
-            preset: that was chosen.
-            ratios: None are those of the preset.
-        """
-        said = words.strategy(make_strategy(preset, ratios))
-        found = preset_ratios(preset)
-        if found is None:
-            return [*(dict(label=label, visible=False) for label in _LABELS), said]
-        values = zip(_LABELS, ratios or found[0], found[1], strict=True)
-        return [
-            *(
-                dict(
-                    label=label,
-                    minimum=0,
-                    maximum=limit,
-                    step=RATIO_STEP,
-                    value=value,
-                    visible=True,
-                )
-                for label, value, limit in values
-            ),
-            said,
-        ]
-
-    def updates(self, preset: str, ratios: Ratios | None = None) -> list[Any]:
-        """Returns what :meth:`follow` does, for sliders that are there already."""
-        kv, q, said = self.follow(preset, ratios)
-        return [gr.update(**kv), gr.update(**q), said]
-
-    def explain(self, preset: str, kv: float, q: float) -> str:
-        """Returns what a strategy with other ratios merges."""
-        return words.strategy(make_strategy(preset, Ratios(kv, q)))
+    def explain(self, preset: Any, kv: Any, q: Any) -> str:
+        """Returns what a strategy merges, with the ratios of the sliders if it has any."""
+        return words.strategy(make_strategy(preset, _ratios(preset, kv, q)))
 
     def load(self, request: gr.Request) -> tuple[Any, ...]:
         """Returns what the address asks for, and says what of it made no sense."""
@@ -152,14 +112,17 @@ class Calls:
             except SegformerPlusPlusError as error:
                 ignored.append(str(error))
         said = words.error(f'ignored in the link: {"; ".join(ignored)}') if ignored else ''
-        return asked.preset, *self.updates(asked.preset, asked.ratios), *image, said
+        chosen: tuple[Any, ...] = SAME, SAME, SAME
+        if (asked.preset, asked.ratios) != (FIRST_PRESET, None):
+            settings = sliders(asked.preset, asked.ratios)
+            chosen = asked.preset, *(gr.update(**each) for each in settings)
+        # what a visitor chose before this answer comes stays, unless the address says otherwise
+        return *chosen, *image, said
 
     def compare(self, given: Any, preset: Any, kv: Any, q: Any) -> tuple[Any, ...]:
         """Returns no error, summary, both predictions, what changed, details, and merge maps."""
         path, name = self._uploaded(given)
-        if not isinstance(preset, str):
-            raise SegformerPlusPlusError(f'{preset!r} is no strategy')
-        ratios = None if preset_ratios(preset) is None else Ratios(kv, q)
+        ratios = _ratios(preset, kv, q)
         result = self._comparer(self._comparer.read(path, name).image, preset, ratios)
         settings = json.dumps(
             [given['path'], preset, kv, q], ensure_ascii=False, separators=(',', ':')
@@ -185,3 +148,9 @@ class Calls:
         if not isinstance(path, str) or folder not in Path(os.path.abspath(path)).parents:
             raise SegformerPlusPlusError('there is no image yet: upload one or choose a sample')
         return Path(path), str(given.get('orig_name') or Path(path).name)
+
+
+def _ratios(preset: Any, kv: Any, q: Any) -> Ratios | None:
+    if not isinstance(preset, str):
+        raise SegformerPlusPlusError(f'{preset!r} is no strategy')
+    return None if preset_ratios(preset) is None else Ratios(kv, q)

@@ -14,10 +14,15 @@ from ..token_merging.config import PURPOSES
 from . import words
 from .calls import ERROR, SAME, Calls, for_people
 from .comparison import Comparer
-from .strategies import FIRST_PRESET
+from .strategies import FIRST_PRESET, sliders
 
 TITLE = 'SegFormer++: token merging'
 _UNKNOWN = 'the request cannot be understood'
+
+SHARES = (
+    'Keys and values merged away in stages 1 and 2',
+    'Queries merged away in stages 3 and 4',
+)
 
 QUEUE = 100
 """Requests that Gradio keeps; comparisons beyond ``comparison.WAITING`` are refused in words."""
@@ -115,9 +120,11 @@ def _inputs(calls: Calls, presets: Iterable[str]) -> Inputs:
         [(f'{name}: {PURPOSES[name]}', name) for name in presets], value=FIRST_PRESET,
         label='Strategy', elem_id='strategy',
     )  # fmt: skip
-    *sliders, said = calls.follow(FIRST_PRESET)
-    kv, q = (gr.Slider(**settings) for settings in sliders)
-    stages = _said(said)
+    kv, q = (
+        gr.Slider(label=label, **settings)
+        for label, settings in zip(SHARES, sliders(FIRST_PRESET), strict=True)
+    )
+    stages = _said(calls.explain(FIRST_PRESET, kv.value, q.value))
     with gr.Column(elem_id='go'):
         message = _said()
         button = gr.Button('Compare', variant='primary')
@@ -168,22 +175,28 @@ def _connect(page: gr.Blocks, calls: Calls, inputs: Inputs, results: Results) ->
     private: dict[str, Any] = dict(api_visibility='private', concurrency_limit=None)
     quick = dict(private, queue=False, show_progress='hidden')
     slow = dict(private, show_progress_on=[inputs.image], trigger_mode='always_last')
-    settings = [inputs.preset, inputs.kv, inputs.q]
+    settings = inputs.chosen[1:]
     gr.on(
         [each.change for each in (*inputs.chosen, inputs.sample)], None,
         [*inputs.chosen, inputs.sample], js='(...values) => page.now(...values)', **quick,
     )  # fmt: skip
-    inputs.preset.input(calls.updates, inputs.preset, [*settings[1:], inputs.stages], **quick)
-    explain = for_people(calls.explain, ERROR)
-    gr.on([inputs.kv.input, inputs.q.input], explain, settings, inputs.stages, **quick)
+    inputs.preset.input(
+        None, inputs.preset, settings[1:], js='preset => page.follow(preset)', **quick
+    )
+    gr.on(
+        [each.change for each in settings], for_people(calls.explain, ERROR), settings,
+        inputs.stages, trigger_mode='always_last',
+        # the server has not heard of the limits that the browser set
+        preprocess=False, **quick,
+    )  # fmt: skip
     inputs.copy.click(None, js='() => page.copy()', **quick)
 
     take, choose = (for_people(call, None, '', ERROR) for call in (calls.take, calls.choose))
     inputs.image.upload(take, inputs.image, inputs.read, preprocess=False, **slow)
     inputs.image.clear(lambda: ('', ''), None, inputs.read[1:], **quick)
     inputs.gallery.select(choose, None, inputs.read, **slow)
-    started = [*settings, inputs.stages, *inputs.read, inputs.message]
-    page.load(for_people(calls.load, *[SAME] * 7, ERROR), None, started, **slow)
+    started = [*settings, *inputs.read, inputs.message]
+    page.load(for_people(calls.load, *[SAME] * 6, ERROR), None, started, **slow)
 
     shown = [results.summary, results.pair, results.changed, results.details, *results.maps]
     inputs.button.click(None, None, inputs.button, js='() => "Comparing ..."', **quick)

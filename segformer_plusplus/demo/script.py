@@ -3,12 +3,13 @@
 import json
 
 from ..token_merging import PRESETS
-from .strategies import preset_ratios
+from .strategies import sliders
 
-_WITH_RATIOS = json.dumps([name for name in PRESETS if preset_ratios(name)])
+_SLIDERS = json.dumps({preset: sliders(preset) for preset in PRESETS})
 
 SCRIPT = (
     """
+const sliders = SLIDERS
 const page = {
   key: null,
   // what is chosen now: results of something else are stale, and the address says it
@@ -17,10 +18,14 @@ const page = {
     const query = new URLSearchParams({strategy: preset})
     for (const [name, value] of new URLSearchParams(location.search))
       if (name.startsWith('__')) query.set(name, value)
-    if (WITH_RATIOS.includes(preset)) { query.set('kv', kv); query.set('q', q) }
+    if (sliders[preset][0].visible) { query.set('kv', kv); query.set('q', q) }
     if (sample) query.set('sample', sample)
     history.replaceState(null, '', '?' + query)
     page.mark()
+  },
+  // at once: an answer of the server would overwrite what was chosen meanwhile
+  follow(preset) {
+    return sliders[preset].map(settings => ({__type__: 'update', ...settings}))
   },
   mark() {
     const shown = document.querySelector('.summary'), note = document.getElementById('stale')
@@ -73,4 +78,4 @@ function watch() {
 if (document.body) watch()
 else addEventListener('DOMContentLoaded', watch)
 """
-).replace('WITH_RATIOS', _WITH_RATIOS)
+).replace('SLIDERS', _SLIDERS)

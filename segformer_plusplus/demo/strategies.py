@@ -12,6 +12,9 @@ from ..token_merging.bipartite import BipartiteSoftMatching2d, highest_ratio
 
 FIRST_PRESET = 'hq'
 
+RATIO_STEP = 0.0125
+"""Of the sliders: all ratios and limits of the presets are multiples of it."""
+
 
 class Ratios(NamedTuple):
     """Holds the shares of the keys and values, and of the queries, that are merged away."""
@@ -63,6 +66,22 @@ def make_strategy(preset: str, ratios: Ratios | None = None) -> TokenMerging:
         for role, settings in stage.items():
             settings['ratio'] = getattr(ratios, role)
     return build_token_merging(changed)
+
+
+def sliders(preset: str, ratios: Ratios | None = None) -> list[dict[str, Any]]:
+    """Returns the settings of the sliders of both ratios, hidden for a preset that has none.
+
+    Args:
+        preset: the strategy.
+        ratios: None are those of the preset.
+    """
+    found = preset_ratios(preset)
+    if found is None:
+        return [dict(visible=False)] * 2
+    return [
+        dict(minimum=0, maximum=limit, step=RATIO_STEP, value=value, visible=True)
+        for value, limit in zip(ratios or found[0], found[1], strict=True)
+    ]
 
 
 def read_address(

@@ -4,6 +4,7 @@ import re
 import shutil
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from functools import partial
 from io import BytesIO
@@ -19,6 +20,7 @@ gradio = pytest.importorskip('gradio', reason='the extra demo is not installed')
 sync_api = pytest.importorskip('playwright.sync_api', reason='playwright is not installed')
 
 from segformer_plusplus.demo import Comparer, comparison  # noqa: E402
+from segformer_plusplus.demo import words as demo_words  # noqa: E402
 from segformer_plusplus.demo.calls import ERROR, Calls, for_people  # noqa: E402
 from segformer_plusplus.demo.page import build_page  # noqa: E402
 from segformer_plusplus.demo.segmentation import SegmentationComparer  # noqa: E402
@@ -228,6 +230,7 @@ def test_a_link_holds_the_settings(browser, page, address, picture):
     expect(page.get_by_role('img', name=ALT)).to_be_visible()
     choose_strategy(page, 'fast')
     box = page.get_by_role('spinbutton', name=re.compile('Queries'))
+    expect(box).to_have_value('0.9')
     box.fill('0.5')
     box.blur()
     expect(page).to_have_url(f'{address}?strategy=fast&kv=0.9&q=0.5&sample=sample.tif')
@@ -247,6 +250,29 @@ def test_a_link_holds_the_settings(browser, page, address, picture):
     choose_strategy(other, '2x2')
     expect(other).to_have_url(f'{address}?strategy=2x2')
     other.close()
+
+
+@needs_browser
+def test_what_is_chosen_while_the_server_is_slow(page, address, monkeypatch):
+    """The last choice wins, of the sliders, of the address and of what is said."""
+    plain, slow = demo_words.strategy, iter((0.8, 0.4))
+
+    def late(strategy):
+        time.sleep(next(slow, 0))
+        return plain(strategy)
+
+    monkeypatch.setattr(demo_words, 'strategy', late)
+    choose_strategy(page, 'fast')
+    box = page.get_by_role('spinbutton', name=re.compile('Queries'))
+    expect(box).to_have_value('0.9', timeout=300)
+    box.fill('0.5')
+    box.blur()
+    merged = page.get_by_role('list', name='What is merged in stages').get_by_role('listitem')
+    expect(merged.last).to_contain_text('50 % merged')
+    expect(merged.first).to_contain_text('90 % merged')
+    assert next(slow, None) is None
+    expect(box).to_have_value('0.5')
+    expect(page).to_have_url(f'{address}?strategy=fast&kv=0.9&q=0.5')
 
 
 @needs_browser
@@ -591,6 +617,20 @@ def test_values_that_the_page_would_not_send(calls, upload, preset):
         if 'path' in upload and isinstance(upload['path'], str):
             upload = dict(path=upload['path'].format(folder=calls.folder))
         calls.compare(upload, preset, 0.6, 0.8)
+
+
+@pytest.mark.parametrize(
+    'preset, ratio, said',
+    [
+        (['hq'], 0.6, 'no strategy'),
+        ('quick', 0.6, 'quick'),
+        ('hq', 'x', 'ratio'),
+        ('hq', 2, 'ratio'),
+    ],
+)
+def test_a_strategy_that_the_page_would_not_send(calls, preset, ratio, said):
+    with pytest.raises(SegformerPlusPlusError, match=said):
+        calls.explain(preset, 0.6, ratio)
 
 
 @pytest.mark.parametrize('path', ['/etc/passwd', '/proc/self/environ', '{samples}/sample.tif'])

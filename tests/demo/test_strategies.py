@@ -1,7 +1,7 @@
 """The strategies that the page offers, and what an address may say."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segformer_plusplus.demo.strategies import (
@@ -31,6 +31,7 @@ def test_presets_with_ratios():
         make_strategy('quick')
 
 
+@settings(deadline=None)
 @given(st.sampled_from(['hq', 'fast']), st.floats(0, 1), st.floats(0, 1))
 def test_the_limits_are_those_of_the_strategy(preset, kv, q):
     _, limits = preset_ratios(preset)
