@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from segformer_plusplus.evaluation.fidelity import open_fidelity
 from segformer_plusplus.evaluation.tuning import Budget, Point, Space, TuneResult, tune
 from segformer_plusplus.evaluation.tuning.selection import Evaluator
 from segformer_plusplus.evaluation.tuning.writing import describe_setting, write_config
-from segformer_plusplus.token_merging import PRESETS, build_token_merging
+from segformer_plusplus.token_merging import PRESETS, TOKEN_MERGERS, build_token_merging
 
 TOOLS = Path(__file__).resolve().parents[3] / 'tools'
 FILES = {'front.json', 'front.png', 'study.json', '.lock'}
@@ -207,6 +208,7 @@ class Greedy(TokenMerger):
 """
 
 
+@patch.dict(TOKEN_MERGERS.module_dict)
 def test_a_strategy_of_ones_own_that_takes_too_much_memory(
     large_scenes, tmp_path, monkeypatch, capsys
 ):
