@@ -270,9 +270,10 @@ class ResultsTable:
             pad_edge=False,
             collapse_padding=True,
         )
+        # what is too long is broken, not cut: PCK@0.1 and PCK@0.05 would look the same
         table.add_column(self.head, overflow='fold')
         for label in self.header[1:]:
-            table.add_column(label, justify='right')
+            table.add_column(label, justify='right', overflow='fold')
         for cells in self.cells:
             table.add_row(*map(escape, cells))
         return table

@@ -108,6 +108,20 @@ def test_the_terminal_says_the_same_in_80_columns(capsys):
     assert cells == TABLE.cells
 
 
+def test_the_terminal_cuts_no_name_and_no_number(capsys):
+    names = [f'PCK@0.{digits}' for digits in ('1', '05', '25', '123', '987')]
+    row = Row.timed('none', BASE, BASE, values=dict.fromkeys(names, 12.3456))
+    table = ResultsTable([row], [c for name in names for c in measure_columns([row], name)])
+    Console(width=80).print(table.to_rich())
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    rows = [line.split(mark)[1:-1] for mark in '┃│' for line in lines if line.startswith(mark)]
+    whole = [''.join(part.strip() for part in parts) for parts in zip(*rows, strict=True)]
+    assert whole[1:] == [
+        f'{label}{cell}' for label, cell in zip(table.header[1:], table.cells[0][1:], strict=True)
+    ]
+
+
 def test_json_and_back():
     content = json.loads(json.dumps(TABLE.to_json()))
     assert content['caption'] == 'A caption.' and content['left_out'] == {}
