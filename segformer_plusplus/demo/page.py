@@ -19,7 +19,7 @@ from .strategies import FIRST_PRESET, sliders
 TITLE = 'SegFormer++: token merging'
 _UNKNOWN = 'the request cannot be understood'
 
-SHARES = (
+_SHARES = (
     'Keys and values merged away in stages 1 and 2',
     'Queries merged away in stages 3 and 4',
 )
@@ -122,7 +122,7 @@ def _inputs(calls: Calls, presets: Iterable[str]) -> Inputs:
     )  # fmt: skip
     kv, q = (
         gr.Slider(label=label, **settings)
-        for label, settings in zip(SHARES, sliders(FIRST_PRESET), strict=True)
+        for label, settings in zip(_SHARES, sliders(FIRST_PRESET), strict=True)
     )
     stages = _said(calls.explain(FIRST_PRESET, kv.value, q.value))
     with gr.Column(elem_id='go'):

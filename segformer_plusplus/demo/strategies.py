@@ -12,8 +12,7 @@ from ..token_merging.bipartite import BipartiteSoftMatching2d, highest_ratio
 
 FIRST_PRESET = 'hq'
 
-RATIO_STEP = 0.0125
-"""Of the sliders: all ratios and limits of the presets are multiples of it."""
+_STEP = 0.0125  # of the sliders: all ratios and limits of the presets are multiples of it
 
 
 class Ratios(NamedTuple):
@@ -79,7 +78,7 @@ def sliders(preset: str, ratios: Ratios | None = None) -> list[dict[str, Any]]:
     if found is None:
         return [dict(visible=False)] * 2
     return [
-        dict(minimum=0, maximum=limit, step=RATIO_STEP, value=value, visible=True)
+        dict(minimum=0, maximum=limit, step=_STEP, value=value, visible=True)
         for value, limit in zip(ratios or found[0], found[1], strict=True)
     ]
 

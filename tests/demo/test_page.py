@@ -129,6 +129,20 @@ def choose_strategy(page: sync_api.Page, preset: str) -> None:
     strategy(page, preset).check()
 
 
+def queries(page: sync_api.Page) -> sync_api.Locator:
+    return page.get_by_role('spinbutton', name=re.compile('Queries'))
+
+
+def type_queries(page: sync_api.Page, ratio: str) -> None:
+    queries(page).fill(ratio)
+    queries(page).blur()
+
+
+def merged(page: sync_api.Page) -> sync_api.Locator:
+    """Find what is said to be merged, a line per stage."""
+    return page.get_by_role('list', name='What is merged in stages').get_by_role('listitem')
+
+
 def compare(page: sync_api.Page) -> sync_api.Locator:
     """Press the button and wait for the sentence that says what came of it."""
     page.get_by_role(**COMPARE).click()
@@ -228,10 +242,8 @@ def test_a_link_holds_the_settings(browser, page, address, picture):
     page.get_by_role('button', name='sample.tif').click()
     expect(page.get_by_role('img', name=ALT)).to_be_visible()
     choose_strategy(page, 'fast')
-    box = page.get_by_role('spinbutton', name=re.compile('Queries'))
-    expect(box).to_have_value('0.9')
-    box.fill('0.5')
-    box.blur()
+    expect(queries(page)).to_have_value('0.9')
+    type_queries(page, '0.5')
     expect(page).to_have_url(f'{address}?strategy=fast&kv=0.9&q=0.5&sample=sample.tif')
     page.context.grant_permissions(['clipboard-read', 'clipboard-write'])
     page.get_by_role('button', name='Copy the link to these settings').click()
@@ -240,7 +252,7 @@ def test_a_link_holds_the_settings(browser, page, address, picture):
     other = browser.new_page()
     other.goto(link)
     expect(strategy(other, 'fast')).to_be_checked()
-    expect(other.get_by_role('spinbutton', name=re.compile('Queries'))).to_have_value('0.5')
+    expect(queries(other)).to_have_value('0.5')
     expect(other.get_by_role('img', name=ALT)).to_be_visible()
     assert other.url == link
     expect(compare(other)).to_contain_text('fast at 96 x 64 pixels')
@@ -261,18 +273,15 @@ def test_what_is_chosen_while_the_server_is_slow(page, address, monkeypatch):
         return plain(strategy)
 
     monkeypatch.setattr(demo_words, 'strategy', late)
-    merged = page.get_by_role('list', name='What is merged in stages').get_by_role('listitem')
     choose_strategy(page, 'fast')
-    box = page.get_by_role('spinbutton', name=re.compile('Queries'))
-    expect(box).to_have_value('0.9')
-    box.fill('0.5')
-    box.blur()
+    expect(queries(page)).to_have_value('0.9')
+    type_queries(page, '0.5')
     expect(page).to_have_url(f'{address}?strategy=fast&kv=0.9&q=0.5')
-    expect(merged.last).to_contain_text('80 % merged')
+    expect(merged(page).last).to_contain_text('80 % merged')
     go_on.set()
-    expect(merged.last).to_contain_text('50 % merged')
-    expect(merged.first).to_contain_text('90 % merged')
-    expect(box).to_have_value('0.5')
+    expect(merged(page).last).to_contain_text('50 % merged')
+    expect(merged(page).first).to_contain_text('90 % merged')
+    expect(queries(page)).to_have_value('0.5')
 
 
 @needs_browser
@@ -382,10 +391,8 @@ def test_errors_are_for_people_and_go_away(page, broken, picture):
     expect(alert).to_contain_text('image broken.png cannot be read')
     choose(page, picture)
     expect(alert).to_have_count(0)
-    box = page.get_by_role('spinbutton', name=re.compile('Queries'))
-    box.fill('0.95')
-    box.blur()
-    expect(box).to_have_value('0.9375')
+    type_queries(page, '0.95')
+    expect(queries(page)).to_have_value('0.9375')
     expect(page.get_by_test_id('toast-body')).to_have_count(0)
 
 
@@ -459,7 +466,7 @@ def test_every_sample_that_can_be_read_has_a_thumbnail(small_comparer, picture, 
 @needs_browser
 def test_ratios_and_words_follow_the_strategy(page):
     boxes = page.get_by_role('spinbutton')
-    words = page.get_by_role('list', name='What is merged').get_by_role('listitem')
+    words = merged(page)
     for preset, values, limits in (
         ('fast', ['0.9', '0.9'], ['0.9375', '0.9375']),
         ('hq', ['0.6', '0.8'], ['0.75', '0.9375']),
