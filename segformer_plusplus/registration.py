@@ -16,6 +16,9 @@ REGISTERED = {
     'MODELS': {
         'MixVisionTransformerPlusPlus': 'mit',
         'EncoderDecoderPlusPlus': 'segmentation',
+        'ExportedGraph': 'inference.exported',
+        'ExportedHead': 'inference.exported',
+        'ExportedSegmentor': 'inference.exported_segmentor',
         'SegformerHeadPlusPlus': 'segmentation',
         'SegformerLinearHead': 'segmentation',
         'SegformerHeatmapHead': 'pose',

@@ -21,6 +21,7 @@ from ..evaluation.plots import check_plot_path, draw_table
 from ..evaluation.presets import read_presets
 from ..evaluation.results import ResultsTable
 from ..evaluation.timing import describe_environment
+from ..export.formats import is_exported
 from ..files import check_writable, write_json, write_text
 from ..inference.opening import check_device
 from .given import read_weights
@@ -97,8 +98,9 @@ def main(
         config: name of a model, see segformer-plusplus models; or a config file.
         checkpoint: weights, of any library that the package reads; a named model has its own.
         token_merging: presets, or files that hold one: Python with token_merging = ..., or JSON
-            with its content; the row has the name of the file. No merging is always measured,
-            first (default: all presets that the model can run).
+            with its content; the row has the name of the file; or the same model exported to
+            files, with their precisions. No merging is always measured, first (default: all
+            presets that the model can run).
         rounds: of timing, all presets in turn, after two to warm up.
     """
     outputs.check()
@@ -107,7 +109,8 @@ def main(
     MMLogger.get_current_instance().setLevel(logging.WARNING)  # init_weights lists parameters
     console = Console()
     cfg, checkpoint = read_weights(config, checkpoint, cfg_options)
-    presets = read_presets(token_merging)
+    # a file has one strategy, its own
+    presets = read_presets(token_merging or ([] if is_exported(checkpoint) else None))
     measurement: Measurement | None = None
     try:
         fidelity = open_fidelity(cfg, checkpoint, **asdict(options))

@@ -19,8 +19,9 @@ from ..checkpoints.hub import CONFIG
 from ..errors import CheckpointError
 from ..evaluation.timing import describe_environment
 from ..inference.configs import load_config, named_config, shipped_configs
-from ..inference.opening import open_model, test_dataset
+from ..inference.opening import open_model
 from ..inference.pretrained import resized_to
+from ..loading.datasets import test_dataset
 from ..token_merging import TOKEN_MERGERS, TokenMerging
 from ..token_merging.config import PURPOSES
 from ..token_merging.words import in_words

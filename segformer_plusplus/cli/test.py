@@ -10,14 +10,11 @@ from mmengine.dist import is_main_process
 from mmengine.registry import METRICS, MODELS
 
 from ..errors import SegformerPlusPlusError
+from ..export.formats import is_exported
 from ..files import check_writable, write_json
-from ..inference.configs import (
-    backbone_settings,
-    check_codec_sizes,
-    check_data_roots,
-    datasets_of,
-    load_config,
-)
+from ..inference.configs import backbone_settings, check_codec_sizes, check_data_roots, load_config
+from ..inference.exported import use_exported
+from ..loading.datasets import datasets_of
 from ..registration import component_name, component_names
 from ..training.distributed import leaving_the_group
 from ..training.predictions import SegmentationFilesHook
@@ -47,7 +44,7 @@ def main(
 
     Args:
         config: config file.
-        checkpoint: weights to test.
+        checkpoint: weights to test, or the model exported to a file, which then is tested.
         work_dir: folder for logs and metrics.
         out: save the predictions in this folder.
         metrics_json: write the metrics to this file.
@@ -64,7 +61,9 @@ def main(
     if not cfg.get('test_dataloader'):
         raise SegformerPlusPlusError(f'{config} has no test_dataloader to test with')
     cfg.launcher = launcher
-    cfg.load_from, cfg.resume = checkpoint, False
+    if is_exported(checkpoint):
+        use_exported(cfg, checkpoint)
+    cfg.load_from, cfg.resume = None if is_exported(checkpoint) else checkpoint, False
     if token_merging is not None:
         backbone_settings(cfg).update(token_merging=token_merging, tome_cfg=None)
     if tta:

@@ -12,12 +12,15 @@ from typing import Any
 from mmengine.config import Config
 
 from ..errors import SegformerPlusPlusError, TokenMergingError
+from ..export.formats import is_exported
 from ..inference.configs import load_config
+from ..inference.exported import ExportedFile
 from ..token_merging import BASELINE, PRESETS, TokenMergingConfig, build_token_merging
 
 SUFFIXES = ('.py', '.json')
 
-Presets = dict[str, TokenMergingConfig]
+Presets = dict[str, Any]
+"""By name: what ``token_merging`` takes, or an :class:`~..inference.exported.ExportedFile`."""
 
 
 def read_presets(names: Iterable[str] | None = None) -> Presets:
@@ -26,7 +29,7 @@ def read_presets(names: Iterable[str] | None = None) -> Presets:
     Args:
         names: presets, or files: Python with ``token_merging``, or JSON that holds it, whose row
             has the name of the file without its suffix; or Python with ``presets``, a dict of
-            several by name. None: all presets of the package.
+            several by name; or exported models. None: all presets of the package.
 
     Raises:
         TokenMergingError: an unknown preset, or one that cannot be built.
@@ -57,8 +60,10 @@ def check_presets(presets: Mapping[str, TokenMergingConfig]) -> Presets:
     return {BASELINE: BASELINE, **presets}
 
 
-def spell_out(token_merging: TokenMergingConfig) -> TokenMergingConfig:
-    """Returns what the name of a preset stands for, so that a record outlives the preset."""
+def spell_out(token_merging: Any) -> Any:
+    """Returns what a preset's name or a file stands for, so that a record outlives them."""
+    if isinstance(token_merging, ExportedFile):
+        return token_merging.record()['token_merging']
     return PRESETS[token_merging] if isinstance(token_merging, str) else token_merging
 
 
@@ -67,12 +72,14 @@ def read_preset(name: str) -> Presets:
     if name in PRESETS:
         return {name: name}
     path = Path(name)
+    if is_exported(path):
+        return {path.name: ExportedFile(name)}
     if path.suffix.lower() not in SUFFIXES:
         close = difflib.get_close_matches(name, PRESETS, n=1)
         hint = f'did you mean {close[0]!r}? ' if close else ''
         raise TokenMergingError(
             f'preset {name!r} is unknown; {hint}use one of {", ".join(PRESETS)}, or a file that '
-            f'ends in {" or ".join(SUFFIXES)}'
+            f'ends in {" or ".join(SUFFIXES)}, or an exported model'
         )
     found = _from_json(path) if path.suffix.lower() == '.json' else _from_python(path)
     for each, token_merging in found.items():
@@ -105,8 +112,10 @@ def _from_python(path: Path) -> Presets:
     return {str(name): each for name, each in presets.items()}
 
 
-def _check_preset(name: str, token_merging: TokenMergingConfig) -> None:
+def _check_preset(name: str, token_merging: Any) -> None:
     """Checks that it can be built; the model's number of stages is known only when it is loaded."""
+    if isinstance(token_merging, ExportedFile):
+        return
     stages: Any = token_merging
     if isinstance(token_merging, Mapping):
         stages = token_merging.get('stages')

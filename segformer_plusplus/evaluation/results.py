@@ -172,6 +172,7 @@ def spread(median: float, quartiles: Sequence[float]) -> str:
 MILLISECONDS = Column('ms', _milliseconds)
 SPREAD = Column('ms (quartiles)', _spread)
 SPEED_UP = Column('speed-up', lambda row, _: row.speed_up)
+MEGABYTES = Column('MB', lambda row, _: row.more.get('megabytes'), digits=1, drop_if_empty=True)
 MEMORY = Column(
     'MiB',
     lambda row, _: None if row.peak_memory_bytes is None else row.peak_memory_bytes / 2**20,

@@ -13,8 +13,10 @@ from ..segmentation.labels import class_counts
 from ..token_merging import TokenMerging
 from ..token_merging.config import find_preset
 from ..version import __version__
+from .formats import METADATA_VERSION
 from .graph import INPUT
 from .options import ExportOptions, size_step
+from .predicting import describe_predicting
 
 
 def describe_export(
@@ -42,6 +44,7 @@ def describe_export(
         except PackageNotFoundError:
             continue
     return {
+        'version': METADATA_VERSION,
         'format': options.format,
         'opset': options.written_opset,
         'input': _describe_input(model, options),
@@ -52,6 +55,7 @@ def describe_export(
         'size_step': size_step(model.backbone) if options.dynamic_size else None,
         'token_merging': describe_merging(model.backbone.token_merging),
         'class_names': None if class_names is None else list(class_names),
+        'predicting': describe_predicting(model),
         'versions': versions,
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import warnings
 import zipfile
@@ -24,6 +25,9 @@ from ..libraries import require
 
 METADATA = 'segformer_plusplus'
 """The key under which a file holds its metadata, one JSON object."""
+
+METADATA_VERSION = 2
+"""Of what stands there; files of before there were versions say none."""
 
 DIMENSIONS = ('batch', None, 'h', 'w')
 """What the symbols of dynamic axes of the images are called in an ONNX graph."""
@@ -165,6 +169,11 @@ def find_format(name: str) -> Format:
     return FORMATS[name]
 
 
+def is_exported(path: str | os.PathLike[str]) -> bool:
+    """Says whether a name is that of an exported file, by how it ends."""
+    return Path(path).suffix in {each.suffix for each in FORMATS.values()}
+
+
 def format_of(path: Path) -> Format:
     """Returns the format that a file's name says, or raises a SegformerPlusPlusError."""
     if not path.is_file():
@@ -182,7 +191,22 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     """Returns what ``export_model`` recorded in a file: strategy, shape, normalisation, ...
 
     Raises:
-        SegformerPlusPlusError: no such file, a damaged one, or one that was made otherwise.
+        SegformerPlusPlusError: see :func:`find_metadata`; or the file was made otherwise.
+        MissingDependencyError: the library that reads it is not installed.
+    """
+    metadata = find_metadata(path)
+    if metadata is None:
+        raise SegformerPlusPlusError(
+            f'{path} has no metadata {METADATA!r}: it was not written by export_model'
+        )
+    return metadata
+
+
+def find_metadata(path: str | Path) -> dict[str, Any] | None:
+    """Returns what ``export_model`` recorded in a file; None if it did not write it.
+
+    Raises:
+        SegformerPlusPlusError: no such file, a damaged one, or one of a later version.
         MissingDependencyError: the library that reads it is not installed.
     """
     path = Path(path)
@@ -190,10 +214,18 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     kind.require()
     text = kind.read_metadata(path)
     if not text:
+        return None
+    try:
+        metadata: dict[str, Any] = json.loads(text)
+        version = metadata.get('version', 1)
+    except (ValueError, AttributeError) as error:
+        raise SegformerPlusPlusError(f'{path}: its metadata is no JSON object: {error}') from error
+    if not isinstance(version, int) or version > METADATA_VERSION:
         raise SegformerPlusPlusError(
-            f'{path} has no metadata {METADATA!r}: it was not written by export_model'
+            f'{path} was written by a later segformer-plusplus: its metadata has version '
+            f'{version!r}, this one reads up to {METADATA_VERSION}; update it'
         )
-    return json.loads(text)
+    return metadata
 
 
 def onnx_graph(program: ExportedProgram, metadata: Mapping[str, Any]) -> Any:

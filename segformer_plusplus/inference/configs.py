@@ -17,8 +17,11 @@ from mmengine.runner import Runner
 
 from ..checkpoints.hub import is_hub_name
 from ..errors import SegformerPlusPlusError, describe_error
+from ..export.formats import is_exported
 from ..libraries import require
+from ..loading.datasets import datasets_of
 from ..registration import component, component_name, component_names
+from .exported import exported_config
 from .pretrained import DEFAULT_MERGING, is_pretrained, openmmlab_models, pretrained_config
 
 # mmengine's Runner reads these keys of the config beside its own arguments
@@ -47,8 +50,8 @@ def load_config(
 
     Args:
         config: a path, or the name of a shipped config, see :func:`find_config`; or a model that
-            brings its weights: OWNER/NAME of the Hub, a folder that ``save_pretrained`` wrote, or
-            the name of one of mmseg's own SegFormers. See :func:`named_config`.
+            brings its weights: OWNER/NAME of the Hub, a folder that ``save_pretrained`` wrote, an
+            exported file, or the name of one of mmseg's own SegFormers. See :func:`named_config`.
         cfg_options: dotted keys and their new values. The config or mmengine's Runner must know
             the first part of each key.
         work_dir: defaults to the config's ``work_dir``, else ``work_dirs/<name of the config>``.
@@ -98,8 +101,9 @@ def named_config(
     :data:`~.pretrained.DEFAULT_MERGING`.
 
     Args:
-        name: see :func:`~.pretrained.pretrained_config`; or that of one of mmseg's own SegFormers,
-            which gets the backbone and the head of this package.
+        name: see :func:`~.pretrained.pretrained_config`, and :func:`~.exported.exported_config`;
+            or that of one of mmseg's own SegFormers, which gets the backbone and the head of this
+            package.
         revision: of a model of the Hub, see :func:`~..checkpoints.hub.fetch`, as for the token.
 
     Raises:
@@ -107,6 +111,8 @@ def named_config(
     """
     if revision is not None and not is_hub_name(name):
         raise SegformerPlusPlusError(f'revision={revision!r}: {name} is no model of the Hub')
+    if is_exported(name):  # before the Hub: both may have one slash
+        return exported_config(name)
     if is_pretrained(name):
         return pretrained_config(name, revision, token)
     if name.endswith('.py') or find_spec('mmseg') is None:
@@ -288,24 +294,6 @@ def _input_sizes(pipeline: Sequence[Any]) -> Iterator[tuple[str, Sequence[int]]]
         for part in (step, *(encoders if isinstance(encoders, list | tuple) else [encoders])):
             if kind in ('TopdownAffine', 'GenerateTarget') and 'input_size' in part:
                 yield kind, part['input_size']
-
-
-def datasets_of(cfg: Config, split: str) -> Iterator[tuple[str, ConfigDict]]:
-    """Yields the innermost datasets in wrappers such as RepeatDataset, each with its key."""
-    loader = cfg.get(f'{split}_dataloader') or {}
-    yield from _innermost(loader.get('dataset'), f'{split}_dataloader.dataset')
-
-
-def _innermost(dataset: Any, key: str) -> Iterator[tuple[str, ConfigDict]]:
-    if not isinstance(dataset, dict):
-        return
-    if 'dataset' in dataset:
-        yield from _innermost(dataset['dataset'], f'{key}.dataset')
-    elif 'datasets' in dataset:
-        for index, part in enumerate(dataset['datasets']):
-            yield from _innermost(part, f'{key}.datasets.{index}')
-    else:
-        yield key, dataset
 
 
 def _data_paths(dataset: ConfigDict, labels: bool) -> Iterator[tuple[str, str]]:

@@ -17,9 +17,12 @@ from torch import nn
 
 from ..checkpoints import load_checkpoint_strictly
 from ..errors import SegformerPlusPlusError
+from ..export.formats import is_exported
+from ..loading.datasets import test_dataset
 from ..patching import apply_token_merging
 from ..registration import component
-from .configs import datasets_of, load_config
+from .configs import load_config
+from .exported import use_exported
 from .pretrained import own_weights
 
 _STARTS = 'init_cfg', 'pretrained'
@@ -45,7 +48,8 @@ def open_model(
         config_or_model: what :func:`~.configs.load_config` takes, or a model of mmseg or mmpose.
         checkpoint: any file that :func:`~segformer_plusplus.checkpoints.load_checkpoint_strictly`
             takes; every key has to fit. A model that is already built, or that brings its weights,
-            may go without.
+            may go without. Or an exported file, which then is the model, on the CPU; how images
+            are read and prepared stays as the config says.
         scope: 'mmseg' or 'mmpose' if the config must be of this toolbox; None allows any.
         random_weights: initialise with :data:`SEED` where there is no checkpoint. Nothing is
             downloaded: each ``init_cfg`` is left out.
@@ -70,6 +74,8 @@ def open_model(
     else:
         config = load_config(config_or_model, cfg_options)
         checkpoint = checkpoint or own_weights(config)
+        if checkpoint is not None and is_exported(checkpoint):
+            return _open_exported(config, checkpoint, scope, token_merging, device, dtype)
         if checkpoint is None and not random_weights:
             raise SegformerPlusPlusError(
                 'no checkpoint: a model of a config has random weights without one'
@@ -91,6 +97,31 @@ def open_model(
     if token_merging is not None:
         apply_token_merging(model, token_merging)
     return model.to(device=device, dtype=dtype).eval()
+
+
+def _open_exported(
+    config: Config,
+    path: str | os.PathLike[str],
+    scope: str | None,
+    token_merging: Any,
+    device: str | torch.device | None,
+    dtype: torch.dtype | None,
+) -> nn.Module:
+    if token_merging is not None:
+        raise SegformerPlusPlusError(
+            f'{path} has its strategy in its graph, so that token_merging={token_merging!r} cannot '
+            'replace it; export the model with it: segformer-plusplus export --token-merging'
+        )
+    if torch.device(device or 'cpu').type != 'cpu':
+        raise SegformerPlusPlusError(f'--device {device}: {path} runs on the CPU here')
+    if dtype not in (None, torch.float32):
+        raise SegformerPlusPlusError(
+            f'{path} takes float32 images, not {dtype}; its precision is chosen when it is exported'
+        )
+    use_exported(config, path)
+    model: Any = _build(config, scope)
+    model.dataset_meta = _dataset_meta(config, {})
+    return model.eval()
 
 
 def _build(config: Config, scope: str | None) -> nn.Module:
@@ -123,16 +154,6 @@ def _dataset_meta(config: Config | None, meta: Mapping[str, Any]) -> dict[str, A
     given, known = dataset.get('metainfo') or {}, getattr(kind, 'METAINFO', {})
     # mmpose's data sets take the one or the other
     return dict(given) if given and 'from_file' in known else {**known, **given}
-
-
-def test_dataset(config: Config | None) -> Mapping[str, Any]:
-    """Returns the innermost data set that a config tests on, or the first; empty without one."""
-    if config is None:
-        return {}
-    outer = (config.get('test_dataloader') or {}).get('dataset') or {}
-    # mmpose's CombinedDataset has the pipeline of those inside
-    found = *(each for _, each in datasets_of(config, 'test')), outer
-    return next((each for each in found if each.get('pipeline')), found[0])
 
 
 @contextlib.contextmanager
@@ -179,6 +200,12 @@ def in_parts_of_one_size(step: Callable[[Any], Any], data: Any) -> Any:
         for index, sample in zip(part, found, strict=True):
             samples[index] = sample
     return samples
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Returns where a model is; an exported file, which has no parameters, is on the CPU."""
+    first = next(model.parameters(), None)
+    return torch.device('cpu') if first is None else first.device
 
 
 def check_device(device: str) -> None:

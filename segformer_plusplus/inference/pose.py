@@ -18,8 +18,8 @@ from mmpose.visualization import PoseLocalVisualizer
 from torch import nn
 
 from ..errors import SegformerPlusPlusError, memory_errors
+from ..loading.datasets import test_dataset
 from .configs import is_loader
-from .opening import test_dataset
 from .predictor import Predictor
 from .reader import visible
 from .sources import Picture

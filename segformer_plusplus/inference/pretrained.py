@@ -173,6 +173,8 @@ def describe_pretrained(config: Config, token_merging: Any = None) -> str:
         config: of :func:`~.configs.named_config`.
         token_merging: what takes the place of the config's strategy, if anything.
     """
+    if said := config.pretrained_model.get('said'):
+        return str(said)
     scale = resized_to(config.test_dataloader.dataset.pipeline)
     resized = 'images at their own size'
     if scale:

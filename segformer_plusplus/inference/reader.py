@@ -16,10 +16,10 @@ from mmengine.registry import DefaultScope
 from PIL import Image
 
 from ..errors import SegformerPlusPlusError, describe_error
+from ..loading.datasets import test_dataset
 from ..loading.images import CheckedLoadImageFromFile, check_whole, open_image, reading
 from ..registration import component_name
 from .configs import is_loader
-from .opening import test_dataset
 
 _FILE_LOADERS = (
     *('mmcv.LoadImageFromFile', 'mmseg.LoadImageFromNDArray', 'mmpose.LoadImage'),

@@ -19,11 +19,11 @@ from mmseg.structures import SegDataSample
 from torch import nn
 
 from ..errors import SegformerPlusPlusError, memory_errors
+from ..loading.datasets import test_dataset
 from ..registration import component_name
 from ..segmentation.labels import class_counts
 from .configs import is_loader, named_config
 from .labels import distinct_colours, label_dtype
-from .opening import test_dataset
 from .predictor import Predictor
 from .pretrained import describe_pretrained
 from .sources import Picture

@@ -12,7 +12,7 @@ from mmengine.config import Config
 from segformer_plusplus import SegformerPlusPlusError
 from segformer_plusplus.inference import open_model
 from segformer_plusplus.inference.opening import _dataset_meta
-from segformer_plusplus.inference.opening import test_dataset as find_test_dataset
+from segformer_plusplus.loading.datasets import test_dataset as find_test_dataset
 
 ROOT = Path(__file__).parents[2] / 'configs'
 CONFIGS = sorted(ROOT.glob('[!_]*/segformer*.py'))

@@ -6,15 +6,18 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
 from mmengine.dataset import pseudo_collate
+from torch import nn
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from ...errors import SegformerPlusPlusError, memory_errors
-from ...inference.opening import in_parts_of_one_size
+from ...inference.exported import ExportedFile, ExportedGraph
+from ...inference.opening import device_of, in_parts_of_one_size, open_model
 from ...patching import apply_token_merging, find_backbones
 from ...token_merging import BASELINE, TokenMergingConfig, build_token_merging
 from ..results import MEASURES, PRESENT
@@ -26,6 +29,9 @@ RADIUS = 10
 """Pixels from its border within which a fine class lies for the most part."""
 
 _ADVICE = 'measure on smaller images, or on another device'
+
+Variant = TokenMergingConfig | ExportedFile
+"""What is compared: the model under a strategy, or exported to a file."""
 
 Outcome = TypeVar('Outcome')
 """What is kept of the prediction of one image, or of one person."""
@@ -49,7 +55,8 @@ class Fidelity(ABC, Generic[Outcome]):
     """Measures one trained model on one set of images under any number of presets.
 
     Presets are switched on the model; its weights stay. No merging ('none') is the reference: its
-    predictions are made once, when they are first needed, and kept.
+    predictions are made once, when they are first needed, and kept. An exported file can stand
+    where a preset does; where the model itself is one, it is the reference as it is.
 
     Attributes:
         model: in eval mode.
@@ -71,6 +78,8 @@ class Fidelity(ABC, Generic[Outcome]):
         self._source = source
         self._indices: tuple[int, ...] = tuple(range(source.count))
         self._kept: dict[int, Outcome] = {}  # shared with subsets
+        self._files: dict[ExportedFile, Any] = {}
+        self._active = model
 
     @property
     def num_images(self) -> int:
@@ -85,13 +94,12 @@ class Fidelity(ABC, Generic[Outcome]):
     @property
     def device(self) -> torch.device:
         """Returns the device of the model."""
-        device: torch.device = next(self.model.parameters()).device
-        return device
+        return device_of(self.model)
 
     @property
     def shape(self) -> tuple[int, int]:
         """Returns height and width of the image that :meth:`time` runs on."""
-        height, width = self._prepared()['inputs'].shape[-2:]
+        height, width = self._prepared(self.model)['inputs'].shape[-2:]
         return height, width
 
     @property
@@ -99,7 +107,7 @@ class Fidelity(ABC, Generic[Outcome]):
         """Returns the measures without merging."""
         return self.measure(BASELINE)
 
-    def measure(self, token_merging: TokenMergingConfig) -> dict[str, float]:
+    def measure(self, variant: Variant) -> dict[str, float]:
         """Predicts every image under a preset, and compares with ground truth and no merging.
 
         Returns:
@@ -116,19 +124,19 @@ class Fidelity(ABC, Generic[Outcome]):
                 a subset has none of the ground truth, or the memory does not suffice (then
                 ``__cause__`` is PyTorch's error).
         """
-        return self.compare(self.predict(token_merging))
+        return self.compare(self.predict(variant))
 
-    def predict(self, token_merging: TokenMergingConfig) -> Iterator[Outcome]:
+    def predict(self, variant: Variant) -> Iterator[Outcome]:
         """Returns the outcome of each image under a preset, one by one.
 
         Raises:
             SegformerPlusPlusError: as for :meth:`measure`.
         """
-        merging = self._build(token_merging)
+        built = self._build(variant)
         kept = self._references()
-        if token_merging is None or token_merging == BASELINE:
+        if variant is None or variant == BASELINE:
             return iter(kept)
-        return self._predict_under(merging, self._indices, _describe(token_merging))
+        return self._predict_under(built, self._indices, _describe(variant))
 
     def compare(self, outcomes: Iterable[Outcome]) -> dict[str, float]:
         """Computes what :meth:`measure` returns from the outcomes of all images, in their order.
@@ -138,14 +146,14 @@ class Fidelity(ABC, Generic[Outcome]):
         """
         return self._summarise(zip(outcomes, self._references(), strict=True))
 
-    def check(self, token_merging: TokenMergingConfig) -> None:
+    def check(self, variant: Variant) -> None:
         """Predicts one image under a preset, to find out whether it can be measured.
 
         Raises:
             SegformerPlusPlusError: as for :meth:`measure`.
         """
-        apply_token_merging(self.model, self._build(token_merging))
-        with memory_errors(_describe(token_merging), _ADVICE):
+        self._switch(self._build(variant))
+        with memory_errors(_describe(variant), _ADVICE):
             next(self._predict(self._indices[:1]))
 
     def drop(self, values: Mapping[str, float], by: str | None = None) -> float:
@@ -162,25 +170,30 @@ class Fidelity(ABC, Generic[Outcome]):
 
     def time(
         self,
-        variants: Mapping[str, TokenMergingConfig],
+        variants: Mapping[str, Variant],
         rounds: int = ROUNDS,
         warmup: int = WARMUP,
         taken: dict[str, list[float]] | None = None,
     ) -> dict[str, Timing]:
-        """Times strategies by name, in turn, on one prepared image.
+        """Times strategies and files by name, in turn, on one prepared image.
 
         Raises:
             SegformerPlusPlusError: as for :meth:`measure`.
         """
-        merging = {name: self._build(each) for name, each in variants.items()}
-
-        def switch(name: str) -> None:
-            apply_token_merging(self.model, merging[name])
-
-        calls = dict.fromkeys(merging, self._timed_call())
+        built = {name: self._build(each) for name, each in variants.items()}
+        calls = {}
+        for name, each in built.items():
+            self._switch(each)
+            calls[name] = self._timed_call(self._active)
         with torch.inference_mode():
             return measure(
-                calls, rounds, warmup, self.device, taken=taken, before=switch, advice=_ADVICE
+                calls,
+                rounds,
+                warmup,
+                self.device,
+                taken=taken,
+                before=lambda name: self._switch(built[name]),
+                advice=_ADVICE,
             )
 
     def subset(self, indices: Sequence[int]) -> Fidelity[Outcome]:
@@ -216,8 +229,8 @@ class Fidelity(ABC, Generic[Outcome]):
         """Computes the measures from outcomes under a preset and without merging."""
 
     @abstractmethod
-    def _timed_call(self) -> Callable[[], Any]:
-        """Returns a call that runs the model once on one prepared image."""
+    def _timed_call(self, model: Any) -> Callable[[], Any]:
+        """Returns a call that runs a model once on one prepared image."""
 
     def _samples(self, indices: Sequence[int]) -> Iterator[Any]:
         """Yields the toolbox's data samples, predicted as its own test does."""
@@ -231,7 +244,7 @@ class Fidelity(ABC, Generic[Outcome]):
             try:
                 # not around the yield: it would hold for whoever iterates
                 with torch.inference_mode():
-                    samples = in_parts_of_one_size(self.model.test_step, batch)
+                    samples = in_parts_of_one_size(self._active.test_step, batch)
             except SegformerPlusPlusError as error:
                 names = ', '.join(str(each.img_path) for each in batch['data_samples'])
                 raise SegformerPlusPlusError(
@@ -239,14 +252,33 @@ class Fidelity(ABC, Generic[Outcome]):
                 ) from error
             yield from samples
 
-    def _prepared(self) -> dict[str, Any]:
-        """Returns the first image as a batch of one, normalised and on the device."""
+    def _prepared(self, model: Any) -> dict[str, Any]:
+        """Returns the first image as a batch of one, as a model normalises it, on its device."""
         batch = pseudo_collate([self._source.data[self._indices[0]]])
-        prepared: dict[str, Any] = self.model.data_preprocessor(batch, False)
+        prepared: dict[str, Any] = model.data_preprocessor(batch, False)
         return prepared
 
-    def _build(self, token_merging: TokenMergingConfig) -> Any:
-        return build_token_merging(token_merging, len(find_backbones(self.model)[0].blocks))
+    def _build(self, variant: Variant) -> Any:
+        """Returns a strategy, a file that is opened, or None for the model as it is."""
+        if isinstance(variant, ExportedFile):
+            if variant not in self._files:
+                config = getattr(self.model, 'cfg', None)
+                self._files[variant] = open_model(config or variant.path, variant.path)
+            return self._files[variant]
+        if _is_exported(self.model):
+            if variant not in (None, BASELINE):
+                raise SegformerPlusPlusError(
+                    f'token_merging={variant!r}: an exported file has its strategy in its graph; '
+                    'name another file'
+                )
+            return None
+        return build_token_merging(variant, len(find_backbones(self.model)[0].blocks))
+
+    def _switch(self, built: Any) -> None:
+        """Makes :meth:`_samples` predict by what :meth:`_build` returned."""
+        self._active = built if isinstance(built, nn.Module) else self.model
+        if built is not None and self._active is self.model:
+            apply_token_merging(self.model, built)
 
     def _references(self) -> list[Outcome]:
         missing = [index for index in self._indices if index not in self._kept]
@@ -256,8 +288,8 @@ class Fidelity(ABC, Generic[Outcome]):
                 self._kept[index] = outcome
         return [self._kept[index] for index in self._indices]
 
-    def _predict_under(self, merging: Any, indices: Sequence[int], name: str) -> Iterator[Outcome]:
-        apply_token_merging(self.model, merging)
+    def _predict_under(self, built: Any, indices: Sequence[int], name: str) -> Iterator[Outcome]:
+        self._switch(built)
         with (
             memory_errors(name, _ADVICE),
             tqdm(total=len(indices), desc=name, unit=self.unit, disable=not self.progress) as bar,
@@ -267,5 +299,11 @@ class Fidelity(ABC, Generic[Outcome]):
                 bar.update()
 
 
-def _describe(token_merging: TokenMergingConfig) -> str:
-    return token_merging if isinstance(token_merging, str) else 'strategy'
+def _describe(variant: Variant) -> str:
+    if isinstance(variant, ExportedFile):
+        return Path(variant.path).name
+    return variant if isinstance(variant, str) else 'strategy'
+
+
+def _is_exported(model: Any) -> bool:
+    return isinstance(getattr(model, 'backbone', None), ExportedGraph)

@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,9 +16,10 @@ from mmengine.logging import print_log
 
 from ...errors import SegformerPlusPlusError
 from ...inference.configs import load_config
-from ...token_merging import BASELINE, TokenMergingConfig
+from ...inference.exported import ExportedFile, ExportedGraph
+from ...token_merging import BASELINE
 from ..presets import Presets, check_presets, read_presets, spell_out
-from ..results import MILLISECONDS, SPEED_UP, ResultsTable, Row, measure_columns
+from ..results import MEGABYTES, MILLISECONDS, SPEED_UP, ResultsTable, Row, measure_columns
 from ..timing import Timing, device_name
 from .base import ROUNDS, WARMUP, Fidelity
 from .opening import open_fidelity
@@ -81,24 +83,32 @@ class Measurement:
         timings = {name: Timing(tuple(taken)) for name, taken in self.seconds.items() if taken}
         return [
             Row.timed(
-                name,
+                self._name(name),
                 timings.get(name),
                 timings.get(BASELINE),
                 token_merging=spell_out(self.presets[name]),
                 values=values,
                 drop=self.fidelity.drop(values) if values else None,
                 error=self.failed.get(name),
+                more=_more(self.presets[name]),
             )
             for name in self.presets
             if (values := self.values.get(name, {})) or name in timings
         ]
+
+    def _name(self, preset: str) -> str:
+        """Returns what a row is called: where the model is a file, that is the reference."""
+        graph = getattr(self.fidelity.model, 'backbone', None)
+        if preset == BASELINE and isinstance(graph, ExportedGraph):
+            return Path(graph.file).name
+        return preset
 
     def table(self, command: str = '') -> ResultsTable:
         """Returns what was measured until now, by this command."""
         fidelity, rows = self.fidelity, self.rows()
         return ResultsTable(
             rows,
-            [*measure_columns(rows, fidelity.main_measure), MILLISECONDS, SPEED_UP],
+            [*measure_columns(rows, fidelity.main_measure), MILLISECONDS, SPEED_UP, MEGABYTES],
             caption='; '.join(self._caption()) + '.',
             command=command,
             more=dict(main_measure=fidelity.main_measure, left_out=dict(self.left_out)),
@@ -110,10 +120,15 @@ class Measurement:
         parts = [fidelity.describe()]
         if rounds := max(map(len, self.seconds.values()), default=0):
             parts.append(
-                f'speed: batch 1, float32, {height}x{width}, {fidelity.timed}, median of {rounds} '
+                f'speed: batch 1, {height}x{width}, {fidelity.timed}, median of {rounds} '
                 f'{"rounds" if rounds > 1 else "round"} in turn on {device_name(fidelity.device)}, '
-                f'torch {torch.__version__}'
+                f'torch {torch.__version__} in float32'
             )
+        parts += [
+            f'{name}: {each["format"]}, {each["precision"]}'
+            for name, preset in self.presets.items()
+            if (each := _more(preset))
+        ]
         if self.left_out:
             parts.append('left out, as the model cannot run it: ' + ', '.join(self.left_out))
         if self.failed:
@@ -121,10 +136,14 @@ class Measurement:
         return parts
 
 
+def _more(preset: Any) -> dict[str, Any]:
+    return preset.record() if isinstance(preset, ExportedFile) else {}
+
+
 def measure_fidelity(
     config: str | os.PathLike[str] | Config,
     checkpoint: str | os.PathLike[str] | None = None,
-    presets: Sequence[str] | Mapping[str, TokenMergingConfig] | None = None,
+    presets: Sequence[str] | Mapping[str, Any] | None = None,
     *,
     rounds: int = ROUNDS,
     warmup: int = WARMUP,

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 
 from ...errors import SegformerPlusPlusError
 from ...inference.configs import check_codec_sizes, check_data_roots, load_config
+from ...inference.opening import device_of
 from ...inference.reader import Reader
 from ...inference.sources import Picture, find_pictures
 from ...registration import component_name
@@ -147,7 +148,7 @@ def source_of_test_set(cfg: Config, data: Any, count: int, model: Any) -> Source
     The loader's workers are used where the model leaves them the CPU.
     """
     loader = cfg.test_dataloader
-    on_cpu = next(model.parameters()).device.type == 'cpu'
+    on_cpu = device_of(model).type == 'cpu'
     workers = 0 if on_cpu else loader.get('num_workers', 0)
     return Source(data, count, loader.get('batch_size', 1), workers)
 

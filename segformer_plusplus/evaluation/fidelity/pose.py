@@ -16,8 +16,8 @@ from mmengine.registry import init_default_scope
 from mmpose.registry import DATASETS
 
 from ...errors import SegformerPlusPlusError
-from ...inference.opening import test_dataset
 from ...inference.pose import PoseEstimator, whole_image
+from ...loading.datasets import test_dataset
 from ...pose import BoxPCK
 from .base import Fidelity, Source
 from .opening import Options, Pictures, build_test_set, find_images, source_of_test_set
@@ -91,8 +91,8 @@ class PoseFidelity(Fidelity[Person]):
         accuracy = self._metric.compute_metrics(results)
         return {**{name: 100 * value for name, value in accuracy.items()}, **values}
 
-    def _timed_call(self) -> Callable[[], Any]:
-        return partial(self.model, self._prepared()['inputs'], None, mode='tensor')
+    def _timed_call(self, model: Any) -> Callable[[], Any]:
+        return partial(model, self._prepared(model)['inputs'], None, mode='tensor')
 
 
 def open_model(

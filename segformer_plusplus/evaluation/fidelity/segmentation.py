@@ -226,8 +226,8 @@ class SegmentationFidelity(Fidelity[LabelMap]):
             means |= {f'mIoU{PRESENT}': present, f'mIoU_fine{PRESENT}': fine & present}
         return {name: 100 * float(iou[mask].mean()) for name, mask in means.items() if mask.any()}
 
-    def _timed_call(self) -> Callable[[], Any]:
-        return partial(self.model, **self._prepared(), mode='predict')
+    def _timed_call(self, model: Any) -> Callable[[], Any]:
+        return partial(model, **self._prepared(model), mode='predict')
 
 
 def open_model(

@@ -17,8 +17,9 @@ from tqdm import tqdm
 from ...errors import SegformerPlusPlusError
 from ...files import hash_file, sha256
 from ...inference.configs import load_config
-from ...inference.opening import check_device, test_dataset
+from ...inference.opening import check_device
 from ...inference.pretrained import own_weights
+from ...loading.datasets import test_dataset
 from ...patching import find_backbones
 from ...version import __version__
 from ..fidelity import Fidelity, open_fidelity

@@ -1,0 +1,394 @@
+"""Makes configs of exported files, so that these are models like any other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from mmengine.config import Config
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from ..errors import SegformerPlusPlusError
+from ..export.formats import METADATA, find_metadata, format_of
+from ..export.predicting import FLIP_TEST, STEPS
+from .pretrained import own_weights
+
+_SAYING = {
+    'model.backbone.output': 'logits (or labels)',
+    'model.backbone.shape': '"[HEIGHT,WIDTH]"',
+    'model.decode_head.num_classes': '19',
+}
+"""What a file without metadata has to be told about, with an example each."""
+
+
+def exported_config(path: str | os.PathLike[str]) -> Config:
+    """Makes the config of a file of ``export_model``, or of one that was made otherwise.
+
+    What the latter does not say is None, and has to be set before it is built: see
+    :class:`ExportedGraph`.
+
+    Args:
+        path: ends in '.onnx', '.xml' or '.pt2'.
+
+    Returns:
+        A config of mmseg or mmpose, which runs on the CPU. Images that have not the size of the
+        file are padded, or cut into tiles (see
+        :class:`~.exported_segmentor.ExportedSegmentor`).
+
+    Raises:
+        SegformerPlusPlusError: no such file, or one that is damaged or of a later version.
+        MissingDependencyError: the library that reads it is not installed.
+    """
+    path = Path(path)
+    metadata = find_metadata(path)
+    graph = dict(type='ExportedGraph', file=str(path))
+    if metadata is None:
+        model = _segmentor(graph | dict(output=None, shape=None), _preprocessor({}), {})
+        content: dict[str, Any] = dict(default_scope='mmseg', model=model)
+        said = f'{path.name}: a file of another program'
+    else:
+        graph |= _graph(metadata)
+        about = metadata.get('predicting') or {}
+        poses = metadata['output']['name'] == 'heatmaps'
+        make = _pose_config if poses else _segmentor_config
+        content = make(graph, metadata, about)
+        said = _describe(path, metadata, about)
+    content |= dict(
+        custom_imports=dict(imports=['segformer_plusplus']),
+        pretrained_model=dict(name=str(path), weights=str(path), said=said),
+    )
+    return Config(content, cfg_text=f'# {path}', filename=str(path))
+
+
+def use_exported(config: Config, path: str | os.PathLike[str]) -> None:
+    """Puts an exported file in the place of a config's model; nothing else of it changes.
+
+    Raises:
+        SegformerPlusPlusError: see :func:`exported_config`; or the file is for another toolbox.
+    """
+    if own_weights(config) == str(path):
+        return
+    exported = exported_config(path)
+    if config.get('default_scope') != exported.default_scope:
+        raise SegformerPlusPlusError(
+            f'{path} is for {exported.default_scope}, the config for {config.get("default_scope")}'
+        )
+    config.model = exported.model
+
+
+def _graph(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    given, dynamic = metadata['input'], metadata['dynamic']
+    fill = (given['normalisation']['mean'] or [0]) if given['type'] == 'uint8' else [0]
+    if given['channel_order'] != given['normalisation']['channel_order']:
+        fill = fill[::-1]
+    return dict(
+        output=metadata['output']['name'],
+        shape=metadata['shape'],
+        batch_size=metadata['batch_size'],
+        size_step=metadata['size_step'] if dynamic['size'] else None,
+        layout=given['layout'],
+        fill=fill,
+    )
+
+
+def _preprocessor(given: Mapping[str, Any], kind: str = 'Seg') -> dict[str, Any]:
+    """Returns the settings of a toolbox's data preprocessor, which gets BGR as mmcv reads it."""
+    norm = given.get('normalisation') or {}
+    outside = not norm.get('inside')
+    settings = dict(
+        mean=norm.get('mean') if outside else None,
+        std=norm.get('std') if outside else None,
+        bgr_to_rgb=given.get('channel_order') == 'RGB',
+    )
+    if kind == 'Pose':
+        return dict(settings, type='PoseDataPreprocessor')
+    return dict(settings, type='SegDataPreProcessor', pad_val=0, seg_pad_val=255)
+
+
+def _segmentor(
+    graph: Mapping[str, Any], preprocessor: Mapping[str, Any], head: Mapping[str, Any]
+) -> dict[str, Any]:
+    return dict(
+        type='ExportedSegmentor',
+        data_preprocessor=preprocessor,
+        backbone=graph,
+        decode_head=dict(dict(num_classes=None), **head, type='ExportedHead'),
+        test_cfg=dict(mode='whole'),
+    )
+
+
+def _segmentor_config(
+    graph: Mapping[str, Any], metadata: Mapping[str, Any], about: Mapping[str, Any]
+) -> dict[str, Any]:
+    names, output = metadata['class_names'], metadata['output']
+    head = dict(
+        num_classes=about.get('num_classes') or len(names or ()) or max(output['channels'], 2),
+        out_channels=output['channels'],
+        threshold=output.get('threshold'),
+    )
+    metainfo = dict(classes=names, palette=about.get('palette'))
+    load = dict(type='CheckedLoadImageFromFile')
+    if metadata['input']['channels'] == 1:
+        load['color_type'] = 'grayscale'
+    dataset = dict(
+        type='BaseSegDataset',
+        metainfo={key: value for key, value in metainfo.items() if value},
+        reduce_zero_label=bool(about.get('reduce_zero_label')),
+        pipeline=[load, *(_steps(about) or [dict(type='PackSegInputs')])],
+    )
+    return dict(
+        default_scope='mmseg',
+        model=_segmentor(graph, _preprocessor(metadata['input']), head),
+        test_dataloader=dict(dataset=dataset),
+    )
+
+
+def _pose_config(
+    graph: Mapping[str, Any], metadata: Mapping[str, Any], about: Mapping[str, Any]
+) -> dict[str, Any]:
+    if not (about.get('codec') and about.get('keypoints')):
+        raise SegformerPlusPlusError(
+            f'{graph["file"]} does not say how its heatmaps become keypoints: export the model '
+            'again, with a codec (model.head.decoder) and the meta data of its data set'
+        )
+    channels = metadata['output']['channels']
+    head = dict(
+        type='HeatmapHead',  # mmpose's, without a layer
+        in_channels=channels,
+        out_channels=channels,
+        deconv_out_channels=None,
+        final_layer=None,
+        decoder=_codec(about['codec']),
+    )
+    model = dict(
+        type='TopdownPoseEstimator',
+        data_preprocessor=_preprocessor(metadata['input'], 'Pose'),
+        backbone=graph,
+        head=head,
+        test_cfg={key: each for key, each in about['test_cfg'].items() if key in FLIP_TEST},
+    )
+    loaded = dict(type='CheckedLoadImage')
+    dataset = dict(metainfo=_keypoints(about['keypoints']), pipeline=[loaded, *_steps(about)])
+    return dict(default_scope='mmpose', model=model, test_dataloader=dict(dataset=dataset))
+
+
+def _steps(about: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns the pipeline of a file, of the steps that are known: a type can name any code."""
+    return [
+        {
+            'type': step['type'],
+            **{key: _value(step[key]) for key in STEPS[step['type']] if key in step},
+        }
+        for step in about.get('pipeline') or ()
+        if step.get('type') in STEPS
+    ]
+
+
+def _codec(given: Mapping[str, Any]) -> dict[str, Any]:
+    import mmpose.codecs  # noqa: F401  registers them
+    from mmpose.registry import KEYPOINT_CODECS
+
+    kind = given['type']
+    if kind not in KEYPOINT_CODECS.module_dict:
+        raise SegformerPlusPlusError(f'the file names the codec {kind!r}, which mmpose has not')
+    return {key: _value(each) for key, each in given.items()}
+
+
+def _value(value: Any) -> Any:
+    """Returns lists as the tuples that OpenMMLab's classes ask for."""
+    return tuple(map(_value, value)) if isinstance(value, list) else value
+
+
+def _keypoints(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns mmpose's parsed meta data as it was before JSON."""
+    import numpy as np
+
+    meta = dict(given)
+    meta['keypoint_id2name'] = {int(k): name for k, name in given['keypoint_id2name'].items()}
+    arrays = 'keypoint_colors', 'skeleton_link_colors', 'dataset_keypoint_weights', 'sigmas'
+    for key in arrays:
+        if meta.get(key) is not None:
+            meta[key] = np.array(meta[key])
+    return meta
+
+
+def _describe(path: Path, metadata: Mapping[str, Any], about: Mapping[str, Any]) -> str:
+    height, width = metadata['shape']
+    size = f'{height}x{width}'
+    if metadata['size_step']:
+        size = f'multiples of {metadata["size_step"]}'
+    merging = metadata['token_merging']['preset'] or 'of its own'
+    left_out = about.get('left_out')
+    without = f'; without these steps of its pipeline: {", ".join(left_out)}' if left_out else ''
+    return (
+        f'{path.name}: {metadata["output"]["channels"]} channels of {metadata["output"]["name"]}, '
+        f'{metadata["format"]}, {metadata.get("precision", "fp32")}, {size}, '
+        f'token merging: {merging}{without}'
+    )
+
+
+@dataclass(frozen=True)
+class ExportedFile:
+    """Stands where a strategy could stand: the same model, exported, in the place of the model.
+
+    Attributes:
+        path: of the file.
+    """
+
+    path: str
+
+    def record(self) -> dict[str, Any]:
+        """Returns what a record of measurements says of the file.
+
+        Raises:
+            SegformerPlusPlusError: see :func:`exported_config`.
+        """
+        path = Path(self.path)
+        metadata = find_metadata(path) or {}
+        weights = [path.with_suffix('.bin')] if path.suffix == '.xml' else []
+        size = sum(each.stat().st_size for each in (path, *weights) if each.is_file())
+        return dict(
+            file=path.name,
+            megabytes=size / 1e6,
+            format=metadata.get('format'),
+            precision=metadata.get('precision', 'fp32'),
+            token_merging=metadata.get('token_merging'),
+        )
+
+
+@MODELS.register_module(force=True)
+class ExportedGraph(nn.Module):
+    """Runs an exported file on the CPU, in the place of a backbone: one output, maybe of the head.
+
+    Args:
+        file: ends in '.onnx', '.xml' or '.pt2'.
+        output: 'logits', 'labels' or 'heatmaps'.
+        shape: height and width of its images.
+        batch_size: its images at a time; None takes any number.
+        size_step: it takes all multiples of this number, from twice it on; None takes its shape.
+        layout: 'NCHW' float32, normalised; or 'NHWC' uint8, in RGB order if there are three
+            channels.
+        fill: value of each channel, or of all, around images that are smaller.
+
+    Raises:
+        SegformerPlusPlusError: the file is missing or damaged, or it is not said what it takes.
+    """
+
+    def __init__(
+        self,
+        file: str,
+        output: str | None = None,
+        shape: Sequence[int] | None = None,
+        batch_size: int | None = 1,
+        size_step: int | None = None,
+        layout: str = 'NCHW',
+        fill: Sequence[float] = (0,),
+    ) -> None:
+        super().__init__()
+        if output is None or shape is None:
+            missing = ' '.join(f'{key}={example}' for key, example in _SAYING.items())
+            raise SegformerPlusPlusError(
+                f'{file} has no metadata {METADATA!r}, so that nobody knows what it takes and '
+                f'gives; say it: --cfg-options {missing} and, unless it normalises by itself, '
+                'model.data_preprocessor.mean="[R,G,B]" model.data_preprocessor.std="[R,G,B]" '
+                'model.data_preprocessor.bgr_to_rgb=True'
+            )
+        self.file = file
+        self.output = output
+        self.shape = int(shape[0]), int(shape[1])
+        self.batch_size = batch_size
+        self.size_step = size_step
+        self.layout = layout
+        self._fill = torch.tensor(fill, dtype=torch.float32).reshape(1, -1, 1, 1)
+        runners = format_of(Path(file)).runners(Path(file))
+        self.runtime, self._run = next(iter(runners.items()))
+
+    def __deepcopy__(self, memo: Any) -> ExportedGraph:
+        return self  # what a runtime has loaded cannot be copied, and does not change
+
+    def takes(self, size: Sequence[int]) -> bool:
+        """Says whether images of this height and width go in as they are."""
+        if self.size_step is None:
+            return tuple(size) == self.shape
+        return all(side % self.size_step == 0 and side >= 2 * self.size_step for side in size)
+
+    def window(self, size: Sequence[int]) -> tuple[int, int]:
+        """Returns the height and width to pad images of this size to, or to cut them into."""
+        if self.size_step is None:
+            return self.shape
+        step = self.size_step
+        height, width = (max(2, -(-side // step)) * step for side in size)
+        return height, width
+
+    def padded(self, images: Tensor, size: tuple[int, int]) -> Tensor:
+        """Returns images (B, C, h, w) with a border at the right and the bottom."""
+        height, width = images.shape[2:]
+        right, bottom = size[1] - width, size[0] - height
+        if not right and not bottom:
+            return images
+        # a value of each channel: nothing is padded around what is left of it
+        return F.pad(images - self._fill, (0, right, 0, bottom)) + self._fill
+
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        """Returns the output for images (B, C, H, W) as the toolbox's preprocessor gives them.
+
+        Raises:
+            SegformerPlusPlusError: the file was not made for this size.
+        """
+        if not self.takes(images.shape[2:]):
+            takes = 'x'.join(map(str, self.shape))
+            if self.size_step:
+                takes = f'multiples of {self.size_step} from {2 * self.size_step} on'
+            raise SegformerPlusPlusError(
+                f'images of {images.shape[2]}x{images.shape[3]}: {self.file} takes {takes}'
+            )
+        if self.layout == 'NHWC':
+            images = images.permute(0, 2, 3, 1).round().clamp(0, 255).to(torch.uint8)
+        count = len(images)
+        parts = images.contiguous().split(self.batch_size or count)
+        outputs = [self._run(self._whole(part))[: len(part)] for part in parts]
+        return (torch.cat(outputs) if len(outputs) > 1 else outputs[0],)
+
+    def _whole(self, part: Tensor) -> Tensor:
+        """Fills the last batch up with its last image."""
+        missing = (self.batch_size or len(part)) - len(part)
+        return torch.cat([part, part[-1:].expand(missing, *part.shape[1:])]) if missing else part
+
+
+@MODELS.register_module(force=True)
+class ExportedHead(nn.Module):
+    """Has what mmseg asks of a head whose work the graph has done.
+
+    Args:
+        num_classes: of the labels.
+        out_channels: of the logits; as many, if None.
+        threshold: of the sigmoid of one logit.
+    """
+
+    align_corners = False
+
+    def __init__(
+        self,
+        num_classes: int | None,
+        out_channels: int | None = None,
+        threshold: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_classes = cast(int, num_classes)
+        self.out_channels = out_channels or self.num_classes
+        self.threshold = threshold
+
+    def forward(self, outputs: Sequence[Tensor]) -> Tensor:
+        """Returns the one output of the graph."""
+        return outputs[0]
+
+    def predict(self, outputs: Sequence[Tensor], metas: Sequence[Any], test_cfg: Any) -> Tensor:
+        """Returns logits (B, K, H, W) of the images' size in the network."""
+        size = metas[0].get('pad_shape', metas[0]['img_shape'])[:2]
+        return F.interpolate(outputs[0], tuple(size), mode='bilinear', align_corners=False)
