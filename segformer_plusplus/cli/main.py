@@ -17,6 +17,7 @@ COMMANDS = {
     'test': 'a model of mmseg or mmpose, on the test set of its config',
     'predict': 'labels or keypoints of images, folders and videos, as pictures and files',
     'merge-map': 'a picture of which tokens of an image are merged',
+    'advise': 'the fastest way to run a model on this processor, as a file',
     'tune': 'the fastest merging that loses no more than you allow',
     'benchmark': 'speed and memory of models and strategies',
     'fidelity': 'what strategies cost a trained model in accuracy, and gain in speed',

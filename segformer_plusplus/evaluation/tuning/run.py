@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -25,10 +26,14 @@ from ...version import __version__
 from ..fidelity import Fidelity, open_fidelity
 from ..results import MEASURES
 from ..timing import device_name
+from .deployment import DeploymentSpace, Exporter, find_ways, keep_file
 from .selection import FINAL_ROUNDS, Budget, Evaluator, TuneResult, release_memory, select
 from .space import Space, read_space
 from .study import Study, open_study, require_optuna
 from .writing import draw_front, with_own_backbone, write_config, write_front
+
+FILES = 'files'
+"""Folder in ``out`` of the exported files that are measured; at the end it goes away."""
 
 MOST_IMAGES = 50
 """On so many images a search runs, unless more are asked for."""
@@ -81,6 +86,8 @@ class Options:
             NeighborMerging2d).
         device: where to run (default: cuda if there is one).
         fresh: forget the search in --out.
+        deploy: search formats and precisions of exported files beside the presets, in the place of
+            strategies for each stage; see segformer-plusplus advise.
     """
 
     by: str | None = None
@@ -89,8 +96,11 @@ class Options:
     space: Path | None = None
     device: Literal['cpu', 'cuda'] | None = None
     fresh: bool = False
+    deploy: bool = False
 
     def __post_init__(self) -> None:
+        if self.deploy and (self.space or self.device == 'cuda'):
+            raise SegformerPlusPlusError('--deploy: exported files run on the CPU, under presets')
         if self.by is not None and self.by not in MEASURES:
             raise SegformerPlusPlusError(f'--by {self.by}: choose from {", ".join(MEASURES)}')
 
@@ -107,6 +117,9 @@ def tune(
 
     The presets are tried first. The best trials under the budget are timed anew together, and the
     winner has to keep the budget, up to the noise, on images that were not searched on.
+
+    With ``deploy``, the presets are tried in every format and precision that a file can have here;
+    a file that wins is written. int8 is calibrated on the images that are searched on.
 
     Writes into ``out``: ``front.json`` (all trials, the front, the winner and its check),
     ``front.png``, with a winner a config that inherits ``config``, and the study itself, so that
@@ -131,7 +144,7 @@ def tune(
     budget = Budget(**_taken(options, Budget))
     wanted = Limits(**_taken(options, Limits))
     given = Options(**options)
-    device, folder = given.device, given.folder
+    device, folder = 'cpu' if given.deploy else given.device, given.folder
     space: Any = given.space  # from Python also a list
     require_optuna()
     if device is not None:
@@ -159,12 +172,23 @@ def tune(
         'state of the images': sha256(_list_files(cfg, folder)),
         'version of this package': __version__,
     }
+    num_stages = len(find_backbones(fidelity.model)[0].blocks)
+    ways, left_out = find_ways() if given.deploy else ([], {})
+    by = given.by
+    if given.deploy and by is None:
+        by = 'changed' if cfg.default_scope == 'mmseg' else 'shift'
+    searched = DeploymentSpace(ways, num_stages) if given.deploy else Space(space, num_stages)
+    if given.deploy:
+        wanted = replace(wanted, trials=min(wanted.trials, searched.size))
     result = tune_fidelity(
-        fidelity, budget, out, space=Space(space, len(find_backbones(fidelity.model)[0].blocks)),
-        limits=wanted, by=given.by, identity=identity, fresh=given.fresh, progress=progress,
+        fidelity, budget, out, space=searched, limits=wanted, by=by,
+        identity=identity, fresh=given.fresh, progress=progress,
         searched=write_files,
     )  # fmt: skip
+    result.left_out = left_out
     write_files(result)
+    if not result.interrupted:
+        shutil.rmtree(out / FILES, ignore_errors=True)
     return result
 
 
@@ -212,7 +236,8 @@ def tune_fidelity(
         'device': device,
     }
     with open_study(Path(out), space, identity, limits.seed, fresh) as study:
-        evaluator = Evaluator(fidelity.subset(chosen), by, limits.rounds)
+        realise = Exporter(fidelity.subset(chosen), Path(out) / FILES)
+        evaluator = Evaluator(fidelity.subset(chosen), by, limits.rounds, realise)
         result = TuneResult(
             budget, evaluator.by, evaluator.baseline, evaluator.fidelity.shape, fidelity.timed,
             device, len(chosen), len(others), study.points, interrupted=True,
@@ -305,7 +330,8 @@ def _open_checker(
 ) -> Evaluator | None:
     """Opens the images of the check; None, with the reason noted, if they cannot be measured."""
     try:
-        return Evaluator(others, evaluator.by, FINAL_ROUNDS * evaluator.rounds)
+        rounds = FINAL_ROUNDS * evaluator.rounds
+        return Evaluator(others, evaluator.by, rounds, evaluator.realise)
     except SegformerPlusPlusError as error:
         result.unchecked = str(error)
     release_memory()
@@ -345,7 +371,9 @@ def _write(
         result.files.update(front=out / 'front.json', plot=out / 'front.png')
         write_front(result.files['front'], result, source)
         draw_front(result.files['plot'], result, f'{config.stem}, {result.device}')
-        if result.winner is not None:
+        if result.winner is not None and isinstance(result.winner.token_merging, dict):
+            result.files['model'] = keep_file(result.winner.token_merging, out / FILES, out)
+        elif result.winner is not None:
             write_config(tuned, config, cfg, result, imports, source['cfg_options'])
             result.files['config'] = tuned
     except OSError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 from ...errors import SegformerPlusPlusError
 from ...token_merging import BASELINE
 from ..fidelity import MEASURES, Fidelity
+from ..fidelity.base import Variant
 from ..results import find_front
 from ..timing import Timing
 from .space import Setting
@@ -189,7 +190,9 @@ class TuneResult:
         settled: numbers of the points that were timed anew.
         interrupted: whether it is not done, as after Ctrl-C.
         files: what was written, by 'front', 'plot' and, with a winner, 'config'; without one,
-            'earlier config' is that of an earlier call, which stays.
+            'earlier config' is that of an earlier call, which stays; 'model' is an exported file
+            that won.
+        left_out: formats and precisions that were not tried, and why.
     """
 
     budget: Budget
@@ -211,6 +214,7 @@ class TuneResult:
     settled: set[int] = field(default_factory=set)
     interrupted: bool = False
     files: dict[str, Path] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def front(self) -> list[Point]:
@@ -227,6 +231,7 @@ class Evaluator:
         fidelity: the model on these images.
         by: the measure that counts, a key of ``fidelity.MEASURES``; None is its main one.
         rounds: in which a setting is timed.
+        realise: turns a setting into what the fidelity measures; None takes it as it is.
 
     Attributes:
         baseline: all measures without merging.
@@ -235,8 +240,15 @@ class Evaluator:
         SegformerPlusPlusError: these images have no such measure, or cannot be predicted.
     """
 
-    def __init__(self, fidelity: Fidelity[Any], by: str | None = None, rounds: int = 5) -> None:
+    def __init__(
+        self,
+        fidelity: Fidelity[Any],
+        by: str | None = None,
+        rounds: int = 5,
+        realise: Callable[[Setting], Variant] | None = None,
+    ) -> None:
         self.fidelity = fidelity
+        self.realise = realise or (lambda setting: setting)
         self.by = by or fidelity.main_measure
         self.rounds = rounds
         self.baseline = fidelity.measure(BASELINE)
@@ -250,8 +262,10 @@ class Evaluator:
         if setting == BASELINE:
             return Point(number, setting, 0.0, 1.0, values=self.baseline)
         try:
-            speed_up, noise = self._time({'candidate': setting}, self.rounds)['candidate']
-            values = self.fidelity.measure(setting)
+            variant = self.realise(setting)
+            speed_up, noise = self._time({'candidate': variant}, self.rounds)['candidate']
+            values = self.fidelity.measure(variant)
+            self.fidelity.forget(variant)
             drop = self._drop(values)
             if math.isfinite(drop):
                 return Point(number, setting, drop, speed_up, noise, values, self.rounds)
@@ -266,7 +280,8 @@ class Evaluator:
 
     def time_together(self, points: Sequence[Point], rounds: int) -> list[Point]:
         """Returns the points with speed-ups timed anew, all in turn with no merging."""
-        found = self._time({str(p.number): p.token_merging for p in points}, rounds)
+        variants = {str(p.number): self.realise(p.token_merging) for p in points}
+        found = self._time(variants, rounds)
         return [
             replace(point, speed_up=speed_up, noise=noise, rounds=rounds)
             for point, (speed_up, noise) in zip(points, found.values(), strict=True)
@@ -274,9 +289,10 @@ class Evaluator:
 
     def check(self, setting: Setting) -> Check:
         """Measures a setting that was found on other images."""
-        outcomes = list(self.fidelity.predict(setting))
+        variant = self.realise(setting)
+        outcomes = list(self.fidelity.predict(variant))
         values = self.fidelity.compare(outcomes)
-        speed_up, noise = self._time({'candidate': setting}, self.rounds)['candidate']
+        speed_up, noise = self._time({'candidate': variant}, self.rounds)['candidate']
         return Check(
             images=self.fidelity.num_images,
             drop=self._drop(values),
@@ -295,9 +311,9 @@ class Evaluator:
             return self.fidelity.drop(values)
         return self.baseline[self.by] - value if MEASURES[self.by].higher_is_better else value
 
-    def _time(self, settings: Mapping[str, Setting], rounds: int) -> dict[str, tuple[float, float]]:
-        timings = self.fidelity.time({BASELINE: BASELINE, **settings}, rounds, WARMUP)
-        return {name: speed_up_of(timings[BASELINE], timings[name]) for name in settings}
+    def _time(self, variants: Mapping[str, Variant], rounds: int) -> dict[str, tuple[float, float]]:
+        timings = self.fidelity.time({BASELINE: BASELINE, **variants}, rounds, WARMUP)
+        return {name: speed_up_of(timings[BASELINE], timings[name]) for name in variants}
 
     def _drop_noise(self, outcomes: Sequence[Any]) -> float | None:
         """Returns the standard error of the drop, from parts of the images; None if undefined."""

@@ -24,8 +24,9 @@ SIDES = ('q', 'kv')
 Strategy = dict[str, Any]
 """A strategy as a config takes it, and maybe the ``proportional_attention`` of its stage."""
 
-Setting = str | list[dict[str, Any]]
-"""A ``token_merging`` as JSON holds it: the name of a preset, or a dict for each stage."""
+Setting = str | list[dict[str, Any]] | dict[str, Any]
+"""A ``token_merging`` as JSON holds it: the name of a preset, or a dict for each stage; or a dict
+of a ``token_merging``, the ``format`` of a file and its ``precision``."""
 
 Entry = Mapping[str, Any]
 
@@ -93,7 +94,7 @@ class Space:
             raise SegformerPlusPlusError('the search space is empty; give it one strategy or more')
         self.size = math.prod(map(len, self.sites.values()))
 
-    def build(self, choices: Mapping[str, int]) -> list[dict[str, Any]]:
+    def build(self, choices: Mapping[str, int]) -> Setting:
         """Returns the ``token_merging`` of these choices, by site the index of a strategy."""
         stages: list[dict[str, Any]] = [{} for _ in range(self.num_stages)]
         for stage, side, site in self._places():
@@ -129,7 +130,7 @@ class Space:
             self._identities[spelling] = repr(build_token_merging(token_merging, self.num_stages))
         return self._identities[spelling]
 
-    def presets(self) -> Iterator[str]:
+    def presets(self) -> Iterator[Setting]:
         """Yields the names of the presets that fit this number of stages."""
         for name, preset in PRESETS.items():
             if len(preset['stages']) == self.num_stages or not any(preset['stages']):

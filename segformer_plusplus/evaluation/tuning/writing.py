@@ -88,8 +88,11 @@ def write_front(path: Path, result: TuneResult, source: Mapping[str, Any]) -> No
 def _point(point: Point) -> dict[str, Any]:
     """Returns a point as JSON holds it, with a preset spelt out beside its name."""
     setting = point.token_merging
-    spelt = PRESETS[setting] if isinstance(setting, str) else setting
-    return {**asdict(point), 'preset': point.preset, 'token_merging': spelt}
+    way = dict(setting) if isinstance(setting, dict) else {}
+    merging = way.pop('token_merging', setting)
+    spelt = PRESETS[merging] if isinstance(merging, str) else merging
+    preset = merging if isinstance(merging, str) else None
+    return {**asdict(point), **way, 'preset': preset, 'token_merging': spelt}
 
 
 def front_table(result: TuneResult) -> ResultsTable:
@@ -127,6 +130,8 @@ def describe_setting(point: Point) -> str:
     """Returns a preset's name, or 'kv BSM2d s2 r0.6 | - | q NM2d s2 | -', a stage each."""
     if point.preset is not None:
         return point.preset
+    if isinstance(point.token_merging, dict):
+        return ' '.join(map(str, point.token_merging.values()))
     stages: Any = point.token_merging
     return ' | '.join(_describe_stage(stage) for stage in stages)
 
