@@ -84,6 +84,7 @@ def main(
     tile: Shape | None = None,
     overlap: int | None = None,
     boxes: Path | None = None,
+    backend: Literal['torch', 'openvino', 'onnxruntime'] = 'torch',
     graphs: On = True,
     cfg_options: CfgOptions = None,
 ) -> int:
@@ -104,6 +105,8 @@ def main(
         boxes: JSON file (poses): {"image.jpg": [[left, top, right, bottom], ...], ...}, by the
             name below a folder that is given, or of the file; [] is nobody, and a picture that is
             not named is taken for one person.
+        backend: openvino and onnxruntime compute the same on the CPU, mostly faster; the model is
+            converted once for a size of images, and kept.
         graphs: on CUDA, replay pictures of one size as a CUDA graph.
     """
     cfg, checkpoint, inputs = read_model(config, files, cfg_options, token_merging)
@@ -129,7 +132,11 @@ def main(
     if device:
         check_device(device)
     settings: dict[str, Any] = dict(
-        token_merging=token_merging, device=device, batch_size=batch_size, graphs=graphs
+        token_merging=token_merging,
+        device=device,
+        batch_size=batch_size,
+        backend=backend,
+        graphs=graphs,
     )
     run = Run(output, kinds_of(scope, output.save_as))
     try:

@@ -131,6 +131,7 @@ def _segmentor_config(
         num_classes=about.get('num_classes') or len(names or ()) or max(output['channels'], 2),
         out_channels=output['channels'],
         threshold=output.get('threshold'),
+        align_corners=bool(about.get('align_corners')),
     )
     metainfo = dict(classes=names, palette=about.get('palette'))
     load = dict(type='CheckedLoadImageFromFile')
@@ -369,17 +370,18 @@ class ExportedHead(nn.Module):
         num_classes: of the labels.
         out_channels: of the logits; as many, if None.
         threshold: of the sigmoid of one logit.
+        align_corners: how logits are resized.
     """
-
-    align_corners = False
 
     def __init__(
         self,
         num_classes: int | None,
         out_channels: int | None = None,
         threshold: float | None = None,
+        align_corners: bool = False,
     ) -> None:
         super().__init__()
+        self.align_corners = align_corners
         self.num_classes = cast(int, num_classes)
         self.out_channels = out_channels or self.num_classes
         self.threshold = threshold
@@ -391,4 +393,5 @@ class ExportedHead(nn.Module):
     def predict(self, outputs: Sequence[Tensor], metas: Sequence[Any], test_cfg: Any) -> Tensor:
         """Returns logits (B, K, H, W) of the images' size in the network."""
         size = metas[0].get('pad_shape', metas[0]['img_shape'])[:2]
-        return F.interpolate(outputs[0], tuple(size), mode='bilinear', align_corners=False)
+        corners = self.align_corners
+        return F.interpolate(outputs[0], tuple(size), mode='bilinear', align_corners=corners)

@@ -109,7 +109,7 @@ class PoseEstimator(Predictor[PoseDataSample]):
         for start in range(0, len(people), self.batch_size):
             data = pseudo_collate(people[start : start + self.batch_size])
             with torch.inference_mode(), memory_errors('the model', _ADVICE):
-                samples += [sample.cpu() for sample in self.model.test_step(data)]
+                samples += [sample.cpu() for sample in self._test_step(data)]
         return [
             merge_data_samples(samples[start:end]) if end > start else self._nobody()
             for start, end in zip(ends[:-1], ends[1:], strict=True)

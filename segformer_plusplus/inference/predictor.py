@@ -25,6 +25,7 @@ from tqdm import tqdm
 from ..errors import SegformerPlusPlusError, describe_error
 from ..loading.images import unreadable
 from ..patching import apply_cuda_graphs
+from .backends import Converter
 from .opening import open_model
 from .reader import Reader
 from .sources import Picture, Source, count_pictures, find_pictures, is_one_image
@@ -59,6 +60,9 @@ class Predictor(ABC, Generic[Sample]):
         device: None takes CUDA if there is one.
         batch_size: images, tiles or people in one forward pass.
         cfg_options: dotted keys of the config and their new values.
+        backend: 'torch'; or 'openvino' or 'onnxruntime', which compute the same on the CPU. For
+            each size of images (up to :data:`~.backends.MOST_SIZES`) the model is converted once,
+            which takes a while, and kept, see :func:`~.backends.cache_folder`.
         graphs: whether a SegFormer of a config is replayed on CUDA devices, see
             :func:`~segformer_plusplus.patching.apply_cuda_graphs`; a model that is already built
             stays as it is.
@@ -87,6 +91,7 @@ class Predictor(ABC, Generic[Sample]):
         device: str | torch.device | None = None,
         batch_size: int = 1,
         cfg_options: Mapping[str, Any] | None = None,
+        backend: str = 'torch',
         graphs: bool = True,
     ) -> None:
         if not isinstance(batch_size, int) or not 1 <= batch_size <= sys.maxsize:
@@ -98,9 +103,10 @@ class Predictor(ABC, Generic[Sample]):
             checkpoint,
             scope=self.scope,
             token_merging=token_merging,
-            device=device,
+            device='cpu' if device is None and backend != 'torch' else device,
             cfg_options=cfg_options,
         )
+        self._convert = None if backend == 'torch' else Converter(self.model, backend)
         if graphs and not isinstance(config_or_model, nn.Module):
             with suppress(SegformerPlusPlusError):  # a model of another kind
                 apply_cuda_graphs(self.model)
@@ -153,6 +159,14 @@ class Predictor(ABC, Generic[Sample]):
             while batch := list(itertools.islice(pictures, self.batch_size)):
                 yield from self._predict(batch)
                 bar.update(len(batch))
+
+    def _test_step(self, data: Mapping[str, Sequence[Any]]) -> list[Sample]:
+        """Predicts prepared images of one size."""
+        model = self.model
+        if self._convert is not None:
+            model = self._convert(data['inputs'][0].shape[-2:])
+        samples: list[Sample] = model.test_step(data)
+        return samples
 
     def _predict(self, batch: Sequence[Picture]) -> list[Prediction[Sample]]:
         loaded = [_load(picture) for picture in batch]

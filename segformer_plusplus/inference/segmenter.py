@@ -166,7 +166,7 @@ class Segmenter(Predictor[SegDataSample]):
             batch = list(same)
             data = {key: [each[key] for each in batch] for key in ('inputs', 'data_samples')}
             with torch.inference_mode(), memory_errors('the model', _ADVICE):
-                results = self.model.test_step(data)
+                results = self._test_step(data)
             for sample in results:
                 # mmseg's own are floats of one logit
                 sample.pred_sem_seg.data = sample.pred_sem_seg.data.long()
