@@ -301,7 +301,12 @@ def _read_in_openvino(path: Path) -> Any:
     try:
         return openvino_core().read_model(path)
     except RuntimeError as error:
-        raise SegformerPlusPlusError(f'OpenVINO cannot read {path}: {error}') from error
+        raise SegformerPlusPlusError(f'OpenVINO cannot read {path}: {_reason(error)}') from error
+
+
+def _reason(error: RuntimeError) -> str:
+    """Returns the last line of an error of OpenVINO, below those on where in its source it is."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
 
 def openvino_requests(model: Any, calls: int = 1) -> list[Any]:
@@ -324,7 +329,7 @@ def _openvino_runners(path: Path, calls: int) -> list[Runner]:
     try:
         requests = openvino_requests(_read_in_openvino(path), calls)
     except RuntimeError as error:
-        raise SegformerPlusPlusError(f'OpenVINO refuses {path}: {error}') from error
+        raise SegformerPlusPlusError(f'OpenVINO refuses {path}: {_reason(error)}') from error
 
     def run(request: Any, images: Tensor) -> Tensor:
         (result,) = request.infer([images.numpy()]).values()

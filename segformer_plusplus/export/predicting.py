@@ -41,6 +41,7 @@ def describe_predicting(model: Any) -> dict[str, Any]:
         return described | dict(
             scope='mmseg',
             num_classes=int(model.decode_head.num_classes),
+            align_corners=bool(model.decode_head.align_corners),
             palette=_plain(meta.get('palette')),
             reduce_zero_label=dataset.get('reduce_zero_label', meta.get('reduce_zero_label')),
         )

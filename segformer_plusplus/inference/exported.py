@@ -53,17 +53,28 @@ def exported_config(path: str | os.PathLike[str]) -> Config:
         content: dict[str, Any] = dict(default_scope='mmseg', model=model)
         said = f'{path.name}: a file of another program'
     else:
-        graph |= _graph(metadata)
-        about = metadata.get('predicting') or {}
-        poses = metadata['output']['name'] == 'heatmaps'
-        make = _pose_config if poses else _segmentor_config
-        content = make(graph, metadata, about)
-        said = _describe(path, metadata, about)
+        try:
+            content, said = _recorded(path, graph, metadata)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise SegformerPlusPlusError(
+                f'{path}: its metadata cannot be understood ({type(error).__name__}: {error}); '
+                'export the model again'
+            ) from error
     content |= dict(
         custom_imports=dict(imports=['segformer_plusplus']),
         pretrained_model=dict(name=str(path), weights=str(path), said=said),
     )
     return Config(content, cfg_text=f'# {path}', filename=str(path))
+
+
+def _recorded(
+    path: Path, graph: Mapping[str, Any], metadata: Mapping[str, Any]
+) -> tuple[dict[str, Any], str]:
+    """Returns the content of a config by the metadata of a file, and what the file is in words."""
+    about = metadata.get('predicting') or {}
+    make = _pose_config if metadata['output']['name'] == 'heatmaps' else _segmentor_config
+    content = make({**graph, **_graph(metadata)}, metadata, about)
+    return content, _describe(path, metadata, about)
 
 
 def use_exported(config: Config, path: str | os.PathLike[str]) -> None:
@@ -132,6 +143,7 @@ def _segmentor_config(
         num_classes=about.get('num_classes') or len(names or ()) or max(output['channels'], 2),
         out_channels=output['channels'],
         threshold=output.get('threshold'),
+        align_corners=bool(about.get('align_corners')),
     )
     metainfo = dict(classes=names, palette=about.get('palette'))
     load = dict(type='CheckedLoadImageFromFile')
@@ -387,17 +399,18 @@ class ExportedHead(nn.Module):
         num_classes: of the labels.
         out_channels: of the logits; as many, if None.
         threshold: of the sigmoid of one logit.
+        align_corners: of the resize from logits to labels.
     """
-
-    align_corners = False
 
     def __init__(
         self,
         num_classes: int | None,
         out_channels: int | None = None,
         threshold: float | None = None,
+        align_corners: bool = False,
     ) -> None:
         super().__init__()
+        self.align_corners = align_corners
         self.num_classes = cast(int, num_classes)
         self.out_channels = out_channels or self.num_classes
         self.threshold = threshold
@@ -409,4 +422,6 @@ class ExportedHead(nn.Module):
     def predict(self, outputs: Sequence[Tensor], metas: Sequence[Any], test_cfg: Any) -> Tensor:
         """Returns logits (B, K, H, W) of the images' size in the network."""
         size = metas[0].get('pad_shape', metas[0]['img_shape'])[:2]
-        return F.interpolate(outputs[0], tuple(size), mode='bilinear', align_corners=False)
+        return F.interpolate(
+            outputs[0], tuple(size), mode='bilinear', align_corners=self.align_corners
+        )

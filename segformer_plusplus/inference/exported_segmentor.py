@@ -42,7 +42,8 @@ class ExportedSegmentor(EncoderDecoderPlusPlus):
         self.labels_only = True
         self.backbone = MODELS.build(backbone)
         self.decode_head = MODELS.build(decode_head)
-        self.align_corners, self.num_classes = False, self.decode_head.num_classes
+        self.align_corners = self.decode_head.align_corners
+        self.num_classes = self.decode_head.num_classes
         self.out_channels = self.decode_head.out_channels
         self.test_cfg = test_cfg
 
