@@ -15,7 +15,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..errors import SegformerPlusPlusError
-from ..export.formats import METADATA, Loader, find_metadata, format_of
+from ..export.formats import METADATA, Loader, find_metadata, format_of, is_exported
 from ..export.predicting import FLIP_TEST, STEPS
 from .pretrained import own_weights
 
@@ -77,12 +77,18 @@ def _recorded(
     return content, _describe(path, metadata, about)
 
 
-def use_exported(config: Config, path: str | os.PathLike[str]) -> None:
+def use_exported(config: Config, path: str | os.PathLike[str], token_merging: Any = None) -> None:
     """Puts an exported file in the place of a config's model; nothing else of it changes.
 
     Raises:
-        SegformerPlusPlusError: see :func:`exported_config`; or the file is for another toolbox.
+        SegformerPlusPlusError: see :func:`exported_config`; the file is for another toolbox, or
+            another strategy than its own is asked for.
     """
+    if token_merging is not None:
+        raise SegformerPlusPlusError(
+            f'{path} has its strategy in its graph, so that token_merging={token_merging!r} cannot '
+            'replace it; export the model with it: segformer-plusplus export --token-merging'
+        )
     if own_weights(config) == str(path):
         return
     exported = exported_config(path)
@@ -91,6 +97,15 @@ def use_exported(config: Config, path: str | os.PathLike[str]) -> None:
             f'{path} is for {exported.default_scope}, the config for {config.get("default_scope")}'
         )
     config.model = exported.model
+
+
+def refuse_exported(path: str | os.PathLike[str] | None, reason: str) -> None:
+    """Raises a SegformerPlusPlusError, which ends in the reason, if this names an exported file."""
+    if path is not None and is_exported(path):
+        raise SegformerPlusPlusError(
+            f'{path} is an exported file, whose graph has weights and merging as plain operators: '
+            f'{reason}; name the model that it was exported from'
+        )
 
 
 def _graph(metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -399,7 +414,7 @@ class ExportedHead(nn.Module):
         num_classes: of the labels.
         out_channels: of the logits; as many, if None.
         threshold: of the sigmoid of one logit.
-        align_corners: of the resize from logits to labels.
+        align_corners: how logits are resized.
     """
 
     def __init__(
@@ -422,6 +437,5 @@ class ExportedHead(nn.Module):
     def predict(self, outputs: Sequence[Tensor], metas: Sequence[Any], test_cfg: Any) -> Tensor:
         """Returns logits (B, K, H, W) of the images' size in the network."""
         size = metas[0].get('pad_shape', metas[0]['img_shape'])[:2]
-        return F.interpolate(
-            outputs[0], tuple(size), mode='bilinear', align_corners=self.align_corners
-        )
+        corners = self.align_corners
+        return F.interpolate(outputs[0], tuple(size), mode='bilinear', align_corners=corners)
