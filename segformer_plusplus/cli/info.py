@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -18,7 +18,9 @@ from ..checkpoints import convert, describe, plain_state_dict, read_checkpoint, 
 from ..checkpoints.hub import CONFIG
 from ..errors import CheckpointError
 from ..evaluation.timing import describe_environment
+from ..export.formats import find_metadata, is_exported
 from ..inference.configs import load_config, named_config, shipped_configs
+from ..inference.exported import ExportedFile, sizes_in_words
 from ..inference.opening import open_model
 from ..inference.pretrained import resized_to
 from ..loading.datasets import test_dataset
@@ -39,7 +41,7 @@ def main(file: str | None = None, /, *, configs: bool = False) -> None:
 
     Args:
         file: config (a program, which is run), name of a model (see segformer-plusplus models),
-            checkpoint, folder of Transformers or URL.
+            exported file, checkpoint, folder of Transformers or URL.
         configs: list the configs that every command takes by these names.
     """
     MMLogger.get_current_instance().setLevel(logging.WARNING)  # it names what is converted
@@ -48,6 +50,8 @@ def main(file: str | None = None, /, *, configs: bool = False) -> None:
         return
     if file is None:
         title, rows = 'SegFormer++', _environment()
+    elif is_exported(file):
+        title, rows = file, _exported(file)
     elif Path(urlparse(file).path).suffix == '.py' or '::' in file:
         title, rows = file, _model(load_config(file))
     elif _has_settings(file) and (named := named_config(file)):
@@ -96,14 +100,60 @@ def _model(config: Config) -> Rows:
     yield 'parameters', f'{count / 1e6:.2f} million'
     names = list(model.dataset_meta.get('classes') or ())
     if names:
-        more = f', and {len(names) - _NAMED} more' if len(names) > _NAMED else ''
-        yield f'{len(names)} classes', f'{", ".join(names[:_NAMED])}{more}'
+        yield _classes(names)
     if scale := resized_to(test_dataset(config).get('pipeline') or ()):
         yield 'images', f'resized to fit {" x ".join(map(str, scale))}'
     normalised = config.model.get('data_preprocessor') or {}
     for name in ('mean', 'std'):
         if normalised.get(name):
             yield name, ', '.join(f'{value:g}' for value in normalised[name])
+
+
+def _exported(file: str) -> Rows:
+    metadata = find_metadata(file)
+    record = ExportedFile(file).record()
+    yield 'size', f'{record["megabytes"]:.1f} MB'
+    if metadata is None:
+        yield 'recognised', 'no: a file of another program'
+        return
+    yield 'format', f'{metadata["format"]}, opset {metadata["opset"] or "none"}'
+    yield 'precision', record['precision']
+    given, output = metadata['input'], metadata['output']
+    batch = metadata['batch_size'] or 'any number of'
+    size = sizes_in_words(metadata['shape'], metadata['size_step'])
+    yield (
+        'takes',
+        f'{batch} x {size}, {given["channels"]} channels, {given["type"]} {given["layout"]}',
+    )
+    yield 'gives', f'{output["name"]}, {output["channels"]} channels'
+    normalised = given['normalisation']
+    for name in ('mean', 'std'):
+        if normalised[name]:
+            where = ', inside' if normalised['inside'] else ''
+            yield name, ', '.join(f'{value:g}' for value in normalised[name]) + where
+    merging = metadata['token_merging']
+    yield 'token merging', merging['preset'] or 'of its own'
+    for number, stage in enumerate(merging['stages'], 1):
+        merged = ', '.join(f'{role}: {stage[role]}' for role in ('q', 'kv') if stage[role])
+        yield f'stage {number}', merged or 'nothing'
+    if metadata['class_names']:
+        yield _classes(metadata['class_names'])
+    if left_out := (metadata.get('predicting') or {}).get('left_out'):
+        yield 'left out', f'steps of its pipeline: {", ".join(left_out)}'
+    if calibration := metadata.get('calibration'):
+        yield 'calibration', ', '.join(f'{key}: {each}' for key, each in calibration.items())
+    check = metadata.get('check') or {}
+    for seen in check.get('seen', ()):
+        error, equal = seen['relative_error'], seen['equal_labels']
+        parts = [] if error is None else [f'relative error {error:.1e}']
+        parts += [] if equal is None else [f'{equal:.3%} equal labels']
+        yield f'check in {seen["runtime"]}', f'{", ".join(parts)} (images: {check["images"]})'
+    yield 'made by', ', '.join(f'{name} {each}' for name, each in metadata['versions'].items())
+
+
+def _classes(names: Sequence[str]) -> tuple[str, str]:
+    more = f', and {len(names) - _NAMED} more' if len(names) > _NAMED else ''
+    return f'{len(names)} classes', f'{", ".join(names[:_NAMED])}{more}'
 
 
 def _checkpoint(source: str) -> Rows:

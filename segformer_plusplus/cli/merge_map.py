@@ -12,6 +12,7 @@ from rich.table import Table
 from ..errors import SegformerPlusPlusError, memory_errors
 from ..inference import Segmenter
 from ..inference.drawing import draw
+from ..inference.exported import refuse_exported
 from ..inference.merge_maps import ROLES, MergeMaps, merge_map, turned
 from ..patching import apply_token_merging
 from ..token_merging import TokenMerging
@@ -49,6 +50,8 @@ def main(
     """
     if out.suffix.lower() != '.png':
         raise SegformerPlusPlusError(f'--out {out}: give a name that ends in .png')
+    for each in (config, files[0]):
+        refuse_exported(each, 'what it merges cannot be seen')
     cfg, checkpoint, images = read_model(config, files, cfg_options, token_merging)
     if len(images) != 1:
         raise SegformerPlusPlusError(f'expected one IMAGE, got {len(images)}: {" ".join(images)}')

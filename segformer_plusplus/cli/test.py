@@ -61,10 +61,16 @@ def main(
     if not cfg.get('test_dataloader'):
         raise SegformerPlusPlusError(f'{config} has no test_dataloader to test with')
     cfg.launcher = launcher
+    cfg.load_from, cfg.resume = checkpoint, False
     if is_exported(checkpoint):
-        use_exported(cfg, checkpoint)
-    cfg.load_from, cfg.resume = None if is_exported(checkpoint) else checkpoint, False
-    if token_merging is not None:
+        if tta:
+            raise SegformerPlusPlusError(
+                f'--tta averages logits of images of several sizes, for which {checkpoint} was not '
+                'made; test the model that it was exported from'
+            )
+        use_exported(cfg, checkpoint, token_merging)
+        cfg.load_from = None
+    elif token_merging is not None:
         backbone_settings(cfg).update(token_merging=token_merging, tome_cfg=None)
     if tta:
         use_tta(cfg, config)

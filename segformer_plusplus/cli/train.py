@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from ..errors import SegformerPlusPlusError
 from ..inference.configs import check_codec_sizes, check_data_roots, find_config, load_config
+from ..inference.exported import refuse_exported
 from ..training.checkpoint_files import latest_named
 from ..training.distributed import leaving_the_group
 from ..training.runner import StrictRunner
@@ -46,6 +47,8 @@ def main(
     """
     if load_from and resume not in (None, 'auto'):
         raise SegformerPlusPlusError('--load-from and --resume CHECKPOINT exclude each other')
+    for each in (config, load_from, resume):
+        refuse_exported(each, 'there is nothing to train, or to start from')
     set_local_rank(local_rank)
     cfg = load_config(config, cfg_options, work_dir)
     if not cfg.get('train_dataloader'):

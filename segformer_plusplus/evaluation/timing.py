@@ -6,19 +6,26 @@ import os
 import platform
 import statistics
 import subprocess
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib import metadata
+from functools import partial
+from importlib import import_module, metadata
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from ..errors import LESS_MEMORY, SegformerPlusPlusError, memory_errors
 
 Call = Callable[[], Any]
+
+_STATUS = Path('/proc/self/status')
 
 
 @dataclass(frozen=True)
@@ -91,6 +98,47 @@ def measure(
     return {name: Timing(tuple(times)) for name, times in seconds.items()}
 
 
+class Load:
+    """Runs a model for several threads at a time, each of which calls again when it has its result.
+
+    Args:
+        workers: run the model once each, for one thread at a time. They share PyTorch's threads;
+            a call that finds no worker waits, as in a server.
+        requests: calls in flight.
+
+    Attributes:
+        seconds: of every call, with its waiting.
+    """
+
+    calls = 4
+    """Of every thread."""
+
+    def __init__(self, workers: Sequence[Call], requests: int) -> None:
+        self._idle: SimpleQueue[Call] = SimpleQueue()
+        for each in workers:
+            self._idle.put(each)
+        self._requests = requests
+        self._threads = torch.get_num_threads() // len(workers)
+        self.seconds: list[float] = []
+
+    def __call__(self) -> None:
+        """Makes so many calls of every thread."""
+        threads = torch.get_num_threads()
+        share = partial(torch.set_num_threads, self._threads)
+        with ThreadPoolExecutor(self._requests, initializer=share) as pool:
+            list(pool.map(self._one, range(self._requests * self.calls)))
+        torch.set_num_threads(threads)  # or new threads would have the share of these
+
+    def _one(self, _: int) -> None:
+        start = time.perf_counter()
+        worker = self._idle.get()
+        try:
+            worker()
+        finally:
+            self._idle.put(worker)
+        self.seconds.append(time.perf_counter() - start)
+
+
 def peak_memory(call: Call, device: torch.device | str = 'cpu') -> int:
     """Measures the bytes that one call needs at its peak, on top of what was allocated before it.
 
@@ -117,6 +165,54 @@ def peak_memory(call: Call, device: torch.device | str = 'cpu') -> int:
         total += event.nbytes()
         peak = max(peak, total)
     return peak
+
+
+def file_memory(path: str | Path, runtime: str, images: Tensor) -> int | None:
+    """Measures the bytes that an exported file needs at its peak, in a process of its own.
+
+    What the process takes with the runtime imported does not count; loading the file and one
+    prediction do.
+
+    Args:
+        path: of the file.
+        runtime: that is to run it, by the name of its module.
+        images: as the file takes them; their shape and type count.
+
+    Returns:
+        None where the system does not tell (no ``/proc``).
+
+    Raises:
+        SegformerPlusPlusError: the process failed.
+    """
+    if not _STATUS.exists():
+        return None
+    asked = str(path), runtime, list(images.shape), str(images.dtype), torch.get_num_threads()
+    code = f'from {__name__} import _write_file_memory; _write_file_memory(*{asked!r})'
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or [f'exit code {done.returncode}'])[-1]
+        raise SegformerPlusPlusError(f'{path}: its memory cannot be measured: {reason}')
+    return int(done.stdout.split()[-1])
+
+
+def _write_file_memory(
+    path: str, runtime: str, shape: Sequence[int], dtype: str, threads: int
+) -> None:
+    from ..export.formats import format_of
+
+    torch.set_num_threads(threads)
+    images = torch.zeros(*shape, dtype=getattr(torch, dtype.removeprefix('torch.')))
+    import_module(runtime)
+    before = _own_peak()
+    (run,) = format_of(Path(path)).loaders(Path(path))[runtime](1)
+    run(images)
+    sys.stdout.write(str(_own_peak() - before))
+
+
+def _own_peak() -> int:
+    """Returns the bytes that this program has had at most; ``ru_maxrss`` counts its parent's."""
+    lines = _STATUS.read_text(encoding='ascii').splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith('VmHWM')).split()[1])
 
 
 def synchronize(device: torch.device | str) -> None:

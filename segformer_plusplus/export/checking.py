@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
 from ..errors import SegformerPlusPlusError
@@ -148,7 +149,10 @@ class _Reference:
         if images.dtype != torch.uint8:
             return images
         as_read = images.flip(-1) if images.shape[-1] == 3 else images
-        content = {'inputs': list(as_read.permute(0, 3, 1, 2).contiguous()), 'data_samples': None}
+        content = {
+            'inputs': list(as_read.permute(0, 3, 1, 2).contiguous()),
+            'data_samples': [BaseDataElement() for _ in images],  # mmpose takes no None
+        }
         return torch.stack(list(self.model.data_preprocessor(content, training=False)['inputs']))
 
 

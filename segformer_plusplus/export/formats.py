@@ -11,7 +11,7 @@ import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,9 @@ DIMENSIONS = ('batch', None, 'h', 'w')
 
 Runner = Callable[[Tensor], Tensor]
 """Maps images to the one output, both on the CPU."""
+
+Loader = Callable[[int], list[Runner]]
+"""Loads a file for so many calls at a time: a runner for each, which share PyTorch's threads."""
 
 
 class Format(ABC):
@@ -63,8 +66,12 @@ class Format(ABC):
         """Returns the JSON text under :data:`METADATA`, None where there is none."""
 
     @abstractmethod
+    def loaders(self, path: Path) -> dict[str, Loader]:
+        """Names the installed runtimes that run the file, by their modules, and how each does."""
+
     def runners(self, path: Path) -> dict[str, Runner]:
         """Loads the file in every installed runtime that runs it, in float32 on the CPU."""
+        return {runtime: load(1)[0] for runtime, load in self.loaders(path).items()}
 
 
 class OnnxFile(Format):
@@ -91,11 +98,11 @@ class OnnxFile(Format):
             raise SegformerPlusPlusError(f'{path} is no ONNX file: {error}') from error
         return {each.key: each.value for each in model.metadata_props}.get(METADATA)
 
-    def runners(self, path: Path) -> dict[str, Runner]:
-        runners = {'onnxruntime': _onnxruntime_runner(path)}
+    def loaders(self, path: Path) -> dict[str, Loader]:
+        loaders: dict[str, Loader] = {'onnxruntime': partial(_onnxruntime_runners, path)}
         if find_spec('openvino') is not None:
-            runners['openvino'] = _openvino_runner(path)
-        return runners
+            loaders['openvino'] = partial(_openvino_runners, path)
+        return loaders
 
 
 class TorchExportFile(Format):
@@ -122,13 +129,8 @@ class TorchExportFile(Format):
             raise SegformerPlusPlusError(f'{path} is no file of torch.export: {error}') from error
         return None
 
-    def runners(self, path: Path) -> dict[str, Runner]:
-        try:
-            module = torch.export.load(path).module()
-        except Exception as error:  # a damaged file can fail in any way
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise SegformerPlusPlusError(f'{path} is no file of torch.export: {reason}') from error
-        return {'torch': torch.no_grad()(lambda images: module(images))}
+    def loaders(self, path: Path) -> dict[str, Loader]:
+        return {'torch': partial(_torch_runners, path)}
 
 
 class OpenVinoFile(Format):
@@ -152,8 +154,8 @@ class OpenVinoFile(Format):
         model = _read_in_openvino(path)
         return model.get_rt_info([METADATA]).astype(str) if model.has_rt_info([METADATA]) else None
 
-    def runners(self, path: Path) -> dict[str, Runner]:
-        return {'openvino': _openvino_runner(path)}
+    def loaders(self, path: Path) -> dict[str, Loader]:
+        return {'openvino': partial(_openvino_runners, path)}
 
 
 FORMATS: dict[str, Format] = {
@@ -299,37 +301,68 @@ def _read_in_openvino(path: Path) -> Any:
     try:
         return openvino_core().read_model(path)
     except RuntimeError as error:
-        raise SegformerPlusPlusError(f'OpenVINO cannot read {path}: {error}') from error
+        raise SegformerPlusPlusError(f'OpenVINO cannot read {path}: {_reason(error)}') from error
 
 
-def _openvino_runner(path: Path) -> Runner:
+def _reason(error: RuntimeError) -> str:
+    """Returns the last line of an error of OpenVINO, below those on where in its source it is."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
+
+
+def openvino_requests(model: Any, calls: int = 1) -> list[Any]:
+    """Compiles a model of OpenVINO for the CPU, in float32 with as many threads as PyTorch has.
+
+    Returns:
+        A request for each of so many calls at a time; a single one has all threads to itself.
+    """
     settings = {
         'INFERENCE_PRECISION_HINT': 'f32',
-        'PERFORMANCE_HINT': 'LATENCY',
+        'PERFORMANCE_HINT': 'LATENCY' if calls == 1 else 'THROUGHPUT',
+        'PERFORMANCE_HINT_NUM_REQUESTS': calls,
         'INFERENCE_NUM_THREADS': torch.get_num_threads(),
     }
-    try:
-        compiled = openvino_core().compile_model(_read_in_openvino(path), 'CPU', settings)
-    except RuntimeError as error:
-        raise SegformerPlusPlusError(f'OpenVINO refuses {path}: {error}') from error
-    request = compiled.create_infer_request()
+    compiled = openvino_core().compile_model(model, 'CPU', settings)
+    return [compiled.create_infer_request() for _ in range(calls)]
 
-    def run(images: Tensor) -> Tensor:
+
+def _openvino_runners(path: Path, calls: int) -> list[Runner]:
+    try:
+        requests = openvino_requests(_read_in_openvino(path), calls)
+    except RuntimeError as error:
+        raise SegformerPlusPlusError(f'OpenVINO refuses {path}: {_reason(error)}') from error
+
+    def run(request: Any, images: Tensor) -> Tensor:
         (result,) = request.infer([images.numpy()]).values()
         return torch.from_numpy(result.copy())
 
-    return run
+    return [partial(run, request) for request in requests]
 
 
-def _onnxruntime_runner(path: Path) -> Runner:
+def _onnxruntime_runners(path: Path, calls: int) -> list[Runner]:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
+    options.intra_op_num_threads = max(1, torch.get_num_threads() // calls)
     options.log_severity_level = 4  # what fails is raised, too
+
+    def load() -> Runner:
+        try:
+            session = onnxruntime.InferenceSession(
+                path, options, providers=['CPUExecutionProvider']
+            )
+        except Exception as error:  # its errors have no common base class
+            raise SegformerPlusPlusError(f'ONNX Runtime refuses {path}: {error}') from error
+        (image,) = session.get_inputs()
+        return lambda images: torch.from_numpy(session.run(None, {image.name: images.numpy()})[0])
+
+    # one session has one pool of threads
+    return [load() for _ in range(calls)]
+
+
+def _torch_runners(path: Path, calls: int) -> list[Runner]:
     try:
-        session = onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
-    except Exception as error:  # its errors have no common base class
-        raise SegformerPlusPlusError(f'ONNX Runtime refuses {path}: {error}') from error
-    (image,) = session.get_inputs()
-    return lambda images: torch.from_numpy(session.run(None, {image.name: images.numpy()})[0])
+        module = torch.export.load(path).module()
+    except Exception as error:  # a damaged file can fail in any way
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise SegformerPlusPlusError(f'{path} is no file of torch.export: {reason}') from error
+    return [torch.no_grad()(lambda images: module(images))] * calls

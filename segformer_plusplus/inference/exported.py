@@ -15,7 +15,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..errors import SegformerPlusPlusError
-from ..export.formats import METADATA, find_metadata, format_of
+from ..export.formats import METADATA, Loader, find_metadata, format_of, is_exported
 from ..export.predicting import FLIP_TEST, STEPS
 from .pretrained import own_weights
 
@@ -53,12 +53,13 @@ def exported_config(path: str | os.PathLike[str]) -> Config:
         content: dict[str, Any] = dict(default_scope='mmseg', model=model)
         said = f'{path.name}: a file of another program'
     else:
-        graph |= _graph(metadata)
-        about = metadata.get('predicting') or {}
-        poses = metadata['output']['name'] == 'heatmaps'
-        make = _pose_config if poses else _segmentor_config
-        content = make(graph, metadata, about)
-        said = _describe(path, metadata, about)
+        try:
+            content, said = _recorded(path, graph, metadata)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise SegformerPlusPlusError(
+                f'{path}: its metadata cannot be understood ({type(error).__name__}: {error}); '
+                'export the model again'
+            ) from error
     content |= dict(
         custom_imports=dict(imports=['segformer_plusplus']),
         pretrained_model=dict(name=str(path), weights=str(path), said=said),
@@ -66,12 +67,28 @@ def exported_config(path: str | os.PathLike[str]) -> Config:
     return Config(content, cfg_text=f'# {path}', filename=str(path))
 
 
-def use_exported(config: Config, path: str | os.PathLike[str]) -> None:
+def _recorded(
+    path: Path, graph: Mapping[str, Any], metadata: Mapping[str, Any]
+) -> tuple[dict[str, Any], str]:
+    """Returns the content of a config by the metadata of a file, and what the file is in words."""
+    about = metadata.get('predicting') or {}
+    make = _pose_config if metadata['output']['name'] == 'heatmaps' else _segmentor_config
+    content = make({**graph, **_graph(metadata)}, metadata, about)
+    return content, _describe(path, metadata, about)
+
+
+def use_exported(config: Config, path: str | os.PathLike[str], token_merging: Any = None) -> None:
     """Puts an exported file in the place of a config's model; nothing else of it changes.
 
     Raises:
-        SegformerPlusPlusError: see :func:`exported_config`; or the file is for another toolbox.
+        SegformerPlusPlusError: see :func:`exported_config`; the file is for another toolbox, or
+            another strategy than its own is asked for.
     """
+    if token_merging is not None:
+        raise SegformerPlusPlusError(
+            f'{path} has its strategy in its graph, so that token_merging={token_merging!r} cannot '
+            'replace it; export the model with it: segformer-plusplus export --token-merging'
+        )
     if own_weights(config) == str(path):
         return
     exported = exported_config(path)
@@ -80,6 +97,15 @@ def use_exported(config: Config, path: str | os.PathLike[str]) -> None:
             f'{path} is for {exported.default_scope}, the config for {config.get("default_scope")}'
         )
     config.model = exported.model
+
+
+def refuse_exported(path: str | os.PathLike[str] | None, reason: str) -> None:
+    """Raises a SegformerPlusPlusError, which ends in the reason, if this names an exported file."""
+    if path is not None and is_exported(path):
+        raise SegformerPlusPlusError(
+            f'{path} is an exported file, whose graph has weights and merging as plain operators: '
+            f'{reason}; name the model that it was exported from'
+        )
 
 
 def _graph(metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,6 +120,7 @@ def _graph(metadata: Mapping[str, Any]) -> dict[str, Any]:
         size_step=metadata['size_step'] if dynamic['size'] else None,
         layout=given['layout'],
         fill=fill,
+        in_channels=given['channels'],
     )
 
 
@@ -220,10 +247,7 @@ def _keypoints(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _describe(path: Path, metadata: Mapping[str, Any], about: Mapping[str, Any]) -> str:
-    height, width = metadata['shape']
-    size = f'{height}x{width}'
-    if metadata['size_step']:
-        size = f'multiples of {metadata["size_step"]}'
+    size = sizes_in_words(metadata['shape'], metadata['size_step'])
     merging = metadata['token_merging']['preset'] or 'of its own'
     left_out = about.get('left_out')
     without = f'; without these steps of its pipeline: {", ".join(left_out)}' if left_out else ''
@@ -232,6 +256,20 @@ def _describe(path: Path, metadata: Mapping[str, Any], about: Mapping[str, Any])
         f'{metadata["format"]}, {metadata.get("precision", "fp32")}, {size}, '
         f'token merging: {merging}{without}'
     )
+
+
+def takes_size(size: Sequence[int], shape: Sequence[int], size_step: int | None) -> bool:
+    """Says whether a file takes images of this height and width, see :class:`ExportedGraph`."""
+    if size_step is None:
+        return tuple(size) == tuple(shape)
+    return all(side % size_step == 0 and side >= 2 * size_step for side in size)
+
+
+def sizes_in_words(shape: Sequence[int], size_step: int | None) -> str:
+    """Returns '512x1024', or 'multiples of 32 from 64 on'."""
+    if size_step is None:
+        return 'x'.join(map(str, shape))
+    return f'multiples of {size_step} from {2 * size_step} on'
 
 
 @dataclass(frozen=True)
@@ -276,6 +314,7 @@ class ExportedGraph(nn.Module):
         layout: 'NCHW' float32, normalised; or 'NHWC' uint8, in RGB order if there are three
             channels.
         fill: value of each channel, or of all, around images that are smaller.
+        in_channels: of its images.
 
     Raises:
         SegformerPlusPlusError: the file is missing or damaged, or it is not said what it takes.
@@ -290,6 +329,7 @@ class ExportedGraph(nn.Module):
         size_step: int | None = None,
         layout: str = 'NCHW',
         fill: Sequence[float] = (0,),
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
         if output is None or shape is None:
@@ -306,18 +346,21 @@ class ExportedGraph(nn.Module):
         self.batch_size = batch_size
         self.size_step = size_step
         self.layout = layout
+        self.in_channels = in_channels
         self._fill = torch.tensor(fill, dtype=torch.float32).reshape(1, -1, 1, 1)
-        runners = format_of(Path(file)).runners(Path(file))
-        self.runtime, self._run = next(iter(runners.items()))
+        self.runtime, load = next(iter(self.loaders().items()))
+        (self.run,) = load(1)
 
     def __deepcopy__(self, memo: Any) -> ExportedGraph:
         return self  # what a runtime has loaded cannot be copied, and does not change
 
+    def loaders(self) -> dict[str, Loader]:
+        """Returns how each runtime loads the file; the first one runs it here."""
+        return format_of(Path(self.file)).loaders(Path(self.file))
+
     def takes(self, size: Sequence[int]) -> bool:
         """Says whether images of this height and width go in as they are."""
-        if self.size_step is None:
-            return tuple(size) == self.shape
-        return all(side % self.size_step == 0 and side >= 2 * self.size_step for side in size)
+        return takes_size(size, self.shape, self.size_step)
 
     def window(self, size: Sequence[int]) -> tuple[int, int]:
         """Returns the height and width to pad images of this size to, or to cut them into."""
@@ -343,18 +386,19 @@ class ExportedGraph(nn.Module):
             SegformerPlusPlusError: the file was not made for this size.
         """
         if not self.takes(images.shape[2:]):
-            takes = 'x'.join(map(str, self.shape))
-            if self.size_step:
-                takes = f'multiples of {self.size_step} from {2 * self.size_step} on'
             raise SegformerPlusPlusError(
-                f'images of {images.shape[2]}x{images.shape[3]}: {self.file} takes {takes}'
+                f'images of {images.shape[2]}x{images.shape[3]}: {self.file} takes '
+                f'{sizes_in_words(self.shape, self.size_step)}'
             )
+        parts = self.as_taken(images).split(self.batch_size or len(images))
+        outputs = [self.run(self._whole(part))[: len(part)] for part in parts]
+        return (torch.cat(outputs) if len(outputs) > 1 else outputs[0],)
+
+    def as_taken(self, images: Tensor) -> Tensor:
+        """Returns images (B, C, H, W) in the layout and the type of the file."""
         if self.layout == 'NHWC':
             images = images.permute(0, 2, 3, 1).round().clamp(0, 255).to(torch.uint8)
-        count = len(images)
-        parts = images.contiguous().split(self.batch_size or count)
-        outputs = [self._run(self._whole(part))[: len(part)] for part in parts]
-        return (torch.cat(outputs) if len(outputs) > 1 else outputs[0],)
+        return images.contiguous()
 
     def _whole(self, part: Tensor) -> Tensor:
         """Fills the last batch up with its last image."""

@@ -107,18 +107,13 @@ def _open_exported(
     device: str | torch.device | None,
     dtype: torch.dtype | None,
 ) -> nn.Module:
-    if token_merging is not None:
-        raise SegformerPlusPlusError(
-            f'{path} has its strategy in its graph, so that token_merging={token_merging!r} cannot '
-            'replace it; export the model with it: segformer-plusplus export --token-merging'
-        )
     if torch.device(device or 'cpu').type != 'cpu':
         raise SegformerPlusPlusError(f'--device {device}: {path} runs on the CPU here')
     if dtype not in (None, torch.float32):
         raise SegformerPlusPlusError(
             f'{path} takes float32 images, not {dtype}; its precision is chosen when it is exported'
         )
-    use_exported(config, path)
+    use_exported(config, path, token_merging)
     model: Any = _build(config, scope)
     model.dataset_meta = _dataset_meta(config, {})
     return model.eval()

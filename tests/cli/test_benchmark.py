@@ -149,7 +149,7 @@ def test_every_peer_in_stages(config, tmp_path, capfd):
 
 
 def test_threads_are_swept_as_well():
-    settings = Conditions([(64, 32), (8, 8)], [3], [1, 2]).settings()
+    settings = Conditions([(64, 32), (8, 8)], [3], [1, 2]).settings({})
     shapes = [(64, 32), (8, 8)] * 2
     assert settings == [Setting(*each) for each in zip(shapes, [3] * 4, [1, 1, 2, 2], strict=True)]
 

@@ -1,10 +1,15 @@
 """segformer-plusplus info: the environment, a config, a checkpoint."""
 
+import json
+
 import pytest
 import torch
 
 from segformer_plusplus import __version__
 from segformer_plusplus.cli.info import main
+from segformer_plusplus.export import export_model
+from segformer_plusplus.export.formats import TorchExportFile
+from segformer_plusplus.inference import open_model
 
 
 def info(capsys, *arguments):
@@ -76,3 +81,37 @@ def test_a_config_without_a_model(capsys, tmp_path, text, words):
     assert main([str(tmp_path / 'plain.py')]) == 2
     error = capsys.readouterr().err
     assert words in error and error.splitlines()[-1].startswith('error: ')
+
+
+def test_an_exported_file(capsys, segmentation, tmp_path, monkeypatch):
+    """What its metadata say, also of a precision; of a file without any, that it has none."""
+    pytest.importorskip('mmseg')
+    path = tmp_path / 'model.pt2'
+    model = open_model(*segmentation, device='cpu')
+    names = [f'class {k}' for k in range(5)]
+    export = export_model(
+        model, path, format='torch-export', shape=(64, 96), token_merging='hq', class_names=names,
+        with_preprocessing=True,
+    )  # fmt: skip
+    printed = info(capsys, path)
+    megabytes = path.stat().st_size / 1e6
+    for row in (
+        f'size │ {megabytes:.1f} MB', 'format │ torch-export, opset none', 'precision │ fp32',
+        'takes │ 1 x 64x96, 3 channels, uint8 NHWC', 'gives │ logits, 5 channels',
+        'mean │ 123.675, 116.28, 103.53, inside', 'token merging │ hq',
+        'stage 1 │ kv: BipartiteSoftMatching2d(', '5 classes │ class 0, class 1,',
+        f'made by │ segformer_plusplus {__version__}, torch',
+    ):  # fmt: skip
+        assert row in printed
+    seen = dict(runtime='openvino', relative_error=0.0123, equal_labels=0.99, undecided=0)
+    more = dict(
+        precision='int8', calibration=dict(images=40), check=dict(images='kept back', seen=[seen])
+    )
+    monkeypatch.setattr(TorchExportFile, 'read_metadata', lambda *_: json.dumps(said))
+    said = export.metadata | more
+    printed = info(capsys, path)
+    assert 'precision │ int8' in printed and 'calibration │ images: 40' in printed
+    assert 'check in openvino │ relative error 1.2e-02, 99.000% equal labels (images: ' in printed
+    monkeypatch.setattr(TorchExportFile, 'read_metadata', lambda *_: None)
+    printed = info(capsys, path)
+    assert 'recognised │ no: a file of another program' in printed

@@ -56,3 +56,10 @@ def test_calls_that_are_refused(call, arguments, message, tmp_path):
     code, out, error = call(*arguments)
     assert (code, out) == (2, '') and error.startswith('error: ') and message in error
     assert not (tmp_path / 'map.png').exists()
+
+
+def test_a_file_has_no_merge_map(segmentation, tmp_path, capsys):
+    for words in (['model.xml', 'x.png'], [segmentation[0], 'model.xml', 'x.png']):
+        assert main([*map(str, words), '--out', str(tmp_path / 'a.png')]) == 2
+        message = capsys.readouterr().err
+        assert message.startswith('error: model.xml is an exported file') and 'name the' in message

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from mmengine.config import Config
 from torch import Tensor, nn
 
 from ... import kernels
 from ...errors import SegformerPlusPlusError, memory_errors
+from ...export.description import describe_merging
 from ...inference.configs import backbone_settings
+from ...inference.exported import ExportedFile
 from ...inference.opening import SEED, open_model
+from ...inference.pretrained import own_weights
 from ...mit.backbone import MixVisionTransformerPlusPlus
 from ...mit.cpu import chunked, is_chunked
 from ...patching import apply_token_merging
 from ...token_merging import BASELINE
-from ..timing import Call, Timing, gpu_clocks, measure, peak_memory
+from ..timing import Call, Load, Timing, file_memory, gpu_clocks, measure, peak_memory
 from .contenders import Contender, OpenMMLabModel, stage_calls
 from .costs import (
     TOLERANCE,
@@ -34,6 +38,7 @@ from .costs import (
     matrix_product_rates,
     trace_errors,
 )
+from .files import ExportedModel, is_file
 from .peers import (
     PEERS,
     OpenVinoModel,
@@ -75,6 +80,8 @@ class Options:
         compile_blocks: also time ours with attention and Mix-FFN of the blocks compiled alone.
         compile_backend: the backend of torch.compile.
         peak: also measure the machine's plain matrix products, and what share a model reaches.
+        requests: with more than one, also measure images per second, and how long each takes, with
+            so many images in flight at a time; all of them share the threads.
     """
 
     against: Sequence[str] = ()
@@ -91,6 +98,7 @@ class Options:
     compile_blocks: bool = False
     compile_backend: str = 'inductor'
     peak: bool = False
+    requests: int = 1
 
     def __post_init__(self) -> None:
         peers = tuple(dict.fromkeys(name for each in self.against for name in each.split(',')))
@@ -98,6 +106,16 @@ class Options:
         openvino = any(peer.startswith('openvino') for peer in peers)
         if self.device == 'cuda' and not torch.cuda.is_available():
             raise SegformerPlusPlusError('--device cuda: PyTorch finds no CUDA device here')
+        if self.requests < 1:
+            raise SegformerPlusPlusError(f'--requests {self.requests}: give at least 1')
+        for flag in ('training', 'backbone-only', 'compile', 'compile-blocks'):
+            if self.requests > 1 and getattr(self, flag.replace('-', '_')):
+                raise SegformerPlusPlusError(f'--requests and --{flag} exclude each other')
+        if self.requests > 1 and (self.device != 'cpu' or openvino):
+            raise SegformerPlusPlusError(
+                '--requests works with --device cpu, and with exported files in the place of '
+                '--against openvino'
+            )
         if self.rounds < 1 or self.warmup < 0:
             raise SegformerPlusPlusError(
                 f'--rounds is {self.rounds} and --warmup {self.warmup}; give at least 1 and 0'
@@ -138,7 +156,7 @@ class Setting:
     Attributes:
         shape: height and width of the images, in pixels.
         batch_size: images of one call.
-        threads: of PyTorch, and of OpenVINO.
+        threads: of PyTorch, and of the runtimes.
     """
 
     shape: tuple[int, int]
@@ -150,26 +168,41 @@ class Comparison:
     """Builds all models once, and compares them in any number of runs.
 
     Args:
-        variants: configs by name, of models of ours (without peers: of any model of OpenMMLab). The
-            peers get the weights of the first one and are compared with it unmerged.
+        variants: configs by name, of models of ours (without peers: of any model of OpenMMLab), and
+            of exported files. The peers get the weights of the first model and are compared with it
+            unmerged.
         options: what is measured.
 
     Raises:
-        SegformerPlusPlusError: a peer's library is missing, or cannot express the model.
+        SegformerPlusPlusError: a peer's library is missing, or cannot express the model; or an
+            option that no file can have.
     """
 
     def __init__(self, variants: Mapping[str, Any], options: Options) -> None:
         self.options = options
-        first = next(iter(variants.values()))
+        self._files = {name: each for name, each in variants.items() if is_file(each)}
+        models = {name: each for name, each in variants.items() if name not in self._files}
+        if self._files:
+            check_files(options, self._files, alone=not models)
+        self._order = tuple(variants)
+        self._trained = {
+            name
+            for name, each in models.items()
+            if options.checkpoint is not None or own_weights(each) is not None
+        }
         channels = {backbone_settings(each).get('in_channels', 3) for each in variants.values()}
         if len(channels) > 1:
             raise SegformerPlusPlusError(
                 f'models of {sorted(channels)} channels take no image in common: time each alone'
             )
         self._channels = channels.pop()
-        check_peers(options.against, first.model)
-        self._modules = self._build_all(variants)
         self._peers: dict[str, Contender] = {}
+        self._modules: dict[str, nn.Module] = {}
+        if not models:
+            return
+        first = next(iter(models.values()))
+        check_peers(options.against, first.model)
+        self._modules = self._build_all(models)
         if options.against:
             self._build_peers(first)
         else:
@@ -252,7 +285,7 @@ class Comparison:
         torch.manual_seed(SEED)
         images = torch.randn(setting.batch_size, self._channels, *setting.shape)
         images = images.to(device=options.device, dtype=options.weight_dtype)
-        contenders = self._rows()
+        contenders = self._rows(images)
         record['details'] = {
             name: each.details for name, each in contenders.items() if each.details
         }
@@ -269,6 +302,7 @@ class Comparison:
             calls = dict(steps)
         else:
             self._check_logits(contenders, images, record)
+            self._compare_files(contenders, images, record)
             rows = contenders
             if options.compile:
                 contenders = self._compile(rows, images, record)
@@ -285,6 +319,8 @@ class Comparison:
             if clocks:
                 record['gpu_clocks_before_and_after'] = [*clocks, gpu_clocks()]
         self._measure_matrix_products(record)
+        if options.requests > 1:
+            self._measure_load(record, contenders, images)
         self._count(record, contenders, calls, images)
         if options.stages:
             if options.training:
@@ -294,19 +330,33 @@ class Comparison:
                     parts = {
                         name: stage_calls(each, images)
                         for name, each in contenders.items()
-                        if not isinstance(each, GraphedModel)
+                        if not isinstance(each, GraphedModel | ExportedModel)
                     }
             self._measure_stages(record, parts)
         record['complete'] = True
 
-    def _rows(self) -> dict[str, Contender]:
+    def _rows(self, images: Tensor) -> dict[str, Contender]:
         """Returns all contenders in their order: peers first, what tomesd merges after ours."""
         rows = {name: each for name, each in self._peers.items() if not name.endswith(TOMESD)}
-        for name, module in self._modules.items():
-            rows[name] = OpenMMLabModel(module)
+        for name in self._order:
+            if name in self._files:
+                rows |= self._open_file(name, images)
+                continue
+            rows[name] = OpenMMLabModel(self._modules[name])
             if name + TOMESD in self._peers:
                 rows[name + TOMESD] = self._peers[name + TOMESD]
         return rows
+
+    def _open_file(self, name: str, images: Tensor) -> dict[str, Contender]:
+        """Returns a row for each runtime that runs the file; anew, as threads may be others."""
+        module: Any = open_model(self._files[name])
+        loaders = module.backbone.loaders()
+        return {
+            name if len(loaders) == 1 else f'{name}, {runtime}': ExportedModel(
+                module, runtime, load, images.float()
+            )
+            for runtime, load in loaders.items()
+        }
 
     def _counterparts(self, rows: Mapping[str, Contender]) -> Iterator[tuple[str, Contender]]:
         """Yields each peer's name, and the contender of ours that it must equal."""
@@ -335,6 +385,31 @@ class Comparison:
                 pair, inputs = (_in_float32(pair[0]), _in_float32(pair[1])), images.float()
             with memory_errors(name):
                 errors[name] = check_same_logits(*pair, inputs, TOLERANCE[inputs.dtype], name)
+
+    def _compare_files(
+        self, rows: Mapping[str, Contender], images: Tensor, record: dict[str, Any]
+    ) -> None:
+        """Notes what files are, and the labels that they share with the row of their strategy.
+
+        Where that has random weights, or the file takes other images, nothing can be compared.
+        """
+        for name, row in rows.items():
+            if not isinstance(row, ExportedModel):
+                continue
+            about = ExportedFile(row.file).record() | dict(runtime=row.runtime)
+            record.setdefault('files', {})[name] = about
+            other = next(filter(self._has_strategy(about), self._trained), None)
+            if other is not None and row.segments and not row.normalises:
+                with torch.inference_mode(), memory_errors(name):
+                    equal = row.predict(images) == rows[other].predict(images)
+                about |= dict(compared_with=other, equal_labels=float(equal.double().mean()))
+
+    def _has_strategy(self, about: Mapping[str, Any]) -> Callable[[str], bool]:
+        def equal(name: str) -> bool:
+            merging = getattr(self._modules[name].backbone, 'token_merging', None)
+            return merging is not None and describe_merging(merging) == about['token_merging']
+
+        return equal
 
     def _check_steps(
         self, steps: Mapping[str, TrainingStep], images: Tensor, record: dict[str, Any]
@@ -414,6 +489,36 @@ class Comparison:
         function = contender.features if self.options.backbone_only else contender.predict
         return torch.inference_mode()(lambda: function(images))
 
+    def _measure_load(
+        self, record: dict[str, Any], rows: Mapping[str, Contender], images: Tensor
+    ) -> None:
+        """Adds images per second and the latencies with several images in flight, in turn."""
+        options, count = self.options, len(images)
+        workers = min(options.requests, record['threads'])
+        loads = {
+            name: Load(
+                [torch.inference_mode()(each) for each in row.workers(images, workers)],
+                options.requests,
+            )
+            for name, row in rows.items()
+        }
+        for name, load in loads.items():
+            with memory_errors(name):
+                load()
+            load.seconds.clear()
+        timings = measure(loads, options.rounds, warmup=0)
+        for result in record['results']:
+            load = loads[result['name']]
+            middle, late = np.percentile(load.seconds, [50, 99]).tolist()
+            result['load'] = dict(
+                requests=options.requests,
+                images_per_second=count * options.requests * load.calls
+                / timings[result['name']].median,
+                p50_seconds=middle,
+                p99_seconds=late,
+                seconds=load.seconds,
+            )  # fmt: skip
+
     def _count(
         self,
         record: dict[str, Any],
@@ -427,6 +532,10 @@ class Comparison:
         for result in record['results']:
             name = result['name']
             row = rows[name]
+            if isinstance(row, ExportedModel):
+                result['megabytes'] = record['files'][name]['megabytes']
+                result['process_bytes'] = file_memory(row.file, row.runtime, row.images)
+                continue
             counted = row.arithmetic
             call = calls[name] if counted is row else self._call(counted, images)
             with memory_errors(name):
@@ -457,6 +566,22 @@ class Comparison:
         for (name, part), timing in zip(calls, timings.values(), strict=True):
             results[name].setdefault('stages', {})[part] = timing.median
             results[name].setdefault('stages_quartiles', {})[part] = timing.quartiles
+
+
+def check_files(options: Options, files: Mapping[str, Any], alone: bool) -> None:
+    """Raises a SegformerPlusPlusError for an option that files cannot have, or have no use for."""
+    names = ', '.join(files)
+    if options.device != 'cpu':
+        raise SegformerPlusPlusError(f'--device {options.device}: {names}: files run on the CPU')
+    flags = ['training', 'backbone-only']
+    # of other models beside files, these are of use
+    flags += ['checkpoint', 'against', 'compile', 'compile-blocks', 'stages'] if alone else []
+    for flag in flags:
+        if getattr(options, flag.replace('-', '_')):
+            raise SegformerPlusPlusError(
+                f'--{flag}: {names}: a file runs as a whole, with its own weights, in its own '
+                'runtime; leave the option out, or name a config'
+            )
 
 
 def twin(model: Any) -> nn.Module:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -63,6 +64,10 @@ class Contender(ABC):
         """Runs what is timed: from images to labels, or to a pose estimator's output."""
         logits = self.logits(images)
         return self.labels(logits, size_of(images)) if self.segments else logits
+
+    def workers(self, images: Tensor, calls: int) -> list[Callable[[], Any]]:
+        """Returns :meth:`predict` for so many calls at a time, each by one thread at a time."""
+        return [partial(self.predict, images)] * calls
 
     def random_targets(self, images: Tensor) -> Tensor:
         """Returns targets for :meth:`loss`, the same at every call."""

@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ...checkpoints.conversion import to_transformers
 from ...errors import SegformerPlusPlusError
-from ...export.formats import openvino_core
+from ...export.formats import openvino_requests
 from ...libraries import require
 from ...mit.archs import resolve_arch
 from ...mit.cpu import chunked
@@ -308,12 +308,7 @@ def _to_openvino(owner: nn.Module, function: Callable[..., Any], inputs: Sequenc
     with torch.inference_mode(), chunked(False), warnings.catch_warnings():
         warnings.simplefilter('ignore')  # the tracer's, about sizes that are fixed here
         converted = library.convert_model(traced, example_input=tuple(inputs), input=shapes)
-    settings = {
-        'INFERENCE_PRECISION_HINT': 'f32',
-        'PERFORMANCE_HINT': 'LATENCY',
-        'INFERENCE_NUM_THREADS': torch.get_num_threads(),
-    }
-    request = openvino_core().compile_model(converted, 'CPU', settings).create_infer_request()
+    (request,) = openvino_requests(converted)
 
     def run(*inputs: Tensor) -> list[Tensor]:
         arrays = [each.numpy() for each in inputs]

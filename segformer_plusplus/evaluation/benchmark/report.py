@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from ...token_merging import BASELINE
 from ..plots import Run, group_runs
-from ..results import MEMORY, SPEED_UP, SPREAD, Column, ResultsTable, Row, spread
+from ..results import MEGABYTES, MEMORY, SPEED_UP, SPREAD, Column, ResultsTable, Row, spread
 from ..timing import name_threads
 from .comparison import BLOCKS, COMPILED, GRAPH
 
@@ -19,7 +19,7 @@ def run_title(run: Run, dtype: str, device: str) -> str:
 
 
 def _counted(name: str, unit: float) -> Callable[[Row, Row], float | None]:
-    return lambda row, _: row.more[name] / unit if name in row.more else None
+    return lambda row, _: row.more[name] / unit if row.more.get(name) is not None else None
 
 
 def _rate(row: Row, baseline: Row) -> str | None:
@@ -28,12 +28,27 @@ def _rate(row: Row, baseline: Row) -> str | None:
     return f'{row.more["gflops_per_second"]:.0f} ({row.more["share_of_matrix_products"]:.0%})'
 
 
+def _images_per_second(row: Row, baseline: Row) -> float | None:
+    return row.more['load']['images_per_second'] if 'load' in row.more else None
+
+
+def _latencies(row: Row, baseline: Row) -> str | None:
+    if 'load' not in row.more:
+        return None
+    load = row.more['load']
+    return f'{1e3 * load["p50_seconds"]:.0f}, {1e3 * load["p99_seconds"]:.0f}'
+
+
 COLUMNS = (
     SPREAD,
     SPEED_UP,
-    Column('M param', _counted('parameters', 1e6), 1),
-    Column('GFLOP', _counted('gflops', 1), 1),
+    Column('images/s', _images_per_second, 1, drop_if_empty=True),
+    Column('p50, p99 ms', _latencies, drop_if_empty=True),
+    Column('M param', _counted('parameters', 1e6), 1, drop_if_empty=True),
+    Column('GFLOP', _counted('gflops', 1), 1, drop_if_empty=True),
     MEMORY,
+    MEGABYTES,
+    Column('process MiB', _counted('process_bytes', 2**20), 0, drop_if_empty=True),
     Column('kernels', _counted('kernels', 1), 0, drop_if_empty=True),
     Column('GFLOP/s', _rate, drop_if_empty=True),
 )
@@ -43,6 +58,22 @@ def result_table(run: Run, title: str) -> ResultsTable:
     """Returns the table of a run, a row for each model."""
     rows = [Row.from_json(result) for result in run['results']]
     return ResultsTable(rows, COLUMNS, head='model', title=title)
+
+
+def notes(run: Run, training: bool) -> str:
+    """Returns what the columns of the table mean, in a sentence."""
+    results = run['results']
+    counts = sum(len(each['load']['seconds']) for each in results[:1] if 'load' in each)
+    parts = []
+    if any('gflops' in each for each in results):
+        beside = 'weights and optimizer state' if training else 'weights and input'
+        parts += [f'a multiply-add is 2 FLOP; MiB: peak memory on top of {beside}']
+    if counts:
+        requests = results[0]['load']['requests']
+        parts += [f'images/s, p50 and p99: of {counts} calls with {requests} in flight']
+    if any('megabytes' in each for each in results):
+        parts += ['process MiB: a process that loads the file and predicts, beyond its imports']
+    return '; '.join(parts)
 
 
 def stage_table(run: Run) -> ResultsTable:
@@ -63,6 +94,11 @@ def check_lines(run: Run) -> Iterator[str]:
     for name, errors in run.get('relative_error_of_training_step', {}).items():
         parts = ', '.join(f'{what} within {error:.0e}' for what, error in errors.items())
         yield f'{name}: training step equal to ours: {parts}'
+    for name, about in run.get('files', {}).items():
+        same = 'labels not compared: no row has its images, weights and strategy'
+        if 'equal_labels' in about:
+            same = f'{about["equal_labels"]:.3%} of the labels as {about["compared_with"]}'
+        yield f'{name}: {about["precision"]} in {about["runtime"]}; {same}'
     yield from run.get('without_graph', {}).values()
     compiled = {name + COMPILED: each for name, each in run.get('compiled', {}).items()}
     blocks = {name + BLOCKS: each for name, each in run.get('blocks_compiled', {}).items()}

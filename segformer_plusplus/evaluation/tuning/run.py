@@ -18,6 +18,7 @@ from tqdm import tqdm
 from ...errors import SegformerPlusPlusError
 from ...files import hash_file, sha256
 from ...inference.configs import load_config
+from ...inference.exported import refuse_exported
 from ...inference.opening import check_device
 from ...inference.pretrained import own_weights
 from ...loading.datasets import test_dataset
@@ -151,6 +152,7 @@ def tune(
         check_device(device)
     config, cfg = Path(config), load_config(config, cfg_options)
     checkpoint = checkpoint or own_weights(cfg)
+    refuse_exported(checkpoint, 'there is nothing left to tune')
     imports: list[str] = []
     if isinstance(space, str | os.PathLike):
         space, imports = read_space(space)
