@@ -44,6 +44,7 @@ def describe_export(
     return {
         'format': options.format,
         'opset': options.written_opset,
+        'precision': options.precision,
         'input': _describe_input(model, options),
         'output': output,
         'shape': list(options.shape),
