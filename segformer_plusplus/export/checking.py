@@ -1,9 +1,9 @@
-"""Compares an exported file with the model in PyTorch, on fresh random images, in every runtime."""
+"""Compares an exported file with the model in PyTorch, in every runtime."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
@@ -19,12 +19,7 @@ from ..segmentation.labels import choose
 from .description import describe_merging
 from .formats import Runner, format_of, read_metadata
 from .graph import predict
-
-LARGEST_ERROR = 1e-3
-"""Of logits and heatmaps: the largest difference over the largest value."""
-
-EQUAL_LABELS = 0.999
-"""Share of the pixels whose label, or largest logit, must be that of PyTorch."""
+from .precision import LIMITS, Limits
 
 ROUNDING = 2.0**-20
 """Relative standard deviation of a change of the input: about what runtimes differ by anyway."""
@@ -38,7 +33,7 @@ class Check:
     """Holds how near a file comes to PyTorch in one runtime, at the worst input that counts.
 
     Attributes:
-        seed: that the inputs were drawn with.
+        seed: that the inputs were drawn with; None of images that were given.
         relative_error: of logits or heatmaps; None for labels.
         equal_labels: share of equal labels or largest logits; None for heatmaps.
         undecided: inputs that do not count, see :func:`check_export`.
@@ -46,20 +41,25 @@ class Check:
 
     runtime: str
     shapes: tuple[tuple[int, ...], ...]
-    seed: int
+    seed: int | None
     relative_error: float | None
     equal_labels: float | None
     undecided: int
 
 
 def check_export(
-    path: str | Path, model: nn.Module, rounds: int = 2, seed: int | None = None
+    path: str | Path,
+    model: nn.Module,
+    rounds: int = 2,
+    seed: int | None = None,
+    images: Sequence[Tensor] = (),
 ) -> list[Check]:
     """Compares a file of ``export_model`` with its model in PyTorch, in every installed runtime.
 
     The images are new every time: noise, and smooth ones. Of a dynamic batch or size several are
-    taken. On every input the relative error has to stay below :data:`LARGEST_ERROR` and the share
-    of equal labels above :data:`EQUAL_LABELS`.
+    taken. On every input the file has to keep the :data:`~.precision.LIMITS` of its precision. The
+    ranges of int8 are those of the images that it was calibrated on, which random ones leave: it is
+    compared on images of that kind, which are given.
 
     Matching chooses: where two similarities are equal to rounding, another order of additions
     merges other tokens. So an input on which the file is beyond these limits does not count if
@@ -68,13 +68,14 @@ def check_export(
 
     Args:
         path: the file.
-        model: with the same weights and strategies, on any device.
+        model: with the same weights and strategies, on any device, in float32.
         rounds: noise and smooth images so many times.
         seed: draws the same images again.
+        images: batches as the file takes them, in the place of random ones.
 
     Raises:
         SegformerPlusPlusError: the results differ, the file is of a model with other strategies, or
-            a runtime refuses it.
+            a runtime refuses it; or int8 without images.
         MissingDependencyError: no runtime is installed.
     """
     path = Path(path)
@@ -86,23 +87,49 @@ def check_export(
             f'{path.name} was exported with token_merging {metadata["token_merging"]}, '
             f'the model has {merging}'
         )
-    seed = torch.seed() if seed is None else seed
-    inputs = list(_images(metadata, torch.Generator().manual_seed(seed), rounds))
-    shapes = tuple(dict.fromkeys(tuple(images.shape) for images in inputs))
-    expected = [reference(images) for images in inputs]
+    if images:
+        inputs, seed = list(images), None
+    elif reference.precision == 'int8':
+        raise SegformerPlusPlusError(
+            f'{path.name} is int8, which random images do not fit; give images of the kind that it '
+            'was calibrated on'
+        )
+    else:
+        seed = torch.seed() if seed is None else seed
+        inputs = list(_images(metadata, torch.Generator().manual_seed(seed), rounds))
+    shapes = tuple(dict.fromkeys(tuple(each.shape) for each in inputs))
+    expected = [reference(each) for each in inputs]
     checks = []
     for runtime, run in format_of(path).runners(path).items():
         found = []
-        for images, wanted in zip(inputs, expected, strict=True):
-            difference = _compare(_run(run, runtime, path, images), wanted, metadata)
-            if difference.small or not reference.is_undecided(images, wanted):
+        for each, wanted in zip(inputs, expected, strict=True):
+            difference = _compare(_run(run, runtime, path, each), wanted, metadata)
+            if difference.keeps(reference.limits) or not reference.is_undecided(each, wanted):
                 found.append(difference)
         undecided = len(inputs) - len(found)
         check = Check(runtime, shapes, seed, *_worst(found), undecided)
-        if not all(each.small for each in found) or 2 * undecided > len(inputs):
-            raise SegformerPlusPlusError(_complaint(path, check, len(inputs)))
+        kept = all(each.keeps(reference.limits) for each in found)
+        if not kept or 2 * undecided > len(inputs):
+            raise SegformerPlusPlusError(_complaint(path, check, len(inputs), reference.limits))
         checks.append(check)
     return checks
+
+
+def describe_checks(checks: Sequence[Check], precision: str) -> dict[str, Any]:
+    """Returns what the metadata of a file says of how it was checked."""
+    return {
+        'limits': LIMITS[precision]._asdict(),
+        'images': 'random' if checks[0].seed is not None else 'kept back of the calibration',
+        'seen': [
+            dict(
+                runtime=each.runtime,
+                relative_error=each.relative_error,
+                equal_labels=each.equal_labels,
+                undecided=each.undecided,
+            )
+            for each in checks
+        ],
+    }
 
 
 class Difference(NamedTuple):
@@ -111,11 +138,10 @@ class Difference(NamedTuple):
     relative_error: float | None
     equal_labels: float | None
 
-    @property
-    def small(self) -> bool:
+    def keeps(self, limits: Limits) -> bool:
         """Says whether the difference keeps the limits; nan does not."""
         error, equal = self.relative_error or 0.0, self.equal_labels
-        return error <= LARGEST_ERROR and (equal is None or equal >= EQUAL_LABELS)
+        return error <= limits.relative_error and (equal is None or equal >= limits.equal_labels)
 
 
 @dataclass
@@ -124,6 +150,16 @@ class _Reference:
 
     model: Any
     metadata: Mapping[str, Any]
+
+    @property
+    def precision(self) -> str:
+        """Is that of the file; one that is older than precisions is float32."""
+        return self.metadata.get('precision', 'fp32')
+
+    @property
+    def limits(self) -> Limits:
+        """Are those of the file's precision."""
+        return LIMITS[self.precision]
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
@@ -137,7 +173,7 @@ class _Reference:
         for _ in range(TRIALS):
             noise = torch.randn(normalised.shape, generator=generator)
             changed = self._predict(normalised * (1 + ROUNDING * noise))
-            if not _compare(changed, expected, self.metadata).small:
+            if not _compare(changed, expected, self.metadata).keeps(self.limits):
                 return True
         return False
 
@@ -173,17 +209,19 @@ def _worst(found: list[Difference]) -> Difference:
     return Difference(error, min(equal, default=None))
 
 
-def _complaint(path: Path, check: Check, inputs: int) -> str:
+def _complaint(path: Path, check: Check, inputs: int, limits: Limits) -> str:
     parts = []
     if check.relative_error is not None:
-        parts.append(f'relative error {check.relative_error:.1e} (allowed {LARGEST_ERROR:.0e})')
+        allowed = f'(allowed {limits.relative_error:.0e})'
+        parts.append(f'relative error {check.relative_error:.1e} {allowed}')
     if check.equal_labels is not None:
-        parts.append(f'{check.equal_labels:.2%} equal labels (needed {EQUAL_LABELS:.1%})')
+        parts.append(f'{check.equal_labels:.2%} equal labels (needed {limits.equal_labels:.1%})')
     if check.undecided:
         parts.append(f'{check.undecided} of {inputs} inputs decided by rounding')
     return (
         f'{path.name} differs from the model in PyTorch when {check.runtime} runs it: '
-        f'{", ".join(parts)}; random images of seed {check.seed}'
+        f'{", ".join(parts)}; '
+        + ('the images given' if check.seed is None else f'random images of seed {check.seed}')
     )
 
 

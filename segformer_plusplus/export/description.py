@@ -47,6 +47,7 @@ def describe_export(
         'version': METADATA_VERSION,
         'format': options.format,
         'opset': options.written_opset,
+        'precision': options.precision,
         'input': _describe_input(model, options),
         'output': output,
         'shape': list(options.shape),

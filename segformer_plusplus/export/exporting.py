@@ -5,22 +5,23 @@ from __future__ import annotations
 import copy
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.model import revert_sync_batchnorm
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import SegformerPlusPlusError
 from ..files import naming_the_file
-from .checking import Check, check_export
+from .checking import Check, check_export, describe_checks
 from .description import describe_export
 from .formats import find_format
 from .graph import ExportGraph, trace
 from .options import ExportOptions, check_model, check_target, default_shape
+from .quantising import Calibration, split_images
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ def export_model(
     output: str | None = None,
     with_preprocessing: bool = False,
     opset: int | None = None,
+    precision: str = 'fp32',
+    calibration: Iterable[Tensor] | None = None,
     token_merging: str | Sequence[Mapping[str, Any]] | Mapping[str, Any] | None = None,
     class_names: Sequence[str] | None = None,
 ) -> Export:
@@ -61,6 +64,8 @@ def export_model(
         token_merging: other strategies than those of the model, see
             :class:`~segformer_plusplus.MixVisionTransformerPlusPlus`.
         class_names: recorded in the file.
+        calibration: for int8, images as the graph takes them, (1, ...) each, such as those that it
+            will see; every fifth is kept back for the check.
 
     Raises:
         SegformerPlusPlusError: something does not fit, cannot be traced or written, or the file
@@ -80,20 +85,43 @@ def export_model(
         output=output or ('logits' if hasattr(reference, 'decode_head') else 'heatmaps'),
         with_preprocessing=with_preprocessing,
         opset=opset,
+        precision=precision,
     )
     check_model(reference, options)
-    metadata = describe_export(reference, options, class_names)
     graph = ExportGraph(reference, options).eval()
+    images = _calibrate(graph, calibration)
+    metadata = describe_export(reference, options, class_names)
+    metadata['calibration'] = images.describe(format) if images.used else None
     with torch.inference_mode():  # what the model itself has against this size is told here
         graph(graph.example(1, options.shape))
     with _folder_beside(path) as folder, naming_the_file(path):
-        beside = Path(folder) / path.name
-        find_format(format).write(trace(graph), beside, metadata)
-        checks = check_export(beside, reference)
+        kind, beside = find_format(format), Path(folder) / path.name
+        converted = kind.convert(trace(graph), metadata, images.used)
+        kind.write(converted, beside, metadata)
+        checks = check_export(beside, reference, images=images.kept)
+        metadata['check'] = describe_checks(checks, precision)
+        # anew, as a runtime may still read the file
+        beside = beside.parent / 'checked' / path.name
+        beside.parent.mkdir()
+        kind.write(converted, beside, metadata)
         # the file itself takes its place after what lies beside it
         for each in sorted(beside.parent.iterdir(), key=lambda each: each == beside):
             os.replace(each, path.parent / each.name)
     return Export(path, metadata, checks)
+
+
+def _calibrate(graph: ExportGraph, images: Iterable[Tensor] | None) -> Calibration:
+    """Divides the images of int8, and refuses them for anything else, and int8 without them."""
+    options = graph.options
+    if (images is None) == (options.precision == 'int8'):
+        raise SegformerPlusPlusError(
+            f'precision={options.precision!r} '
+            + ('needs images to calibrate on' if images is None else 'is not calibrated')
+            + '; give calibration (--calibrate FOLDER) with int8 alone'
+        )
+    if images is None:
+        return Calibration((), ())
+    return split_images(images, graph.example(options.batch_size, options.shape))
 
 
 def _prepare(model: Any, token_merging: Any) -> Any:

@@ -9,7 +9,7 @@ import re
 import warnings
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from functools import lru_cache, partial
 from importlib.util import find_spec
@@ -22,6 +22,8 @@ from torch.export import ExportedProgram
 
 from ..errors import SegformerPlusPlusError
 from ..libraries import require
+from .precision import check_precision
+from .quantising import quantise_onnx, quantise_openvino
 
 METADATA = 'segformer_plusplus'
 """The key under which a file holds its metadata, one JSON object."""
@@ -45,21 +47,41 @@ class Format(ABC):
     Attributes:
         libraries: modules that writing and checking need.
         has_opset: whether its graph is made of the operators of an ONNX opset.
+        refused: precisions that it does not have, and why.
     """
 
     name: str
     suffix: str
     libraries: tuple[str, ...] = ()
     has_opset = True
+    refused: Mapping[str, str] = {}
 
     def require(self) -> None:
         """Raises a MissingDependencyError unless the libraries are installed."""
         for library in self.libraries:
             require(library, f'the format {self.name!r}')
 
+    def check_precision(self, precision: str) -> None:
+        """Raises a SegformerPlusPlusError unless a file can be made in it, and be checked here."""
+        check_precision(precision)
+        if precision in self.refused:
+            raise SegformerPlusPlusError(f'precision={precision!r}: {self.refused[precision]}')
+
     @abstractmethod
-    def write(self, program: ExportedProgram, path: Path, metadata: Mapping[str, Any]) -> None:
-        """Writes the program, with the metadata in it, to a file that is not there yet."""
+    def convert(
+        self, program: ExportedProgram, metadata: Mapping[str, Any], images: Sequence[Tensor] = ()
+    ) -> Any:
+        """Makes of a program, in the precision that the metadata says, what :meth:`write` takes.
+
+        Args:
+            program: of one input.
+            metadata: of the file.
+            images: batches of it that int8 is calibrated on.
+        """
+
+    @abstractmethod
+    def write(self, graph: Any, path: Path, metadata: Mapping[str, Any]) -> None:
+        """Writes what was converted, with the metadata in it, to a file that is not there yet."""
 
     @abstractmethod
     def read_metadata(self, path: Path) -> str | None:
@@ -70,7 +92,7 @@ class Format(ABC):
         """Names the installed runtimes that run the file, by their modules, and how each does."""
 
     def runners(self, path: Path) -> dict[str, Runner]:
-        """Loads the file in every installed runtime that runs it, in float32 on the CPU."""
+        """Loads the file in every installed runtime that runs it, in its precision on the CPU."""
         return {runtime: load(1)[0] for runtime, load in self.loaders(path).items()}
 
 
@@ -80,14 +102,27 @@ class OnnxFile(Format):
     name = 'onnx'
     suffix = '.onnx'
     libraries = ('onnx', 'onnxscript', 'onnxruntime')
+    refused = {
+        'bf16': (
+            'ONNX Runtime has no bfloat16 on a CPU; take fp16 or int8, or the format '
+            "'openvino' or 'torch-export'"
+        )
+    }
 
-    def write(self, program: ExportedProgram, path: Path, metadata: Mapping[str, Any]) -> None:
+    def convert(
+        self, program: ExportedProgram, metadata: Mapping[str, Any], images: Sequence[Tensor] = ()
+    ) -> Any:
+        graph = onnx_graph(program, metadata)
+        if metadata['precision'] == 'int8':
+            return quantise_onnx(graph, images)
+        return _onnx_in_fp16(graph) if metadata['precision'] == 'fp16' else graph
+
+    def write(self, graph: Any, path: Path, metadata: Mapping[str, Any]) -> None:
         import onnx
 
-        model = onnx_graph(program, metadata)
-        onnx.helper.set_model_props(model, {METADATA: json.dumps(metadata)})
-        onnx.checker.check_model(model)
-        onnx.save(model, path)
+        onnx.helper.set_model_props(graph, {METADATA: json.dumps(metadata)})
+        onnx.checker.check_model(graph)
+        onnx.save(graph, path)
 
     def read_metadata(self, path: Path) -> str | None:
         import onnx
@@ -101,7 +136,8 @@ class OnnxFile(Format):
     def loaders(self, path: Path) -> dict[str, Loader]:
         loaders: dict[str, Loader] = {'onnxruntime': partial(_onnxruntime_runners, path)}
         if find_spec('openvino') is not None:
-            loaders['openvino'] = partial(_openvino_runners, path)
+            half = in_half(self.read_metadata(path))
+            loaders['openvino'] = partial(_openvino_runners, path, half)
         return loaders
 
 
@@ -111,11 +147,17 @@ class TorchExportFile(Format):
     name = 'torch-export'
     suffix = '.pt2'
     has_opset = False
+    refused = {'int8': "PyTorch's graphs have none here; take the format 'openvino' or 'onnx'"}
 
-    def write(self, program: ExportedProgram, path: Path, metadata: Mapping[str, Any]) -> None:
+    def convert(
+        self, program: ExportedProgram, metadata: Mapping[str, Any], images: Sequence[Tensor] = ()
+    ) -> Any:
+        return program
+
+    def write(self, graph: Any, path: Path, metadata: Mapping[str, Any]) -> None:
         extra = {f'{METADATA}.json': json.dumps(metadata)}
         stream = io.BytesIO()  # PyTorch's own writer ends the process where a disk is full
-        torch.export.save(program, stream, extra_files=extra)
+        torch.export.save(graph, stream, extra_files=extra)
         path.write_bytes(stream.getbuffer())
 
     def read_metadata(self, path: Path) -> str | None:
@@ -140,22 +182,32 @@ class OpenVinoFile(Format):
     suffix = '.xml'
     libraries = ('onnx', 'onnxscript', 'openvino')
 
-    def write(self, program: ExportedProgram, path: Path, metadata: Mapping[str, Any]) -> None:
-        import onnx
+    def check_precision(self, precision: str) -> None:
+        super().check_precision(precision)
+        if precision == 'bf16' and not computes_bfloat16():
+            raise SegformerPlusPlusError(
+                "precision='bf16': this processor computes no bfloat16 (OpenVINO knows), so that "
+                'the file could not be checked; export it on one that does, or take fp16 or int8'
+            )
 
-        between = path.with_suffix('.onnx')
-        onnx.save(onnx_graph(program, metadata), between)
-        try:
-            convert_to_openvino(between, path, metadata)
-        finally:
-            between.unlink()
+    def convert(
+        self, program: ExportedProgram, metadata: Mapping[str, Any], images: Sequence[Tensor] = ()
+    ) -> Any:
+        graph = _read_in_openvino(onnx_graph(program, metadata).SerializeToString())
+        return quantise_openvino(graph, images) if metadata['precision'] == 'int8' else graph
+
+    def write(self, graph: Any, path: Path, metadata: Mapping[str, Any]) -> None:
+        graph.set_rt_info(json.dumps(metadata), [METADATA])
+        # what is rounded to bfloat16 when it runs loses nothing in float16
+        half = metadata['precision'] != 'fp32'
+        require('openvino', 'OpenVINO').save_model(graph, path, compress_to_fp16=half)
 
     def read_metadata(self, path: Path) -> str | None:
         model = _read_in_openvino(path)
         return model.get_rt_info([METADATA]).astype(str) if model.has_rt_info([METADATA]) else None
 
     def loaders(self, path: Path) -> dict[str, Loader]:
-        return {'openvino': partial(_openvino_runners, path)}
+        return {'openvino': partial(_openvino_runners, path, in_half(self.read_metadata(path)))}
 
 
 FORMATS: dict[str, Format] = {
@@ -279,11 +331,15 @@ def _name_dimensions(graph: Any) -> None:
                 )
 
 
-def convert_to_openvino(source: Path, target: Path, metadata: Mapping[str, Any]) -> None:
-    """Writes an ONNX file as OpenVINO's two files, with weights in float32."""
-    model = _read_in_openvino(source)
-    model.set_rt_info(json.dumps(metadata), [METADATA])
-    require('openvino', 'OpenVINO').save_model(model, target, compress_to_fp16=False)
+def _onnx_in_fp16(model: Any) -> Any:
+    """Rounds an ``onnx.ModelProto`` to float16, but for its input and output."""
+    from onnxruntime.transformers import float16, onnx_model
+
+    # the sums of merging, which ONNX Runtime has in float32 alone on a CPU
+    kept = [*float16.DEFAULT_OP_BLOCK_LIST, 'ScatterND', 'ScatterElements']
+    half = float16.convert_float_to_float16(model, keep_io_types=True, op_block_list=kept)
+    onnx_model.OnnxModel.graph_topological_sort(half.graph)  # it appends the casts
+    return half
 
 
 @lru_cache(maxsize=1)
@@ -297,11 +353,18 @@ def openvino_core() -> Any:
     return require('openvino', 'OpenVINO').Core()
 
 
-def _read_in_openvino(path: Path) -> Any:
+def computes_bfloat16() -> bool:
+    """Tells whether OpenVINO computes in bfloat16 on this processor."""
+    return 'BF16' in openvino_core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
+
+
+def _read_in_openvino(file: Path | bytes) -> Any:
+    """Reads a file, or the bytes of an ONNX model."""
     try:
-        return openvino_core().read_model(path)
+        return openvino_core().read_model(file)
     except RuntimeError as error:
-        raise SegformerPlusPlusError(f'OpenVINO cannot read {path}: {_reason(error)}') from error
+        name = file if isinstance(file, Path) else 'the ONNX graph'
+        raise SegformerPlusPlusError(f'OpenVINO cannot read {name}: {_reason(error)}') from error
 
 
 def _reason(error: RuntimeError) -> str:
@@ -309,14 +372,29 @@ def _reason(error: RuntimeError) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
 
-def openvino_requests(model: Any, calls: int = 1) -> list[Any]:
-    """Compiles a model of OpenVINO for the CPU, in float32 with as many threads as PyTorch has.
+def in_half(metadata: str | None) -> bool:
+    """Tells whether OpenVINO computes a file in bfloat16 where it may, by its metadata.
+
+    A file that is older than precisions, or not of ours, is float32. What of an int8 graph stays
+    float is faster in bfloat16.
+    """
+    precision = json.loads(metadata or '{}').get('precision', 'fp32')
+    return precision in ('bf16', 'int8') and computes_bfloat16()
+
+
+def openvino_requests(model: Any, calls: int = 1, half: bool = False) -> list[Any]:
+    """Compiles a model of OpenVINO for the CPU, with as many threads as PyTorch has.
+
+    Args:
+        model: that OpenVINO has read.
+        calls: at a time; a single one has all threads to itself.
+        half: in bfloat16, not in float32.
 
     Returns:
-        A request for each of so many calls at a time; a single one has all threads to itself.
+        A request for each of the calls.
     """
     settings = {
-        'INFERENCE_PRECISION_HINT': 'f32',
+        'INFERENCE_PRECISION_HINT': 'bf16' if half else 'f32',
         'PERFORMANCE_HINT': 'LATENCY' if calls == 1 else 'THROUGHPUT',
         'PERFORMANCE_HINT_NUM_REQUESTS': calls,
         'INFERENCE_NUM_THREADS': torch.get_num_threads(),
@@ -325,9 +403,9 @@ def openvino_requests(model: Any, calls: int = 1) -> list[Any]:
     return [compiled.create_infer_request() for _ in range(calls)]
 
 
-def _openvino_runners(path: Path, calls: int) -> list[Runner]:
+def _openvino_runners(path: Path, half: bool, calls: int) -> list[Runner]:
     try:
-        requests = openvino_requests(_read_in_openvino(path), calls)
+        requests = openvino_requests(_read_in_openvino(path), calls, half)
     except RuntimeError as error:
         raise SegformerPlusPlusError(f'OpenVINO refuses {path}: {_reason(error)}') from error
 

@@ -15,6 +15,7 @@ from ..mit.cpu import chunked
 from ..segmentation.labels import labels_of
 from ..token_merging import TokenMerger
 from .options import ExportOptions, size_step
+from .precision import HALF
 
 INPUT = 'images'
 """The name of the graph's one input."""
@@ -25,12 +26,13 @@ _DYNAMIC_BATCH = 2  # a trace with one image would hold for one image only
 def predict(model: Any, images: Tensor, output: str) -> Tensor:
     """Runs a segmentor or pose estimator on normalised images (B, C, H, W).
 
-    ``output`` is 'logits', 'labels' (of the size of the images) or 'heatmaps'.
+    ``output`` is 'logits', 'labels' (of the size of the images) or 'heatmaps'; what is no label is
+    float32 in any precision of the model.
     """
     if output == 'heatmaps':
-        return model.head(model.extract_feat(images))
+        return model.head(model.extract_feat(images)).float()
     head = model.decode_head
-    logits = head(model.extract_feat(images))
+    logits = head(model.extract_feat(images)).float()
     if output == 'logits':
         return logits
     return labels_of(logits, (images.shape[2], images.shape[3]), head)
@@ -39,18 +41,24 @@ def predict(model: Any, images: Tensor, output: str) -> Tensor:
 class ExportGraph(nn.Module):
     """Maps images to one output by a copy of a model, in plain operators without loops over rows.
 
-    The options say what comes in and out.
+    The options say what comes in and out. Of half precision, PyTorch's own graphs are cast here;
+    those of other formats are rounded by the tools of their runtimes.
     """
 
     def __init__(self, model: Any, options: ExportOptions) -> None:
         super().__init__()
         self.model: Any = copy.deepcopy(model)
         self.options = options
+        cast = options.format == 'torch-export' and options.precision in HALF
+        self.dtype = HALF[options.precision] if cast else torch.float32
+        for name, part in self.model.named_children():
+            if name != 'data_preprocessor':  # which normalises in float32
+                part.to(self.dtype)
 
     def forward(self, images: Tensor) -> Tensor:
         if self.options.with_preprocessing:
             images = self._preprocess(images)
-        return predict(self.model, images, self.options.output)
+        return predict(self.model, images.to(self.dtype), self.options.output)
 
     def _preprocess(self, images: Tensor) -> Tensor:
         """Turns (B, H, W, C) uint8, three in RGB order, into (B, C, H, W) as the model does."""

@@ -38,6 +38,8 @@ class ExportOptions:
         with_preprocessing: the graph takes (B, H, W, C) uint8, three channels in RGB order, and
             normalises them itself, instead of normalised (B, C, H, W) float32.
         opset: of ONNX, for the formats that have one; None for :data:`DEFAULT_OPSET`.
+        precision: 'fp32', 'bf16', 'fp16' or 'int8', what the graph computes in; what goes in and
+            comes out stays as it is.
 
     Raises:
         SegformerPlusPlusError: a value that cannot be, or that its format does not have.
@@ -51,6 +53,7 @@ class ExportOptions:
     output: str = 'logits'
     with_preprocessing: bool = False
     opset: int | None = None
+    precision: str = 'fp32'
 
     def __post_init__(self) -> None:
         height, width = self.shape
@@ -71,6 +74,8 @@ class ExportOptions:
             raise SegformerPlusPlusError(
                 f'opset={self.opset} cannot be written, use one of {OPSETS[0]} to {OPSETS[-1]}'
             )
+
+        find_format(self.format).check_precision(self.precision)
 
     @property
     def written_opset(self) -> int | None:

@@ -14,8 +14,8 @@ from export_models import (
     plain_torch,
 )
 
-from segformer_plusplus.export import check_export, export_model, read_metadata
-from segformer_plusplus.export.formats import convert_to_openvino
+from segformer_plusplus.export import FORMATS, check_export, export_model, read_metadata
+from segformer_plusplus.export.formats import openvino_core
 
 PRESETS = ['none', 'hq', 'fast', '2x2', 'weighted-fast', 'downsampling']
 SHAPE = (64, 96)
@@ -44,7 +44,8 @@ def test_onnx(exported):
 def test_openvino_files(exported, tmp_path):
     preset, model, export = exported
     target = tmp_path / f'{preset}.xml'
-    convert_to_openvino(export.path, target, dict(export.metadata, format='openvino'))
+    graph = openvino_core().read_model(export.path)
+    FORMATS['openvino'].write(graph, target, dict(export.metadata, format='openvino'))
     images = torch.randn(2, 3, *SHAPE)
     check_close(plain_openvino(target, images), model, images)
     (check,) = check_export(target, model)
