@@ -233,8 +233,8 @@ def _images(
     shape, channels = tuple(metadata['shape']), metadata['input']['channels']
     sizes = [(shape, batch) for batch in batches]
     if metadata['dynamic']['size']:
-        step = metadata['size_step']
-        shapes = [shape, (2 * step, 5 * step), (3 * step, 2 * step)]
+        step, least = metadata['size_step'], metadata['smallest_side']
+        shapes = [shape, (least, least + 3 * step), (least + step, least)]
         sizes = list(zip(shapes, cycle(batches), strict=False))
     for shape, batch in sizes * rounds:
         coarse = [max(1, side // 16) for side in shape]

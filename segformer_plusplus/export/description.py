@@ -15,7 +15,7 @@ from ..token_merging.config import find_preset
 from ..version import __version__
 from .formats import METADATA_VERSION
 from .graph import INPUT
-from .options import ExportOptions, size_step
+from .options import ExportOptions, size_step, smallest_side
 from .predicting import describe_predicting
 
 
@@ -54,6 +54,7 @@ def describe_export(
         'batch_size': None if options.dynamic_batch else options.batch_size,
         'dynamic': {'batch': options.dynamic_batch, 'size': options.dynamic_size},
         'size_step': size_step(model.backbone) if options.dynamic_size else None,
+        'smallest_side': smallest_side(model.backbone) if options.dynamic_size else None,
         'token_merging': describe_merging(model.backbone.token_merging),
         'class_names': None if class_names is None else list(class_names),
         'predicting': describe_predicting(model),

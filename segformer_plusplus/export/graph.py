@@ -14,7 +14,7 @@ from ..errors import SegformerPlusPlusError
 from ..mit.cpu import chunked
 from ..segmentation.labels import labels_of
 from ..token_merging import TokenMerger
-from .options import ExportOptions, size_step
+from .options import ExportOptions, size_step, smallest_side
 from .precision import HALF
 
 INPUT = 'images'
@@ -90,10 +90,12 @@ def trace(graph: ExportGraph) -> ExportedProgram:
     if options.dynamic_batch:
         batch, axes[0] = _DYNAMIC_BATCH, Dim('batch', min=1)
     if options.dynamic_size:
-        step = size_step(graph.model.backbone)
+        step, least = size_step(graph.model.backbone), smallest_side(graph.model.backbone)
         first = 1 if options.with_preprocessing else 2
-        axes |= {first: step * Dim('h', min=2), first + 1: step * Dim('w', min=2)}
-        size = 3 * step, 4 * step  # unlike each other, so that nothing is taken for equal
+        height, width = (step * Dim(name, min=least // step) for name in 'hw')
+        axes |= {first: height, first + 1: width}
+        # unlike each other, so that nothing is taken for equal
+        size = least + step, least + 3 * step
     try:
         return _export(graph, graph.example(batch, size), {INPUT: axes} if axes else None)
     except Exception as error:  # the tracer lets every exception of a strategy's code through

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from ..errors import SegformerPlusPlusError
+from ..errors import SegformerPlusPlusError, TokenMergingError
 from ..mit.backbone import MixVisionTransformerPlusPlus
-from ..token_merging import NeighborMerging2d
+from ..token_merging import BipartiteSoftMatching1d, BipartiteSoftMatching2d, NeighborMerging2d
+from ..token_merging.bipartite import exact_share
 from .formats import find_format
 
 OPSETS = range(18, 24)
@@ -32,7 +34,7 @@ class ExportOptions:
         batch_size: images at a time.
         dynamic_batch: the graph takes any number of images.
         dynamic_size: the graph takes every height and width that :func:`size_step` divides, from
-            twice the step on.
+            :func:`smallest_side` on.
         output: 'logits' (a quarter of the images' size) or 'labels' (their size) of a segmentor,
             'heatmaps' of a pose estimator.
         with_preprocessing: the graph takes (B, H, W, C) uint8, three channels in RGB order, and
@@ -137,33 +139,74 @@ def default_shape(model: Any) -> tuple[int, int]:
 def size_step(backbone: MixVisionTransformerPlusPlus) -> int:
     """Returns a number; heights and widths that it divides give whole grids in every stage.
 
-    On these no spatial reduction, cell or downsampling leaves a border, so that one graph is right
-    for all of them.
+    On these no spatial reduction, mean of a cell or downsampling leaves a border, so that one graph
+    is right for all of them.
 
     Raises:
         SegformerPlusPlusError: a strategy for which no graph is right for more than one size.
     """
+    return math.lcm(*(pixels * _sides(merger)[0] for pixels, merger in _mergers(backbone)))
+
+
+def smallest_side(backbone: MixVisionTransformerPlusPlus) -> int:
+    """Returns the smallest height and width of one graph for every size: steps, two at least.
+
+    Raises:
+        SegformerPlusPlusError: as in :func:`size_step`.
+    """
+    step = size_step(backbone)
+    sides = [pixels * _sides(merger)[1] for pixels, merger in _mergers(backbone)]
+    return step * max(2, -(-max(sides) // step))
+
+
+def _mergers(backbone: MixVisionTransformerPlusPlus) -> Iterator[tuple[int, Any]]:
+    """Yields the strategies of all stages, and how many pixels of a side their tokens stand for."""
     merging = backbone.token_merging
-    shrunk, steps = 1 if merging.downsampling is None else merging.downsampling.factor, []
+    pixels = 1 if merging.downsampling is None else merging.downsampling.factor
     for stride, reduction, stage in zip(
         backbone.strides, backbone.sr_ratios, merging.stages, strict=True
     ):
-        shrunk *= stride
-        steps += [shrunk * _cell(stage.q), shrunk * reduction * _cell(stage.kv)]
-    return math.lcm(*steps)
+        pixels *= stride
+        yield from ((pixels, stage.q), (pixels * reduction, stage.kv))
 
 
-def _cell(merger: Any) -> int:
-    """Returns the smallest number of tokens that both sides of a strategy's cells divide."""
+def _sides(merger: Any) -> tuple[int, int]:
+    """Returns what divides both sides of a strategy's grid, and the least that these are."""
     if merger is None:
-        return 1
+        return 1, 1
     if type(merger) is NeighborMerging2d:
-        return math.lcm(*merger.stride)
+        return math.lcm(*merger.stride), 1
+    if type(merger) is BipartiteSoftMatching2d:
+        return 1, _smallest_matched(merger, merger.stride)
+    if type(merger) is BipartiteSoftMatching1d:
+        return 1, _smallest_matched(merger, (1, 2))
     raise SegformerPlusPlusError(
-        f'dynamic_size: {merger!r} merges a number of tokens that depends on the size, which the '
-        'graph holds as a constant; export one file for each size, or merge with '
-        "NeighborMerging2d ('2x2'), 'downsampling' or nothing"
+        f'dynamic_size: no graph is known to be right for {merger!r} at every size; export one '
+        "file for each size, or merge with NeighborMerging2d ('2x2'), BipartiteSoftMatching2d "
+        "('hq', 'weighted', ...), 'downsampling' or nothing"
     )
+
+
+def _smallest_matched(merger: Any, cell: tuple[int, int]) -> int:
+    """Returns a side of grids on which no branch of the matching depends on the size.
+
+    From there on two cells fit into each side, some tokens are merged, and two sources or more stay
+    alone.
+    """
+    try:
+        share = exact_share(merger.ratio)
+    except TokenMergingError as error:
+        raise SegformerPlusPlusError(f'dynamic_size: {merger!r}: {error}') from error
+    if not share:
+        return 1
+    # of n tokens at least n * alone sources stay, since at most n / cell are destinations
+    alone = 1 - share - Fraction(1, math.prod(cell))
+    if alone <= 0:
+        raise SegformerPlusPlusError(
+            f'dynamic_size: {merger!r} merges every source of some sizes, and not of others; lower '
+            'the ratio, or export one file for each size'
+        )
+    return max(2 * max(cell), math.isqrt(int(max(1 / share, 1 / alone))) + 1)
 
 
 def _check_labels(model: Any) -> None:
@@ -185,10 +228,10 @@ def _check_size(model: Any, options: ExportOptions) -> None:
             '(height x width)'
         )
     if options.dynamic_size:
-        step = size_step(model.backbone)
-        if height % step or width % step or min(height, width) < 2 * step:
+        step, least = size_step(model.backbone), smallest_side(model.backbone)
+        if height % step or width % step or min(height, width) < least:
             raise SegformerPlusPlusError(
-                f'dynamic_size takes multiples of {step} from {2 * step} on, shape '
+                f'dynamic_size takes multiples of {step} from {least} on, shape '
                 f'{height}x{width} is none'
             )
 

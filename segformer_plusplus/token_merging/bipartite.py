@@ -8,6 +8,7 @@ destinations on a 2D grid, Segformer++ (Kienzle et al., MIPR 2024) for where it 
 from __future__ import annotations
 
 from abc import abstractmethod
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -50,10 +51,11 @@ class _BipartiteSoftMatching(TokenMerger):
     def plan(self, tokens: Tensor, grid: Grid) -> MergePlan:
         check_grid(tokens, grid)
         sources, destinations = self.split(grid, tokens.device)
-        merged_away = min(int(tokens.shape[1] * self.ratio), len(sources))
+        num_sources = sources.shape[0]  # len() would fix the size of a graph for every size
+        merged_away = count_merged(tokens.shape[1], num_sources, self.ratio)
         if merged_away == 0:
             return IdentityPlan(tokens.shape[1], tokens.device)
-        num_kept = len(sources) - merged_away
+        num_kept = num_sources - merged_away
         if runs_on(tokens):
             return SlotPlan.of_index(*matched_index(tokens, sources, destinations, num_kept))
         slot = match_tokens(tokens, sources, destinations, num_kept)
@@ -91,8 +93,40 @@ def match_tokens(tokens: Tensor, sources: Tensor, destinations: Tensor, num_kept
 
     slot = torch.empty(batch, num_tokens, dtype=torch.long, device=tokens.device)
     slot[:, sources] = source_slot
-    slot[:, destinations] = torch.arange(len(destinations), device=tokens.device) + num_kept
+    slot[:, destinations] = torch.arange(destinations.shape[0], device=tokens.device) + num_kept
     return slot
+
+
+def count_merged(num_tokens: int, num_sources: int, ratio: float) -> int:
+    """Returns how many tokens this share of them is, rounded down, at most all sources.
+
+    In a graph for every size it is a product of whole numbers, which all runtimes compute alike.
+    There no cell is cut, and a ratio that can be built never reaches all sources.
+    """
+    if not isinstance(num_tokens, torch.SymInt):
+        return min(int(num_tokens * ratio), num_sources)
+    share = exact_share(ratio)
+    return num_tokens * share.numerator // share.denominator
+
+
+def exact_share(ratio: float) -> Fraction:
+    """Returns the fraction of small whole numbers whose products round as those of the float do.
+
+    A product that is no whole number is further from the next one than floats are from each other.
+    One that is, such as 90 * 0.7 = 63, stays it if the float is above the fraction, or so little
+    below that it rounds back: by 2^-54 of it, half of the narrowest step between floats.
+
+    Raises:
+        TokenMergingError: there is none, as for 0.7: the float of 90 * 0.7 is 62.99999999999999.
+    """
+    # a denominator of so few digits keeps the products within 32 bits, which is all OpenVINO has
+    share = Fraction(ratio).limit_denominator(1000)
+    if float(share) != ratio or share - Fraction(ratio) > share / 2**54:
+        raise TokenMergingError(
+            f'ratio={ratio}: no fraction of small whole numbers rounds as it does for every number '
+            'of tokens; take one near it'
+        )
+    return share
 
 
 @TOKEN_MERGERS.register_module()
@@ -209,7 +243,9 @@ class _TomesdPlan(MergePlan):
 
 
 def _fit_stride(stride: tuple[int, int], grid: Grid) -> tuple[int, int]:
-    return min(stride[0], grid[0]), min(stride[1], grid[1])
+    (sy, sx), (height, width) = stride, grid
+    # no min(): a graph for every size knows that its grids are no smaller, and holds no minimum
+    return height if height < sy else sy, width if width < sx else sx
 
 
 def highest_ratio(stride: tuple[int, int]) -> float:
