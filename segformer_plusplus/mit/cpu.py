@@ -5,9 +5,10 @@ large temporary tensor has to be asked from the system; :func:`chunked` turns th
 where all activations are kept, only the products differ.
 
 PyTorch sends ``F.linear`` and its fused attention in float32 to MKL, whose products use the widest
-vectors on some makers' processors only; 1x1 convolutions on channels-last memory are the same
-products and go to oneDNN, which asks the processor what it can do. Where MKL is as fast, nothing is
-lost. Equal to rounding.
+vectors on some makers' processors only; oneDNN asks the processor what it can do. Its product has
+no gradient in PyTorch: training takes 1x1 convolutions on channels-last memory, which are the same
+products and go to oneDNN where there are two threads. Where MKL is as fast, nothing is lost. Equal
+to rounding.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from contextlib import ExitStack
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from ..kernels.runtime import Switch
 
@@ -25,7 +27,7 @@ SCORES = 3 * 2**19
 """Limits the attention weights that are worked on at a time."""
 
 SMALLEST = 20480
-"""Is the largest number of input elements that PyTorch convolves without oneDNN."""
+"""Is the largest number of input elements that PyTorch multiplies as fast without oneDNN."""
 
 SMALLEST_TRAINED = 32 * 32
 """Up to so many weights, a layer that is trained stays ``F.linear``, whose backward is faster."""
@@ -77,9 +79,13 @@ def is_eager(tensor: Tensor) -> bool:
 
 def linear(tokens: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Computes ``F.linear``: (..., C), (C', C), (C') -> (..., C')."""
-    small = weight.numel() <= SMALLEST_TRAINED and torch.is_grad_enabled()
-    if small or not _suits_onednn(tokens):
+    trained = torch.is_grad_enabled()
+    if not _suits_onednn(tokens) or (trained and weight.numel() <= SMALLEST_TRAINED):
         return F.linear(tokens, weight, bias)
+    if not trained and _get_current_dispatch_mode() is None:  # counters of FLOPs do not know it
+        # of other strides weights are multiplied a hundred times slower, and biases wrongly
+        weight, bias = weight.contiguous(), None if bias is None else bias.contiguous()
+        return torch.ops.mkldnn._linear_pointwise(tokens, weight, bias, 'none', [], '')
     image = tokens.reshape(1, 1, -1, tokens.shape[-1]).permute(0, 3, 1, 2)
     result = F.conv2d(image, weight[:, :, None, None], bias).permute(0, 2, 3, 1)
     return result.reshape(*tokens.shape[:-1], len(weight))

@@ -1,10 +1,13 @@
 """Chunked layers give what layers that work on the whole give."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
 from mmcv.cnn import ConvModule
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from segformer_plusplus import MixVisionTransformerPlusPlus
 from segformer_plusplus.mit import cpu, fusion
@@ -141,10 +144,20 @@ def test_linear(monkeypatch, shape, out, bias):
     assert relative_error(actual, exact) < 1e-5 and relative_error(strided, exact) < 1e-5
 
 
-def test_linear_is_a_convolution_only_for_float32_on_a_cpu(monkeypatch):
+@pytest.fixture
+def onednn_calls(monkeypatch):
+    """Counts by their kind the products that go to oneDNN."""
     calls = []
-    real = F.conv2d
-    monkeypatch.setattr(F, 'conv2d', lambda *args: calls.append(1) or real(*args))
+    product, conv = torch.ops.mkldnn._linear_pointwise, F.conv2d
+    fake = SimpleNamespace(
+        _linear_pointwise=lambda *args: calls.append('product') or product(*args)
+    )
+    monkeypatch.setattr(torch.ops, 'mkldnn', fake)
+    monkeypatch.setattr(F, 'conv2d', lambda *args: calls.append('convolution') or conv(*args))
+    return calls
+
+
+def test_linear_goes_to_onednn_only_for_float32_on_a_cpu(onednn_calls):
     tokens, weight = torch.randn(1000, 32), torch.randn(64, 32)
     cpu.linear(tokens, weight[:8])  # whose backward pass would be slower
     cpu.linear(tokens.double(), weight.double())
@@ -153,9 +166,31 @@ def test_linear_is_a_convolution_only_for_float32_on_a_cpu(monkeypatch):
         cpu.linear(tokens, weight)
     with torch.backends.mkldnn.flags(enabled=False):
         cpu.linear(tokens, weight)
-    assert not calls
+    assert not onednn_calls
     cpu.linear(tokens, weight)
-    assert calls
+    assert onednn_calls == ['convolution']  # which has a gradient
+
+
+def test_linear_of_inference_is_a_product_that_every_counter_sees(onednn_calls):
+    tokens, weight = torch.randn(1000, 32), torch.randn(64, 32)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        cpu.linear(tokens, weight)
+    assert onednn_calls == ['convolution'] and counter.get_total_flops() == 2 * 1000 * 32 * 64
+    with torch.inference_mode():
+        cpu.linear(tokens, weight)
+    assert onednn_calls[1:] == ['product']
+
+
+@pytest.mark.parametrize('bias', [slice(None, None, 2), slice(64), None], ids=str)
+def test_linear_of_weights_of_any_strides(bias):
+    tokens, wide = torch.randn(3, 500, 48), torch.randn(128, 192)
+    offset = None if bias is None else torch.randn(128)[bias]
+    with torch.no_grad():
+        for weight in (wide[::2, 48:96], torch.randn(48, 64).t()):
+            exact = F.linear(
+                tokens.double(), weight.double(), None if offset is None else offset.double()
+            )
+            assert relative_error(cpu.linear(tokens, weight, offset), exact) < 1e-5
 
 
 def test_gradients_of_linear(monkeypatch):
