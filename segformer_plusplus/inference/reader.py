@@ -1,4 +1,4 @@
-"""Reads images by one rule, that of a config's loader: files, arrays, and images of Pillow's."""
+"""Reads images by one rule, that of a config's loader: files, bytes, arrays, images of Pillow's."""
 
 from __future__ import annotations
 
@@ -86,19 +86,35 @@ class Reader:
             image: np.ndarray = results['img']
             return image
         if any_size and loader.imdecode_backend == 'pillow':
-            return self._large_file(Path(path))
+            return self._large(Path(path), path)
         with reading('image', path):
-            data = fileio.get(str(path))
-            if loader.imdecode_backend == 'cv2' and not any_size:
-                check_whole(data)
-            return loader.decode(data, str(path))
+            content = fileio.get(str(path))
+        return self.content(content, str(path), any_size)
 
-    def _large_file(self, path: Path) -> np.ndarray:
+    def content(self, content: bytes, name: str, any_size: bool = False) -> np.ndarray:
+        """Reads the bytes of an image file as the file is read.
+
+        Raises:
+            SegformerPlusPlusError: see :meth:`file`; or the config has a loader of its own.
+        """
+        loader = self._loader
+        if self._own is not None:
+            raise SegformerPlusPlusError(
+                f'{name}: the loader of this config reads files, not their bytes; give a path'
+            )
+        if any_size and loader.imdecode_backend == 'pillow':
+            return self._large(BytesIO(content), name)
+        with reading('image', name):
+            if loader.imdecode_backend == 'cv2' and not any_size:
+                check_whole(content)
+            return loader.decode(content, name)
+
+    def _large(self, source: Path | BytesIO, name: str | Path) -> np.ndarray:
         """Fills an array strip by strip: other ways hold the image in memory several times."""
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            with reading('image', path), open_image(path) as opened:
-                picture = self._loader.upright(opened, str(path))
+            with reading('image', name), open_image(source) as opened:
+                picture = self._loader.upright(opened, str(name))
                 width, height = picture.size
                 first = self._loader.as_array(picture.crop((0, 0, width, 1)))
                 pixels = np.empty((height, *first.shape[1:]), first.dtype)

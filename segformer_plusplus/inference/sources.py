@@ -27,8 +27,8 @@ VIDEO_SUFFIXES = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.webm')
 _NAMED = 5  # files of a kind that are named
 _MOST_FRAMES = 10**7  # a container that says more does not know
 
-Source = str | os.PathLike[str] | np.ndarray | Image.Image
-"""One image, or the path of an image, a folder or a video."""
+Source = str | os.PathLike[str] | bytes | np.ndarray | Image.Image
+"""One image, also as the bytes of its file, or the path of an image, a folder or a video."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ class Picture:
     """Stands for one image, which is read only when it is needed.
 
     Attributes:
-        name: relative path of a file, 'FILE/000012' for a frame of a video, 'array-0', 'image-0'.
+        name: relative path of a file, 'FILE/000012' for a frame of a video, 'array-0', 'image-0',
+            'bytes-0'.
         load: reads the image (H, W, 3) uint8 BGR, see :class:`~.reader.Reader`.
         path: the file; None for other inputs, and for the frames of a video.
         video: the file that a frame belongs to.
@@ -55,9 +56,10 @@ def find_pictures(
 
     Folders are searched to any depth for ``IMAGE_SUFFIXES`` and ``VIDEO_SUFFIXES`` in any case;
     what else there is, is counted in the log. A file that is itself an input is a video by its
-    suffix, else an image. Arrays are (H, W, 3) uint8 in OpenCV's order BGR, or (H, W) grey; PIL
-    images may have any mode. Nothing is decoded yet, except videos, frame by frame: for a video
-    that cannot be opened, or is cut off, the ``load`` of a last picture raises.
+    suffix, else an image. Bytes are those of an image file. Arrays are (H, W, 3) uint8 in OpenCV's
+    order BGR, or (H, W) grey; PIL images may have any mode. Nothing is decoded yet, except videos,
+    frame by frame: for a video that cannot be opened, or is cut off, the ``load`` of a last picture
+    raises.
 
     Args:
         inputs: an input, or a list of them.
@@ -73,6 +75,8 @@ def find_pictures(
             yield Picture(name, partial(reader.array, source, name))
         elif isinstance(source, Image.Image):
             yield Picture(name, partial(reader.picture, source, name))
+        elif isinstance(source, bytes):
+            yield Picture(name, partial(reader.content, source, name, any_size))
         elif _is_video(source):
             yield from _frames(source, name, reader)
         else:
@@ -99,7 +103,7 @@ def is_one_image(inputs: Any) -> bool:
     """Tells whether an input is no list, no folder and no video."""
     if isinstance(inputs, str | os.PathLike):
         return not Path(inputs).is_dir() and not _is_video(Path(inputs))
-    return isinstance(inputs, np.ndarray | Image.Image)
+    return isinstance(inputs, bytes | np.ndarray | Image.Image)
 
 
 def _find_sources(inputs: Any, say: bool = False) -> list[tuple[str, Any]]:
@@ -117,10 +121,12 @@ def _find_sources(inputs: Any, say: bool = False) -> list[tuple[str, Any]]:
             found.append((f'array-{index}', source))
         elif isinstance(source, Image.Image):
             found.append((f'image-{index}', source))
+        elif isinstance(source, bytes):
+            found.append((f'bytes-{index}', source))
         else:
             raise SegformerPlusPlusError(
-                f'input {index} is a {type(source).__name__}; give a path, an array (H, W, 3) of '
-                'uint8 in BGR, or a PIL image'
+                f'input {index} is a {type(source).__name__}; give a path, the bytes of an image '
+                'file, an array (H, W, 3) of uint8 in BGR, or a PIL image'
             )
     return found
 

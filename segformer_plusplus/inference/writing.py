@@ -30,31 +30,40 @@ def save_mask(path: Path, labels: np.ndarray) -> None:
     Raises:
         OSError: the disk is full or the folder cannot be written; an older file stays as it was.
     """
-    kind = np.uint8 if labels.max(initial=0) <= 255 else np.uint16
-    _save_png(path, Image.fromarray(labels.astype(kind)))
+    _save_png(path, _grey(labels))
 
 
 def save_colour_mask(path: Path, labels: np.ndarray, palette: np.ndarray) -> None:
-    """Writes labels (H, W) as a PNG of palette colours, whose values are the labels.
-
-    It shows the colours, and Pillow and mmseg read the labels; OpenCV reads colours. Where there
-    are labels above 255 it is as :func:`save_mask` writes it.
-
-    Args:
-        palette: (K, 3) uint8 RGB; of a single one, 1 is the label (:func:`~.labels.first_label`).
+    """Writes labels (H, W) as a PNG of palette colours, see :func:`colour_mask`.
 
     Raises:
         OSError: as for :func:`save_mask`.
     """
-    if labels.max(initial=0) > 255:
-        return save_mask(path, labels)
-    image = Image.fromarray(labels.astype(np.uint8))
-    table = np.zeros((256, 3), np.uint8)  # black where no class is
-    colours = palette[: len(table)]
-    first = first_label(len(palette))
-    table[first : first + len(colours)] = colours
-    image.putpalette(table.tobytes())
-    _save_png(path, image)
+    _save_png(path, colour_mask(labels, palette))
+
+
+def colour_mask(labels: np.ndarray, palette: np.ndarray) -> Image.Image:
+    """Makes of labels (H, W) an image of palette colours, whose values are the labels.
+
+    As a PNG it shows the colours, and Pillow and mmseg read the labels; OpenCV reads colours. Where
+    there are labels above 255 it is as :func:`save_mask` writes it.
+
+    Args:
+        palette: (K, 3) uint8 RGB; of a single one, 1 is the label (:func:`~.labels.first_label`).
+    """
+    image = _grey(labels)
+    if image.mode == 'L':
+        table = np.zeros((256, 3), np.uint8)  # black where no class is
+        colours = palette[: len(table)]
+        first = first_label(len(palette))
+        table[first : first + len(colours)] = colours
+        image.putpalette(table.tobytes())
+    return image
+
+
+def _grey(labels: np.ndarray) -> Image.Image:
+    kind = np.uint8 if labels.max(initial=0) <= 255 else np.uint16
+    return Image.fromarray(labels.astype(kind))
 
 
 def save_picture(path: Path, image: np.ndarray) -> None:

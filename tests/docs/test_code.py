@@ -1,5 +1,6 @@
 """Every block of Python in docs/ runs, in the order of its page."""
 
+import ast
 import json
 import re
 import shutil
@@ -81,7 +82,7 @@ def build(cfg: Config) -> torch.nn.Module:
 
 def test_pages_are_tested():
     tested = ['checkpoints', 'data', 'deployment', 'fidelity', 'getting-started', 'gpu',
-              'inference', 'models', 'own-strategy', 'patching', 'strategies',
+              'gpu-runtimes', 'inference', 'models', 'own-strategy', 'patching', 'strategies',
               'tuning']  # fmt: skip
     with_code = [page.stem for page in sorted(DOCS.glob('*.md')) if blocks_of(page.name)]
     assert set(with_code) <= set(tested)
@@ -204,16 +205,43 @@ def test_data(here):
 
 @pytest.mark.parametrize('library', ['onnxruntime', 'openvino', 'torch.export'])
 def test_deployment(here, segmentation, library):  # noqa: F811
-    for package in ('onnx', 'onnxscript', library.partition('.')[0]):
+    (block,) = (code for code in blocks_of('deployment.md') if library in code)
+    name = {'onnxruntime': 'onnx', 'openvino': 'openvino'}.get(library, 'torch-export')
+    export(segmentation, name, re.search(r"'(model\.\w+)'", block)[1], 'hq')
+    said = in_a_process(block.replace('1024, 1024', '64, 64') + 'print(tuple(logits.shape))\n')
+    assert said.endswith('(1, 5, 16, 16)')
+
+
+@pytest.mark.parametrize('preset', ['none', '2x2', 'hq', 'weighted'])
+def test_gpu_runtimes(here, segmentation, preset):  # noqa: F811
+    """There need not be a GPU: then the blocks compare the CPU with itself."""
+    export(segmentation, 'onnx', 'model.onnx', preset)
+    code = ''.join(blocks_of('gpu-runtimes.md')).replace('1024, 1024', '64, 64')
+    *_, equal, operators, constants = in_a_process(code).splitlines()
+    assert equal.split() == ['equal', 'labels', '1.0']
+    assert {name for name, _ in ast.literal_eval(operators)} == operators_of(preset)
+    assert bool(ast.literal_eval(constants)) == (preset in ('hq', 'weighted'))
+
+
+def operators_of(preset: str) -> set[str]:
+    """What the page says; a row may begin with another one's operators."""
+    table = (DOCS / 'gpu-runtimes.md').read_text().partition('| preset | operators |')[2]
+    row = re.search(rf'^\| .*`{preset}`.* \| (.*) \|$', table, flags=re.MULTILINE)[1]
+    others = re.findall('those of `(.*?)`', row)
+    return set(re.findall(r'\b[A-Z]\w+', row)).union(*map(operators_of, others))
+
+
+def export(model: tuple[Path, Path], form: str, file: str, preset: str) -> None:
+    for package in ('onnx', 'onnxscript', {'openvino': 'openvino'}.get(form, 'onnxruntime')):
         pytest.importorskip(package)
     from segformer_plusplus.cli.export import main
 
-    (block,) = (code for code in blocks_of('deployment.md') if library in code)
-    name = {'onnxruntime': 'onnx', 'openvino': 'openvino'}.get(library, 'torch-export')
-    file = re.search(r"'(model\.\w+)'", block)[1]
-    arguments = ['--format', name, '--out', file, '--shape', '64x64', '--token-merging', 'hq']
-    assert main([*map(str, segmentation), *arguments]) == 0
-    # in a process of its own: a second openvino.Core in one crashes when a child of it ends
-    code = block.replace('1024, 1024', '64, 64') + 'print(tuple(logits.shape))\n'
+    arguments = ['--format', form, '--out', file, '--shape', '64x64', '--token-merging', preset]
+    assert main([*map(str, model), *arguments]) == 0
+
+
+def in_a_process(code: str) -> str:
+    """What code prints; a second openvino.Core in one process crashes when a child of it ends."""
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
-    assert done.stdout.strip().endswith('(1, 5, 16, 16)'), done.stderr
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()

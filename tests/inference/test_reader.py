@@ -87,6 +87,8 @@ def ways(reading, path):
     yield reading.file(path, any_size=True)
     (picture,) = find_pictures(str(path), reader=reading)
     yield picture.load()
+    yield reading.content(path.read_bytes(), str(path))
+    yield reading.content(path.read_bytes(), str(path), any_size=True)
 
 
 @pytest.fixture
@@ -311,6 +313,7 @@ def test_nothing_is_opened_that_starts_a_program(tmp_path, monkeypatch, content)
         lambda: Reader().file(path),
         lambda: Reader().file(path, any_size=True),
         lambda: next(find_pictures(path)).load(),
+        lambda: Reader().content(content, 'x.jpg'),
         lambda: reader(imdecode_backend='cv2').file(path),
         lambda: read_photograph(Reader(), path, str(path), 10**6),
     ):
@@ -393,6 +396,8 @@ def test_loaders_of_other_kinds(tmp_path):
     halved = reader_of(dict(type=LoadInHalf), dict(type='Resize', scale=(4, 4)))
     np.testing.assert_array_equal(halved.file(path), bgr // 2)
     np.testing.assert_array_equal(halved.file(path, any_size=True), bgr // 2)
+    with pytest.raises(SegformerPlusPlusError, match=r'bytes-0: the loader .* reads files, not'):
+        halved.content(path.read_bytes(), 'bytes-0')
     with pytest.raises(SegformerPlusPlusError, match=r'nowhere\.png cannot be read: No such file'):
         halved.file(tmp_path / 'nowhere.png')
     for kind in (LoadImageFromFile, 'LoadImageFromFile', 'mmcv.LoadImageFromFile'):

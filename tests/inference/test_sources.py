@@ -40,11 +40,12 @@ def test_the_same_image_in_every_form(tmp_path):
     cv2.imwrite(str(tmp_path / 'x.png'), image)
     rgb = Image.fromarray(np.ascontiguousarray(image[..., ::-1]))
     inputs = [str(tmp_path / 'x.png'), tmp_path / 'x.png', image, rgb, rgb.convert('RGBA')]
-    pictures = list(find_pictures([*inputs, image[..., 0]]))
+    content = (tmp_path / 'x.png').read_bytes()
+    pictures = list(find_pictures([*inputs, content, image[..., 0]]))
     names = [picture.name for picture in pictures]
-    assert names == ['x.png', 'x.png', 'array-2', 'image-3', 'image-4', 'array-5']
+    assert names == ['x.png', 'x.png', 'array-2', 'image-3', 'image-4', 'bytes-5', 'array-6']
     *colour, grey = (picture.load() for picture in pictures)
-    np.testing.assert_array_equal(colour, [image] * 5)
+    np.testing.assert_array_equal(colour, [image] * 6)
     np.testing.assert_array_equal(grey, image[..., [0, 0, 0]])
     (any_size,) = find_pictures(tmp_path / 'x.png', any_size=True)
     np.testing.assert_array_equal(any_size.load(), image)
@@ -280,5 +281,6 @@ def test_what_is_no_input(tmp_path):
 
 def test_one_image_or_more(tmp_path):
     assert is_one_image(random_image()) and is_one_image('x.png') and is_one_image('no-suffix')
+    assert is_one_image(b'bytes')
     assert not is_one_image([random_image()])
     assert not is_one_image(tmp_path) and not is_one_image('x.MP4')
