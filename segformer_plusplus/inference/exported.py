@@ -109,7 +109,7 @@ def refuse_exported(path: str | os.PathLike[str] | None, reason: str) -> None:
 
 
 def _graph(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    given, dynamic = metadata['input'], metadata['dynamic']
+    given = metadata['input']
     fill = (given['normalisation']['mean'] or [0]) if given['type'] == 'uint8' else [0]
     if given['channel_order'] != given['normalisation']['channel_order']:
         fill = fill[::-1]
@@ -117,11 +117,17 @@ def _graph(metadata: Mapping[str, Any]) -> dict[str, Any]:
         output=metadata['output']['name'],
         shape=metadata['shape'],
         batch_size=metadata['batch_size'],
-        size_step=metadata['size_step'] if dynamic['size'] else None,
+        steps=_steps_of(metadata),
         layout=given['layout'],
         fill=fill,
         in_channels=given['channels'],
     )
+
+
+def _steps_of(metadata: Mapping[str, Any]) -> list[int] | None:
+    """Returns a file's step of sizes and its smallest side; None where it takes one size."""
+    step = metadata['size_step']
+    return step and [step, metadata.get('smallest_side') or 2 * step]
 
 
 def _preprocessor(given: Mapping[str, Any], kind: str = 'Seg') -> dict[str, Any]:
@@ -247,7 +253,7 @@ def _keypoints(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _describe(path: Path, metadata: Mapping[str, Any], about: Mapping[str, Any]) -> str:
-    size = sizes_in_words(metadata['shape'], metadata['size_step'])
+    size = sizes_in_words(metadata['shape'], _steps_of(metadata))
     merging = metadata['token_merging']['preset'] or 'of its own'
     left_out = about.get('left_out')
     without = f'; without these steps of its pipeline: {", ".join(left_out)}' if left_out else ''
@@ -258,18 +264,18 @@ def _describe(path: Path, metadata: Mapping[str, Any], about: Mapping[str, Any])
     )
 
 
-def takes_size(size: Sequence[int], shape: Sequence[int], size_step: int | None) -> bool:
+def takes_size(size: Sequence[int], shape: Sequence[int], steps: Sequence[int] | None) -> bool:
     """Says whether a file takes images of this height and width, see :class:`ExportedGraph`."""
-    if size_step is None:
+    if steps is None:
         return tuple(size) == tuple(shape)
-    return all(side % size_step == 0 and side >= 2 * size_step for side in size)
+    return all(side % steps[0] == 0 and side >= steps[1] for side in size)
 
 
-def sizes_in_words(shape: Sequence[int], size_step: int | None) -> str:
+def sizes_in_words(shape: Sequence[int], steps: Sequence[int] | None) -> str:
     """Returns '512x1024', or 'multiples of 32 from 64 on'."""
-    if size_step is None:
+    if steps is None:
         return 'x'.join(map(str, shape))
-    return f'multiples of {size_step} from {2 * size_step} on'
+    return f'multiples of {steps[0]} from {steps[1]} on'
 
 
 @dataclass(frozen=True)
@@ -310,7 +316,7 @@ class ExportedGraph(nn.Module):
         output: 'logits', 'labels' or 'heatmaps'.
         shape: height and width of its images.
         batch_size: its images at a time; None takes any number.
-        size_step: it takes all multiples of this number, from twice it on; None takes its shape.
+        steps: it takes all multiples of the first number from the second on; None takes its shape.
         layout: 'NCHW' float32, normalised; or 'NHWC' uint8, in RGB order if there are three
             channels.
         fill: value of each channel, or of all, around images that are smaller.
@@ -326,7 +332,7 @@ class ExportedGraph(nn.Module):
         output: str | None = None,
         shape: Sequence[int] | None = None,
         batch_size: int | None = 1,
-        size_step: int | None = None,
+        steps: Sequence[int] | None = None,
         layout: str = 'NCHW',
         fill: Sequence[float] = (0,),
         in_channels: int = 3,
@@ -344,7 +350,7 @@ class ExportedGraph(nn.Module):
         self.output = output
         self.shape = int(shape[0]), int(shape[1])
         self.batch_size = batch_size
-        self.size_step = size_step
+        self.steps = steps
         self.layout = layout
         self.in_channels = in_channels
         self._fill = torch.tensor(fill, dtype=torch.float32).reshape(1, -1, 1, 1)
@@ -360,14 +366,14 @@ class ExportedGraph(nn.Module):
 
     def takes(self, size: Sequence[int]) -> bool:
         """Says whether images of this height and width go in as they are."""
-        return takes_size(size, self.shape, self.size_step)
+        return takes_size(size, self.shape, self.steps)
 
     def window(self, size: Sequence[int]) -> tuple[int, int]:
         """Returns the height and width to pad images of this size to, or to cut them into."""
-        if self.size_step is None:
+        if self.steps is None:
             return self.shape
-        step = self.size_step
-        height, width = (max(2, -(-side // step)) * step for side in size)
+        step, least = self.steps
+        height, width = (max(least, -(-side // step) * step) for side in size)
         return height, width
 
     def padded(self, images: Tensor, size: tuple[int, int]) -> Tensor:
@@ -388,7 +394,7 @@ class ExportedGraph(nn.Module):
         if not self.takes(images.shape[2:]):
             raise SegformerPlusPlusError(
                 f'images of {images.shape[2]}x{images.shape[3]}: {self.file} takes '
-                f'{sizes_in_words(self.shape, self.size_step)}'
+                f'{sizes_in_words(self.shape, self.steps)}'
             )
         parts = self.as_taken(images).split(self.batch_size or len(images))
         outputs = [self.run(self._whole(part))[: len(part)] for part in parts]

@@ -25,10 +25,10 @@ def check_images(files: Mapping[str, Any], shape: tuple[int, int], batch_size: i
     """Raises a SegformerPlusPlusError unless every file takes these images, so many at a time."""
     for name, config in files.items():
         graph = config.model.backbone
-        if graph.shape and not takes_size(shape, graph.shape, graph.size_step):
+        if graph.shape and not takes_size(shape, graph.shape, graph.get('steps')):
             raise SegformerPlusPlusError(
                 f'--shape {"x".join(map(str, shape))}: {name} takes '
-                f'{sizes_in_words(graph.shape, graph.size_step)}'
+                f'{sizes_in_words(graph.shape, graph.get("steps"))}'
             )
         if graph.get('batch_size', 1) not in (None, batch_size):
             raise SegformerPlusPlusError(
