@@ -120,7 +120,7 @@ def _exported(file: str) -> Rows:
     yield 'precision', record['precision']
     given, output = metadata['input'], metadata['output']
     batch = metadata['batch_size'] or 'any number of'
-    size = sizes_in_words(metadata['shape'], metadata['size_step'])
+    size = sizes_in_words(metadata['shape'], steps_of(metadata))
     yield (
         'takes',
         f'{batch} x {size}, {given["channels"]} channels, {given["type"]} {given["layout"]}',

@@ -117,14 +117,14 @@ def _graph(metadata: Mapping[str, Any]) -> dict[str, Any]:
         output=metadata['output']['name'],
         shape=metadata['shape'],
         batch_size=metadata['batch_size'],
-        steps=_steps_of(metadata),
+        steps=steps_of(metadata),
         layout=given['layout'],
         fill=fill,
         in_channels=given['channels'],
     )
 
 
-def _steps_of(metadata: Mapping[str, Any]) -> list[int] | None:
+def steps_of(metadata: Mapping[str, Any]) -> list[int] | None:
     """Returns a file's step of sizes and its smallest side; None where it takes one size."""
     step = metadata['size_step']
     return step and [step, metadata.get('smallest_side') or 2 * step]
@@ -253,7 +253,7 @@ def _keypoints(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _describe(path: Path, metadata: Mapping[str, Any], about: Mapping[str, Any]) -> str:
-    size = sizes_in_words(metadata['shape'], _steps_of(metadata))
+    size = sizes_in_words(metadata['shape'], steps_of(metadata))
     merging = metadata['token_merging']['preset'] or 'of its own'
     left_out = about.get('left_out')
     without = f'; without these steps of its pipeline: {", ".join(left_out)}' if left_out else ''
