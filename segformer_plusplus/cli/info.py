@@ -20,7 +20,7 @@ from ..errors import CheckpointError
 from ..evaluation.timing import describe_environment
 from ..export.formats import find_metadata, is_exported
 from ..inference.configs import load_config, named_config, shipped_configs
-from ..inference.exported import ExportedFile, sizes_in_words
+from ..inference.exported import ExportedFile, sizes_in_words, steps_of
 from ..inference.opening import open_model
 from ..inference.pretrained import resized_to
 from ..loading.datasets import test_dataset
