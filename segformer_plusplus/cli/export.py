@@ -29,7 +29,7 @@ class Program:
         shape: size of the images (default: the config's).
         batch_size: number of images.
         dynamic_batch: take any number of images.
-        dynamic_size: take any multiple of a step as size; not with matching.
+        dynamic_size: take any multiple of a step as size.
         with_preprocessing: take uint8 (B, H, W, 3) in RGB order and normalise it.
         opset: opset of ONNX, 18 to 23 (default: 18).
     """

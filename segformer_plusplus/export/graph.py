@@ -58,6 +58,8 @@ class ExportGraph(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         if self.options.with_preprocessing:
             images = self._preprocess(images)
+        if self.options.dynamic_size:
+            images = self._in_steps(images)
         return predict(self.model, images.to(self.dtype), self.options.output)
 
     def _preprocess(self, images: Tensor) -> Tensor:
@@ -70,6 +72,16 @@ class ExportGraph(nn.Module):
         if settings._enable_normalize:
             result = (result - settings.mean) / settings.std
         return result
+
+    def _in_steps(self, images: Tensor) -> Tensor:
+        """Says of (B, C, H, W) that its sides are numbers of steps, and changes nothing.
+
+        torch.export loads no graph whose sizes it cannot compute in an example, and of a product it
+        knows none of the factors, unless one is the size of something by itself.
+        """
+        step = size_step(self.model.backbone)
+        height, width = (side // step for side in images.shape[2:])
+        return images.reshape(*images.shape[:2], height * step, width * step)
 
     def example(self, batch: int, size: tuple[int, int]) -> Tensor:
         """Returns that many black images of this size."""

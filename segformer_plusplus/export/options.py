@@ -198,7 +198,7 @@ def _smallest_matched(merger: Any, cell: tuple[int, int]) -> int:
     except TokenMergingError as error:
         raise SegformerPlusPlusError(f'dynamic_size: {merger!r}: {error}') from error
     if not share:
-        return 1
+        return 2 * max(cell)
     # of n tokens at least n * alone sources stay, since at most n / cell are destinations
     alone = 1 - share - Fraction(1, math.prod(cell))
     if alone <= 0:

@@ -196,7 +196,7 @@ BAD = {
     'no shape': (dict(shape=None), 'give one with shape'),
     'zero': (dict(shape=(0, 8)), 'height=0 is no whole number'),
     'size': (dict(dynamic_size=True, shape=(64, 80)), 'multiples of 32 from 64 on'),
-    'matching': (dict(dynamic_size=True, token_merging='hq'), 'BipartiteSoft.*one file for'),
+    'matching': (dict(dynamic_size=True, token_merging='hq'), 'multiples of 32 from 256 on'),
     'opset': (dict(opset=18), 'not made of ONNX operators'),
     'old opset': (dict(opset=11, format='onnx', path='a.onnx'), 'use one of 18 to'),
     'output': (dict(output='boxes'), "output='boxes' is unknown"),

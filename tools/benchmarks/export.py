@@ -29,7 +29,8 @@ from segformer_plusplus.inference.opening import open_model
 
 EAGER, COMPILED = 'PyTorch', 'torch.compile'
 EXPORTED = {'onnxruntime': 'ONNX Runtime', 'openvino': 'OpenVINO'}
-WAYS = (EAGER, COMPILED, *EXPORTED.values())
+ANY_SIZE = ', any size'
+WAYS = (EAGER, COMPILED, *EXPORTED.values(), *(way + ANY_SIZE for way in EXPORTED.values()))
 
 Calls = dict[tuple[str, str], Callable[[], Any]]
 
@@ -44,6 +45,7 @@ class Options:
         threads: of PyTorch and of the runtimes.
         rounds: timed ones.
         warmup: rounds before those.
+        dynamic_size: time files for every size, too.
     """
 
     token_merging: Sequence[str] = ('none', 'hq', 'fast', '2x2')
@@ -51,25 +53,30 @@ class Options:
     threads: Positive = 2
     rounds: Positive = 7
     warmup: int = 2
+    dynamic_size: bool = False
 
 
 def build_calls(
-    model: Any, preset: str, images: Tensor, folder: Path, compiles: bool
+    model: Any, preset: str, images: Tensor, folder: Path, options: Options
 ) -> tuple[Calls, Any]:
-    """What is timed of one preset, and what the exported file was checked for."""
+    """What is timed of one preset, and what the exported files were checked for."""
     model.backbone.set_token_merging(preset)
     eager = OpenMMLabModel(model)
     shape = images.shape[2], images.shape[3]
-    exported = export_model(
-        model, folder / f'{preset}_{shape[0]}x{shape[1]}.onnx', shape=shape, output='labels'
-    )
     calls: Calls = {(preset, EAGER): torch.inference_mode()(lambda: eager.predict(images))}
-    if compiles:
+    checks = []
+    if options.compile is None or preset in options.compile:
         compiled, _ = compile_contender(eager, images, 'inductor', False, preset)
         calls[preset, COMPILED] = torch.inference_mode()(lambda: compiled.predict(images))
-    for runtime, run in FORMATS['onnx'].runners(exported.path).items():
-        calls[preset, EXPORTED[runtime]] = lambda run=run: run(images)  # type: ignore[misc]
-    return calls, [vars(check) for check in exported.checks]
+    for ending in ('', ANY_SIZE)[: 1 + options.dynamic_size]:
+        path = folder / f'{preset}_{shape[0]}x{shape[1]}{ending}.onnx'
+        exported = export_model(
+            model, path, shape=shape, output='labels', dynamic_size=ending == ANY_SIZE
+        )
+        checks += [vars(check) for check in exported.checks]
+        for runtime, run in FORMATS['onnx'].runners(path).items():
+            calls[preset, EXPORTED[runtime] + ending] = lambda run=run: run(images)  # type: ignore[misc]
+    return calls, checks
 
 
 def run_shape(cfg: Any, shape: tuple[int, int], options: Options) -> dict[str, Any]:
@@ -82,8 +89,7 @@ def run_shape(cfg: Any, shape: tuple[int, int], options: Options) -> dict[str, A
     with tempfile.TemporaryDirectory() as folder:
         for preset in options.token_merging:
             model = open_model(cfg, random_weights=True, device='cpu')
-            compiles = options.compile is None or preset in options.compile
-            more, checks[preset] = build_calls(model, preset, images, Path(folder), compiles)
+            more, checks[preset] = build_calls(model, preset, images, Path(folder), options)
             calls |= more
         names = {' '.join(key): key for key in calls}
         timings = measure(
@@ -109,14 +115,16 @@ def record(key: tuple[str, str], timing: Timing) -> dict[str, Any]:
 
 def make_table(runs: Sequence[Mapping[str, Any]]) -> str:
     """A table of medians in milliseconds, and of the speed-up over the same way without merging."""
-    lines = ['| | ' + ' | '.join(WAYS) + ' |', '| --- |' + ' ---: |' * len(WAYS)]
+    found = {each['way'] for run in runs for each in run['results']}
+    ways = [way for way in WAYS if way in found]
+    lines = ['| | ' + ' | '.join(ways) + ' |', '| --- |' + ' ---: |' * len(ways)]
     for run in runs:
         medians = {
             (each['token_merging'], each['way']): each['median_seconds'] for each in run['results']
         }
         for preset in dict.fromkeys(preset for preset, _ in medians):
             cells = []
-            for way in WAYS:
+            for way in ways:
                 seconds, base = medians.get((preset, way)), medians.get(('none', way))
                 if seconds is None:
                     cells.append('-')
