@@ -21,7 +21,7 @@ from ..kernels.runtime import runs_on
 from ..token_merging.base import image_to_tokens
 from . import cpu
 from .folding import Projection, compose, fold_pyramid, forget
-from .plain import has_bare_weights, is_plain, is_untouched
+from .plain import class_name, has_bare_weights, is_plain, is_untouched
 
 # a product, its bias and ReLU in one launch, as in PyTorch's own Transformer layers
 _linear_relu = getattr(torch, '_addmm_activation', None)
@@ -222,7 +222,8 @@ def _source_rows(rows: slice, scale: float, low: int) -> tuple[int, int]:
 
 def _is_bare(module: nn.Module) -> bool:
     """Tells whether this is a ``ConvModule`` of which no part wants to be called."""
-    return type(module) is ConvModule and is_untouched(*module.modules())
+    named = class_name(module) == f'{ConvModule.__module__}.{ConvModule.__qualname__}'
+    return named and is_untouched(*module.modules())
 
 
 def _is_linear(module: nn.Module) -> bool:
@@ -234,8 +235,8 @@ def _is_linear(module: nn.Module) -> bool:
 
 def _is_pointwise(conv: Any) -> bool:
     return (
-        type(conv) is nn.Conv2d  # what another class does with its weight is not known here
-        and is_plain(conv)
+        isinstance(conv, nn.Conv2d)
+        and is_plain(conv)  # what another class does with its weight is not known here
         and (conv.kernel_size, conv.stride, conv.padding) == ((1, 1), (1, 1), (0, 0))
         and conv.groups == 1
     )

@@ -24,6 +24,11 @@ _GELUS = (
 _BARE = nn.Parameter, Tensor, type(None), torch._subclasses.FakeTensor
 
 
+def class_name(module: nn.Module) -> str:
+    """Returns module and name of a class; stand-ins that ``torch.export`` traces have the same."""
+    return f'{type(module).__module__}.{type(module).__qualname__}'
+
+
 def is_plain(*layers: nn.Module) -> bool:
     """Says whether the layers compute what their weights say, and nothing watches them.
 
@@ -31,7 +36,7 @@ def is_plain(*layers: nn.Module) -> bool:
     has to be called.
     """
     return is_untouched(*layers) and all(
-        f'{type(layer).__module__}.{type(layer).__qualname__}' in _PLAIN
+        class_name(layer) in _PLAIN
         and type(layer).forward.__module__ == type(layer).__module__
         and has_bare_weights(layer)
         for layer in layers
@@ -41,7 +46,7 @@ def is_plain(*layers: nn.Module) -> bool:
 def is_gelu(activation: nn.Module) -> bool:
     """Says whether this is the exact GELU, and no approximation of it."""
     return (
-        f'{type(activation).__module__}.{type(activation).__qualname__}' in _GELUS
+        class_name(activation) in _GELUS
         and getattr(activation, 'approximate', 'none') == 'none'
         and getattr(activation, 'act', F.gelu) is F.gelu  # of Transformers
     )
