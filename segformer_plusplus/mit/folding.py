@@ -53,7 +53,10 @@ def fold_pyramid(levels: Sequence[Any], fusion_conv: Any) -> Folded:
     def make() -> Folded:
         weight, bias = _fold(fusion_conv)
         folded = [_fold(level) for level in levels]
-        parts: list[Tensor | None] = [each.contiguous() for each in weight.chunk(len(levels), 1)]
+        parts: list[Tensor | None] = [
+            each if each.is_cuda else each.contiguous()  # or a CPU copies them for every chunk
+            for each in weight.chunk(len(levels), dim=1)
+        ]
         for i, level in enumerate(levels):
             if not level.with_activation:
                 folded[i], parts[i] = compose(folded[i], parts[i]), None

@@ -98,6 +98,14 @@ def test_pose(tmp_path):
         export_model(model, path, format='torch-export', output='labels')
 
 
+def test_heads_multiply_every_level_at_its_own_size(tmp_path, model):
+    for each in (model, build_pose()):
+        path = tmp_path / f'{type(each).__name__}.pt2'
+        export_model(each, path, format='torch-export', shape=(64, 48))
+        operators = [str(node.target) for node in torch.export.load(path).graph.nodes]
+        assert not [name for name in operators if name.startswith('aten.cat')]
+
+
 def test_the_model_is_left_as_it_is(tmp_path, model):
     model.train()
     try:
