@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import re
 import warnings
@@ -290,6 +291,8 @@ def onnx_graph(program: ExportedProgram, metadata: Mapping[str, Any]) -> Any:
     """
     opset = metadata['opset']
     refused = f'the model cannot be written with ONNX opset {opset}'
+    # it warns of every TopK, whose two outputs it does not fold
+    logging.getLogger('onnxscript.optimizer').setLevel(logging.ERROR)
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter('ignore')  # about the exporter's own future
         try:
