@@ -145,7 +145,7 @@ def _describe_rejection(result: TuneResult, rejection: Rejection) -> str:
 
 
 def _describe_stages(point: Point) -> list[str]:
-    if point.preset is not None:
-        return [f'  {point.preset}']
+    if not isinstance(point.token_merging, list):
+        return [f'  {describe_setting(point)}']
     stages = describe_setting(point).split(' | ')
     return [f'  stage {number}: {stage}' for number, stage in enumerate(stages, 1)]
