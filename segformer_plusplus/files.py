@@ -18,8 +18,8 @@ from typing import Any
 
 from .errors import SegformerPlusPlusError
 
-# of PyTorch and of safetensors
-_FAILED_TO_WRITE = re.compile(r'inline_container|PytorchStreamWriter|I/O error')
+# of PyTorch, of safetensors and of OpenVINO
+_FAILED_TO_WRITE = re.compile(r'inline_container|PytorchStreamWriter|I/O error|iostream error')
 
 
 @contextlib.contextmanager
@@ -52,7 +52,8 @@ def naming_the_file(path: Path) -> Iterator[None]:
 
     Raises:
         OSError: the one that was raised, with the name of the file.
-        SegformerPlusPlusError: in place of what PyTorch and safetensors raise on a full disk.
+        SegformerPlusPlusError: in place of what PyTorch, safetensors and OpenVINO raise on a full
+            disk.
     """
     try:
         yield

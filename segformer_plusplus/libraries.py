@@ -49,6 +49,7 @@ _EXTRAS = {
     'onnxruntime': 'export',
     'onnxscript': 'export',
     'openvino': 'export',
+    'nncf': 'int8',
     'optuna': 'tune',
     'gradio': 'demo',
     'av': 'video',

@@ -21,6 +21,7 @@ from .description import describe_export
 from .formats import find_format
 from .graph import ExportGraph, trace
 from .options import ExportOptions, check_model, check_target, default_shape
+from .precision import check_calibration
 from .quantising import Calibration, split_images
 
 
@@ -75,6 +76,7 @@ def export_model(
     path = Path(path)
     find_format(format).require()
     check_target(path, format)
+    check_calibration(precision, calibration is not None)
     reference = _prepare(model, token_merging)
     options = ExportOptions(
         format=format,
@@ -89,7 +91,8 @@ def export_model(
     )
     check_model(reference, options)
     graph = ExportGraph(reference, options).eval()
-    images = _calibrate(graph, calibration)
+    example = graph.example(options.batch_size, options.shape)
+    images = Calibration((), ()) if calibration is None else split_images(calibration, example)
     metadata = describe_export(reference, options, class_names)
     metadata['calibration'] = images.describe(format) if images.used else None
     with torch.inference_mode():  # what the model itself has against this size is told here
@@ -110,26 +113,13 @@ def export_model(
     return Export(path, metadata, checks)
 
 
-def _calibrate(graph: ExportGraph, images: Iterable[Tensor] | None) -> Calibration:
-    """Divides the images of int8, and refuses them for anything else, and int8 without them."""
-    options = graph.options
-    if (images is None) == (options.precision == 'int8'):
-        raise SegformerPlusPlusError(
-            f'precision={options.precision!r} '
-            + ('needs images to calibrate on' if images is None else 'is not calibrated')
-            + '; give calibration (--calibrate FOLDER) with int8 alone'
-        )
-    if images is None:
-        return Calibration((), ())
-    return split_images(images, graph.example(options.batch_size, options.shape))
-
-
 def _prepare(model: Any, token_merging: Any) -> Any:
     """Copies a model to the CPU, in eval mode and with these strategies."""
     wrong = {each.dtype for each in model.parameters() if each.dtype != torch.float32}
     if wrong:
         raise SegformerPlusPlusError(
-            f'the model has parameters in {sorted(map(str, wrong))}; what is exported is float32'
+            f'the model has parameters in {sorted(map(str, wrong))}; what is exported is float32 '
+            '(model.float()), whatever the precision of the file'
         )
     copied = revert_sync_batchnorm(copy.deepcopy(model)).cpu().eval()
     if token_merging is not None:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import os
 import re
-import warnings
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stdout
 from functools import lru_cache, partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,7 +21,7 @@ from torch.export import ExportedProgram
 from ..errors import SegformerPlusPlusError
 from ..libraries import require
 from .precision import check_precision
-from .quantising import quantise_onnx, quantise_openvino
+from .quantising import load_nncf, quantise_onnx, quantise_openvino, silenced
 
 METADATA = 'segformer_plusplus'
 """The key under which a file holds its metadata, one JSON object."""
@@ -185,6 +182,8 @@ class OpenVinoFile(Format):
 
     def check_precision(self, precision: str) -> None:
         super().check_precision(precision)
+        if precision == 'int8':
+            load_nncf()
         if precision == 'bf16' and not computes_bfloat16():
             raise SegformerPlusPlusError(
                 "precision='bf16': this processor computes no bfloat16 (OpenVINO knows), so that "
@@ -291,10 +290,7 @@ def onnx_graph(program: ExportedProgram, metadata: Mapping[str, Any]) -> Any:
     """
     opset = metadata['opset']
     refused = f'the model cannot be written with ONNX opset {opset}'
-    # it warns of every TopK, whose two outputs it does not fold
-    logging.getLogger('onnxscript.optimizer').setLevel(logging.ERROR)
-    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-        warnings.simplefilter('ignore')  # about the exporter's own future
+    with silenced():
         try:
             converted: Any = torch.onnx.export(
                 program,

@@ -39,3 +39,18 @@ def check_precision(precision: str) -> None:
         raise SegformerPlusPlusError(
             f'precision={precision!r} is unknown, use one of {list(LIMITS)}'
         )
+
+
+def check_calibration(precision: str, given: bool) -> None:
+    """Raises a SegformerPlusPlusError unless images are given for int8, and for nothing else."""
+    if given == (precision == 'int8'):
+        return
+    if given:
+        raise SegformerPlusPlusError(
+            f'precision={precision!r} is not calibrated; leave the images (--calibrate) out, or '
+            'take int8'
+        )
+    raise SegformerPlusPlusError(
+        "precision='int8' is calibrated on images like those that the model will see; give 10 to "
+        '50 of them (--calibrate FOLDER)'
+    )

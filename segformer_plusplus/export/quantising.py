@@ -28,8 +28,6 @@ from ..libraries import require
 KEPT_BACK = 5
 """Of so many images one is kept back for the check."""
 
-_LARGEST = 2**40  # of weights that are folded
-
 
 @dataclass(frozen=True)
 class Calibration:
@@ -52,6 +50,19 @@ class Calibration:
             'method': f'{library}, smallest and largest values',
             'version': version(library),
         }
+
+
+@contextmanager
+def silenced() -> Iterator[None]:
+    """Keeps what the libraries print, warn and log about themselves off a user's terminal."""
+    before = logging.root.manager.disable
+    with redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(before)
 
 
 def split_images(images: Iterable[Tensor], example: Tensor) -> Calibration:
@@ -97,10 +108,8 @@ def quantise_openvino(graph: Any, images: Sequence[Tensor]) -> Any:
         graph: of one input.
         images: batches of it.
     """
-    # NNCF sends counts of its use to its makers unless they are told that it is a test
-    os.environ.setdefault('NNCF_CI', '1')
-    with _quietly():
-        nncf = require('nncf', "precision='int8' of OpenVINO")
+    nncf = load_nncf()
+    with silenced():
         _fold_constants(graph)
         names = [
             node.get_friendly_name()
@@ -115,6 +124,14 @@ def quantise_openvino(graph: Any, images: Sequence[Tensor]) -> Any:
             ignored_scope=nncf.IgnoredScope(names=names, validate=False),
             advanced_parameters=nncf.AdvancedQuantizationParameters(disable_bias_correction=True),
         )
+
+
+def load_nncf() -> Any:
+    """Imports NNCF, or raises a MissingDependencyError."""
+    # it sends counts of its use to its makers unless it is told that it is in a test
+    os.environ.setdefault('NNCF_CI', '1')
+    with silenced():
+        return require('nncf', "precision='int8' in OpenVINO")
 
 
 def _fold_constants(graph: Any) -> None:
@@ -142,29 +159,48 @@ def quantise_onnx(graph: Any, images: Sequence[Tensor]) -> Any:
     """
     import onnx
     from onnxruntime import quantization
-    from onnxscript import optimizer
 
-    with _quietly(), tempfile.TemporaryDirectory() as folder:
-        graph = optimizer.optimize(graph, input_size_limit=_LARGEST, output_size_limit=_LARGEST)
-        weights = {each.name for each in graph.graph.initializer}
+    with silenced(), tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / 'graph.onnx'
+        folded = _folded_onnx(graph, path)
+        weights = {each.name for each in folded.graph.initializer}
         names = [
             node.name
-            for node in graph.graph.node
+            for node in folded.graph.node
             if node.op_type in ('MatMul', 'Conv', 'Gemm')
             and node.input[1] in weights
             and all(each.i == 1 for each in node.attribute if each.name == 'group')
         ]
-        path = Path(folder) / 'int8.onnx'
         quantization.quantize_static(
-            graph,
+            folded,
             path,
-            _Reader(graph.graph.input[0].name, images),
+            _Reader(folded.graph.input[0].name, images),
             nodes_to_quantize=names,
             per_channel=True,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
+            # what a convolution gives has to be int8 for its kernel to be taken
+            extra_options={'OpTypesToExcludeOutputQuantization': ['MatMul', 'Gemm']},
         )
         return onnx.load(path)
+
+
+def _folded_onnx(graph: Any, path: Path) -> Any:
+    """Returns what ONNX Runtime makes of a graph in standard operators; the path is for a while."""
+    import onnx
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(path)
+    options.log_severity_level = 4
+    serialised = graph.SerializeToString()
+    onnxruntime.InferenceSession(serialised, options, providers=['CPUExecutionProvider'])
+    folded = onnx.load(path)
+    standard = [each for each in folded.opset_import if not each.domain]
+    del folded.opset_import[:]  # it lists its own operators too, none of which it took
+    folded.opset_import.extend(standard)
+    return folded
 
 
 class _Reader:
@@ -176,16 +212,3 @@ class _Reader:
     def get_next(self) -> dict[str, Any] | None:
         image = next(self._images, None)
         return None if image is None else {self._name: image.numpy()}
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Keeps what the libraries print, warn and log about themselves off a user's terminal."""
-    before = logging.root.manager.disable
-    with redirect_stdout(io.StringIO()), warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        logging.disable(logging.WARNING)
-        try:
-            yield
-        finally:
-            logging.disable(before)
