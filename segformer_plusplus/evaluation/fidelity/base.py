@@ -202,11 +202,10 @@ class Fidelity(ABC, Generic[Outcome]):
             batch = pseudo_collate([self._source.data[index]])
             yield torch.as_tensor(self.model.data_preprocessor(batch, False)['inputs'])
 
-    def forget(self, variant: Variant) -> None:
-        """Closes an exported file; it is opened anew when it is needed."""
-        if isinstance(variant, ExportedFile):
-            self._files.pop(variant, None)
-            self._active = self.model
+    def forget(self, file: ExportedFile) -> None:
+        """Closes a file; it is opened anew when it is needed."""
+        self._files.pop(file, None)
+        self._active = self.model
 
     def subset(self, indices: Sequence[int]) -> Fidelity[Outcome]:
         """Returns the fidelity of the same model on some of the images.

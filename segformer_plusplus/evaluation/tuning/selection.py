@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ...errors import SegformerPlusPlusError
+from ...inference.exported import ExportedFile
 from ...token_merging import BASELINE
 from ..fidelity import MEASURES, Fidelity
 from ..fidelity.base import Variant
@@ -265,7 +266,8 @@ class Evaluator:
             variant = self.realise(setting)
             speed_up, noise = self._time({'candidate': variant}, self.rounds)['candidate']
             values = self.fidelity.measure(variant)
-            self.fidelity.forget(variant)
+            if isinstance(variant, ExportedFile):  # many that are open fill the memory
+                self.fidelity.forget(variant)
             drop = self._drop(values)
             if math.isfinite(drop):
                 return Point(number, setting, drop, speed_up, noise, values, self.rounds)
