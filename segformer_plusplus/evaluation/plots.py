@@ -278,10 +278,11 @@ def _draw_bars(axis: Axes, run: Run, colours: Mapping[str, Any]) -> None:
         [value - median for median, value in zip(medians, high, strict=True)],
     ]
     ends = high
-    if stages := list(results[0].get('stages', {})):
+    if stages := list(next((each['stages'] for each in results if 'stages' in each), {})):
         start = [0.0] * len(names)
         for index, stage in enumerate(stages):
-            lengths = _ms([result['stages'][stage] for result in results])
+            # of what has no parts, only the whole is marked
+            lengths = _ms([result.get('stages', {}).get(stage, 0) for result in results])
             colour = colormaps['Blues'](0.85 - 0.5 * index / max(1, len(stages) - 1))
             axis.barh(rows, lengths, left=start, color=colour, label=stage)
             start = [a + b for a, b in zip(start, lengths, strict=True)]

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module, metadata
@@ -99,11 +99,11 @@ def measure(
 
 
 class Load:
-    """Runs a model for several threads at a time, each of which calls again when it has its result.
+    """Runs a model for several callers at a time, each of whom calls again at once.
 
     Args:
         workers: run the model once each, for one thread at a time. They share PyTorch's threads;
-            a call that finds no worker waits, as in a server.
+            who finds none waits for the first that is idle, in turn, as in a server.
         requests: calls in flight.
 
     Attributes:
@@ -111,26 +111,34 @@ class Load:
     """
 
     calls = 4
-    """Of every thread."""
+    """Of every caller."""
 
     def __init__(self, workers: Sequence[Call], requests: int) -> None:
         self._idle: SimpleQueue[Call] = SimpleQueue()
         for each in workers:
             self._idle.put(each)
         self._requests = requests
-        self._threads = torch.get_num_threads() // len(workers)
+        share = partial(torch.set_num_threads, max(1, torch.get_num_threads() // len(workers)))
+        self._pool = ThreadPoolExecutor(len(workers), initializer=share)
         self.seconds: list[float] = []
 
     def __call__(self) -> None:
-        """Makes so many calls of every thread."""
+        """Makes so many calls of every caller."""
         threads = torch.get_num_threads()
-        share = partial(torch.set_num_threads, self._threads)
-        with ThreadPoolExecutor(self._requests, initializer=share) as pool:
-            list(pool.map(self._one, range(self._requests * self.calls)))
-        torch.set_num_threads(threads)  # or new threads would have the share of these
+        running = {self._start() for _ in range(self._requests)}
+        more = self._requests * (self.calls - 1)
+        while running:
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            for each in done:
+                each.result()
+            running |= {self._start() for _ in range(min(more, len(done)))}
+            more -= min(more, len(done))
+        torch.set_num_threads(threads)  # or what is started later would have their share
 
-    def _one(self, _: int) -> None:
-        start = time.perf_counter()
+    def _start(self) -> Future[None]:
+        return self._pool.submit(self._one, time.perf_counter())
+
+    def _one(self, start: float) -> None:
         worker = self._idle.get()
         try:
             worker()

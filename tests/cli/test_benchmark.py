@@ -1,6 +1,7 @@
 """segformer-plusplus benchmark on a tiny model: what it measures, writes and refuses."""
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 pytest.importorskip('mmseg')
 
+from export.export_models import randomise
 from inference.tiny import build_model
 from PIL import Image
 
@@ -17,6 +19,9 @@ from segformer_plusplus.evaluation.benchmark import comparison
 from segformer_plusplus.evaluation.benchmark.comparison import Comparison, Options, Setting
 from segformer_plusplus.evaluation.benchmark.contenders import OpenMMLabModel
 from segformer_plusplus.evaluation.benchmark.costs import GraphedModel
+from segformer_plusplus.evaluation.timing import Load
+from segformer_plusplus.export import export_model
+from segformer_plusplus.inference import open_model
 from segformer_plusplus.inference.configs import load_config
 from segformer_plusplus.patching import graphs
 
@@ -46,6 +51,35 @@ def config(tmp_path) -> Path:
     return tmp_path / 'tiny.py'
 
 
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory) -> tuple[Path, Path]:
+    """Config and weights, and in their folder the model under HQ as files: hq.onnx and more."""
+    pytest.importorskip('onnxscript')
+    pytest.importorskip('openvino')
+    folder = tmp_path_factory.mktemp('trained')
+    (folder / 'tiny.py').write_text(CONFIG)
+    model = randomise(build_model(load_config(folder / 'tiny.py').model))
+    torch.save(dict(state_dict=model.state_dict()), folder / 'weights.pth')
+    files = {
+        'hq.onnx': dict(format='onnx'),
+        'raw.pt2': dict(format='torch-export', output='labels', with_preprocessing=True),
+        'two.pt2': dict(format='torch-export', batch_size=2),
+        'any.pt2': dict(
+            format='torch-export', token_merging='2x2', dynamic_batch=True, dynamic_size=True
+        ),
+    }
+    for name, options in files.items():
+        shape = (128, 192) if name == 'any.pt2' else (64, 96)
+        export_model(model, folder / name, shape=shape, **options)
+    return folder / 'tiny.py', folder / 'weights.pth'
+
+
+@pytest.fixture
+def no_child(monkeypatch):
+    """The memory of a file, which takes a process of its own, has a test of its own."""
+    monkeypatch.setattr(comparison, 'file_memory', lambda *_: 37 * 2**20)
+
+
 @pytest.fixture(autouse=True)
 def same_threads():
     threads = torch.get_num_threads()
@@ -60,6 +94,14 @@ def measured(config: Path, *argv: object, code: int = 0) -> dict:
     argv += [] if '--rounds' in argv else ['--rounds', 2]
     assert main([str(argument) for argument in argv]) == code
     return json.loads(result.read_text())
+
+
+def checked(run: dict) -> dict[str, tuple]:
+    """Of every file, what it was compared with, and the share of equal labels."""
+    return {
+        name: (about.get('compared_with'), about.get('equal_labels'))
+        for name, about in run['files'].items()
+    }
 
 
 def refused(capfd, *argv: object) -> str:
@@ -402,3 +444,127 @@ def test_refuses_a_config_without_a_backbone(tmp_path, capfd, argv):
 def test_refuses_names_that_clash(config, capfd):
     assert 'several' in refused(capfd, config, config, '--token-merging', 'hq')
     assert 'twice' in refused(capfd, config, config)
+
+
+def test_files_beside_presets(trained, no_child, capfd, tmp_path):
+    config, weights = trained
+    files = [config.with_name('hq.onnx'), config.with_name('raw.pt2')]
+    argv = [*files, '--token-merging', 'none', 'hq', '--checkpoint', weights, '--stages']
+    argv += ['--plot', tmp_path / 'a.png', '--threads', 2]
+    (run,) = measured(config, *argv)['runs']
+    rows = ['hq.onnx, onnxruntime', 'hq.onnx, openvino', 'raw.pt2']
+    assert names(run) == ['none', 'hq', *rows] and run['shape'] == [64, 96]
+    assert set(run['files']) == set(rows)
+    for name in rows[:2]:
+        other, share = checked(run)[name]
+        assert other == 'hq' and share >= 0.999
+    assert checked(run)['raw.pt2'] == (None, None)
+    for record in run['results']:
+        is_file = record['name'] in rows
+        assert ('gflops' in record, 'peak_memory_bytes' in record) == (not is_file, not is_file)
+        assert ('stages' in record) != is_file
+        if is_file:
+            assert record['process_bytes'] == 37 * 2**20
+    size = files[0].stat().st_size / 1e6
+    assert run['results'][2]['megabytes'] == run['results'][3]['megabytes'] == size
+    said = ' '.join(capfd.readouterr().out.split())
+    assert 'hq.onnx, openvino: fp32 in openvino; ' in said and '% of the labels as hq' in said
+    assert 'raw.pt2: fp32 in torch; labels not compared: no row has' in said
+
+
+def test_files_of_other_weights_are_not_compared(trained, no_child):
+    """A model with random weights says nothing of a file; with those of another, it says so."""
+    config, _ = trained
+    argv = [config, config.with_name('hq.onnx')]
+    assert set(checked(*measured(*argv)['runs']).values()) == {(None, None)}
+    model = randomise(build_model(load_config(config).model), seed=2)
+    torch.save(dict(state_dict=model.state_dict()), config.with_name('other.pth'))
+    (run,) = measured(*argv, '--checkpoint', config.with_name('other.pth'))['runs']
+    assert all(name == 'tiny' and share < 0.9 for name, share in checked(run).values())
+
+
+@pytest.mark.parametrize(
+    ('file', 'setting'),
+    [('two.pt2', ([64, 96], 2)), ('any.pt2', ([128, 192], 1))],
+)
+def test_images_are_those_of_the_file(trained, no_child, capfd, file, setting):
+    path = trained[0].with_name(file)
+    (run,) = measured(path)['runs']
+    assert names(run) == [file] and (run['shape'], run['batch_size']) == setting
+    assert f'weights from {path}'[:30] in capfd.readouterr().out.replace('\n', '')
+
+
+def test_a_dynamic_file_takes_several_sizes(trained, no_child):
+    argv = ['--shape', '128x128', '192x256', '--batch-size', 1, 3]
+    assert len(measured(trained[0].with_name('any.pt2'), *argv)['runs']) == 4
+
+
+def test_several_requests_in_flight(trained, no_child, monkeypatch):
+    """Every row, on as many threads in all; nothing is lost, and labels stay those of the row."""
+    config, weights = trained
+    alone, under_load, threads = {}, {}, set()
+    work = Load._one
+
+    def spy(self, index):
+        work(self, index)
+        threads.add(torch.get_num_threads())
+
+    predict = OpenMMLabModel.predict
+
+    def seen(self, images):
+        labels = predict(self, images)
+        main = threading.current_thread() is threading.main_thread()
+        (alone if main else under_load).setdefault(id(self), []).append(labels)
+        return labels
+
+    monkeypatch.setattr(Load, '_one', spy)
+    monkeypatch.setattr(OpenMMLabModel, 'predict', seen)
+    argv = ['--token-merging', 'none', 'weighted', config.with_name('hq.onnx'), '--threads', 2]
+    argv += ['--checkpoint', weights, '--requests', 4, '--rounds', 2]
+    (run,) = measured(config, *argv)['runs']
+    assert names(run) == ['none', 'weighted', 'hq.onnx, onnxruntime', 'hq.onnx, openvino']
+    for record in run['results']:
+        load = record['load']
+        assert load['requests'] == 4 and len(load['seconds']) == 2 * 4 * Load.calls
+        assert min(load['seconds']) <= load['p50_seconds'] <= load['p99_seconds']
+        assert load['p99_seconds'] <= max(load['seconds'])
+        assert load['images_per_second'] > 0
+    assert threads == {1} and torch.get_num_threads() == 2
+    assert set(alone) == set(under_load)
+    for row, several in under_load.items():
+        assert all(torch.equal(each, alone[row][0]) for each in several)
+
+
+FILES = [
+    (['hq.onnx', '--shape', '64x64'], '--shape 64x64: hq.onnx takes 64x96'),
+    (['hq.onnx', '--batch-size', '2'], '--batch-size 2: hq.onnx takes 1'),
+    (['two.pt2', '--batch-size', '2', '1'], '--batch-size 1: two.pt2 takes 2'),
+    (['any.pt2', '--shape', '128x100'], 'takes multiples of 64 from 128 on'),
+    (['tiny.py', 'hq.onnx', '--shape', '64x96', '32x32'], '--shape 32x32: hq.onnx takes 64x96'),
+    (['hq.onnx', 'two.pt2'], '--batch-size 1: two.pt2 takes 2'),
+    (['hq.onnx', 'hq.onnx'], "'hq.onnx' is given twice"),
+    (['hq.onnx', '--token-merging', 'hq'], 'nor with files alone'),
+    (['hq.onnx', '--checkpoint', 'weights.pth'], '--checkpoint: hq.onnx: a file runs as a whole'),
+    (['hq.onnx', '--against', 'mmseg'], '--against: hq.onnx: a file runs as a whole'),
+    (['hq.onnx', '--stages'], '--stages: hq.onnx: a file runs as a whole'),
+    (['tiny.py', 'hq.onnx', '--training'], '--training: hq.onnx: a file runs as a whole'),
+    (['tiny.py', 'hq.onnx', '--backbone-only'], '--backbone-only: hq.onnx: a file runs'),
+    (['gone.onnx'], 'exported model not found: gone.onnx'),
+    (['tiny.py', '--requests', '0'], '--requests 0: give at least 1'),
+    (['tiny.py', '--requests', '2', '--training'], '--requests and --training exclude'),
+    (['tiny.py', '--requests', '2', '--compile'], '--requests and --compile exclude'),
+    (['tiny.py', '--requests', '2', '--against', 'openvino'], '--requests works with'),
+]
+
+
+@pytest.mark.parametrize(('argv', 'message'), FILES)
+def test_refuses_of_files(trained, capfd, monkeypatch, argv, message):
+    monkeypatch.chdir(trained[0].parent)
+    assert message in refused(capfd, *argv)
+
+
+def test_poses_in_a_file(pose, no_child, tmp_path):
+    path = tmp_path / 'pose.pt2'
+    export_model(open_model(*pose, device='cpu'), path, format='torch-export')
+    (run,) = measured(path, '--rounds', 1)['runs']
+    assert names(run) == ['pose.pt2'] and run['shape'] == [64, 48]

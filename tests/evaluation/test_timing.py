@@ -1,12 +1,22 @@
 """Timings and peak memory, checked on calls whose answer is known."""
 
+import sys
+import threading
 import time
 
+import numpy as np
 import pytest
 import torch
 
 from segformer_plusplus.errors import SegformerPlusPlusError, memory_errors
-from segformer_plusplus.evaluation.timing import Timing, describe_environment, measure, peak_memory
+from segformer_plusplus.evaluation.timing import (
+    Load,
+    Timing,
+    describe_environment,
+    file_memory,
+    measure,
+    peak_memory,
+)
 
 
 def test_rounds_go_in_turn_after_the_warmup_and_preparations_are_not_timed():
@@ -84,3 +94,77 @@ def test_environment():
     assert environment['versions']['tomesd'].startswith('tomesd 0.1')
     assert {'transformers', 'openvino'} <= set(environment['versions'])
     assert environment['cpu'] and environment['python'] and environment['platform']
+
+
+def test_requests_in_flight_wait_for_a_worker():
+    """Four callers, two workers of 30 ms: two calls at a time, each with its wait."""
+    busy, most, counts, lock = [0, 0], [0, 0], [0, 0], threading.Lock()
+
+    def worker(index):
+        with lock:
+            busy[index] += 1
+            most[index] = max(most[index], busy[index])
+            most.append(sum(busy))
+            counts[index] += 1
+        time.sleep(0.03)
+        with lock:
+            busy[index] -= 1
+
+    load = Load([lambda: worker(0), lambda: worker(1)], requests=4)
+    load()
+    load.seconds.clear()
+    start = time.perf_counter()
+    load()
+    taken = time.perf_counter() - start
+    assert len(load.seconds) == 4 * Load.calls and sum(counts) == 2 * 4 * Load.calls
+    assert most[:2] == [1, 1] and max(most[2:]) == 2
+    assert taken >= 0.03 * 2 * Load.calls  # no more than two at a time
+    assert min(load.seconds) >= 0.03 and 0.055 <= np.median(load.seconds) < 0.5
+
+
+@pytest.mark.parametrize(('workers', 'share'), [(1, 4), (2, 2), (4, 1)])
+def test_workers_share_the_threads(workers, share):
+    before, seen = torch.get_num_threads(), set()
+    try:
+        torch.set_num_threads(4)
+        Load([lambda: seen.add(torch.get_num_threads())] * workers, requests=4)()
+        assert seen == {share} and torch.get_num_threads() == 4
+        others = []
+        thread = threading.Thread(target=lambda: others.append(torch.get_num_threads()))
+        thread.start()
+        thread.join()
+        assert others == [4]
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_worker_that_fails_is_heard_and_comes_back():
+    failing = iter([True])
+
+    def worker():
+        if next(failing, False):
+            raise SegformerPlusPlusError('too small')
+
+    load = Load([worker], requests=2)
+    with pytest.raises(SegformerPlusPlusError, match='too small'):
+        load()
+    load()  # would wait for ever
+
+
+class _Grows(torch.nn.Module):
+    def forward(self, images):
+        large = images.expand(50, *images.shape[1:]) + 1.0
+        return large.sum(dim=0, keepdim=True)
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='needs /proc')
+def test_the_memory_of_a_file_is_that_of_a_process_of_its_own(tmp_path):
+    """Whatever this one has had at its peak; one prediction needs 50 MiB at least."""
+    images = torch.zeros(1, 1, 512, 512)
+    program = torch.export.export(_Grows(), (images,))
+    torch.export.save(program, tmp_path / 'a.pt2')
+    held = torch.ones(2**26)  # 256 MiB, which a child would seem to have, too
+    found = file_memory(tmp_path / 'a.pt2', 'torch', images)
+    assert held.numel() and 50 * 2**20 < found < 200 * 2**20
+    with pytest.raises(SegformerPlusPlusError, match='gone.pt2: its memory cannot be measured: .*'):
+        file_memory(tmp_path / 'gone.pt2', 'torch', images)
