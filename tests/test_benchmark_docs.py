@@ -23,9 +23,23 @@ def cells(record):
     return row + [f'{1e3 * seconds:.0f}' for seconds in record.get('stages', {}).values()]
 
 
+def kinds(runs):
+    """Rows of kinds of layers, a column for each run, in milliseconds of either way."""
+    columns = [
+        {**run['kinds'], 'all': [sum(way) for way in zip(*run['kinds'].values(), strict=True)]}
+        for run in runs
+    ]
+    for kind in columns[0]:
+        cells = (' / '.join(f'{1e3 * way:.0f}' for way in column[kind]) for column in columns)
+        yield f'| {" | ".join([kind, *cells])} |'
+
+
 def lines(name):
     """All rows of one file; of several runs, the conditions come first."""
     runs = json.loads((DOCS / 'benchmarks' / name).read_text())['runs']
+    if 'kinds' in runs[0]:
+        yield from kinds(runs)
+        return
     for run in runs:
         where = 'x'.join(map(str, run['shape']))
         if len({(each['batch_size'], each['threads']) for each in runs}) > 1:
