@@ -7,13 +7,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from rich.console import Console
 from torch import Tensor
 
 from .. import inference
 from ..errors import SegformerPlusPlusError
+from ..export.graph import normalise
 from ..inference.pose import whole_image
 from ..inference.sources import count_pictures, find_pictures
 
@@ -30,8 +30,7 @@ def read_images(model: Any, folder: Path, shape: tuple[int, int], raw: bool) -> 
         model: a segmentor or pose estimator with its config.
         folder: of images like those that the model will see.
         shape: height and width.
-        raw: give (1, H, W, C) uint8, three channels in RGB order, in place of what the model's
-            data_preprocessor makes of it, (1, C, H, W).
+        raw: give (1, H, W, C) uint8, three channels in RGB order, and not (1, C, H, W) normalised.
 
     Raises:
         SegformerPlusPlusError: no such folder, or one without images.
@@ -41,7 +40,8 @@ def read_images(model: Any, folder: Path, shape: tuple[int, int], raw: bool) -> 
             f'--calibrate {folder} is no folder; name one of images like those that the model '
             'will see'
         )
-    return [_as_input(model, image, shape, raw) for image in _prepared(model, folder)]
+    images = [_as_input(image, shape) for image in _prepared(model, folder)]
+    return images if raw else [normalise(model, each) for each in images]
 
 
 def _prepared(model: Any, folder: Path) -> Iterator[Tensor]:
@@ -60,12 +60,10 @@ def _prepared(model: Any, folder: Path) -> Iterator[Tensor]:
             console.print(f'--calibrate: skipped {error}', markup=False)
 
 
-def _as_input(model: Any, image: Tensor, shape: tuple[int, int], raw: bool) -> Tensor:
+def _as_input(image: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Turns an image (C, H', W') uint8 as it was read into (1, H, W, C), three in RGB order."""
     if image.shape[1:] != shape:
         resized = F.interpolate(image[None].float(), shape, mode='bilinear', antialias=True)[0]
         image = resized.round().clamp(0, 255).to(image.dtype)
-    if raw:
-        in_rgb = image.flip(0) if len(image) == 3 else image
-        return in_rgb.permute(1, 2, 0)[None].contiguous()
-    content = {'inputs': [image], 'data_samples': None}
-    return torch.stack(list(model.data_preprocessor(content, training=False)['inputs']))
+    in_rgb = image.flip(0) if len(image) == 3 else image
+    return in_rgb.permute(1, 2, 0)[None].contiguous()

@@ -11,14 +11,13 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
 from ..errors import SegformerPlusPlusError
 from ..segmentation.labels import choose
 from .description import describe_merging
 from .formats import Runner, format_of, read_metadata
-from .graph import predict
+from .graph import normalise, predict
 from .precision import LIMITS, Limits
 
 ROUNDING = 2.0**-20
@@ -181,15 +180,7 @@ class _Reference:
         return predict(self.model, images, self.metadata['output']['name'])
 
     def _normalise(self, images: Tensor) -> Tensor:
-        """Runs uint8 (B, H, W, C) through the model's data_preprocessor, which takes BGR of RGB."""
-        if images.dtype != torch.uint8:
-            return images
-        as_read = images.flip(-1) if images.shape[-1] == 3 else images
-        content = {
-            'inputs': list(as_read.permute(0, 3, 1, 2).contiguous()),
-            'data_samples': [BaseDataElement() for _ in images],  # mmpose takes no None
-        }
-        return torch.stack(list(self.model.data_preprocessor(content, training=False)['inputs']))
+        return normalise(self.model, images) if images.dtype == torch.uint8 else images
 
 
 def _run(run: Runner, runtime: str, path: Path, images: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import warnings
 from typing import Any
 
 import torch
+from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
@@ -36,6 +37,19 @@ def predict(model: Any, images: Tensor, output: str) -> Tensor:
     if output == 'logits':
         return logits
     return labels_of(logits, (images.shape[2], images.shape[3]), head)
+
+
+def normalise(model: Any, images: Tensor) -> Tensor:
+    """Runs (B, H, W, C) uint8, three channels in RGB order, through a model's data_preprocessor.
+
+    Returns:
+        (B, C, H, W) float32.
+    """
+    as_read = images.flip(-1) if images.shape[-1] == 3 else images  # BGR, by mmcv
+    # mmpose writes into samples what it padded
+    samples = None if hasattr(model, 'decode_head') else [BaseDataElement() for _ in images]
+    content = {'inputs': list(as_read.permute(0, 3, 1, 2).contiguous()), 'data_samples': samples}
+    return torch.stack(list(model.data_preprocessor(content, training=False)['inputs']))
 
 
 class ExportGraph(nn.Module):

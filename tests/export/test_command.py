@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from export_models import MEAN, STD, build_segmentor, segmentor_config
+from export_models import MEAN, STD, build_pose, build_segmentor, segmentor_config
+from mmengine.config import Config
 from PIL import Image
 
 from segformer_plusplus.cli.calibrating import MOST_IMAGES, read_images
@@ -136,6 +137,28 @@ def test_images_are_what_the_graph_takes(tmp_path, raw):
         normalised = ((image - np.array(MEAN)) / np.array(STD)).transpose(2, 0, 1)
         expected = torch.from_numpy(image.copy() if raw else normalised.astype(np.float32))
         torch.testing.assert_close(each, expected[None])
+
+
+def test_people_fill_the_images_that_a_pose_estimator_is_calibrated_on(tmp_path):
+    """Its pipeline cuts each to the size of its codec."""
+    pytest.importorskip('xtcocotools')
+    model = build_pose()
+    pipeline = [
+        dict(type='LoadImage'),
+        dict(type='GetBBoxCenterScale', padding=1.0),
+        dict(type='TopdownAffine', input_size=(48, 64)),
+        dict(type='PackPoseInputs'),
+    ]
+    model.cfg = Config(dict(test_dataloader=dict(dataset=dict(pipeline=pipeline))))
+    names = [f'joint {index}' for index in range(7)]
+    points = {i: dict(name=name, id=i, color=[0, 0, 0], swap='') for i, name in enumerate(names)}
+    model.dataset_meta = dict(
+        dataset_name='seven', paper_info={}, keypoint_info=points, skeleton_info={},
+        joint_weights=[1.0] * 7, sigmas=[0.1] * 7,
+    )  # fmt: skip
+    image = save_image(tmp_path / 'a.png', (64, 48))
+    (found,) = read_images(model, tmp_path, (64, 48), raw=True)
+    assert abs(found[0].float() - torch.tensor(image).float()).mean() < 3
 
 
 def test_images_of_other_sizes_are_resized_whole(tmp_path):

@@ -23,6 +23,8 @@ from segformer_plusplus import TOKEN_MERGERS, SegformerPlusPlusError, TokenMerge
 from segformer_plusplus.errors import MissingDependencyError
 from segformer_plusplus.export import check_export, checking, export_model, read_metadata
 from segformer_plusplus.export.formats import TorchExportFile
+from segformer_plusplus.export.graph import ExportGraph, trace
+from segformer_plusplus.export.options import ExportOptions
 from segformer_plusplus.mit.cpu import is_chunked
 from segformer_plusplus.token_merging.plans import SlotPlan
 
@@ -98,12 +100,32 @@ def test_pose(tmp_path):
         export_model(model, path, format='torch-export', output='labels')
 
 
-def test_heads_multiply_every_level_at_its_own_size(tmp_path, model):
-    for each in (model, build_pose()):
-        path = tmp_path / f'{type(each).__name__}.pt2'
-        export_model(each, path, format='torch-export', shape=(64, 48))
-        operators = [str(node.target) for node in torch.export.load(path).graph.nodes]
-        assert not [name for name in operators if name.startswith('aten.cat')]
+def test_pose_from_raw_images(tmp_path):
+    """uint8 RGB to heatmaps, against mmpose's own preprocessing of BGR."""
+    pytest.importorskip('xtcocotools')
+    from mmpose.structures import PoseDataSample
+
+    model, path = build_pose(), tmp_path / 'pose.pt2'
+    export_model(model, path, format='torch-export', with_preprocessing=True)
+    rgb = torch.randint(256, (1, 64, 48, 3), dtype=torch.uint8)
+    read = {'inputs': [rgb[0].flip(-1).permute(2, 0, 1)], 'data_samples': [PoseDataSample()]}
+    normalised = model.data_preprocessor(read, training=False)['inputs']
+    with torch.inference_mode():
+        expected = model.head(model.extract_feat(normalised)).numpy()
+    error = np.abs(plain_torch(path, rgb) - expected).max()
+    assert error <= 1e-4 * np.abs(expected).max()
+
+
+def test_an_exported_head_multiplies_at_the_resolution_of_each_level(model):
+    """A convolution of all levels, resized and put together, would be three times the work."""
+    options = ExportOptions(format='torch-export', shape=SHAPE)
+    nodes = trace(ExportGraph(model, options).eval()).graph.nodes
+    convs = [node for node in nodes if node.target == torch.ops.aten.conv2d.default]
+    width = model.decode_head.channels
+    shapes = [tuple(node.meta['val'].shape[1:]) for node in convs]
+    assert not any(node.target == torch.ops.aten.cat.default for node in nodes)
+    for level in (4, 8, 16, 32):  # its own convolution, and its part of the fusion
+        assert shapes.count((width, *(-(-side // level) for side in SHAPE))) >= 2
 
 
 def test_the_model_is_left_as_it_is(tmp_path, model):

@@ -153,8 +153,8 @@ PACKAGE = Path(segformer_plusplus.__file__).parent
 NO_NUMBERS = (
     # errors, words and files; peers that are not asked for; what only reads a model that is built,
     # or opens one by its name
-    'cli.guard cli.options compat errors export files inference.labels inference.pretrained '
-    'libraries moved patching '
+    'cli.guard cli.options compat errors export files inference.exported inference.labels '
+    'inference.pretrained libraries moved patching '
     'evaluation.plots evaluation.results refusals safe_globals version'
 ).split()
 
