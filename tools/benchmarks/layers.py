@@ -36,7 +36,7 @@ from segformer_plusplus.mit.backbone import OverlapPatchEmbed
 from segformer_plusplus.mit.ffn import MixFFN
 from segformer_plusplus.token_merging import MergePlan
 
-PARTS = {
+PARTS: dict[str, list[tuple[Any, str]]] = {
     'patch embedding': [(OverlapPatchEmbed, 'forward')],
     'spatial reduction': [(MergedAttention, 'reduce')],
     'attention with its products': [(MergedAttention, 'attend')],
@@ -232,7 +232,7 @@ def main(
     *,
     json: str,
     markdown: str,
-    shape: Shape = (1024, 1024),  # type: ignore[assignment]
+    shape: Shape = (1024, 1024),
     options: Annotated[Options, Flat] = Options(),
     cfg_options: CfgOptions = None,
 ) -> None:
