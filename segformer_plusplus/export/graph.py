@@ -90,8 +90,8 @@ class ExportGraph(nn.Module):
     def _in_steps(self, images: Tensor) -> Tensor:
         """Says of (B, C, H, W) that its sides are numbers of steps, and changes nothing.
 
-        torch.export loads no graph whose sizes it cannot compute in an example, and of a product it
-        knows none of the factors, unless one is the size of something by itself.
+        torch.export loads a file with an example of each size. Of a side it has that of the product
+        of step and number alone; here the number is a size of its own.
         """
         step = size_step(self.model.backbone)
         height, width = (side // step for side in images.shape[2:])
