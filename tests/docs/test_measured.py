@@ -30,17 +30,21 @@ def test_patching():
             assert speed_up in ('', f'({result["speed_up"]:.2f})')
 
 
-@pytest.mark.parametrize('size', [512, 1024])
-def test_deployment(size):
-    rows = {row[0]: row[1:] for row in rows_of('deployment.md') if len(row) == 5}
-    (run,) = json.loads((DOCS / f'deployment/b0_{size}.json').read_text())['runs']
+@pytest.mark.parametrize(
+    ('name', 'ways', 'results'), [('512', 4, 14), ('1024', 4, 14), ('any_size', 6, 32)]
+)
+def test_deployment(name, ways, results):
+    rows = {row[0]: row[1:] for row in rows_of('deployment.md') if len(row) == 1 + ways}
     columns = ['PyTorch', 'torch.compile', 'ONNX Runtime', 'OpenVINO']
-    assert rows[''] == columns
-    for result in run['results']:
+    columns += ['ONNX Runtime, any size', 'OpenVINO, any size']
+    assert rows[''] == columns[:ways]
+    runs = json.loads((DOCS / f'deployment/b0_{name}.json').read_text())['runs']
+    cells = [(run['shape'], result) for run in runs for result in run['results']]
+    for (height, width), result in cells:
         way, preset = result['way'], result['token_merging']
-        cell = rows[f'{size}x{size}, {preset}'][columns.index(way)]
+        cell = rows[f'{height}x{width}, {preset}'][columns.index(way)]
         assert cell.split()[0] == f'{1e3 * result["median_seconds"]:.0f}'
-    assert len(run['results']) == 14
+    assert len(cells) == results
 
 
 COLUMNS = {
