@@ -16,6 +16,7 @@ from mmengine.logging import print_log
 from rich.console import Console
 
 from ..errors import SegformerPlusPlusError
+from ..inference.exported import refuse_exported
 from ..libraries import require
 from .given import read_weights
 from .guard import interruptible
@@ -143,6 +144,8 @@ def find_model(
                 f'demo-seg trains one), and {error}'
             ) from error
     config, checkpoint = found or (config, checkpoint)
+    for file in (config, checkpoint):
+        refuse_exported(file, 'the page compares strategies, of which a file has one')
     return read_weights(str(config), checkpoint, cfg_options)
 
 
