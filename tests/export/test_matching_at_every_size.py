@@ -14,7 +14,7 @@ from torch.export import Dim
 from segformer_plusplus import MixVisionTransformerPlusPlus, SegformerPlusPlusError
 from segformer_plusplus.export import check_export, export_model
 from segformer_plusplus.export.description import describe_export
-from segformer_plusplus.export.formats import FORMATS, convert_to_openvino
+from segformer_plusplus.export.formats import FORMATS, openvino_core
 from segformer_plusplus.export.graph import ExportGraph, trace
 from segformer_plusplus.export.options import ExportOptions, _sides, smallest_side
 from segformer_plusplus.token_merging import (
@@ -121,8 +121,10 @@ def files(model, tmp_path_factory):
     paths = {name: folder / f'a{each.suffix}' for name, each in FORMATS.items()}
     program = trace(ExportGraph(model, options['onnx']).eval())
     for name in ('torch-export', 'onnx'):
-        FORMATS[name].write(program, paths[name], metadata[name])
-    convert_to_openvino(paths['onnx'], paths['openvino'], metadata['openvino'])
+        graph = FORMATS[name].convert(program, metadata[name])
+        FORMATS[name].write(graph, paths[name], metadata[name])
+    graph = openvino_core().read_model(paths['onnx'])
+    FORMATS['openvino'].write(graph, paths['openvino'], metadata['openvino'])
     return paths
 
 

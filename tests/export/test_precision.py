@@ -177,7 +177,7 @@ def test_a_file_runs_in_its_precision(monkeypatch, tmp_path, metadata, on_bf16, 
     for capabilities, hint in ((['FP32', 'BF16'], on_bf16), (['FP32', 'INT8'], elsewhere)):
         core = _Core(capabilities)
         monkeypatch.setattr(formats, 'openvino_core', lambda core=core: core)
-        formats._openvino_runner(tmp_path / 'a.xml', metadata)
+        formats._openvino_runners(tmp_path / 'a.xml', formats.in_half(metadata), 1)
         assert core.settings['INFERENCE_PRECISION_HINT'] == hint
 
 
