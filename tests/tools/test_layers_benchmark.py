@@ -1,6 +1,5 @@
 """The profile of layers, on a tiny image."""
 
-import importlib.util
 import json
 import time
 from pathlib import Path
@@ -14,11 +13,9 @@ CONFIG = 'cityscapes/segformer_mit-b0_none_1xb4-160k_cityscapes-1024x1024.py'
 
 @pytest.fixture(scope='module')
 def tool():
-    path = ROOT / 'tools' / 'benchmarks' / 'layers.py'
-    spec = importlib.util.spec_from_file_location('tools_benchmarks_layers', path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    from tools.benchmarks import layers
+
+    return layers
 
 
 def test_time_goes_to_the_innermost_call(tool, monkeypatch):

@@ -1,6 +1,5 @@
 """The benchmark of token merging on live models, on tiny images."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -13,11 +12,9 @@ ROWS = ['untouched', 'none', 'hq', 'fast', '2x2']
 
 @pytest.fixture(scope='module')
 def tool():
-    path = ROOT / 'tools' / 'benchmarks' / 'patching.py'
-    spec = importlib.util.spec_from_file_location('tools_benchmarks_patching', path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    from tools.benchmarks import patching
+
+    return patching
 
 
 @pytest.fixture(autouse=True)
