@@ -7,13 +7,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch.nn.functional as F
 from rich.console import Console
 from torch import Tensor
 
 from .. import inference
 from ..errors import SegformerPlusPlusError
-from ..export.graph import normalise
+from ..export.graph import as_raw, normalise
 from ..inference.pose import whole_image
 from ..inference.sources import count_pictures, find_pictures
 
@@ -40,7 +39,7 @@ def read_images(model: Any, folder: Path, shape: tuple[int, int], raw: bool) -> 
             f'--calibrate {folder} is no folder; name one of images like those that the model '
             'will see'
         )
-    images = [_as_input(image, shape) for image in _prepared(model, folder)]
+    images = [as_raw(image, shape) for image in _prepared(model, folder)]
     return images if raw else [normalise(model, each) for each in images]
 
 
@@ -58,12 +57,3 @@ def _prepared(model: Any, folder: Path) -> Iterator[Tensor]:
             yield predictor.prepare(picture.name, image, *person)['inputs']
         except (SegformerPlusPlusError, OSError) as error:
             console.print(f'--calibrate: skipped {error}', markup=False)
-
-
-def _as_input(image: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Turns an image (C, H', W') uint8 as it was read into (1, H, W, C), three in RGB order."""
-    if image.shape[1:] != shape:
-        resized = F.interpolate(image[None].float(), shape, mode='bilinear', antialias=True)[0]
-        image = resized.round().clamp(0, 255).to(image.dtype)
-    in_rgb = image.flip(0) if len(image) == 3 else image
-    return in_rgb.permute(1, 2, 0)[None].contiguous()

@@ -111,7 +111,7 @@ def _model(config: Config) -> Rows:
 
 def _exported(file: str) -> Rows:
     metadata = find_metadata(file)
-    record = ExportedFile(file).record()
+    record = ExportedFile(file).record
     yield 'size', f'{record["megabytes"]:.1f} MB'
     if metadata is None:
         yield 'recognised', 'no: a file of another program'

@@ -63,7 +63,7 @@ def check_presets(presets: Mapping[str, TokenMergingConfig]) -> Presets:
 def spell_out(token_merging: Any) -> Any:
     """Returns what a preset's name or a file stands for, so that a record outlives them."""
     if isinstance(token_merging, ExportedFile):
-        return token_merging.record()['token_merging']
+        return token_merging.record['token_merging']
     return PRESETS[token_merging] if isinstance(token_merging, str) else token_merging
 
 

@@ -134,8 +134,7 @@ class OnnxFile(Format):
     def loaders(self, path: Path) -> dict[str, Loader]:
         loaders: dict[str, Loader] = {'onnxruntime': partial(_onnxruntime_runners, path)}
         if find_spec('openvino') is not None:
-            half = in_half(self.read_metadata(path))
-            loaders['openvino'] = partial(_openvino_runners, path, half)
+            loaders['openvino'] = partial(_openvino_runners, path, self.read_metadata)
         return loaders
 
 
@@ -207,7 +206,7 @@ class OpenVinoFile(Format):
         return model.get_rt_info([METADATA]).astype(str) if model.has_rt_info([METADATA]) else None
 
     def loaders(self, path: Path) -> dict[str, Loader]:
-        return {'openvino': partial(_openvino_runners, path, in_half(self.read_metadata(path)))}
+        return {'openvino': partial(_openvino_runners, path, self.read_metadata)}
 
 
 FORMATS: dict[str, Format] = {
@@ -402,7 +401,10 @@ def openvino_requests(model: Any, calls: int = 1, half: bool = False) -> list[An
     return [compiled.create_infer_request() for _ in range(calls)]
 
 
-def _openvino_runners(path: Path, half: bool, calls: int) -> list[Runner]:
+def _openvino_runners(
+    path: Path, read_metadata: Callable[[Path], str | None], calls: int
+) -> list[Runner]:
+    half = in_half(read_metadata(path))
     try:
         requests = openvino_requests(_read_in_openvino(path), calls, half)
     except RuntimeError as error:

@@ -7,6 +7,7 @@ import warnings
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
@@ -50,6 +51,19 @@ def normalise(model: Any, images: Tensor) -> Tensor:
     samples = None if hasattr(model, 'decode_head') else [BaseDataElement() for _ in images]
     content = {'inputs': list(as_read.permute(0, 3, 1, 2).contiguous()), 'data_samples': samples}
     return torch.stack(list(model.data_preprocessor(content, training=False)['inputs']))
+
+
+def as_raw(image: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Resizes an image (C, H', W') uint8, as it was read, to a shape.
+
+    Returns:
+        (1, H, W, C) uint8, three channels in RGB order.
+    """
+    if image.shape[1:] != shape:
+        resized = F.interpolate(image[None].float(), shape, mode='bilinear', antialias=True)[0]
+        image = resized.round().clamp(0, 255).to(image.dtype)
+    in_rgb = image.flip(0) if len(image) == 3 else image
+    return in_rgb.permute(1, 2, 0)[None].contiguous()
 
 
 class ExportGraph(nn.Module):

@@ -18,6 +18,7 @@ from ..export import export_model
 from ..export.description import describe_export
 from ..export.formats import find_format
 from ..export.options import ExportOptions
+from ..files import sha256
 from ..mit.backbone import MixVisionTransformerPlusPlus
 from .exported import exported_config
 from .opening import device_of, open_model
@@ -112,7 +113,7 @@ class Converter:
         options = ExportOptions(self._format.name, shape, output=output)
         # what no weight says, such as how a layer is called, stands in the other two
         parts = self._weights, repr(model), describe_export(model, options, None)
-        return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+        return sha256(parts)[:32]
 
 
 def _hash_weights(model: nn.Module) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -288,8 +289,9 @@ class ExportedFile:
 
     path: str
 
+    @cached_property
     def record(self) -> dict[str, Any]:
-        """Returns what a record of measurements says of the file.
+        """Returns what a record of measurements says of the file, which is read once.
 
         Raises:
             SegformerPlusPlusError: see :func:`exported_config`.

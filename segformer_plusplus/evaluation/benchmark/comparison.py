@@ -396,7 +396,7 @@ class Comparison:
         for name, row in rows.items():
             if not isinstance(row, ExportedModel):
                 continue
-            about = ExportedFile(row.file).record() | dict(runtime=row.runtime)
+            about = ExportedFile(row.file).record | dict(runtime=row.runtime)
             record.setdefault('files', {})[name] = about
             other = next(filter(self._has_strategy(about), self._trained), None)
             if other is not None and row.segments and not row.normalises:

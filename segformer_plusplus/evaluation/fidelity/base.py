@@ -11,11 +11,12 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from mmengine.dataset import pseudo_collate
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from ...errors import SegformerPlusPlusError, memory_errors
+from ...export.graph import as_raw, normalise
 from ...inference.exported import ExportedFile, ExportedGraph
 from ...inference.opening import device_of, in_parts_of_one_size, open_model
 from ...patching import apply_token_merging, find_backbones
@@ -196,11 +197,11 @@ class Fidelity(ABC, Generic[Outcome]):
                 advice=_ADVICE,
             )
 
-    def inputs(self) -> Iterator[torch.Tensor]:
-        """Yields the images (1, C, H, W) as the network gets them."""
+    def inputs(self) -> Iterator[Tensor]:
+        """Yields the images (1, C, H, W) as the network gets them, each resized to the shape."""
+        shape = self.shape
         for index in self._indices:
-            batch = pseudo_collate([self._source.data[index]])
-            yield torch.as_tensor(self.model.data_preprocessor(batch, False)['inputs'])
+            yield normalise(self.model, as_raw(self._source.data[index]['inputs'], shape))
 
     def forget(self, file: ExportedFile) -> None:
         """Closes a file; it is opened anew when it is needed."""

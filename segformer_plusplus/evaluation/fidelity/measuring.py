@@ -137,7 +137,7 @@ class Measurement:
 
 
 def _more(preset: Any) -> dict[str, Any]:
-    return preset.record() if isinstance(preset, ExportedFile) else {}
+    return preset.record if isinstance(preset, ExportedFile) else {}
 
 
 def measure_fidelity(

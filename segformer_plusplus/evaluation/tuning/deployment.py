@@ -28,6 +28,7 @@ WAYS = (
 """Formats and precisions that can be faster than that on a CPU, the most promising first."""
 
 _PRESETS = ('weighted', BASELINE, 'weighted-fast', 'hq', 'fast', '2x2')
+"""In the order in which they are tried; downsampling wants a training."""
 
 
 def find_ways() -> tuple[list[tuple[str, str]], dict[str, str]]:

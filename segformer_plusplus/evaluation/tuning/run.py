@@ -175,13 +175,12 @@ def tune(
         'version of this package': __version__,
     }
     num_stages = len(find_backbones(fidelity.model)[0].blocks)
-    ways, left_out = find_ways() if given.deploy else ([], {})
-    by = given.by
-    if given.deploy and by is None:
-        by = 'changed' if cfg.default_scope == 'mmseg' else 'shift'
-    searched = DeploymentSpace(ways, num_stages) if given.deploy else Space(space, num_stages)
+    by, left_out, searched = given.by, dict[str, str](), Space(space, num_stages)
     if given.deploy:
+        ways, left_out = find_ways()
+        searched = DeploymentSpace(ways, num_stages)
         wanted = replace(wanted, trials=min(wanted.trials, searched.size))
+        by = by or ('changed' if cfg.default_scope == 'mmseg' else 'shift')
     result = tune_fidelity(
         fidelity, budget, out, space=searched, limits=wanted, by=by,
         identity=identity, fresh=given.fresh, progress=progress,
@@ -238,8 +237,10 @@ def tune_fidelity(
         'device': device,
     }
     with open_study(Path(out), space, identity, limits.seed, fresh) as study:
-        realise = Exporter(fidelity.subset(chosen), Path(out) / FILES)
-        evaluator = Evaluator(fidelity.subset(chosen), by, limits.rounds, realise)
+        if fresh:  # they are of what is forgotten
+            shutil.rmtree(Path(out) / FILES, ignore_errors=True)
+        part = fidelity.subset(chosen)
+        evaluator = Evaluator(part, by, limits.rounds, Exporter(part, Path(out) / FILES))
         result = TuneResult(
             budget, evaluator.by, evaluator.baseline, evaluator.fidelity.shape, fidelity.timed,
             device, len(chosen), len(others), study.points, interrupted=True,

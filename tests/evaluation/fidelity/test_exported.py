@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 pytest.importorskip('onnxscript')
 pytest.importorskip('openvino')
@@ -13,6 +14,7 @@ from segformer_plusplus.cli.test import main as run_test
 from segformer_plusplus.cli.train import main as run_train
 from segformer_plusplus.cli.tune import main as run_tune
 from segformer_plusplus.evaluation.fidelity import measure_fidelity, open_fidelity
+from segformer_plusplus.evaluation.fidelity.base import Source
 from segformer_plusplus.export import export_model
 from segformer_plusplus.inference import open_model
 from segformer_plusplus.inference.exported import ExportedFile
@@ -112,3 +114,15 @@ def test_a_strategy_beside_a_file(scenes, merged, capsys):
     assert 'has its strategy in its graph' in message
     message = refused(run_test, capsys, scenes[0], merged, '--tta')
     assert '--tta averages logits' in message
+
+
+def test_inputs_are_what_the_network_gets_all_of_one_size(scenes, monkeypatch):
+    fidelity = open_fidelity(*scenes, device='cpu', progress=False)
+    prepared = fidelity._prepared(fidelity.model)['inputs']
+    first = fidelity._source.data[0]
+    larger = dict(first, inputs=first['inputs'].repeat(1, 2, 2)[:, :-3])
+    monkeypatch.setattr(fidelity, '_source', Source([first, larger], count=2))
+    monkeypatch.setattr(fidelity, '_indices', (0, 1))
+    one, other = fidelity.inputs()
+    assert torch.equal(one, prepared) and other.shape == one.shape
+    assert other.std() == pytest.approx(one.std(), rel=0.5)

@@ -61,8 +61,11 @@ def test_what_this_machine_cannot_write_is_left_out_with_the_reason(monkeypatch)
 
 def test_from_a_checkpoint_to_a_file_that_predicts(scenes, images, two_ways, tmp_path, capsys):
     out = tmp_path / 'advice'
+    stale = out / 'files' / '2x2_onnx_fp32.onnx'  # of a search that was interrupted
+    stale.parent.mkdir(parents=True)
+    stale.write_bytes(b'of other weights')
     arguments = [*map(str, scenes), '--images', str(images), '--max-changed', '100']
-    arguments += ['--rounds', '1', '--out', str(out)]
+    arguments += ['--rounds', '1', '--out', str(out), '--fresh']
     code = command.main(arguments)
     said = capsys.readouterr().out
     front = json.loads((out / 'front.json').read_text())
