@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import re
 import zipfile
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.logging import print_log
 from torch import Tensor
 from torch.export import ExportedProgram
 
@@ -374,10 +376,17 @@ def in_half(metadata: str | None) -> bool:
     """Tells whether OpenVINO computes a file in bfloat16 where it may, by its metadata.
 
     A file that is older than precisions, or not of ours, is float32. What of an int8 graph stays
-    float is faster in bfloat16.
+    float is faster in bfloat16. Warns of a file in bfloat16 that is not computed so.
     """
     precision = json.loads(metadata or '{}').get('precision', 'fp32')
-    return precision in ('bf16', 'int8') and computes_bfloat16()
+    half = precision in ('bf16', 'int8') and computes_bfloat16()
+    if precision == 'bf16' and not half:
+        print_log(
+            'the file is bf16, which this processor does not compute: it runs in float32, slower',
+            logger='current',
+            level=logging.WARNING,
+        )
+    return half
 
 
 def openvino_requests(model: Any, calls: int = 1, half: bool = False) -> list[Any]:

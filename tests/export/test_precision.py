@@ -3,6 +3,7 @@
 import copy
 import sys
 from importlib.util import find_spec
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -187,6 +188,16 @@ def test_a_file_runs_in_its_precision(monkeypatch, tmp_path, metadata, on_bf16, 
         monkeypatch.setattr(formats, 'openvino_core', lambda core=core: core)
         formats._openvino_runners(tmp_path / 'a.xml', lambda _: metadata, 1)
         assert core.settings['INFERENCE_PRECISION_HINT'] == hint
+
+
+def test_a_bf16_file_that_runs_in_float32_is_said(monkeypatch, tmp_path):
+    for capabilities in (['FP32', 'BF16'], ['FP32']):
+        monkeypatch.setattr(formats, 'openvino_core', lambda c=capabilities: _Core(c))
+        with patch.object(formats, 'print_log') as said:
+            formats._openvino_runners(tmp_path / 'a.xml', lambda _: '{"precision": "bf16"}', 1)
+        assert [each.args[0][:38] for each in said.call_args_list] == (
+            [] if 'BF16' in capabilities else ['the file is bf16, which this processor']
+        )
 
 
 def test_bf16_is_refused_where_it_could_not_be_checked(tmp_path, model, monkeypatch):
