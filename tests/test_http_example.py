@@ -243,8 +243,9 @@ def test_a_body_that_does_not_come(running):
     service = running(seconds=1)
     with service.connected(b'Content-Length: 9000\r\n\r\n', bytes(100)) as connection:
         service.wait_for(waiting=1)
-        assert connection.recv(9999).startswith(b'HTTP/1.1 408 ')
-        assert connection.recv(9999) == b''
+        # in as many pieces as come, until the connection is closed
+        answer = b''.join(iter(lambda: connection.recv(9999), b''))
+        assert answer.startswith(b'HTTP/1.1 408 ')
     service.wait_for(waiting=0, answers={'408': 1})
 
 
