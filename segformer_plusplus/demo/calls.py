@@ -99,8 +99,7 @@ class Calls:
 
     def explain(self, preset: Any, kv: Any, q: Any) -> str:
         """Returns what a strategy merges, with the ratios of the sliders if it has any."""
-        lines = self._comparer.explain(preset, _ratios(preset, kv, q))
-        return words.strategy(lines, self._comparer)
+        return words.strategy(self._comparer.explain(preset, _ratios(preset, kv, q)))
 
     def load(self, request: gr.Request) -> tuple[Any, ...]:
         """Returns what the address asks for, and says what of it made no sense."""

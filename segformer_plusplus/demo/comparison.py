@@ -172,7 +172,7 @@ class Comparer(ABC):
 
     @abstractmethod
     def explain(self, preset: str, ratios: Ratios | None = None) -> list[str]:
-        """Says what a choice is, in a few lines.
+        """Says what a choice merges, a line per stage; of a file, its place in the list does.
 
         Raises:
             SegformerPlusPlusError: no such choice, or ratios that it refuses.

@@ -25,12 +25,12 @@ def error(text: str) -> str:
     return f'<p role="alert" class="said error" data-number="{next(_numbers)}">{escape(text)}</p>'
 
 
-def strategy(about: Iterable[str], comparer: Comparer) -> str:
-    """Returns what a strategy merges, a line per stage; of a file, what it is."""
-    lines = ''.join(f'<li>{escape(line)}</li>' for line in about)
-    if comparer.num_stages:
-        return f'<ol class="stages" aria-label="What is merged in stages 1, 2, ...">{lines}</ol>'
-    return f'<ul class="stages" aria-label="What the file is">{lines}</ul>'
+def strategy(stages: Iterable[str]) -> str:
+    """Returns what a strategy merges, a line per stage; nothing of a file."""
+    lines = ''.join(f'<li>{escape(line)}</li>' for line in stages)
+    if not lines:
+        return ''
+    return f'<ol class="stages" aria-label="What is merged in stages 1, 2, ...">{lines}</ol>'
 
 
 def stage(said: Iterable[str]) -> str:

@@ -62,8 +62,9 @@ def test_what_is_said_of_files(file_comparer, picture):
     itself = file_comparer(file_comparer.read(picture).image, 'plain.pt2')
     assert 'compared with itself, so that both' in words.summary(itself, '', file_comparer)
     assert len(re.findall('<th scope', words.details(itself, file_comparer))) == 1
-    explained = words.strategy(file_comparer.explain('<hq>.pt2'), file_comparer)
-    assert '<li>token merging: hq</li>' in explained and '<li>64x96</li>' in explained
+    about = file_comparer.presets['<hq>.pt2']
+    assert about == '5 channels of labels, torch-export, fp32, 64x96, token merging: hq'
+    assert words.strategy(file_comparer.explain('<hq>.pt2')) == ''
     with pytest.raises(SegformerPlusPlusError, match="'hq' is none of the files plain.pt2, <hq>"):
         file_comparer.explain('hq')
     assert '`plain.pt2`' in words.intro('', 'plain.pt2', file_comparer)

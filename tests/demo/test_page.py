@@ -270,9 +270,9 @@ def test_what_is_chosen_while_the_server_is_slow(page, address, monkeypatch):
     """The last choice wins, of the sliders, of the address and of what is said."""
     go_on, plain = threading.Event(), demo_words.strategy
 
-    def late(about, comparer):
+    def late(stages):
         assert go_on.wait(60)
-        return plain(about, comparer)
+        return plain(stages)
 
     monkeypatch.setattr(demo_words, 'strategy', late)
     choose_strategy(page, 'fast')
