@@ -16,7 +16,6 @@ from mmengine.logging import print_log
 from rich.console import Console
 
 from ..errors import SegformerPlusPlusError
-from ..inference.exported import refuse_exported
 from ..libraries import require
 from .given import read_weights
 from .guard import interruptible
@@ -52,7 +51,8 @@ def main(
     """Serve a page in the browser until Ctrl-C or SIGTERM.
 
     On the page, choose an image and a strategy; see the classes, or the skeleton, with and without
-    merging, what was merged, and both times. It listens on this machine only and loads nothing from
+    merging, what was merged, and both times. Of exported files, the first predicts beside the one
+    that is chosen; one may be alone. It listens on this machine only and loads nothing from
     elsewhere.
 
     Without a model it takes the one that make demo-seg left in work_dirs/demo-seg, else SegFormer's
@@ -60,8 +60,9 @@ def main(
 
     Args:
         config: name of a model, see segformer-plusplus models; or config file of a segmentor or
-            of a pose estimator.
-        checkpoint: weights, of any library that the package reads; a named model has its own.
+            of a pose estimator; or an exported file.
+        checkpoint: weights, of any library that the package reads; a named model has its own. Or
+            an exported file; beside one, another one that is compared with it.
         samples: folder of images to choose from.
         max_pixels: larger images are scaled down to so many (default: 2048 * 1024).
         port: port to listen on (default: the first free one from 7860).
@@ -144,8 +145,6 @@ def find_model(
                 f'demo-seg trains one), and {error}'
             ) from error
     config, checkpoint = found or (config, checkpoint)
-    for file in (config, checkpoint):
-        refuse_exported(file, 'the page compares strategies, of which a file has one')
     return read_weights(str(config), checkpoint, cfg_options)
 
 

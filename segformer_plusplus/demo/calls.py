@@ -20,7 +20,7 @@ from PIL import Image
 from ..errors import SegformerPlusPlusError
 from . import words
 from .comparison import Comparer
-from .strategies import FIRST_PRESET, Ratios, make_strategy, preset_ratios, read_address, sliders
+from .strategies import Ratios, preset_ratios, read_address, sliders
 
 SHOWN = 24
 """Samples that get a thumbnail; a link can name the others."""
@@ -99,11 +99,13 @@ class Calls:
 
     def explain(self, preset: Any, kv: Any, q: Any) -> str:
         """Returns what a strategy merges, with the ratios of the sliders if it has any."""
-        return words.strategy(make_strategy(preset, _ratios(preset, kv, q)))
+        return words.strategy(self._comparer.explain(preset, _ratios(preset, kv, q)))
 
     def load(self, request: gr.Request) -> tuple[Any, ...]:
         """Returns what the address asks for, and says what of it made no sense."""
-        asked = read_address(dict(request.query_params), self._comparer.presets, self._samples)
+        comparer = self._comparer
+        query = dict(request.query_params)
+        asked = read_address(query, comparer.presets, self._samples, comparer.first)
         image: tuple[Any, ...] = SAME, SAME, SAME
         ignored = list(asked.ignored)
         if asked.sample:
@@ -113,7 +115,7 @@ class Calls:
                 ignored.append(str(error))
         said = words.error(f'ignored in the link: {"; ".join(ignored)}') if ignored else ''
         chosen: tuple[Any, ...] = SAME, SAME, SAME
-        if (asked.preset, asked.ratios) != (FIRST_PRESET, None):
+        if (asked.preset, asked.ratios) != (comparer.first, None):
             settings = sliders(asked.preset, asked.ratios)
             chosen = asked.preset, *(gr.update(**each) for each in settings)
         # what a visitor chose before this answer comes stays, unless the address says otherwise
@@ -130,7 +132,7 @@ class Calls:
         maps = [(words.stage(each), np.vstack(list(each.values()))) for each in result.stages]
         return (
             '',
-            words.summary(result, settings),
+            words.summary(result, settings, self._comparer),
             (result.outcome.unmerged, result.outcome.merged),
             result.outcome.changed,
             words.details(result, self._comparer),

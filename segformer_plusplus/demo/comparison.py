@@ -1,10 +1,10 @@
-"""Computes what the page shows of one image under a strategy; knows nothing of the page."""
+"""Computes what the page shows of one image by two ways of predicting; knows no page."""
 
 from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ..errors import SegformerPlusPlusError, memory_errors
-from ..evaluation.timing import measure
+from ..evaluation.timing import Call, measure
 from ..inference.drawing import draw_stage
 from ..inference.merge_maps import (
     MergeMaps,
@@ -25,11 +25,14 @@ from ..inference.merge_maps import (
     to_inputs,
     without_merging,
 )
+from ..inference.opening import device_of
 from ..inference.predictor import Predictor
 from ..patching import apply_token_merging
-from ..token_merging import PRESETS
+from ..token_merging import BASELINE
+from ..token_merging.config import PURPOSES
+from ..token_merging.words import in_words
 from .photographs import Photograph, read_photograph
-from .strategies import Ratios, make_strategy
+from .strategies import FIRST_PRESET, Ratios, make_strategy
 
 MAX_PIXELS = 2048 * 1024
 """Of an image, unless another limit is given: Cityscapes' size."""
@@ -54,11 +57,12 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class Outcome:
-    """Holds what merging changed in the prediction for one image.
+    """Holds what merging, or another file, changed in the prediction for one image.
 
     Attributes:
-        unmerged: (H, W, 3) uint8 RGB, the prediction without merging on the image.
-        merged: the same with merging.
+        unmerged: (H, W, 3) uint8 RGB, the prediction without merging (of the first file) on the
+            image.
+        merged: the same with merging (of the chosen file).
         changed: the same of where they differ.
         said: how much they differ, as the end of a sentence.
         legend: what the pictures show, the largest first.
@@ -76,11 +80,11 @@ class Result:
     """Holds what became of one image.
 
     Attributes:
-        preset: the strategy that was asked for.
+        preset: the strategy, or the file, that was asked for.
         outcome: the predictions.
         stages: of the last block of each stage, what was merged by what is said of it.
         seconds: of what :attr:`Comparer.timed` names, the median.
-        seconds_unmerged: the same without merging.
+        seconds_unmerged: the same without merging, or of the first file.
     """
 
     preset: str
@@ -91,39 +95,52 @@ class Result:
 
     @property
     def speed_up(self) -> float:
-        """Returns how many times as fast merging makes the model."""
+        """Returns how many times as fast it is."""
         return self.seconds_unmerged / self.seconds
 
 
 class Comparer(ABC):
-    """Compares a strategy with no merging on one image at a time, whoever asks.
+    """Compares what a visitor chooses with a reference on one image at a time, whoever asks.
 
     Args:
-        predictor: its weights are used under every strategy.
+        predictor: reads the images.
         max_pixels: larger images are scaled down to so many.
 
     Attributes:
         timed: what the times are of.
         changes: what the second picture shows.
         shows: what the legend lists.
-        presets: those that the model can take.
+        kind: of what is chosen.
+        presets: what can be chosen, with a few words on each.
+        first: is chosen at first.
+        baseline: is the reference itself, when it is chosen.
+        reference: what the page calls it.
+        sides: how the page tells the predictions of both apart.
+        about: the comparison in a sentence.
+        num_stages: of which there are merge maps.
 
     Raises:
-        SegformerPlusPlusError: the model has no SegFormer backbone, or the limit is below 1.
+        SegformerPlusPlusError: the limit is below 1.
     """
 
     timed: str
     changes: str
     shows: str
-    presets = tuple(PRESETS)
+    kind: str
+    presets: Mapping[str, str]
+    first: str
+    baseline: str
+    reference: str
+    sides: tuple[str, str]
+    about: str
+    num_stages = 0
 
     def __init__(self, predictor: Predictor[Any], max_pixels: int = MAX_PIXELS) -> None:
         if max_pixels < 1:
             raise SegformerPlusPlusError(f'max_pixels is {max_pixels}; give 1 or more')
-        self.num_stages = len(the_backbone(predictor.model).blocks)
         self.model = predictor.model
         self.max_pixels = max_pixels
-        self.device: torch.device = next(self.model.parameters()).device
+        self.device: torch.device = device_of(self.model)
         self._reader = predictor.reader
         # a strategy is a state of the model, and another request would disturb the times
         self._one_at_a_time = Lock()
@@ -138,47 +155,45 @@ class Comparer(ABC):
         return read_photograph(self._reader, path, name or path.name, self.max_pixels)
 
     def __call__(self, image: np.ndarray, preset: str, ratios: Ratios | None = None) -> Result:
-        """Predicts with and without merging, draws what was merged, and times both in turn.
+        """Predicts both ways, draws what was merged, and times both in turn.
 
         Args:
             image: (H, W, 3) uint8 RGB.
-            preset: see :func:`~.strategies.make_strategy`, as for the ratios.
+            preset: one of :attr:`presets`.
+            ratios: see :func:`~.strategies.make_strategy`.
 
         Raises:
-            SegformerPlusPlusError: a strategy that is refused, an image that the model would pad,
-                too little memory, or too many who wait.
+            SegformerPlusPlusError: a choice that is refused, an image that the model would pad, too
+                little memory, or too many who wait.
         """
-        strategy, model = make_strategy(preset, ratios), self.model
+        self.explain(preset, ratios)  # refuses what cannot be
         with self._turn(), memory_errors('the image', 'take a smaller one'):
-            apply_token_merging(model, strategy)
-            pixels = self._seen(image)
-            inputs = to_inputs(model, pixels)
+            return self._compare(image, preset, ratios)
 
-            def merged() -> None:
-                predict_labels(model, inputs)
+    @abstractmethod
+    def explain(self, preset: str, ratios: Ratios | None = None) -> list[str]:
+        """Says what a choice merges, a line per stage; of a file, its place in the list does.
 
-            def plain() -> None:
-                with without_merging(model):
-                    predict_labels(model, inputs)
+        Raises:
+            SegformerPlusPlusError: no such choice, or ratios that it refuses.
+        """
 
-            with torch.inference_mode():
-                # here, where running out of memory gets its advice, and not in measure
-                start = time.perf_counter()
-                plain()
-                merged()
-                rounds = int(SECONDS / (time.perf_counter() - start))
-                calls = {'plain': plain, 'merged': merged}
-                rounds = min(max(rounds, ROUNDS[0]), ROUNDS[1])
-                times = measure(calls, rounds, warmup=0, device=self.device)
-            maps = merge_map(model, pixels, inputs)
-            outcome = self._outcome(image, maps)
-        return Result(
-            preset=preset,
-            outcome=outcome,
-            stages=tuple(draw_stage(maps, stage) for stage in range(1, self.num_stages + 1)),
-            seconds=times['merged'].median,
-            seconds_unmerged=times['plain'].median,
-        )
+    @abstractmethod
+    def _compare(self, image: np.ndarray, preset: str, ratios: Ratios | None) -> Result:
+        """Does what a call of this object does, when it is its turn."""
+
+    def _time(self, plain: Call, merged: Call) -> tuple[float, float]:
+        """Returns the medians of both calls in turn, in seconds."""
+        with torch.inference_mode():
+            # here, where running out of memory gets its advice, and not in measure
+            start = time.perf_counter()
+            plain()
+            merged()
+            rounds = int(SECONDS / (time.perf_counter() - start))
+            rounds = min(max(rounds, ROUNDS[0]), ROUNDS[1])
+            calls = {'plain': plain, 'merged': merged}
+            times = measure(calls, rounds, warmup=0, device=self.device)
+        return times['plain'].median, times['merged'].median
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -192,6 +207,47 @@ class Comparer(ABC):
                 yield
         finally:
             self._places.release()
+
+
+class StrategyComparer(Comparer):
+    """Compares a model under a strategy with itself without merging.
+
+    Raises:
+        SegformerPlusPlusError: the model has no SegFormer backbone; or see :class:`Comparer`.
+    """
+
+    kind = 'Strategy'
+    presets = PURPOSES
+    first = FIRST_PRESET
+    baseline = BASELINE
+    reference = 'without merging'
+    sides = 'without merging', 'with merging'
+    about = 'The same weights predict twice, without merging and with it.'
+
+    def __init__(self, predictor: Predictor[Any], max_pixels: int = MAX_PIXELS) -> None:
+        super().__init__(predictor, max_pixels)
+        self.num_stages = len(the_backbone(predictor.model).blocks)
+
+    def explain(self, preset: str, ratios: Ratios | None = None) -> list[str]:
+        return list(in_words(make_strategy(preset, ratios)))
+
+    def _compare(self, image: np.ndarray, preset: str, ratios: Ratios | None) -> Result:
+        model = self.model
+        apply_token_merging(model, make_strategy(preset, ratios))
+        pixels = self._seen(image)
+        inputs = to_inputs(model, pixels)
+
+        def merged() -> None:
+            predict_labels(model, inputs)
+
+        def plain() -> None:
+            with without_merging(model):
+                predict_labels(model, inputs)
+
+        seconds_unmerged, seconds = self._time(plain, merged)
+        maps = merge_map(model, pixels, inputs)
+        stages = tuple(draw_stage(maps, stage) for stage in range(1, self.num_stages + 1))
+        return Result(preset, self._outcome(image, maps), stages, seconds, seconds_unmerged)
 
     @abstractmethod
     def _seen(self, image: np.ndarray) -> np.ndarray:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import gradio as gr
 from mmengine.logging import print_log
 
-from ..token_merging.config import PURPOSES
 from . import words
 from .calls import ERROR, SAME, Calls, for_people
 from .comparison import Comparer
-from .strategies import FIRST_PRESET, sliders
+from .strategies import sliders
 
 TITLE = 'SegFormer++: token merging'
 _UNKNOWN = 'the request cannot be understood'
@@ -95,14 +94,14 @@ def build_page(comparer: Comparer, model: str, samples: Mapping[str, Path]) -> g
         gr.Markdown(words.intro(TITLE, model, comparer))
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
-                inputs = _inputs(calls, comparer.presets)
+                inputs = _inputs(calls, comparer)
             with gr.Column(scale=5, min_width=300, elem_id='results'):
                 results = _results(comparer)
         _connect(page, calls, inputs, results)
     return page.queue(max_size=QUEUE)
 
 
-def _inputs(calls: Calls, presets: Iterable[str]) -> Inputs:
+def _inputs(calls: Calls, comparer: Comparer) -> Inputs:
     image = gr.Image(
         label='Image', sources=['upload', 'webcam', 'clipboard'], type='filepath', height=240,
         # an image is compared as it is, not re-encoded with a loss
@@ -117,14 +116,14 @@ def _inputs(calls: Calls, presets: Iterable[str]) -> Inputs:
     )  # fmt: skip
     sample = gr.Textbox(visible='hidden')
     preset = gr.Radio(
-        [(f'{name}: {PURPOSES[name]}', name) for name in presets], value=FIRST_PRESET,
-        label='Strategy', elem_id='strategy',
+        [(f'{name}: {about}', name) for name, about in comparer.presets.items()],
+        value=comparer.first, label=comparer.kind, elem_id='strategy',
     )  # fmt: skip
     kv, q = (
         gr.Slider(label=label, **settings)
-        for label, settings in zip(_SHARES, sliders(FIRST_PRESET), strict=True)
+        for label, settings in zip(_SHARES, sliders(comparer.first), strict=True)
     )
-    stages = _said(calls.explain(FIRST_PRESET, kv.value, q.value))
+    stages = _said(calls.explain(comparer.first, kv.value, q.value))
     with gr.Column(elem_id='go'):
         message = _said()
         button = gr.Button('Compare', variant='primary')
@@ -145,19 +144,24 @@ def _results(comparer: Comparer) -> Results:
                 show_label=False, format='png', interactive=False, max_height=620, elem_id='pair'
             )
             divider = gr.Slider(
-                0, 100, 50, step=1, label='Left: without merging. Right: with merging.',
+                0, 100, 50, step=1, label='Left: {}. Right: {}.'.format(*comparer.sides),
                 elem_id='divider',
             )  # fmt: skip
         with gr.Tab(comparer.changes):
             changed = _picture(comparer.changes)
     details = _said()
+    maps = _maps(comparer.num_stages) if comparer.num_stages else []
+    return Results(summary, pair, divider, changed, details, maps)
+
+
+def _maps(num_stages: int) -> list[Any]:
     gr.Markdown('### What was merged in the last block of each stage')
     maps: list[Any] = []
     with gr.Tabs():
-        for number in range(1, comparer.num_stages + 1):
+        for number in range(1, num_stages + 1):
             with gr.Tab(f'Stage {number}'):
                 maps += [_said(), _picture(f'What was merged in stage {number}')]
-    return Results(summary, pair, divider, changed, details, maps)
+    return maps
 
 
 def _said(text: str = '') -> gr.HTML:

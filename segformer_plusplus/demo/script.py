@@ -9,7 +9,9 @@ _SLIDERS = json.dumps({preset: sliders(preset) for preset in PRESETS})
 
 SCRIPT = (
     """
-const sliders = SLIDERS
+const known = SLIDERS
+// an exported file has none
+const slidersOf = preset => known[preset] ?? [{visible: false}, {visible: false}]
 const page = {
   key: null,
   // what is chosen now: results of something else are stale, and the address says it
@@ -18,14 +20,14 @@ const page = {
     const query = new URLSearchParams({strategy: preset})
     for (const [name, value] of new URLSearchParams(location.search))
       if (name.startsWith('__')) query.set(name, value)
-    if (sliders[preset][0].visible) { query.set('kv', kv); query.set('q', q) }
+    if (slidersOf(preset)[0].visible) { query.set('kv', kv); query.set('q', q) }
     if (sample) query.set('sample', sample)
     history.replaceState(null, '', '?' + query)
     page.mark()
   },
   // at once: an answer of the server would overwrite what was chosen meanwhile
   follow(preset) {
-    return sliders[preset].map(settings => ({__type__: 'update', ...settings}))
+    return slidersOf(preset).map(settings => ({__type__: 'update', ...settings}))
   },
   mark() {
     const shown = document.querySelector('.summary'), note = document.getElementById('stale')
@@ -51,16 +53,17 @@ const page = {
   dress() {
     for (const group of document.querySelectorAll('#strategy')) {
       group.setAttribute('role', 'radiogroup')
-      group.setAttribute('aria-label', 'Strategy')
+      group.setAttribute('aria-label', group.querySelector('[data-testid=block-info]').textContent)
       for (const each of group.querySelectorAll('input')) each.name = 'strategy'
     }
     for (const each of document.querySelectorAll('#samples button:has(img)')) {
       each.setAttribute('aria-label', each.querySelector('img').alt)
       each.title = each.querySelector('img').alt
     }
-    const names = ['Prediction without merging', 'Prediction with merging']
+    const label = document.getElementById('divider')?.textContent ?? ''
+    const sides = label.match(/Left: (.+)\\. Right: (.+)\\./)?.slice(1) ?? ['', '']
     document.querySelectorAll('#pair [data-testid=imageslider-image]').forEach(
-      (each, index) => { each.alt = names[index] })
+      (each, index) => { each.alt = `Prediction ${sides[index]}` })
   },
 }
 function watch() {

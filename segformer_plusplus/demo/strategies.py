@@ -39,7 +39,12 @@ class Settings(NamedTuple):
 
 
 def preset_ratios(preset: str) -> tuple[Ratios, Ratios] | None:
-    """Returns the ratios of a preset and the largest that it takes; None if it has none."""
+    """Returns the ratios of a preset and the largest that it takes; None if it has none.
+
+    None, too, for a name that is no preset.
+    """
+    if preset not in PRESETS:
+        return None
     ratios, limits = {}, {}
     for stage in build_token_merging(preset).stages:
         for role, merger in (('kv', stage.kv), ('q', stage.q)):
@@ -84,7 +89,10 @@ def sliders(preset: str, ratios: Ratios | None = None) -> list[dict[str, Any]]:
 
 
 def read_address(
-    query: Mapping[str, str], presets: Collection[str], samples: Container[str]
+    query: Mapping[str, str],
+    presets: Collection[str],
+    samples: Container[str],
+    first: str = FIRST_PRESET,
 ) -> Settings:
     """Reads '?strategy=hq&kv=0.6&q=0.8&sample=NAME'; what makes no sense is ignored, and said.
 
@@ -92,16 +100,17 @@ def read_address(
         query: by the names above; all may be missing. Names with '__' in front are Gradio's own.
         presets: that are offered.
         samples: names that there are.
+        first: of the presets, if the address names none.
     """
     ignored = [
         f'{key[:40]!r} is none of strategy, kv, q, sample'
         for key in query
         if key not in ('strategy', 'kv', 'q', 'sample') and not key.startswith('__')
     ]
-    preset, ratios = query.get('strategy', FIRST_PRESET), None
+    preset, ratios = query.get('strategy', first), None
     if preset not in presets:
         ignored.append(f'strategy={preset[:40]!r} is none of {", ".join(presets)}')
-        preset = FIRST_PRESET
+        preset = first
     if 'kv' in query or 'q' in query:
         try:
             usual = preset_ratios(preset)

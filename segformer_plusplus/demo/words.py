@@ -6,8 +6,6 @@ import itertools
 from collections.abc import Iterable
 from html import escape
 
-from ..token_merging import BASELINE, TokenMerging
-from ..token_merging.words import in_words
 from .comparison import ROUNDS, Comparer, Result
 
 _SURELY = 1.05
@@ -27,9 +25,11 @@ def error(text: str) -> str:
     return f'<p role="alert" class="said error" data-number="{next(_numbers)}">{escape(text)}</p>'
 
 
-def strategy(merging: TokenMerging) -> str:
-    """Returns what a strategy merges, a line per stage."""
-    lines = ''.join(f'<li>{escape(line)}</li>' for line in in_words(merging))
+def strategy(stages: Iterable[str]) -> str:
+    """Returns what a strategy merges, a line per stage; nothing of a file."""
+    lines = ''.join(f'<li>{escape(line)}</li>' for line in stages)
+    if not lines:
+        return ''
     return f'<ol class="stages" aria-label="What is merged in stages 1, 2, ...">{lines}</ol>'
 
 
@@ -38,29 +38,33 @@ def stage(said: Iterable[str]) -> str:
     return ''.join(f'<p class="of-stage">{escape(each)}</p>' for each in said)
 
 
-def summary(result: Result, settings: str) -> str:
+def summary(result: Result, settings: str, comparer: Comparer) -> str:
     """Returns the one sentence that one wants to know.
 
     Args:
         result: of the comparison.
         settings: by which the page knows whether the result is still that of what is chosen.
+        comparer: that made it.
     """
     height, width = result.outcome.merged.shape[:2]
     said = f'<b>{escape(result.preset)}</b> at {width} x {height} pixels'
-    if result.preset == BASELINE:
-        said += ': nothing is merged, so that both sides are the same.'
+    if result.preset == comparer.baseline:
+        why = 'nothing is merged' if comparer.num_stages else 'it is compared with itself'
+        said += f': {why}, so that both sides are the same.'
     else:
-        said += f' is {_speed(result)}, and {escape(result.outcome.said)}.{_advice(result)}'
+        speed = _speed(result, escape(comparer.reference))
+        said += f' is {speed}, and {escape(result.outcome.said)}.'
+        said += _advice(result) if comparer.num_stages else ''
     return f'<p role="status" class="summary" data-of="{escape(settings)}">{said}</p>'
 
 
-def _speed(result: Result) -> str:
+def _speed(result: Result, reference: str) -> str:
     gain = result.speed_up
     if gain >= _SURELY:
-        return f'<b>{gain:.2f} times as fast</b> as without merging'
+        return f'<b>{gain:.2f} times as fast</b> as {reference}'
     if gain > 1 / _SURELY:
-        return 'as fast as without merging, as far as so few runs tell'
-    return f'<b>slower</b> than without merging here, by {1 / gain - 1:.0%}'
+        return f'as fast as {reference}, as far as so few runs tell'
+    return f'<b>slower</b> than {reference} here, by {1 / gain - 1:.0%}'
 
 
 def _advice(result: Result) -> str:
@@ -81,9 +85,9 @@ def details(result: Result, comparer: Comparer) -> str:
         f'{escape(each.name)} <span class="value">{escape(each.value)}</span></li>'
         for each in result.outcome.legend
     )
-    times = {'without merging': result.seconds_unmerged, result.preset: result.seconds}
-    if result.preset == BASELINE:
-        del times['without merging']
+    times = {comparer.reference: result.seconds_unmerged, result.preset: result.seconds}
+    if result.preset == comparer.baseline:
+        times = {result.preset: result.seconds}
     return (
         f'<h3>{shows}</h3><ul class="legend" aria-label="{shows}">{entries}</ul>'
         f'<h3>Times</h3><table class="times">{_bars(times)}</table>'
@@ -108,6 +112,6 @@ def _time(seconds: float) -> str:
 def intro(title: str, model: str, comparer: Comparer) -> str:
     """Returns the head of the page, in Markdown."""
     return (
-        f'# {title}\n\n`{model}` on `{comparer.device}`. The same weights predict twice, without '
-        f'merging and with it. Images of more than {comparer.max_pixels:,} pixels are scaled down.'
+        f'# {title}\n\n`{model}` on `{comparer.device}`. {comparer.about} Images of more than '
+        f'{comparer.max_pixels:,} pixels are scaled down.'
     )

@@ -175,7 +175,7 @@ def to_inputs(model: nn.Module, image: np.ndarray) -> Tensor:
     Three channels are RGB. Uses the ``data_preprocessor`` of OpenMMLab's models, which takes BGR as
     from mmcv's loader, or the mean and deviation of ImageNet if none makes a batch.
     """
-    image, first, inputs = np.atleast_3d(image), next(model.parameters()), None
+    image, inputs = np.atleast_3d(image), None
     if hasattr(model, 'data_preprocessor'):
         preprocess: Any = model.data_preprocessor
         pixels = torch.from_numpy(turned(image).copy()).permute(2, 0, 1)
@@ -194,7 +194,8 @@ def to_inputs(model: nn.Module, image: np.ndarray) -> Tensor:
             f"the model's data_preprocessor makes {inputs.shape[2]}x{inputs.shape[3]} of an image "
             f'of {image.shape[0]}x{image.shape[1]}; give an image that it does not pad'
         )
-    return inputs.to(first)
+    first = next(model.parameters(), None)  # an exported file has none
+    return inputs if first is None else inputs.to(first)
 
 
 def turned(image: np.ndarray) -> np.ndarray:

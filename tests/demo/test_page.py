@@ -18,14 +18,16 @@ httpx = pytest.importorskip('httpx', reason='it comes with Gradio')
 gradio = pytest.importorskip('gradio', reason='the extra demo is not installed')
 sync_api = pytest.importorskip('playwright.sync_api', reason='playwright is not installed')
 
-from segformer_plusplus.demo import Comparer, comparison  # noqa: E402
+from segformer_plusplus.demo import Comparer, comparison, open_comparer  # noqa: E402
 from segformer_plusplus.demo import words as demo_words  # noqa: E402
 from segformer_plusplus.demo.calls import ERROR, Calls, for_people  # noqa: E402
 from segformer_plusplus.demo.page import build_page  # noqa: E402
 from segformer_plusplus.demo.segmentation import SegmentationComparer  # noqa: E402
 from segformer_plusplus.demo.serving import OnlyFromHere, is_local, serve  # noqa: E402
 from segformer_plusplus.errors import SegformerPlusPlusError  # noqa: E402
-from segformer_plusplus.inference import Segmenter  # noqa: E402
+from segformer_plusplus.export import export_model  # noqa: E402
+from segformer_plusplus.inference import Segmenter, open_model  # noqa: E402
+from segformer_plusplus.inference.exported import exported_config  # noqa: E402
 
 from .conftest import all_at_once  # noqa: E402
 
@@ -268,9 +270,9 @@ def test_what_is_chosen_while_the_server_is_slow(page, address, monkeypatch):
     """The last choice wins, of the sliders, of the address and of what is said."""
     go_on, plain = threading.Event(), demo_words.strategy
 
-    def late(strategy):
+    def late(stages):
         assert go_on.wait(60)
-        return plain(strategy)
+        return plain(stages)
 
     monkeypatch.setattr(demo_words, 'strategy', late)
     choose_strategy(page, 'fast')
@@ -650,3 +652,43 @@ def test_files_of_others_are_not_given(address, path, tmp_path_factory):
 def test_hosts():
     assert all(map(is_local, ('localhost', '127.0.0.1', '127.0.0.2', '::1')))
     assert not any(map(is_local, ('0.0.0.0', '::', '192.168.1.2', 'example.org')))
+
+
+@needs_browser
+def test_files_on_the_page(browser, segmentation, tmp_path, picture):
+    """Their names are the choice; one chooses, compares, reads both times, and sees no stages."""
+    for name, merging in (('plain.pt2', None), ('merged.pt2', '2x2')):
+        export_model(
+            open_model(*segmentation, device='cpu'), tmp_path / name, format='torch-export',
+            shape=(96, 128), token_merging=merging,
+        )  # fmt: skip
+    paths = [str(tmp_path / name) for name in ('plain.pt2', 'merged.pt2')]
+    comparer = open_comparer(exported_config(paths[0]), paths[1])
+    built = build_page(comparer, 'plain.pt2', {'street.png': picture})
+    opened = browser.new_page(viewport=dict(width=1280, height=900))
+    failures: list[str] = []
+    opened.on('pageerror', lambda error: failures.append(str(error)))
+    try:
+        opened.goto(serve(built, '127.0.0.1', None, open_browser=False))
+        group = opened.get_by_role('radiogroup', name='File')
+        expect(group.get_by_role('radio')).to_have_count(2)
+        expect(opened.get_by_role('radio', name='merged.pt2')).to_be_checked()
+        expect(opened.get_by_text('What was merged')).to_have_count(0)
+        opened.get_by_role('button', name='street.png').click()
+        expect(opened.get_by_alt_text(ALT)).to_be_visible()
+        opened.get_by_role(**COMPARE).click()
+        summary = opened.locator('.summary')
+        expect(summary).to_contain_text('merged.pt2 at 128 x 96 pixels is')
+        expect(summary).to_contain_text('of the pixels change their class')
+        expect(opened.get_by_alt_text('Prediction by plain.pt2')).to_have_count(1)
+        expect(opened.get_by_alt_text('Prediction by the chosen file')).to_have_count(1)
+        expect(opened.locator('.times th')).to_have_text(['plain.pt2', 'merged.pt2'])
+        opened.get_by_role('radio', name='plain.pt2').click()
+        expect(opened.locator('#stale')).to_be_visible()
+        assert 'strategy=plain.pt2' in opened.url and 'kv=' not in opened.url
+        opened.goto(opened.url)
+        expect(opened.get_by_role('radio', name='plain.pt2')).to_be_checked()
+        assert not failures
+    finally:
+        opened.close()
+        built.close(verbose=False)

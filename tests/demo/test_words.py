@@ -25,16 +25,16 @@ RESULT = Result(
         (1.0, 1.5, '<b>slower</b> than without merging here, by 50%', True),
     ],
 )
-def test_fast_and_slow(unmerged, merged, said, advice):
+def test_fast_and_slow(comparer, unmerged, merged, said, advice):
     result = dataclasses.replace(RESULT, seconds=merged, seconds_unmerged=unmerged)
-    found = words.summary(result, '["a"]')
+    found = words.summary(result, '["a"]', comparer)
     assert said in found and '6 x 4 pixels' in found and 'x &amp; y' in found
     assert ('pays on larger images' in found) == advice
     assert 'data-of="[&quot;a&quot;]"' in found
 
 
-def test_nothing_is_merged():
-    found = words.summary(dataclasses.replace(RESULT, preset='none'), '')
+def test_nothing_is_merged(comparer):
+    found = words.summary(dataclasses.replace(RESULT, preset='none'), '', comparer)
     assert 'nothing is merged' in found and 'fast' not in found
 
 
