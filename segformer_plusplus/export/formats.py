@@ -112,7 +112,8 @@ class OnnxFile(Format):
     def convert(
         self, program: ExportedProgram, metadata: Mapping[str, Any], images: Sequence[Tensor] = ()
     ) -> Any:
-        graph = onnx_graph(program, metadata)
+        graph = onnx_graph(program, metadata, {torch.ops.aten.index_add.default: _index_add})
+        _fit_for_runtimes(graph)
         if metadata['precision'] == 'int8':
             return quantise_onnx(graph, images)
         return _onnx_in_fp16(graph) if metadata['precision'] == 'fp16' else graph
@@ -283,8 +284,17 @@ def find_metadata(path: str | Path) -> dict[str, Any] | None:
     return metadata
 
 
-def onnx_graph(program: ExportedProgram, metadata: Mapping[str, Any]) -> Any:
+def onnx_graph(
+    program: ExportedProgram,
+    metadata: Mapping[str, Any],
+    translations: dict[Callable[..., Any], Callable[..., Any]] | None = None,
+) -> Any:
     """Translates a program that takes images into an ``onnx.ModelProto``.
+
+    Args:
+        program: of one input.
+        metadata: of the file.
+        translations: of PyTorch's operators that are translated in another way than PyTorch does.
 
     Raises:
         SegformerPlusPlusError: an operator has no counterpart in the opset of the metadata.
@@ -298,6 +308,7 @@ def onnx_graph(program: ExportedProgram, metadata: Mapping[str, Any]) -> Any:
                 (),
                 dynamo=True,
                 opset_version=opset,
+                custom_translation_table=translations,
                 input_names=[metadata['input']['name']],
                 output_names=[metadata['output']['name']],
                 verbose=False,
@@ -314,6 +325,46 @@ def onnx_graph(program: ExportedProgram, metadata: Mapping[str, Any]) -> Any:
         )
     _name_dimensions(model.graph)
     return model
+
+
+def _index_add(self: Any, dim: int, index: Any, source: Any, alpha: float = 1.0) -> Any:
+    """Adds slices of ``source`` along an axis, as torch.index_add does, in ONNX.
+
+    PyTorch's own translation is a ScatterND, in which ONNX Runtime, with more than one thread,
+    loses some of what it adds to one place (seen with 1.32; its issues 18048 and 23396). Along the
+    last axis, which is quicker there. OpenVINO adds one by one, and is quicker with ScatterND.
+    """
+    from onnxscript import opset18
+
+    op: Any = opset18  # its own types are narrower than what it takes
+
+    last = list(range(len(source.shape)))
+    last[dim], last[-1] = last[-1], last[dim]
+    if alpha != 1:
+        source = op.Mul(source, op.CastLike(op.Constant(value_float=float(alpha)), source))
+    source = op.Transpose(source, perm=last)
+    index = op.Expand(index, op.Shape(source))
+    total = op.Transpose(self, perm=last)
+    total = op.ScatterElements(total, index, source, axis=-1, reduction='add')
+    return op.Transpose(total, perm=last)
+
+
+def _fit_for_runtimes(model: Any) -> None:
+    """Changes an ``onnx.ModelProto`` where a runtime would refuse it, refuses where one would err.
+
+    Raises:
+        SegformerPlusPlusError: it has sums that ONNX Runtime gets wrong, see :func:`_index_add`.
+    """
+    for node in model.graph.node:
+        settings = {each.name: each for each in node.attribute}
+        if node.op_type == 'TopK' and 'sorted' in settings:
+            settings['sorted'].i = 1  # TensorRT takes no other; the order decides nothing
+        if node.op_type == 'ScatterND' and 'reduction' in settings:
+            if settings['reduction'].s != b'none':
+                raise SegformerPlusPlusError(
+                    'a strategy adds with index_put_, of which ONNX Runtime loses some with more '
+                    'than one thread; write it with index_add or scatter_add'
+                )
 
 
 def _name_dimensions(graph: Any) -> None:

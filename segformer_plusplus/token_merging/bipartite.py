@@ -262,13 +262,16 @@ def check_ratio_2d(ratio: float, stride: tuple[int, int], owner: str) -> float:
 def _split_grid(grid: Grid, cell: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
     """Returns all tokens but the top left ones of whole cells, and these, in rising order."""
     (height, width), (sy, sx) = grid, cell
-    # Sorting instead of nonzero(): how many there are is known, so that a compiler can trace it. By
-    # distinct keys instead of a stable sort, which ONNX does not have.
-    key = torch.arange(height * width, device=device).view(height, width)
-    key[: height // sy * sy : sy, : width // sx * sx : sx] += height * width
-    order = key.flatten().argsort()
-    num_sources = height * width - (height // sy) * (width // sx)
-    return order[:num_sources], order[num_sources:]
+    rows, columns = height // sy, width // sx
+    # By views instead of nonzero() or a sort: how many there are is known, so that a compiler can
+    # trace it, and a graph of one size holds two constants.
+    bands = torch.arange(rows * sy * width, device=device).view(rows, sy * width)
+    cells = bands[:, : columns * sx].view(rows, columns, sx)  # their first row
+    within = torch.cat([cells[:, :, 1:].flatten(1), bands[:, columns * sx :]], dim=1).flatten()
+    # those in rows below all cells come after all destinations
+    sources = torch.arange(rows * columns, height * width, device=device)
+    sources[: within.shape[0]] = within
+    return sources, cells[:, :, 0].flatten()
 
 
 def _kept_split(grid: Grid, cell: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -22,7 +22,7 @@ from inference.tiny import build_model
 from segformer_plusplus import TOKEN_MERGERS, SegformerPlusPlusError, TokenMerger
 from segformer_plusplus.errors import MissingDependencyError
 from segformer_plusplus.export import check_export, checking, export_model, read_metadata
-from segformer_plusplus.export.formats import TorchExportFile
+from segformer_plusplus.export.formats import OnnxFile, TorchExportFile
 from segformer_plusplus.export.graph import ExportGraph, trace
 from segformer_plusplus.export.options import ExportOptions
 from segformer_plusplus.mit.cpu import is_chunked
@@ -215,6 +215,56 @@ def test_a_strategy_that_cannot_be_traced_is_named(tmp_path, model):
     ):
         export_model(model, tmp_path / 'a.pt2', token_merging=stages, **TORCH)
     assert not leftovers(tmp_path)
+
+
+class _Adding(SlotPlan):
+    def merge(self, tokens):
+        total = tokens.new_zeros(self.sizes().numel(), tokens.shape[2])
+        total = total.index_put((self.index,), tokens.flatten(0, 1), accumulate=True)
+        return total.unflatten(0, self.sizes().shape)
+
+
+@TOKEN_MERGERS.register_module()
+class _Adder(TokenMerger):
+    def plan(self, tokens, grid):
+        return _Adding(torch.arange(tokens.shape[1]).expand(len(tokens), -1) // 2, 3)
+
+
+def test_sums_that_onnx_runtime_gets_wrong_are_refused(tmp_path, model):
+    stages = [{}, dict(kv=dict(type='_Adder')), {}, {}]
+    with pytest.raises(SegformerPlusPlusError, match='adds with index_put_, .* write it with'):
+        export_model(model, tmp_path / 'a.onnx', token_merging=stages, shape=(64, 96))
+    assert not leftovers(tmp_path)
+
+
+class _Sums(torch.nn.Module):
+    """Sums as strategies write them: that of SlotPlan, and own ones along another axis."""
+
+    def __init__(self, index):
+        super().__init__()
+        self.index = index
+
+    def forward(self, images):
+        tokens = images.flatten(2).mT
+        means = SlotPlan(self.index.expand(len(tokens), -1), 2000).merge(tokens)
+        own = tokens.new_zeros(len(tokens), 2000, tokens.shape[2])
+        own.index_add_(1, self.index, tokens)
+        return torch.cat([means, own.mT.index_add(-1, self.index, tokens.mT, alpha=-0.5).mT])
+
+
+@pytest.mark.parametrize('opset', [18, 21])
+def test_onnx_runtime_adds_all_in_threads(tmp_path, monkeypatch, opset):
+    """As often as it runs, and as PyTorch adds: of ScatterND it lost some of so many tokens."""
+    sums = _Sums(torch.randperm(16384).remainder(2000))
+    images = torch.randn(2, 32, 128, 128)
+    program = torch.export.export(sums, (images,))
+    metadata = dict(opset=opset, precision='fp32', input=dict(name='x'), output=dict(name='y'))
+    kind, path = OnnxFile(), tmp_path / 'a.onnx'
+    kind.write(kind.convert(program, metadata), path, metadata)
+    monkeypatch.setattr(torch, 'get_num_threads', lambda: 4)
+    run = kind.runners(path)['onnxruntime']
+    for _ in range(20):
+        torch.testing.assert_close(run(images), sums(images), rtol=0, atol=1e-4)
 
 
 BAD = {

@@ -41,6 +41,17 @@ def test_onnx(exported):
         assert {shape[0] for shape in check.shapes} == {1, 3}
 
 
+def test_onnx_is_fit_for_runtimes(exported):
+    """No sums that ONNX Runtime gets wrong in threads, no operator that TensorRT refuses."""
+    _, _, export = exported
+    for node in onnx.load(export.path).graph.node:
+        settings = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
+        if node.op_type == 'ScatterND':
+            assert settings.get('reduction', b'none') == b'none'
+        if node.op_type == 'TopK':
+            assert settings['sorted'] == 1
+
+
 def test_openvino_files(exported, tmp_path):
     preset, model, export = exported
     target = tmp_path / f'{preset}.xml'

@@ -147,6 +147,20 @@ def test_a_trace_without_numbers_leaves_nothing_behind(no_gpu):
     assert len(bipartite._splits) == 1
 
 
+@pytest.mark.parametrize('cell', [(1, 1), (1, 3), (4, 1), (2, 2), (2, 3), (5, 7)])
+@pytest.mark.parametrize('grid', [(5, 7), (8, 9), (11, 7), (6, 12), (13, 13)])
+def test_the_split_of_a_grid(grid, cell):
+    """Destinations are the top left tokens of whole cells."""
+    whole = [size // side * side for size, side in zip(grid, cell, strict=True)]
+    sources, destinations = [], []
+    for token in range(grid[0] * grid[1]):
+        place = divmod(token, grid[1])
+        corner = all(a % b == 0 and a < c for a, b, c in zip(place, cell, whole, strict=True))
+        (destinations if corner else sources).append(token)
+    found = bipartite._split_grid(grid, cell, torch.device('cpu'))
+    assert [each.tolist() for each in found] == [sources, destinations]
+
+
 def test_splits_of_a_capture_and_of_another_stream_are_not_taken(monkeypatch):
     """They may not have been computed yet."""
     merger, device = BipartiteSoftMatching2d(0.5, 2), torch.device('cpu')
