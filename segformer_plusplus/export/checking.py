@@ -212,7 +212,11 @@ def _complaint(path: Path, check: Check, inputs: int, limits: Limits) -> str:
     return (
         f'{path.name} differs from the model in PyTorch when {check.runtime} runs it: '
         f'{", ".join(parts)}; '
-        + ('the images given' if check.seed is None else f'random images of seed {check.seed}')
+        + (
+            'the images given'
+            if check.seed is None
+            else f'random images of seed {check.seed}; the next export draws other ones'
+        )
     )
 
 

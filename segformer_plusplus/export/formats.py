@@ -156,6 +156,7 @@ class TorchExportFile(Format):
 
     def write(self, graph: Any, path: Path, metadata: Mapping[str, Any]) -> None:
         extra = {f'{METADATA}.json': json.dumps(metadata)}
+        graph.example_inputs = None  # or all numbers of one image would stand in the file
         stream = io.BytesIO()  # PyTorch's own writer ends the process where a disk is full
         torch.export.save(graph, stream, extra_files=extra)
         path.write_bytes(stream.getbuffer())

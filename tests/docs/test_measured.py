@@ -30,21 +30,54 @@ def test_patching():
             assert speed_up in ('', f'({result["speed_up"]:.2f})')
 
 
-@pytest.mark.parametrize(
-    ('name', 'ways', 'results'), [('512', 4, 14), ('1024', 4, 14), ('any_size', 6, 32)]
-)
-def test_deployment(name, ways, results):
-    rows = {row[0]: row[1:] for row in rows_of('deployment.md') if len(row) == 1 + ways}
-    columns = ['PyTorch', 'torch.compile', 'ONNX Runtime', 'OpenVINO']
-    columns += ['ONNX Runtime, any size', 'OpenVINO, any size']
-    assert rows[''] == columns[:ways]
-    runs = json.loads((DOCS / f'deployment/b0_{name}.json').read_text())['runs']
-    cells = [(run['shape'], result) for run in runs for result in run['results']]
-    for (height, width), result in cells:
-        way, preset = result['way'], result['token_merging']
-        cell = rows[f'{height}x{width}, {preset}'][columns.index(way)]
-        assert cell.split()[0] == f'{1e3 * result["median_seconds"]:.0f}'
-    assert len(cells) == results
+def benchmarked(name: str) -> dict[str, dict]:
+    results = json.loads((DOCS / f'deployment/{name}.json').read_text())['results']
+    return {each['name'].removesuffix(', onnxruntime'): each for each in results}
+
+
+def milliseconds(result: dict) -> str:
+    return f'{1e3 * result["median_seconds"]:.0f}'
+
+
+FILES = {'PyTorch': '', 'OpenVINO': '.xml', 'ONNX Runtime': '.onnx'}
+
+
+def file_of(row: dict[str, str]) -> str:
+    """The name of what was measured, as a row of the page says it."""
+    suffix = FILES[row['runtime']]
+    return row['preset'] + (suffix and f'_{row["precision"]}{suffix}')
+
+
+def test_deployment():
+    (table,) = (each for each in tables_of(DOCS / 'deployment.md') if 'process MiB' in each[0])
+    path = DOCS / 'deployment/camvid_b0_fidelity.json'
+    measured = {row.name: row for row in map(Row.from_json, json.loads(path.read_text())['rows'])}
+    times = {number: benchmarked(f'camvid_b0_{number}') for number in ('1_thread', '2_threads')}
+    assert {file_of(row) for row in table} == set(measured) and len(table) == len(measured)
+    for row in table:
+        name = file_of(row)
+        assert row['mIoU'] == f'{measured[name].values["mIoU"]:.2f}'
+        assert row['changed %'] == f'{measured[name].values["changed"]:.2f}'
+        result = times['1_thread'][name]
+        assert row['ms, 1 thread'] == milliseconds(result)
+        if row['runtime'] == 'PyTorch':
+            assert row['ms, 2 threads'] == row['MB'] == row['process MiB'] == '-'
+        else:
+            assert row['ms, 2 threads'] == milliseconds(times['2_threads'][name])
+            assert row['MB'] == f'{result["megabytes"]:.1f}'
+            assert row['process MiB'] == f'{result["process_bytes"] / 2**20:.0f}'
+
+
+def test_any_size():
+    (table,) = (each for each in tables_of(DOCS / 'deployment.md') if 'any size' in each[0])
+    measured = benchmarked('camvid_b0_any_size')
+    cells = 0
+    for row in table:
+        for column, kind in (('one size', '1024'), ('any size', 'any')):
+            found = milliseconds(measured[f'{row["preset"]}_{kind}{FILES[row["runtime"]]}'])
+            assert row[column] == found
+            cells += 1
+    assert cells == 12
 
 
 COLUMNS = {
