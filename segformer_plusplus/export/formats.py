@@ -338,7 +338,6 @@ def _index_add(self: Any, dim: int, index: Any, source: Any, alpha: float = 1.0)
     from onnxscript import opset18
 
     op: Any = opset18  # its own types are narrower than what it takes
-
     last = list(range(len(source.shape)))
     last[dim], last[-1] = last[-1], last[dim]
     if alpha != 1:
@@ -360,12 +359,12 @@ def _fit_for_runtimes(model: Any) -> None:
         settings = {each.name: each for each in node.attribute}
         if node.op_type == 'TopK' and 'sorted' in settings:
             settings['sorted'].i = 1  # TensorRT takes no other; the order decides nothing
-        if node.op_type == 'ScatterND' and 'reduction' in settings:
-            if settings['reduction'].s != b'none':
-                raise SegformerPlusPlusError(
-                    'a strategy adds with index_put_, of which ONNX Runtime loses some with more '
-                    'than one thread; write it with index_add or scatter_add'
-                )
+        reduction = settings.get('reduction')
+        if node.op_type == 'ScatterND' and reduction is not None and reduction.s != b'none':
+            raise SegformerPlusPlusError(
+                'a strategy adds with index_put_, of which ONNX Runtime loses some with more than '
+                'one thread; write it with index_add or scatter_add'
+            )
 
 
 def _name_dimensions(graph: Any) -> None:

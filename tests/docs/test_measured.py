@@ -50,8 +50,7 @@ def file_of(row: dict[str, str]) -> str:
 
 def test_deployment():
     (table,) = (each for each in tables_of(DOCS / 'deployment.md') if 'process MiB' in each[0])
-    path = DOCS / 'deployment/camvid_b0_fidelity.json'
-    measured = {row.name: row for row in map(Row.from_json, json.loads(path.read_text())['rows'])}
+    measured = measured_rows('camvid_b0_fidelity', 'deployment')
     times = {number: benchmarked(f'camvid_b0_{number}') for number in ('1_thread', '2_threads')}
     assert {file_of(row) for row in table} == set(measured) and len(table) == len(measured)
     for row in table:
@@ -103,8 +102,8 @@ def tables_of(path: Path) -> list[list[dict[str, str]]]:
     return tables
 
 
-def measured_rows(record: str) -> dict[str, Row]:
-    rows = json.loads((DOCS / f'fidelity/{record}.json').read_text())['rows']
+def measured_rows(record: str, folder: str = 'fidelity') -> dict[str, Row]:
+    rows = json.loads((DOCS / folder / f'{record}.json').read_text())['rows']
     return {row.name: row for row in map(Row.from_json, rows)}
 
 

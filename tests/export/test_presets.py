@@ -71,6 +71,7 @@ def test_torch_export(preset, tmp_path):
     images = torch.randn(3, 3, *SHAPE)
     check_close(plain_torch(target, images), model, images)
     assert [check.runtime for check in export.checks] == ['torch']
+    assert torch.export.load(target).example_inputs is None  # no image of the trace
 
 
 def test_metadata(exported):
