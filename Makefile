@@ -99,7 +99,8 @@ test-original: $(ORIGINAL_STAMP) ## Run the core tests on OpenMMLab's original l
 	$(ORIGINAL_PYTHON) -m pytest -p segformer_plusplus -n 2 --dist loadfile $(CORE_TESTS)
 
 docs: $(STAMP) ## Build the documentation's site in build/docs, every link checked
-	$(PYTHON) -m mkdocs build --strict
+	$(PYTHON) -m nbconvert --log-level ERROR --to markdown docs/notebooks/*.ipynb
+	$(VENV)/bin/zensical build --clean --strict
 
 check: $(STAMP) ## Lint, check the formatting, the types and who imports whom
 	$(PYTHON) -m ruff check $(SOURCES)

@@ -1,5 +1,7 @@
-"""All metadata is in pyproject.toml; this file puts the configs into what is built."""
+"""Adds to the metadata of pyproject.toml what depends on where and when the package is built."""
 
+import os
+import re
 import shutil
 from pathlib import Path
 
@@ -9,6 +11,9 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).resolve().parent
 SHIPPED = ('configs', 'model-index.yml')
 """What OpenMMLab's packages have in ``.mim``, where mmengine and mim look for it."""
+PAPER = 'https://arxiv.org/abs/2405.14467'
+REPOSITORY = os.environ.get('SEGFORMER_PLUSPLUS_REPOSITORY', '').rstrip('/')
+"""Address of the repository that a release is made from; the release workflow says it."""
 
 
 class BuildWithConfigs(build_py):
@@ -30,4 +35,41 @@ class BuildWithConfigs(build_py):
                 shutil.copy(ROOT / name, target / name)
 
 
-setup(cmdclass={'build_py': BuildWithConfigs})
+def tag() -> str:
+    """The tag of this version, from the source text: building never imports torch."""
+    version = (ROOT / 'segformer_plusplus' / 'version.py').read_text(encoding='utf-8')
+    return 'v' + re.search(r"__version__ = '(.+)'", version)[1]
+
+
+def readme() -> str:
+    """The README with its pictures and links as an index page needs them: whole addresses."""
+    text = (ROOT / 'README.md').read_text(encoding='utf-8')
+    if not REPOSITORY:
+        return text
+
+    def whole(link: re.Match) -> str:
+        kind = 'raw' if link[1].endswith('.png') else 'blob'
+        return f']({REPOSITORY}/{kind}/{tag()}/{link[1]})'
+
+    return re.sub(r'\]\((?!\w+://|#)([^)\s]+)\)', whole, text)
+
+
+def urls() -> dict[str, str]:
+    """What an index page links to."""
+    if not REPOSITORY:
+        return {'Paper': PAPER}
+    return {
+        'Source': REPOSITORY,
+        'Documentation': f'{REPOSITORY}/blob/{tag()}/docs/index.md',
+        'Changelog': f'{REPOSITORY}/blob/{tag()}/CHANGELOG.md',
+        'Issues': f'{REPOSITORY}/issues',
+        'Paper': PAPER,
+    }
+
+
+setup(
+    cmdclass={'build_py': BuildWithConfigs},
+    long_description=readme(),
+    long_description_content_type='text/markdown',
+    project_urls=urls(),
+)

@@ -8,16 +8,18 @@ maintained line, and mmcv-lite, come without ``mmcv._ext``; mmpose, and older mm
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import functools
 import importlib
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
@@ -29,15 +31,24 @@ _PACKAGE = __name__.rpartition('.')[0]
 
 
 def lazily(
-    package: str, names: Mapping[str, str], needs: Sequence[str] = ()
-) -> Callable[[str], Any]:
-    """Returns a ``__getattr__`` for a package that imports its names when they are asked for.
+    package: str, file: str, needs: Sequence[str] = ()
+) -> tuple[Callable[[str], Any], list[str]]:
+    """Returns ``__getattr__`` and ``__all__`` of a package whose names are imported when asked for.
+
+    The names stand in its ``__init__.pyi``, where type checkers and editors find them, too.
 
     Args:
         package: name of the package.
-        names: name -> module of the package that has it.
+        file: its ``__init__.py``.
         needs: modules of other libraries that all of the names need.
     """
+    names: dict[str, str] = {}
+    exported: list[str] = []
+    for line in ast.parse(Path(file).with_suffix('.pyi').read_text(encoding='utf-8')).body:
+        if isinstance(line, ast.ImportFrom) and line.module:
+            names.update(dict.fromkeys((alias.name for alias in line.names), line.module))
+        elif isinstance(line, ast.Assign):
+            exported = ast.literal_eval(line.value)
 
     def find(name: str) -> Any:
         if name in names:
@@ -50,7 +61,7 @@ def lazily(
                 return importlib.import_module(f'.{name}', package)
         raise AttributeError(f'module {package!r} has no attribute {name!r}')
 
-    return find
+    return find, exported
 
 
 @dataclass(frozen=True)

@@ -1,3 +1,3 @@
 """The package's version, kept apart so that packaging can read it without importing torch."""
 
-__version__ = '0.1.0'
+__version__ = '0.2.0'

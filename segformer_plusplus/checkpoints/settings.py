@@ -28,8 +28,7 @@ def describe(state: Mapping[str, Tensor]) -> dict[str, Any]:
         - embed_dims, num_heads: None for widths of no arch, since the weights do not tell them;
         - num_layers, in_channels (C_i), patch_sizes, sr_ratios, mlp_ratios: one entry per stage;
         - image_channels, qkv_bias, dtype (of the first weight);
-        - head: 'mmseg' (norm or ReLU on every level), 'linear' (``SegformerLinearHead``),
-          'heatmap' or None;
+        - head: 'mmseg' (norm or ReLU on every level), 'linear' (as NVlabs'), 'heatmap' or None;
         - head_in_channels, decoder_channels, num_classes (or keypoints); None without a head.
 
     Raises:

@@ -23,7 +23,9 @@ from .video import is_cut_off
 IMAGE_SUFFIXES = tuple(
     '.avif .bmp .gif .jp2 .jpeg .jpg .pbm .pgm .png .ppm .tif .tiff .webp'.split()
 )
+"""Files that folders are searched for: images."""
 VIDEO_SUFFIXES = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.webm')
+"""Files that folders are searched for: videos."""
 _NAMED = 5  # files of a kind that are named
 _MOST_FRAMES = 10**7  # a container that says more does not know
 

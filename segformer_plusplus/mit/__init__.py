@@ -2,12 +2,6 @@
 and mmcv: OpenMMLab's backbone and the fusion of its heads."""
 
 from ..compat import lazily
-from .archs import ARCHS
+from .archs import ARCHS as ARCHS
 
-__getattr__ = lazily(
-    __name__,
-    {'MixVisionTransformerPlusPlus': 'backbone'},
-    needs=('mmengine', 'mmcv'),
-)
-
-__all__ = ['ARCHS', 'MixVisionTransformerPlusPlus']
+__getattr__, __all__ = lazily(__name__, __file__, ('mmengine', 'mmcv'))

@@ -6,24 +6,6 @@ for every keypoint.
 
 from ..compat import lazily
 
-__getattr__ = lazily(
-    __name__,
-    {
-        'BoxPCK': 'metrics',
-        'CheckedLoadImage': 'data',
-        'JumpBroadcastDataset': 'data',
-        'LeedsSportsDataset': 'data',
-        'SegformerHeatmapHead': 'head',
-        'TorsoPCK': 'metrics',
-    },
-    needs=('mmpose', 'mmpose.models', 'mmpose.datasets', 'mmpose.evaluation'),
+__getattr__, __all__ = lazily(
+    __name__, __file__, needs=('mmpose', 'mmpose.models', 'mmpose.datasets', 'mmpose.evaluation')
 )
-
-__all__ = [
-    'BoxPCK',
-    'CheckedLoadImage',
-    'JumpBroadcastDataset',
-    'LeedsSportsDataset',
-    'SegformerHeatmapHead',
-    'TorsoPCK',
-]

@@ -2,24 +2,6 @@
 
 from ..compat import lazily
 
-__getattr__ = lazily(
-    __name__,
-    {
-        'CamVidDataset': 'data',
-        'CheckedLoadAnnotations': 'transforms',
-        'EncoderDecoderPlusPlus': 'segmentor',
-        'SegformerHeadPlusPlus': 'heads',
-        'SegformerLinearHead': 'heads',
-        'label_map': 'segmentor',
-    },
-    needs=('mmseg', 'mmseg.models', 'mmseg.datasets.transforms'),
+__getattr__, __all__ = lazily(
+    __name__, __file__, needs=('mmseg', 'mmseg.models', 'mmseg.datasets.transforms')
 )
-
-__all__ = [
-    'CamVidDataset',
-    'CheckedLoadAnnotations',
-    'EncoderDecoderPlusPlus',
-    'SegformerHeadPlusPlus',
-    'SegformerLinearHead',
-    'label_map',
-]

@@ -2,6 +2,4 @@
 
 from ..compat import lazily
 
-__getattr__ = lazily(__name__, {'StrictRunner': 'runner'}, needs=('mmengine',))
-
-__all__ = ['StrictRunner']
+__getattr__, __all__ = lazily(__name__, __file__, ('mmengine',))

@@ -18,8 +18,7 @@ httpx = pytest.importorskip('httpx', reason='it comes with Gradio')
 gradio = pytest.importorskip('gradio', reason='the extra demo is not installed')
 sync_api = pytest.importorskip('playwright.sync_api', reason='playwright is not installed')
 
-from segformer_plusplus.demo import Comparer, comparison, open_comparer  # noqa: E402
-from segformer_plusplus.demo import words as demo_words  # noqa: E402
+from segformer_plusplus.demo import Comparer, comparison, open_comparer, words as demo_words  # noqa: E402
 from segformer_plusplus.demo.calls import ERROR, Calls, for_people  # noqa: E402
 from segformer_plusplus.demo.page import build_page  # noqa: E402
 from segformer_plusplus.demo.segmentation import SegmentationComparer  # noqa: E402

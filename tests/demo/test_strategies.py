@@ -1,8 +1,7 @@
 """The strategies that the page offers, and what an address may say."""
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from segformer_plusplus.demo.strategies import (
     Ratios,

@@ -75,6 +75,11 @@ def tiny_transformers():
     )
 
 
+def saved_transformers() -> dict[str, bytes]:
+    tiny_transformers().save_pretrained('saved')
+    return {path.name: path.read_bytes() for path in Path('saved').iterdir()}
+
+
 def build(cfg: Config) -> torch.nn.Module:
     init_default_scope(cfg.get('default_scope', 'mmseg'))
     return revert_sync_batchnorm(MODELS.build(Config(without_init_cfg(cfg.model.to_dict()))))
@@ -82,8 +87,8 @@ def build(cfg: Config) -> torch.nn.Module:
 
 def test_pages_are_tested():
     tested = ['checkpoints', 'data', 'deployment', 'fidelity', 'getting-started', 'gpu',
-              'gpu-runtimes', 'inference', 'models', 'own-strategy', 'patching', 'strategies',
-              'tuning']  # fmt: skip
+              'gpu-runtimes', 'index', 'inference', 'models', 'own-strategy', 'patching',
+              'strategies', 'tuning']  # fmt: skip
     with_code = [page.stem for page in sorted(DOCS.glob('*.md')) if blocks_of(page.name)]
     assert set(with_code) <= set(tested)
 
@@ -99,24 +104,45 @@ def test_gpu(monkeypatch):
 def test_getting_started(here):
     pytest.importorskip('transformers')
     pytest.importorskip('segmentation_models_pytorch')
-    names = run('getting-started.md', {}, skip=('_base_', 'SegformerHeatmapHead'))
+    names = run('getting-started.md', {}, skip=('_base_', 'SegformerHeatmapHead', 'init_model'))
     shapes = [tuple(stage.shape) for stage in names['stages']]
     assert shapes == [(1, 32, 32, 64), (1, 64, 16, 32), (1, 160, 8, 16), (1, 256, 4, 8)]
-    config, pose_config = blocks_of('getting-started.md')[:2]
-    readme = (ROOT / 'README.md').read_text()
-    assert config in readme  # which has a test of its own
-    (here / 'pose.py').write_text(pose_config + "default_scope = 'mmpose'\n")
-    pytest.importorskip('xtcocotools')
-    model = build(Config.fromfile(here / 'pose.py'))
-    heatmaps = model.head(model.backbone(torch.randn(1, 3, 384, 288)))
-    assert heatmaps.shape == (1, 17, 96, 72)
+    assert blocks_of('getting-started.md')[0] in (ROOT / 'README.md').read_text()  # tested there
+
+
+POSE = """
+pipeline = [dict(type='CheckedLoadImage'), dict(type='GetBBoxCenterScale'),
+            dict(type='TopdownAffine', input_size=codec['input_size']),
+            dict(type='PackPoseInputs')]
+test_dataloader = dict(dataset=dict(type='CocoDataset', pipeline=pipeline))
+train_dataloader = test_dataloader
+default_scope = 'mmpose'
+"""
+
+
+def test_pose_config_and_inference(here):
+    pytest.importorskip('xtcocotools')  # mmpose is left out where nothing compiles it
+    config, inference = blocks_of('getting-started.md')[1:3]
+    Path('pose.py').write_text(config + POSE)
+    boxes = np.array([[10.0, 10, 90, 120]] * 2)
+    names = dict(
+        config='pose.py', checkpoint=None, image=np.asarray(Image.open('a.jpg')), boxes=boxes
+    )
+    exec(inference, names)
+    assert [keypoints.shape for keypoints in names['keypoints']] == [(1, 17, 2)] * 2
+    assert names['model'].backbone.token_merging.stages[0].q is not None
+    assert Config.fromfile('pose.py').val_evaluator.thresholds == (0.1, 0.05)
+
+
+def test_index(hub, here):
+    hub.add('nvidia/segformer-b0-finetuned-ade-512-512', saved_transformers())
+    names = run('index.md', dict(pixel_values=torch.randn(1, 3, 64, 96)))
+    assert names['logits'].shape == (1, 2, 16, 24)
 
 
 def test_models(hub, here):
     shutil.copy('a.jpg', 'street.jpg')
-    tiny_transformers().save_pretrained('saved')
-    files = {path.name: path.read_bytes() for path in Path('saved').iterdir()}
-    hub.add('nvidia/segformer-b0-finetuned-cityscapes-1024-1024', files)
+    hub.add('nvidia/segformer-b0-finetuned-cityscapes-1024-1024', saved_transformers())
     assert run('models.md', {})['labels'].shape == (128, 160)
 
 
@@ -134,8 +160,11 @@ def test_own_strategy():
         assert merged.shape == (2, 4, 4) and plan.sizes().tolist() == [[3, 3, 3, 1]]
         torch.testing.assert_close(merged[:, 1], tokens[:, 3:6].mean(1))
         torch.testing.assert_close(plan.unmerge(merged)[:, 9], tokens[:, 9])
+        columns = names['Columns'](2).plan(tokens, (2, 5))
+        torch.testing.assert_close(columns.merge(tokens)[:, 1], tokens[:, 2:4].mean(1))
     finally:
         TOKEN_MERGERS.module_dict.pop('EveryNth', None)
+        TOKEN_MERGERS.module_dict.pop('Columns', None)
 
 
 def test_fidelity(here, scenes, capsys):  # noqa: F811

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import statistics
 from importlib import import_module
 from pathlib import Path
@@ -175,6 +176,18 @@ def test_adaptation():
 def test_the_readmes_table_is_that_of_the_page():
     (table,) = (t for t in tables_of(DOCS.parent / 'README.md') if 'changed %' in t[0])
     check_fidelity(table, 'camvid_b0_960x720')
+
+
+def test_the_first_pages_figures():
+    measured = measured_rows('camvid_b0_960x720')
+    text = ' '.join((DOCS / 'index.md').read_text().split())
+    for name, digits in (('weighted', 2), ('fast', 1)):
+        said = re.search(rf'`{name}`(?: is)? ([\d.]+) times .*?([\d.]+) %', text)
+        assert said[1] == f'{measured[name].speed_up:.2f}'
+        assert said[2] == f'{measured[name].values["changed"]:.{digits}f}'
+    runs = json.loads((DOCS / 'benchmarks/b0_1024.json').read_text())['runs']
+    (ours,) = (each for each in runs[0]['results'] if each['name'] == 'none')
+    assert f"{ours['speed_up']:.0f} times as fast as mmseg's own modules" in text
 
 
 @pytest.mark.filterwarnings('ignore:.*weigh_keys is:FutureWarning')

@@ -20,8 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 from mmengine.logging import MessageHub
 
 from segformer_plusplus import CheckpointError, MixVisionTransformerPlusPlus

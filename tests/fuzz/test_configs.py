@@ -7,8 +7,7 @@ import logging
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
-from hypothesis import strategies as st
+from hypothesis import assume, given, strategies as st
 
 pytest.importorskip('mmseg')
 pytest.importorskip('mmpose')

@@ -10,8 +10,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from segformer_plusplus import MixVisionTransformerPlusPlus
-from segformer_plusplus.mit import cpu, fusion
-from segformer_plusplus.mit import ffn as mix_ffn
+from segformer_plusplus.mit import cpu, ffn as mix_ffn, fusion
 from segformer_plusplus.mit.attention import EfficientAttention
 from segformer_plusplus.mit.ffn import MixFFN
 from segformer_plusplus.mit.fusion import fuse_pyramid

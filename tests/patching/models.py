@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from checkpoints.models import DEPTHS, WIDTHS, from_transformers_library, randomise
-from mmengine.registry import MODELS
-from mmengine.registry import init_default_scope as scope
+from mmengine.registry import MODELS, init_default_scope as scope
 from torch import nn
 
 from segformer_plusplus import TOKEN_MERGERS, MixVisionTransformerPlusPlus, TokenMerger

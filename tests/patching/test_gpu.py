@@ -7,8 +7,7 @@ from torch import nn
 
 from segformer_plusplus import apply_token_merging
 from segformer_plusplus.kernels.depthwise import depthwise_gelu
-from segformer_plusplus.mit import cpu
-from segformer_plusplus.mit import ffn as mix_ffn
+from segformer_plusplus.mit import cpu, ffn as mix_ffn
 from segformer_plusplus.patching import find_backbones
 from segformer_plusplus.patching.plain import HostFFN
 

@@ -5,8 +5,7 @@ import torch
 from checkpoints.models import difference
 
 from segformer_plusplus import apply_token_merging
-from segformer_plusplus.mit import cpu
-from segformer_plusplus.mit import ffn as mix_ffn
+from segformer_plusplus.mit import cpu, ffn as mix_ffn
 from segformer_plusplus.token_merging import PRESETS
 
 from .models import (

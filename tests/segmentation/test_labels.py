@@ -14,8 +14,7 @@ from mmengine.registry import init_default_scope
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.structures import SegDataSample
 
-from segformer_plusplus.segmentation import EncoderDecoderPlusPlus
-from segformer_plusplus.segmentation import segmentor as labels
+from segformer_plusplus.segmentation import EncoderDecoderPlusPlus, segmentor as labels
 from segformer_plusplus.segmentation.segmentor import label_map
 
 

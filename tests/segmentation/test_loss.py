@@ -10,9 +10,12 @@ from mmseg.models.losses import CrossEntropyLoss
 from mmseg.structures import SegDataSample
 
 from segformer_plusplus import SegformerPlusPlusError
-from segformer_plusplus.segmentation import SegformerHeadPlusPlus, SegformerLinearHead
-from segformer_plusplus.segmentation import heads as heads_module
-from segformer_plusplus.segmentation import loss as loss_module
+from segformer_plusplus.segmentation import (
+    SegformerHeadPlusPlus,
+    SegformerLinearHead,
+    heads as heads_module,
+    loss as loss_module,
+)
 
 CROSS_ENTROPY = dict(type='CrossEntropyLoss', loss_weight=0.7)
 WEIGHTS = [0.2, 1.5, 1.0, 3.0, 0.7]

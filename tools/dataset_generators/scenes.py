@@ -13,9 +13,7 @@ from functools import partial
 
 import numpy as np
 
-from tools.dataset_generators import drawing
-from tools.dataset_generators import scene_objects as objects
-from tools.dataset_generators import scene_street as street
+from tools.dataset_generators import drawing, scene_objects as objects, scene_street as street
 from tools.dataset_generators.scene_canvas import CLASSES, IGNORE, Canvas, steps
 
 DRAWING = drawing.Drawing('scenes', version=1, smallest=(64, 128), largest=(1024, 2048))

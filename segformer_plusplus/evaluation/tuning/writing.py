@@ -19,8 +19,7 @@ from ...files import write_json, write_text
 from ...inference.configs import find_config
 from ...registration import component
 from ...token_merging import PRESETS
-from ..plots import Panel, Series, draw_panels
-from ..plots import Point as Plotted
+from ..plots import Panel, Point as Plotted, Series, draw_panels
 from ..results import MEASURES, SPEED_UP, Column, ResultsTable, Row
 from ..timing import describe_environment
 from .selection import TuneResult

@@ -8,8 +8,7 @@ pytest.importorskip('onnxruntime')
 pytest.importorskip('onnxscript')
 
 from segformer_plusplus import SegformerPlusPlusError
-from segformer_plusplus.cli import advise as command
-from segformer_plusplus.cli import predict
+from segformer_plusplus.cli import advise as command, predict
 from segformer_plusplus.evaluation.tuning import deployment, run
 from segformer_plusplus.evaluation.tuning.deployment import EAGER, DeploymentSpace
 from segformer_plusplus.export import read_metadata

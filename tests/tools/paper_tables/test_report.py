@@ -1,4 +1,4 @@
-"""The table of a demo: as the README has it, and from the record of the run that made it."""
+"""The table of a demo: as its page has it, and from the record of the run that made it."""
 
 import json
 
@@ -39,11 +39,11 @@ def report_of(name: str, rows: list[dict], environment: dict) -> Report:
 @pytest.mark.parametrize(
     'name, record', [('demo-seg', 'segmentation.json'), ('demo-pose', 'pose.json')]
 )
-def test_readme_shows_the_table_that_the_demo_wrote(name, record):
+def test_the_page_shows_the_table_that_the_demo_wrote(name, record):
     content = json.loads((ROOT / 'docs/demo' / record).read_text())
     report = report_of(name, content['rows'], content['environment'])
     assert report.results.caption == content['caption']
-    assert report.results.to_markdown().strip() in (ROOT / 'README.md').read_text()
+    assert report.results.to_markdown().strip() in (ROOT / 'docs/demos.md').read_text()
 
 
 def test_changes_are_those_of_the_numbers_shown():

@@ -1,0 +1,5 @@
+from .runner import StrictRunner
+
+__all__ = [
+    'StrictRunner',
+]
