@@ -505,4 +505,4 @@ def _torch_runners(path: Path, calls: int) -> list[Runner]:
         raise SegformerPlusPlusError(
             f'{path} is no file of torch.export: {first_line(error)}'
         ) from error
-    return [torch.no_grad()(lambda images: module(images))] * calls  # noqa: PLW0108 - takes functions alone
+    return [torch.no_grad()(lambda images: module(images))] * calls  # noqa: PLW0108 - a function

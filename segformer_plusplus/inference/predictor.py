@@ -177,7 +177,7 @@ class Predictor(ABC, Generic[Sample]):
         """Predicts images together, or one by one if that fails."""
         try:
             samples = self._samples([(each.picture, each.image) for each in loaded])
-        except Exception as error:  # noqa: BLE001 - of a pipeline and a model that anybody has written
+        except Exception as error:  # noqa: BLE001 - of anybody's pipeline and model
             if len(loaded) == 1:
                 return [Prediction(loaded[0].picture, error=self._blame(loaded[0], error))]
             done = [self._attempt([each])[0] for each in loaded]

@@ -250,7 +250,7 @@ class Operator(Generic[P, R]):
             right = self.agrees(found, self.reference(*arguments))
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever a compiler, a driver or a missing gcc says
+        except Exception as error:  # noqa: BLE001 - of a compiler, a driver, a missing gcc
             self._give_up((device, dtype), f'{type(error).__name__}: {error}')
             return False
         if not right:

@@ -288,7 +288,7 @@ class RecordedForward:
         run = partial(self._run_on, flat, structure, results)
         try:
             found = record(run, [each for each in flat if isinstance(each, Tensor)], self._memory)
-        except Exception as error:  # noqa: BLE001 - whatever CUDA, a library or a user's strategy says
+        except Exception as error:  # noqa: BLE001 - of CUDA, a library, a user's strategy
             self._say(first_line(error))
             return None
         # weights that are replaced are read once more, before that is noticed
