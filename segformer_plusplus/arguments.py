@@ -102,11 +102,13 @@ def blaming(owner: object, parts: Mapping[str, tuple[Any, Callable[[Any], Any]]]
 
 
 def integer(least: int | None = None) -> Kind:
+    """Returns the kind of whole numbers, of those from ``least`` on."""
     bound = '' if least is None else f' >= {least}'
     return Kind(f'an integer{bound}', lambda value: _is_integer(value, least))
 
 
 def integers(least: int | None = None) -> Kind:
+    """Returns the kind of lists of one or more such numbers."""
     bound = '' if least is None else f' >= {least}'
     return Kind(
         f'a list of one or more integers{bound}',
@@ -115,6 +117,7 @@ def integers(least: int | None = None) -> Kind:
 
 
 def one_of(names: Sequence[str]) -> Kind:
+    """Returns the kind of which there are these names."""
     return Kind(
         f'one of {list(names)}', lambda value: isinstance(value, str) and value in tuple(names)
     )

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 
-from .errors import MissingDependencyError
+from .errors import MissingDependencyError, first_line
 
 _OPENMMLAB = {
     'maintained': {
@@ -138,14 +138,13 @@ def has_distribution(name: str) -> bool:
 
 
 def _missing(name: str, asked_for: str, error: BaseException) -> MissingDependencyError:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     library = name.partition('.')[0]
     what = _OPENMMLAB[installed_line()].get('mmpose' if library in _OF_MMPOSE else library)
     if what is None and library in _EXTRAS:
         what = f"'segformer-plusplus[{_EXTRAS[library]}]'"
     missing = MissingDependencyError(
-        f'{asked_for} needs {name}, which cannot be imported ({reason}); install it with '
-        f'pip install {what or _PIP.get(library, library)}'
+        f'{asked_for} needs {name}, which cannot be imported ({first_line(error)}); install it '
+        f'with pip install {what or _PIP.get(library, library)}'
     )
     missing.name = name
     return missing

@@ -71,7 +71,7 @@ def _today(name: str) -> str:
 def _suspects(path: str | Path) -> Iterator[str]:
     """Yields what the pickles of a file ask for beside tensors and numbers; runs nothing."""
     # whatever a damaged pickle leads to
-    with contextlib.suppress(Exception), open(path, 'rb') as file:
+    with contextlib.suppress(Exception), Path(path).open('rb') as file:
         if not zipfile.is_zipfile(file):
             file.seek(0)
             yield from _asked_for(file)

@@ -244,7 +244,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Returns a commit and its files; says of what may not be seen that it is not there."""
         known = self._check_token()
         repo = self.hub.repos.get(name)
-        if repo is None or repo.private and not known:
+        if repo is None or (repo.private and not known):
             raise RefusedError(404 if known else 401, 'RepoNotFound', 'Repository not found')
         commit = repo.branches.get(revision, revision)
         if commit not in repo.commits:

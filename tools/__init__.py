@@ -1,2 +1,4 @@
-"""Beside the package: OpenMMLab's train.py and test.py, and what prepares data or reproduces the
-paper. Nothing of it is in the wheel; the package imports nothing of it."""
+"""Holds OpenMMLab's train.py and test.py, and what prepares data or reproduces the paper.
+
+Nothing of it is in the wheel; the package imports nothing of it.
+"""

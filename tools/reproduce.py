@@ -86,7 +86,7 @@ def reproduce(
     *tables: str,
     rows: str | None = None,
     dry_run: bool = False,
-    settings: Annotated[Settings, Flat] = Settings(),  # noqa: B008
+    settings: Annotated[Settings, Flat] = Settings(),
 ) -> int:
     """Measure the paper's tables, row by row, and set them beside the paper's figures.
 

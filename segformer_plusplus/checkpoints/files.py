@@ -25,10 +25,10 @@ SAFETENSORS = '.safetensors'
 _LFS = b'version https://git-lfs'
 
 
-def some(keys: Iterable[object], most: int = 3) -> str:
+def some(keys: Iterable[object]) -> str:
     """Lists the first few of many names."""
     names = [str(key) for key in keys]
-    return ', '.join(names[:most]) + (', ...' if len(names) > most else '')
+    return ', '.join(names[:3]) + (', ...' if len(names) > 3 else '')
 
 
 def read_path(path: Path, map_location: Any, unsafe: bool = False) -> Any:

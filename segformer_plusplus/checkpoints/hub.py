@@ -79,8 +79,8 @@ def _patient(utils: Any) -> type:
             super().__init__(*args, **dict(kwargs, delay=1))
 
         def display(self, *args: Any, **kwargs: Any) -> Any:
-            if self._time() >= self.start_t + self.delay:  # also when it is told what to say
-                return super().display(*args, **kwargs)
+            early = self._time() < self.start_t + self.delay  # also when it is told what to say
+            return None if early else super().display(*args, **kwargs)
 
     return Patient
 

@@ -104,7 +104,7 @@ def _serve(
         )
     # Gradio asks its own page whether it is there, which no proxy can know
     passed = os.environ.get('no_proxy') or os.environ.get('NO_PROXY', '')
-    os.environ['no_proxy'] = ','.join((passed, 'localhost', '127.0.0.1', '::1', host)).lstrip(',')
+    os.environ['no_proxy'] = f'{passed},localhost,127.0.0.1,::1,{host}'.lstrip(',')
     address = serve(page, host, port, open_browser)
     Console().print(f'{address} (Ctrl-C ends it)', soft_wrap=True, highlight=False)
     wait(page)

@@ -331,7 +331,7 @@ def read_boxes(path: Path, inputs: list[str]) -> dict[str, Any]:
     known = Counter(name for name, _ in names)
     videos = {name for name, is_video in names if is_video}
     for key in content:
-        if known[key] == 1 and key not in videos or key.rpartition('/')[0] in videos:
+        if (known[key] == 1 and key not in videos) or key.rpartition('/')[0] in videos:
             continue
         example = next(f'{name}/000000' if is_video else name for name, is_video in names)
         what = f'{known[key]} pictures have' if known[key] > 1 else 'no picture has'

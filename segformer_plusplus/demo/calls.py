@@ -48,7 +48,7 @@ def for_people(call: Callable[..., Any], *otherwise: Any) -> Callable[..., Any]:
             return call(*values)
         except SegformerPlusPlusError as error:
             said = str(error)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - of whatever a visitor does
             traceback.print_exc()
             said = f'a fault of the page: {type(error).__name__}; the terminal shows more'
         outputs = tuple(words.error(said) if each is ERROR else each for each in otherwise)

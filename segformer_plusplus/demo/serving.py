@@ -65,7 +65,7 @@ class OnlyFromHere:
             try:
                 await self._app(scope, receive, send_with_policy)
                 return
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - of Gradio, at what it cannot read
                 refusal = 'the request cannot be understood'
                 said = f'{scope["path"][:80]!r}: {refusal} ({type(error).__name__})'
                 print_log(said, logger='current', level=logging.WARNING)
@@ -83,7 +83,7 @@ class OnlyFromHere:
             return 'this page gives nothing of other machines'
         asked = Headers(scope=scope).get('host', '')
         name = re.sub(r':\d+$', '', asked).lower()
-        if name in self._names or name[1:-1] in self._names and name[0] == '[':
+        if name in self._names or (name[1:-1] in self._names and name[0] == '['):
             return None
         if self._open and is_number(name.strip('[]')):
             return None

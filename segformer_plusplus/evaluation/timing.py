@@ -196,7 +196,8 @@ def file_memory(path: str | Path, runtime: str, images: Tensor) -> int | None:
         return None
     asked = str(path), runtime, list(images.shape), str(images.dtype), torch.get_num_threads()
     code = f'from {__name__} import _write_file_memory; _write_file_memory(*{asked!r})'
-    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    command = sys.executable, '-c', code
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [f'exit code {done.returncode}'])[-1]
         raise SegformerPlusPlusError(f'{path}: its memory cannot be measured: {reason}')

@@ -20,7 +20,7 @@ from mmengine.logging import print_log
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from ..errors import SegformerPlusPlusError
+from ..errors import SegformerPlusPlusError, first_line
 from ..libraries import require
 from .precision import check_precision
 from .quantising import load_nncf, quantise_onnx, quantise_openvino, silenced
@@ -502,6 +502,7 @@ def _torch_runners(path: Path, calls: int) -> list[Runner]:
     try:
         module = torch.export.load(path).module()
     except Exception as error:  # a damaged file can fail in any way
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise SegformerPlusPlusError(f'{path} is no file of torch.export: {reason}') from error
-    return [torch.no_grad()(lambda images: module(images))] * calls
+        raise SegformerPlusPlusError(
+            f'{path} is no file of torch.export: {first_line(error)}'
+        ) from error
+    return [torch.no_grad()(lambda images: module(images))] * calls  # noqa: PLW0108 - a function

@@ -8,6 +8,7 @@ from .sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Picture, find_pictures
 
 __all__ = [
     'IMAGE_SUFFIXES',
+    'VIDEO_SUFFIXES',
     'MergeMap',
     'MergeMaps',
     'Picture',
@@ -15,7 +16,6 @@ __all__ = [
     'PoseEstimator',
     'Prediction',
     'Segmenter',
-    'VIDEO_SUFFIXES',
     'draw',
     'find_pictures',
     'merge_map',

@@ -106,7 +106,7 @@ class _H264:
         try:
             self._sound = _Sound(like, self._container)
             self._container.start_encoding()
-        except Exception as error:  # whatever a damaged sound, or one of a rare codec, does
+        except Exception as error:  # noqa: BLE001 - of a damaged or rare sound
             self._silence(error)
             self.close(whole=False)
             self._open(path, size)

@@ -16,7 +16,7 @@ from mmengine.registry import DATASETS, MODELS, init_default_scope
 from torch import nn
 
 from ..checkpoints import load_checkpoint_strictly
-from ..errors import SegformerPlusPlusError
+from ..errors import SegformerPlusPlusError, first_line
 from ..export.formats import is_exported
 from ..loading.datasets import test_dataset
 from ..patching import apply_token_merging
@@ -213,7 +213,7 @@ def check_device(device: str) -> None:
         found = torch.device(device)
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError, OverflowError) as error:
-        reason = str(error).splitlines()[0].partition('. ')[0]
+        reason = first_line(error).partition('. ')[0]
         raise SegformerPlusPlusError(f'--device {device}: {reason}') from error
     if found.type == 'meta' or (found.type == 'cpu' and found.index):
         raise SegformerPlusPlusError(f'--device {device}: no model runs on it; use cpu')

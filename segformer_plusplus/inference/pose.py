@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import reprlib
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -112,7 +113,7 @@ class PoseEstimator(Predictor[PoseDataSample]):
                 samples += [sample.cpu() for sample in self._test_step(data)]
         return [
             merge_data_samples(samples[start:end]) if end > start else self._nobody()
-            for start, end in zip(ends[:-1], ends[1:], strict=True)
+            for start, end in pairwise(ends)
         ]
 
     def _nobody(self) -> PoseDataSample:

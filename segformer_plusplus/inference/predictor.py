@@ -177,7 +177,7 @@ class Predictor(ABC, Generic[Sample]):
         """Predicts images together, or one by one if that fails."""
         try:
             samples = self._samples([(each.picture, each.image) for each in loaded])
-        except Exception as error:  # of a pipeline and a model that anybody has written
+        except Exception as error:  # noqa: BLE001 - of anybody's pipeline and model
             if len(loaded) == 1:
                 return [Prediction(loaded[0].picture, error=self._blame(loaded[0], error))]
             done = [self._attempt([each])[0] for each in loaded]
@@ -197,7 +197,7 @@ class Predictor(ABC, Generic[Sample]):
                 channels = failed.image.shape[2:]
                 grey = np.full((height, width, *channels), 127, dtype=failed.image.dtype)
                 self._samples([(Picture('grey', lambda: grey), grey)])
-            except Exception:
+            except Exception:  # noqa: BLE001 - of the same pipeline and model
                 raise SegformerPlusPlusError(
                     f'no picture can be predicted, not even a grey one of {height}x{width}: '
                     f'{_reason(error)}'

@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from typing import Any, Protocol
+from typing import Any, Generic, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -77,6 +77,9 @@ def is_enabled() -> bool:
     return _enabled.on
 
 
+P = ParamSpec('P')
+R = TypeVar('R')
+
 Held = list[tuple[Any, Callable[[], bool] | None]]
 """Holds what caches gave, and what tells whether they would give it again."""
 
@@ -94,7 +97,7 @@ def recording() -> Iterator[Held]:
         _held.reset(token)
 
 
-def hold(value: Any, still: Callable[[], bool] | None = None) -> Any:
+def hold(value: R, still: Callable[[], bool] | None = None) -> R:
     """Returns a value of a cache; a graph that is being recorded keeps it.
 
     Args:
@@ -168,28 +171,19 @@ def power(number: int, least: int = 16) -> int:
     return max(least, 1 << (number - 1).bit_length())
 
 
-class Launch(Protocol):
-    """Is a function that launches kernels on tensors of a CUDA device."""
-
-    __name__: str
-    __doc__: str | None
-
-    def __call__(self, *arguments: Any) -> Any: ...
-
-
 _LIBRARY = torch.library.Library('segformer_plusplus', 'FRAGMENT')
 
-OPERATORS: dict[str, Operator] = {}
+OPERATORS: dict[str, Operator[..., Any]] = {}
 """Holds those that are imported, by name."""
 
 
-class Operator:
+class Operator(Generic[P, R]):
     """Is an operator ``segformer_plusplus::name`` of PyTorch.
 
     On a CPU, under fake tensors, and on a GPU where its kernel failed, it is ``reference``.
 
     Args:
-        launch: runs the kernel; gives the operator its name and its docstring.
+        launch: runs kernels on tensors of a CUDA device; gives the operator its name and docstring.
         schema: of the operator, '(Tensor tokens, int height) -> Tensor'.
         reference: the same in PyTorch.
         example: makes arguments for (device, dtype) to try the kernel on.
@@ -197,17 +191,20 @@ class Operator:
         launches: how many kernels of the GPU one call starts, at most.
     """
 
+    __name__: str
+
     def __init__(
         self,
-        launch: Launch,
+        launch: Callable[P, R],
         schema: str,
-        reference: Callable[..., Any],
+        reference: Callable[P, R],
         example: Callable[[torch.device, torch.dtype], tuple[Any, ...]],
-        agrees: Callable[[Any, Any], bool],
+        agrees: Callable[[R, R], bool],
         launches: int,
     ) -> None:
         functools.update_wrapper(self, launch)
-        self.launch, self.reference = launch, reference
+        self.launch: Callable[..., R] = launch
+        self.reference: Callable[..., R] = reference
         self.example, self.agrees, self.launches = example, agrees, launches
         OPERATORS[launch.__name__] = self
         self._works: dict[tuple[torch.device, torch.dtype], bool] = {}
@@ -220,8 +217,8 @@ class Operator:
         torch.library.register_fake(name, reference, lib=library)
         self._operator: Any = getattr(torch.ops.segformer_plusplus, launch.__name__).default
 
-    def __call__(self, *arguments: Any) -> Any:
-        return self._operator(*arguments)
+    def __call__(self, *arguments: P.args, **keywords: P.kwargs) -> R:
+        return self._operator(*arguments, **keywords)
 
     def _run(self, *arguments: Any) -> Any:
         first = next(each for each in tree_leaves(arguments) if isinstance(each, Tensor))
@@ -253,7 +250,7 @@ class Operator:
             right = self.agrees(found, self.reference(*arguments))
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # whatever a compiler, a driver or a missing gcc says
+        except Exception as error:  # noqa: BLE001 - of a compiler, a driver, a missing gcc
             self._give_up((device, dtype), f'{type(error).__name__}: {error}')
             return False
         if not right:
@@ -264,13 +261,19 @@ class Operator:
         self._works[key] = False
         _log.warning(
             'the kernel %s does not run on %s in %s, PyTorch does its work: %s',
-            self.__name__,  # type: ignore[attr-defined]
+            self.__name__,
             torch.cuda.get_device_name(key[0]) if key[0].type == 'cuda' else key[0],
             str(key[1]).removeprefix('torch.'),
             next(iter(reason.splitlines()), ''),
         )
 
 
-def operator(**settings: Any) -> Callable[[Launch], Operator]:
+def operator(
+    schema: str,
+    reference: Callable[P, R],
+    example: Callable[[torch.device, torch.dtype], tuple[Any, ...]],
+    agrees: Callable[[R, R], bool],
+    launches: int,
+) -> Callable[[Callable[P, R]], Operator[P, R]]:
     """Makes an :class:`Operator` of the decorated function; the arguments are those of it."""
-    return lambda launch: Operator(launch, **settings)
+    return lambda launch: Operator(launch, schema, reference, example, agrees, launches)

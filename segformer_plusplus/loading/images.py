@@ -20,6 +20,7 @@ from mmcv.transforms import LoadImageFromFile
 from mmengine import fileio
 from mmengine.logging import print_log
 from mmengine.registry import TRANSFORMS
+from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 from torch.utils.data import get_worker_info
 
@@ -167,7 +168,7 @@ class CheckedLoadImageFromFile(LoadImageFromFile):
         results['exif_orientation'] = self.orientation
         return results
 
-    def decode(self, data: bytes, path: str) -> np.ndarray:
+    def decode(self, data: bytes, path: str) -> NDArray[Any]:
         """Turns the bytes of a file into what mmcv's loader gives; raises all kinds of errors."""
         self.orientation = 1
         why: Exception = ValueError(f'{self.imdecode_backend} cannot decode it')
@@ -192,7 +193,7 @@ class CheckedLoadImageFromFile(LoadImageFromFile):
                 return self._cast(image)
         raise why
 
-    def _cast(self, image: np.ndarray) -> np.ndarray:
+    def _cast(self, image: NDArray[Any]) -> NDArray[Any]:
         native = image.dtype.newbyteorder('=')  # torch has no other
         return image.astype(np.float32 if self.to_float32 else native, copy=False)
 
@@ -217,7 +218,7 @@ class CheckedLoadImageFromFile(LoadImageFromFile):
             picture = Image.fromarray((np.asarray(picture) >> bits - 8).astype(np.uint8))
         return picture
 
-    def as_array(self, picture: Image.Image) -> np.ndarray:
+    def as_array(self, picture: Image.Image) -> NDArray[Any]:
         """Returns an upright picture, or a part of it, as mmcv does: (H, W, 3) uint8 BGR."""
         turned = self.color_type in ('color', 'grayscale')
         flag = f'{self.color_type}_ignore_orientation' if turned else self.color_type

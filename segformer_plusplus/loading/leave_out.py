@@ -17,9 +17,10 @@ from ..errors import SegformerPlusPlusError
 from ..files import replace
 
 
-@DATASETS.register_module(name='LeaveOut', force=True)
 def without_listed(dataset: dict[str, Any] | BaseDataset, leave_out: str) -> BaseDataset:
-    """Builds a dataset and takes the listed images out of it; in a config::
+    """Builds a dataset and takes the listed images out of it.
+
+    In a config::
 
         dataset=dict(type='LeaveOut', leave_out='fix.train.txt', dataset=dict(type='...', ...))
 
@@ -59,6 +60,9 @@ def without_listed(dataset: dict[str, Any] | BaseDataset, leave_out: str) -> Bas
             name = dataset.metainfo.get('dataset_name')
             MessageHub.get_current_instance().pop_info(f'{name}_ann_file')
     return dataset
+
+
+DATASETS.register_module(name='LeaveOut', force=True, module=without_listed)
 
 
 def leaves_of(dataset: Any) -> Iterator[Any]:
@@ -184,7 +188,7 @@ def read_coco(dataset: Any) -> CocoFile | None:
     if not str(path).endswith('.json') or 'img' not in prefix:
         return None
     try:
-        with open(path, encoding='utf-8') as file:
+        with Path(path).open(encoding='utf-8') as file:
             content = json.load(file)
     except ValueError as error:
         raise SegformerPlusPlusError(f'{path} cannot be read as JSON: {error}') from error

@@ -151,7 +151,7 @@ def _may_keep(tensors: Sequence[Tensor]) -> bool:
 
 def _are_same(seen: list[tuple[Tensor, int] | None], sources: Sequence[Tensor | None]) -> bool:
     return len(seen) == len(sources) and all(
-        old is new is None
+        old is None and new is None
         if old is None or new is None
         else old[1] == new._version and old[0].dtype == new.dtype and old[0].is_set_to(new)
         for old, new in zip(seen, sources, strict=True)

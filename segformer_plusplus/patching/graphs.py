@@ -288,7 +288,7 @@ class RecordedForward:
         run = partial(self._run_on, flat, structure, results)
         try:
             found = record(run, [each for each in flat if isinstance(each, Tensor)], self._memory)
-        except Exception as error:  # whatever CUDA, a library or a user's strategy says
+        except Exception as error:  # noqa: BLE001 - of CUDA, a library, a user's strategy
             self._say(first_line(error))
             return None
         # weights that are replaced are read once more, before that is noticed
@@ -450,9 +450,7 @@ def _state_of(module: nn.Module) -> _State | None:
             objects += each, type(each)
             for value in own.values():
                 kind = type(value)
-                if kind in _SETTINGS:
-                    values.append(value)
-                elif kind is tuple and _SETTINGS.issuperset(map(type, value)):
+                if kind in _SETTINGS or (kind is tuple and _SETTINGS.issuperset(map(type, value))):
                     values.append(value)
                 elif kind is Tensor:
                     objects.append(value)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from mmpose.datasets.datasets.base import BaseCocoStyleDataset
 from mmpose.registry import DATASETS, TRANSFORMS
+from numpy.typing import NDArray
 
 from ..loading.images import CheckedLoadImageFromFile
 from .keypoints import JBD, LSP, KeypointSet
@@ -101,7 +102,7 @@ class CheckedLoadImage(CheckedLoadImageFromFile):
         """Reads ``results['img_path']``, unless there is an ``img``; (H, W, 3) uint8 BGR."""
         if 'img' not in results:
             return super().transform(results)
-        image: np.ndarray = results['img']
+        image: NDArray[Any] = results['img']
         results.setdefault('img_path', None)
         results['img'] = image.astype(np.float32) if self.to_float32 else image
         results['img_shape'] = results['ori_shape'] = image.shape[:2]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from mmpose.evaluation.metrics import PCKAccuracy
 from mmpose.registry import METRICS
+from numpy.typing import NDArray
 
 from ..errors import SegformerPlusPlusError
 
@@ -57,7 +58,7 @@ class BoxPCK(PCKAccuracy):
             metrics[name] = float(super().compute_metrics(results)['PCK'])
         return metrics
 
-    def counted(self, visible: np.ndarray) -> np.ndarray:
+    def counted(self, visible: NDArray[Any]) -> NDArray[np.bool_]:
         """Returns which of the keypoints (N, K) of people count: those that are annotated."""
         return visible > 0
 
@@ -106,7 +107,7 @@ class TorsoPCK(BoxPCK):
             result['bbox_size'] = np.full((1, 2), length)
             result['mask'] = self.counted(result['mask']) & (length > 0)
 
-    def counted(self, visible: np.ndarray) -> np.ndarray:
+    def counted(self, visible: NDArray[Any]) -> NDArray[np.bool_]:
         """Returns which of the keypoints (N, K) of people count: if the torso's ends are there."""
         there = super().counted(visible)
         return there & there[:, self._ends()].all(axis=1, keepdims=True)

@@ -1,5 +1,7 @@
-"""Merges tokens by bipartite soft matching: tokens are split into destinations and sources, and the
-sources that are most similar to a destination are merged into it.
+"""Merges tokens by bipartite soft matching.
+
+Tokens are split into destinations and sources, and the sources that are most similar to a
+destination are merged into it.
 
 Sources: ToMe (Bolya et al., ICLR 2023) for the matching, tomesd (Bolya and Hoffman, CVPRW 2023) for
 destinations on a 2D grid, Segformer++ (Kienzle et al., MIPR 2024) for where it acts in SegFormer.

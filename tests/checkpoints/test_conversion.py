@@ -211,7 +211,7 @@ def test_smp(tmp_path, depth):
             decoder_segmentation_channels=DECODER,
             classes=CLASSES,
             aux_params=dict(classes=2),
-        )  # fmt: skip
+        )
     )
     with torch.inference_mode():
         features = model.decoder(model.encoder(images()))

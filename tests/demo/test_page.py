@@ -18,17 +18,17 @@ httpx = pytest.importorskip('httpx', reason='it comes with Gradio')
 gradio = pytest.importorskip('gradio', reason='the extra demo is not installed')
 sync_api = pytest.importorskip('playwright.sync_api', reason='playwright is not installed')
 
-from segformer_plusplus.demo import Comparer, comparison, open_comparer, words as demo_words  # noqa: E402
-from segformer_plusplus.demo.calls import ERROR, Calls, for_people  # noqa: E402
-from segformer_plusplus.demo.page import build_page  # noqa: E402
-from segformer_plusplus.demo.segmentation import SegmentationComparer  # noqa: E402
-from segformer_plusplus.demo.serving import OnlyFromHere, is_local, serve  # noqa: E402
-from segformer_plusplus.errors import SegformerPlusPlusError  # noqa: E402
-from segformer_plusplus.export import export_model  # noqa: E402
-from segformer_plusplus.inference import Segmenter, open_model  # noqa: E402
-from segformer_plusplus.inference.exported import exported_config  # noqa: E402
+from segformer_plusplus.demo import Comparer, comparison, open_comparer, words as demo_words
+from segformer_plusplus.demo.calls import ERROR, Calls, for_people
+from segformer_plusplus.demo.page import build_page
+from segformer_plusplus.demo.segmentation import SegmentationComparer
+from segformer_plusplus.demo.serving import OnlyFromHere, is_local, serve
+from segformer_plusplus.errors import SegformerPlusPlusError
+from segformer_plusplus.export import export_model
+from segformer_plusplus.inference import Segmenter, open_model
+from segformer_plusplus.inference.exported import exported_config
 
-from .conftest import all_at_once  # noqa: E402
+from .conftest import all_at_once
 
 NAMES = ('chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable')
 BROWSER = next((path for path in map(shutil.which, NAMES) if path), None)

@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -149,7 +150,7 @@ def check_stack_for_signals():
     gc.collect()
     stack = Stack()
     assert ctypes.CDLL(None).sigaltstack(None, ctypes.byref(stack)) == 0
-    maps = [line.split()[0].split('-') for line in open('/proc/self/maps')]
+    maps = [line.split()[0].split('-') for line in Path('/proc/self/maps').read_text().splitlines()]
     mapped = any(int(low, 16) <= (stack.start or 0) < int(high, 16) for low, high in maps)
     assert not stack.start or mapped
 

@@ -62,7 +62,7 @@ def test_the_model_that_is_edited_works(scope):
     run(scope, config(scope))
 
 
-@pytest.mark.parametrize('scope, part, key', KEYS, ids=lambda each: str(each))
+@pytest.mark.parametrize('scope, part, key', KEYS, ids=str)
 def test_one_mistake(scope, part, key):
     for value in MISTAKES:
         one_edit(scope, part, key, value)

@@ -18,17 +18,17 @@ pytest.importorskip('mmseg')
 transformers = pytest.importorskip('transformers')
 hub_library = pytest.importorskip('huggingface_hub')
 
-from mmengine.config import Config  # noqa: E402
-from mmseg.registry import DATASETS  # noqa: E402
+from mmengine.config import Config
+from mmseg.registry import DATASETS
 
-from segformer_plusplus import apply_token_merging  # noqa: E402
-from segformer_plusplus.errors import CheckpointError, SegformerPlusPlusError  # noqa: E402
-from segformer_plusplus.inference import Segmenter, configs, pretrained  # noqa: E402
-from segformer_plusplus.inference.opening import open_model  # noqa: E402
-from segformer_plusplus.token_merging import build_token_merging  # noqa: E402
+from segformer_plusplus import apply_token_merging
+from segformer_plusplus.errors import CheckpointError, SegformerPlusPlusError
+from segformer_plusplus.inference import Segmenter, configs, pretrained
+from segformer_plusplus.inference.opening import open_model
+from segformer_plusplus.token_merging import build_token_merging
 
-from .saved import change, contents, save_model  # noqa: E402
-from .tiny import build_model  # noqa: E402
+from .saved import change, contents, save_model
+from .tiny import build_model
 
 SIDE = 64
 

@@ -1,5 +1,7 @@
 """Jump-Broadcast's metainfo against what is published about the data set."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -55,7 +57,7 @@ def test_limbs(meta):
     expected = [
         (NAMES.index(a), NAMES.index(b))
         for chain in map(str.split, CHAINS)
-        for a, b in zip(chain, chain[1:], strict=False)
+        for a, b in pairwise(chain)
     ]
     assert [tuple(link) for link in meta['skeleton_links']] == expected
 

@@ -16,11 +16,11 @@ class Drawn:
 
     def write(self, layout: str, folder: Path, **other: object) -> None:
         """Draws the usual set into a folder, or with other settings."""
-        from tools.dataset_generators import layouts
+        from tools.dataset_generators.layouts import LAYOUTS
+        from tools.dataset_generators.writing import write
 
         usual = SCENES if layout in ('cityscapes', 'ade20k') else JUMPERS
-        write = getattr(layouts, f'write_{layout.replace("-", "_")}')
-        write(folder, **{**usual, **other})
+        write(LAYOUTS[layout], folder, **{**usual, **other})
 
     def __call__(self, layout: str) -> Path:
         """Returns the folder of the usual set, to read only."""

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from mmpose.apis import inference_topdown, init_model
 
-from tools.dataset_generators.layouts import write_coco, write_jbd
+from tools.dataset_generators.layouts import LAYOUTS
+from tools.dataset_generators.writing import write
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = {
@@ -62,8 +63,7 @@ def trained(request, tmp_path_factory):
     """The layout, its data, and a checkpoint after the two iterations of one epoch."""
     layout = request.param
     folder = tmp_path_factory.mktemp(layout)
-    write = {'jbd': write_jbd, 'coco': write_coco}[layout]
-    write(folder / 'data', train=4, val=2, size=(180, 240), progress=False)
+    write(LAYOUTS[layout], folder / 'data', train=4, val=2, size=(180, 240), progress=False)
     more = options(folder / 'data')
     if layout == 'coco':  # one to three people in an image
         more.append('train_dataloader.dataset.indices=4')
@@ -167,8 +167,7 @@ def test_missing_data(trained, tmp_path, capfd, split, missing):
 
 def test_a_truncated_frame_is_named(trained, tmp_path, capfd):
     layout, _ = trained
-    write = {'jbd': write_jbd, 'coco': write_coco}[layout]
-    write(tmp_path / 'data', train=2, val=1, size=(180, 240), progress=False)
+    write(LAYOUTS[layout], tmp_path / 'data', train=2, val=1, size=(180, 240), progress=False)
     for path in (tmp_path / 'data').rglob('*.jpg'):
         path.write_bytes(path.read_bytes()[:-300])
     argv = [ROOT / CONFIGS[layout], '--work-dir', tmp_path / 'work', *options(tmp_path / 'data')]

@@ -28,7 +28,8 @@ from mmengine.registry import DefaultScope
 from mmengine.visualization import Visualizer
 
 from segformer_plusplus.cli.demo import find_model
-from tools.dataset_generators.layouts import write_jbd
+from tools.dataset_generators.layouts import LAYOUTS
+from tools.dataset_generators.writing import write
 from tools.paper_tables.steps import Step, find_reason
 from tools.paper_tables.tables import PAPER, TABLES, DrawnImages
 
@@ -282,7 +283,8 @@ def test_weights_of_another_arch_are_a_row_that_failed(tmp_path, out, monkeypatc
     trained = list(out.glob('train/td-hm_mit-b5_none_*jbd*/epoch_*.pth'))
     if not trained:
         pytest.skip('needs what the test of the table jbd has trained')
-    write_jbd(tmp_path / 'data/jump_broadcast', train=2, val=1, size=(96, 128), progress=False)
+    jumpers, folder = LAYOUTS['jbd'], tmp_path / 'data/jump_broadcast'
+    write(jumpers, folder, train=2, val=1, size=(96, 128), progress=False)
     (tmp_path / 'data/jump_broadcast/jumpers.json').unlink()  # as if it were published
     (tmp_path / 'weights').mkdir()
     shutil.copy(trained[0], tmp_path / 'weights/td-hm_mit-b5_none_1xb16-210e_jbd-640x480.pth')

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from tools.dataset_generators.layouts import write_cityscapes
+from tools.dataset_generators.layouts import LAYOUTS
+from tools.dataset_generators.writing import write
 
 pytest.importorskip('mmseg')
 
@@ -76,7 +77,7 @@ train, evaluate = (load_tool(name).main for name in ('train', 'test'))
 def place(tmp_path_factory) -> Path:
     """A folder with data, a config, and a checkpoint after two iterations."""
     folder = tmp_path_factory.mktemp('tools')
-    write_cityscapes(folder / 'data', train=4, val=2, size=(64, 128), progress=False)
+    write(LAYOUTS['cityscapes'], folder / 'data', train=4, val=2, size=(64, 128), progress=False)
     (folder / 'tiny.py').write_text(CONFIG.format(root=str(folder / 'data')))
     assert train([str(folder / 'tiny.py'), '--work-dir', str(folder / 'work')]) == 0
     assert (folder / 'work' / 'iter_2.pth').is_file()

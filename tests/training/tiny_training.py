@@ -21,7 +21,7 @@ from mmengine.hooks import Hook
 
 CLASSES = 4
 SIZE = 64
-KILLS = int(os.environ.get('KILLS', 5))
+KILLS = int(os.environ.get('KILLS', '5'))
 
 
 def write_data(folder: Path, train: int = 8, val: int = 5) -> Path:

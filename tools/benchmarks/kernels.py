@@ -198,13 +198,13 @@ def try_kernel(
             agrees=operator.agrees(run(*arguments), operator.reference(*arguments)),
             milliseconds=milliseconds(lambda: run(*arguments), device, rounds),
         )
-    except Exception as reason:  # whatever Triton says
+    except Exception as reason:  # noqa: BLE001 - whatever Triton says
         record['failed'] = f'{type(reason).__name__}: {reason}'[:500]
     others: dict[str, float | str] = {}
     for other, call in alternatives(operator, arguments).items():
         try:
             others[other] = milliseconds(call, device, rounds)
-        except Exception as reason:  # what a library does not have for this GPU
+        except Exception as reason:  # noqa: BLE001 - what a library does not have for this GPU
             others[other] = f'{type(reason).__name__}: {reason}'[:200]
     return record | dict(others=others)
 

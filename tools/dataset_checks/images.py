@@ -105,7 +105,7 @@ def _try(
         result.found.append((f'{kind}_missing', _hint(path)))
     except SegformerPlusPlusError as error:
         result.found.append((f'{kind}_values', reason(error)))
-    except Exception as error:  # a decoder meets damaged data with all kinds of errors
+    except Exception as error:  # noqa: BLE001 - a decoder has all kinds for damaged data
         why = getattr(error, 'strerror', None) or reason(error)
         result.found.append((f'{kind}_unreadable', why))
     return None

@@ -200,8 +200,8 @@ def _unused(source: Source) -> Iterator[Finding]:
                 fits = name.lower().endswith(suffixes) and not name.startswith('.')
                 if not fits or absolute(path) in known:
                     continue
-                if os.path.isfile(path):
+                if Path(path).is_file():
                     yield source.finding(check, path)
                 elif check == 'image_unused':
-                    why = 'a folder' if os.path.isdir(path) else 'a link to nothing'
+                    why = 'a folder' if Path(path).is_dir() else 'a link to nothing'
                     yield source.finding('image_no_file', path, why)

@@ -115,7 +115,7 @@ def write_frame(source: Path, target: Path, copy: bool) -> None:
 
 def _is_written(source: Path, target: Path, copy: bool) -> bool:
     if target.is_symlink():
-        return not copy and os.readlink(target) == str(source)
+        return not copy and target.readlink() == source
     if not target.exists():
         return False
     # The raw frame may be a link to this very file: replacing it would lose the frame.

@@ -258,7 +258,7 @@ def _check(path: Path, entry: Entry, number: int, split: Split) -> Person | None
     except FileNotFoundError:
         split.note('missing', entry.file)
         return None
-    except Exception as error:  # a decoder meets damaged data with all kinds of errors
+    except Exception as error:  # noqa: BLE001 - a decoder has all kinds for damaged data
         split.note('unreadable', f'{entry.file} ({reason(error)})')
         return None
     if turned:

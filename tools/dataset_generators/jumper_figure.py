@@ -174,8 +174,10 @@ class Figure:
         facing = self._body.chest[2, 0]  # of the chest's forward, towards the camera
         if facing > 0.12:
             blobs.append(self._patch(0.11, (-0.1, 0.1), (-0.07, 0.07), BIB))
-            for digit in (-0.045, 0.045):
-                blobs.append(self._patch(0.11, (digit - 0.022, digit + 0.022), (-0.04, 0.04), INK))
+            blobs += [
+                self._patch(0.11, (digit - 0.022, digit + 0.022), (-0.04, 0.04), INK)
+                for digit in (-0.045, 0.045)
+            ]
         elif facing < -0.12:
             blobs.append(self._patch(-0.11, (-0.13, 0.13), (0.02, 0.08), kit['stripe']))
         return self._depth('chest', 'pelvis'), blobs

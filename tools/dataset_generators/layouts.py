@@ -16,7 +16,7 @@ from tools.dataset_generators import jumpers, scenes
 from tools.dataset_generators.jumpers import draw_jumpers
 from tools.dataset_generators.scene_canvas import CLASSES
 from tools.dataset_generators.scenes import draw_scene
-from tools.dataset_generators.writing import Annotated, Frame, Job, Layout, People, write
+from tools.dataset_generators.writing import Annotated, Frame, Job, Layout, People
 
 CITIES = {
     'train': ('ashford', 'birkstadt', 'corvale', 'dunmere'),
@@ -203,8 +203,6 @@ COCO_2017 = Layout(
 )
 """COCO 2017: 17 keypoints, one to three athletes in an image, all of them annotated."""
 
-write_cityscapes = partial(write, CITYSCAPES)
-write_ade20k = partial(write, ADE20K)
-write_jbd = partial(write, JUMP_BROADCAST)
-write_jbd_raw = partial(write, JUMP_BROADCAST_RAW)
-write_coco = partial(write, COCO_2017)
+LAYOUTS = {
+    each.name: each for each in (CITYSCAPES, ADE20K, JUMP_BROADCAST, JUMP_BROADCAST_RAW, COCO_2017)
+}

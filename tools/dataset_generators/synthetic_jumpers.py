@@ -10,10 +10,8 @@ from typing import Annotated, Literal
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from segformer_plusplus.cli.options import Flat, command
-from tools.dataset_generators.layouts import COCO_2017, JUMP_BROADCAST, JUMP_BROADCAST_RAW
+from tools.dataset_generators.layouts import LAYOUTS
 from tools.dataset_generators.writing import Drawn, write
-
-LAYOUTS = {each.name: each for each in (COCO_2017, JUMP_BROADCAST, JUMP_BROADCAST_RAW)}
 
 
 @command
@@ -24,7 +22,7 @@ def main(
     layout: Literal['jbd', 'jbd-raw', 'coco'] = 'jbd',
     train: int = 500,
     val: int = 50,
-    drawn: Annotated[Drawn, Flat] = Drawn(),  # noqa: B008
+    drawn: Annotated[Drawn, Flat] = Drawn(),
 ) -> None:
     """Draws synthetic jumpers with keypoints, laid out as Jump-Broadcast or COCO 2017.
 

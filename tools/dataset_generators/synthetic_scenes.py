@@ -10,10 +10,8 @@ from typing import Annotated, Literal
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from segformer_plusplus.cli.options import Flat, command
-from tools.dataset_generators.layouts import ADE20K, CITYSCAPES
+from tools.dataset_generators.layouts import LAYOUTS
 from tools.dataset_generators.writing import Drawn, write
-
-LAYOUTS = {each.name: each for each in (ADE20K, CITYSCAPES)}
 
 
 @command
@@ -24,7 +22,7 @@ def main(
     layout: Literal['cityscapes', 'ade20k'] = 'cityscapes',
     train: int = 200,
     val: int = 20,
-    drawn: Annotated[Drawn, Flat] = Drawn(),  # noqa: B008
+    drawn: Annotated[Drawn, Flat] = Drawn(),
 ) -> None:
     """Draws synthetic street scenes with pixel labels, laid out as Cityscapes or ADE20K.
 

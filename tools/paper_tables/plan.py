@@ -152,7 +152,7 @@ class Settings:
                 f'{undrawn[0]} is measured on photographs, which nothing draws: run it in a call '
                 'of its own, without --data synthetic'
             )
-        elif demos and (self.data == 'real' or len(demos) < len(tables) and not self.synthetic):
+        elif demos and (self.data == 'real' or (len(demos) < len(tables) and not self.synthetic)):
             fault = (
                 f'{demos[0]} draws its data, which are never mixed with real ones: run it in a '
                 'call of its own, or all with --data synthetic'

@@ -92,7 +92,7 @@ def execute(step: Step, log: Path, root: Path) -> str | None:
             stdout=stream,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
-            preexec_fn=lambda: _die_with(parent),
+            preexec_fn=lambda: _die_with(parent),  # noqa: PLW1509 - it only calls prctl
         )
         try:
             code = process.wait()

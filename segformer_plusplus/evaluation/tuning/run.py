@@ -347,12 +347,12 @@ def _list_files(cfg: Config, folder: str | os.PathLike[str] | None) -> list[list
     parts = [*(data.get('data_prefix') or {}).values(), data.get('ann_file')]
     root = Path(data.get('data_root') or '')
     places = [Path(folder)] if folder else [root / part for part in parts if part]
-    files = []
-    for place in places:
-        for path in sorted(place.rglob('*')) if place.is_dir() else [place]:
-            if path.is_file():
-                files.append([str(path), path.stat().st_size, path.stat().st_mtime_ns])
-    return files
+    return [
+        [str(path), path.stat().st_size, path.stat().st_mtime_ns]
+        for place in places
+        for path in (sorted(place.rglob('*')) if place.is_dir() else [place])
+        if path.is_file()
+    ]
 
 
 def _write(

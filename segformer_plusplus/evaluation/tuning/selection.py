@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import math
 import statistics
@@ -274,7 +275,7 @@ class Evaluator:
             reason = f'{self.by} is {values[self.by]}'
         except SegformerPlusPlusError as error:
             reason = str(error)
-        except Exception as error:  # a strategy of one's own can fail in any way
+        except Exception as error:  # noqa: BLE001 - a strategy of one's own can fail in any way
             reason = ' '.join(f'{type(error).__name__}: {error}'.split())
         # outside of the handler, where the traceback holds the tensors no more
         release_memory()
@@ -391,10 +392,8 @@ def _time_anew(result: TuneResult, batch: Sequence[Point], evaluator: Evaluator)
     """Returns the points that meet the budget by their new times, the best first."""
     rounds = FINAL_ROUNDS * evaluator.rounds
     timed: list[Point] = []
-    try:
+    with contextlib.suppress(SegformerPlusPlusError):  # one does not fit: each by itself, see below
         timed = evaluator.time_together(batch, rounds)
-    except SegformerPlusPlusError:  # one of them does not fit: each by itself, see below
-        pass
     if not timed:
         release_memory()
         for point in batch:

@@ -81,10 +81,11 @@ def warnings(monkeypatch, request) -> list[str]:
 def scenes(tmp_path_factory) -> tuple[Path, Path]:
     """Returns config and checkpoint; there are 3 images of 128x256."""
     pytest.importorskip('mmseg')
-    from tools.dataset_generators.layouts import write_cityscapes
+    from tools.dataset_generators.layouts import LAYOUTS
+    from tools.dataset_generators.writing import write as draw
 
     folder = tmp_path_factory.mktemp('scenes')
-    write_cityscapes(folder / 'data', train=1, val=3, size=(128, 256), seed=0, workers=1)
+    draw(LAYOUTS['cityscapes'], folder / 'data', train=1, val=3, size=(128, 256), seed=0, workers=1)
     text = SEGMENTATION + SCENES.format(root=str(folder / 'data'))
     return write(folder, text, seed=0)
 
@@ -94,8 +95,9 @@ def jumpers(tmp_path_factory) -> tuple[Path, Path]:
     """Returns config and checkpoint; there are 5 people."""
     pytest.importorskip('mmpose')
     pytest.importorskip('xtcocotools')
-    from tools.dataset_generators.layouts import write_jbd
+    from tools.dataset_generators.layouts import LAYOUTS
+    from tools.dataset_generators.writing import write as draw
 
     folder = tmp_path_factory.mktemp('jumpers')
-    write_jbd(folder / 'data', train=1, val=5, size=(270, 480), seed=0, workers=1)
+    draw(LAYOUTS['jbd'], folder / 'data', train=1, val=5, size=(270, 480), seed=0, workers=1)
     return write(folder, POSE + JUMPERS.format(root=str(folder / 'data')), seed=0)

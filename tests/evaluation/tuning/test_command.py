@@ -36,7 +36,7 @@ def quick(scenes, folder):
             '--rounds', '1', '--images', '1']  # fmt: skip
 
 
-@pytest.fixture()
+@pytest.fixture
 def arguments(large_scenes, tmp_path):
     return quick(large_scenes, tmp_path)
 
@@ -51,7 +51,7 @@ def tuned(large_scenes, tmp_path_factory):
     return folder / 'out', printed.getvalue().splitlines()
 
 
-@pytest.fixture()
+@pytest.fixture
 def out(tuned, tmp_path):
     """A copy of that folder, where ``arguments`` go on."""
     return shutil.copytree(tuned[0], tmp_path / 'out')

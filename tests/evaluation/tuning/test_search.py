@@ -28,7 +28,7 @@ def every_trial(tmp_path_factory):
     return folder
 
 
-@pytest.fixture()
+@pytest.fixture
 def folder(every_trial, tmp_path):
     """A copy of it: a budget needs no trial of its own."""
     return shutil.copytree(every_trial, tmp_path / 'study')

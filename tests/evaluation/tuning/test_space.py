@@ -11,7 +11,7 @@ from segformer_plusplus.token_merging import PRESETS, build_token_merging
 from segformer_plusplus.token_merging.plans import CellPlan
 
 
-@pytest.fixture()
+@pytest.fixture
 def own_pairs():
     """A strategy whose setting is a pair, as long as a test runs."""
 
