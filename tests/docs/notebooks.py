@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from unittest import mock
 
 import nbformat
 from nbclient import NotebookClient
@@ -18,16 +19,16 @@ METADATA = dict(
     kernelspec=dict(display_name='Python 3', language='python', name='python3'),
     language_info=dict(name='python'),
 )
-"""What a notebook says of where it ran: nothing."""
+"""All that a notebook says of what ran it."""
 
 TIMEOUT = 600
-"""Seconds that a cell may take; all of a notebook takes about one minute."""
+"""Seconds that a cell may take; the whole of a notebook takes about sixty."""
 
 
 def run(notebook: nbformat.NotebookNode, folder: Path) -> None:
     """Runs a notebook by this Python, in a folder; its outputs are then those of the run.
 
-    Of the user's, no kernel, no settings and no proxy of a display count, and nothing is downloaded.
+    No kernel and no settings of the user count, and nothing can be downloaded from the Hub.
 
     Raises:
         CellExecutionError: a cell failed.
@@ -37,24 +38,25 @@ def run(notebook: nbformat.NotebookNode, folder: Path) -> None:
     argv = [sys.executable, '-m', 'ipykernel_launcher', '-f', '{connection_file}']
     spec = dict(argv=argv, display_name='Python 3', language='python')
     (kernel / 'kernel.json').write_text(json.dumps(spec))
-    commands = Path(sys.executable).parent  # segformer-plusplus is beside it
-    changed = dict(
+    commands = str(Path(sys.executable).parent)  # segformer-plusplus is beside it
+    environment = dict(
+        os.environ,
         JUPYTER_PATH=str(folder / 'jupyter'),
         IPYTHONDIR=str(folder / 'ipython'),
         HF_HUB_OFFLINE='1',
         OMP_NUM_THREADS='1',
-        PATH=os.pathsep.join([str(commands), os.environ.get('PATH', '')]),
+        PATH=os.pathsep.join([commands, os.environ.get('PATH', '')]),
     )
-    before = dict(os.environ)
-    try:
-        os.environ.update(changed)
-        os.environ.pop('MPLBACKEND', None)  # the kernel draws into the notebook
-        resources = dict(metadata=dict(path=str(folder)))
-        options = dict(timeout=TIMEOUT, record_timing=False, coalesce_streams=True)
-        NotebookClient(notebook, resources=resources, **options).execute()
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
+    environment.pop('MPLBACKEND', None)  # figures go into the notebook
+    client = NotebookClient(
+        notebook,
+        timeout=TIMEOUT,
+        record_timing=False,
+        coalesce_streams=True,
+        resources=dict(metadata=dict(path=str(folder))),
+    )
+    with mock.patch.dict(os.environ, environment, clear=True):
+        client.execute()
     notebook.metadata = nbformat.from_dict(METADATA)
 
 
