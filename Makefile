@@ -14,7 +14,7 @@ MMPOSE := mmpose==1.3.2
 GRADIO := gradio==6.31.0
 # What `make mutate` needs.
 MUTATION := mutmut==3.8.1 libcst==1.9.0 coverage==7.17.5 pytest-cov==7.1.0
-SOURCES := segformer_plusplus tools tests configs setup.py
+SOURCES := segformer_plusplus tools tests configs docs setup.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

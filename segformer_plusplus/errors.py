@@ -51,7 +51,7 @@ def first_line(error: BaseException) -> str:
 def describe_error(error: BaseException) -> str | None:
     """One line for an error that the user can mend, None for one that is ours.
 
-    That is a :class:`SegformerPlusPlusError`, a missing or unreadable file, a name that no
+    That is a ``SegformerPlusPlusError``, a missing or unreadable file, a name that no
     registry knows, an argument that a class in the config does not take, or a wrapper of these.
     """
     for link in _wrapped(error):

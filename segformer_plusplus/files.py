@@ -138,7 +138,7 @@ def write_json(path: str | os.PathLike[str], content: Mapping[str, Any] | Sequen
 
 
 def write_text(path: str | os.PathLike[str], content: str) -> None:
-    """Writes a text file atomically, see :func:`write_json`."""
+    """Writes a text file atomically, see ``write_json``."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_beside(path) as place:

@@ -83,7 +83,7 @@ def component(kind: Any, registry: Any, scope: str | None = None) -> Any:
     """Returns the class or function that a config's ``type`` stands for; None if nobody knows it.
 
     Args:
-        kind: see :func:`component_name`.
+        kind: see ``component_name``.
         registry: one of ``mmengine.registry``.
         scope: the config's ``default_scope``; None is the one that was set last.
     """
@@ -96,7 +96,7 @@ def component(kind: Any, registry: Any, scope: str | None = None) -> Any:
 def component_names(kind: Any, registry: Any, scope: str | None = None) -> list[str]:
     """Returns the bare names of a component and of the classes that it derives from.
 
-    Arguments as of :func:`component`; one that nobody knows has its own name alone.
+    Arguments as of ``component``; one that nobody knows has its own name alone.
     """
     found = component(kind, registry, scope) or kind
     return [component_name(each) for each in getattr(found, '__mro__', [found])]

@@ -46,7 +46,7 @@ def recognise(state: Mapping[str, Tensor]) -> str | None:
 
 
 def to_mmseg(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns the weights of any library under our names; see :func:`convert`."""
+    """Returns the weights of any library under our names; see ``convert``."""
     return convert(state).state
 
 
@@ -64,7 +64,7 @@ def from_nvlabs(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def from_smp(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Converts the Segformer of segmentation_models.pytorch to ours, as :func:`from_nvlabs`."""
+    """Converts the Segformer of segmentation_models.pytorch to ours, as ``from_nvlabs``."""
     return _from(state, SMP.name)
 
 
@@ -89,7 +89,7 @@ def to_transformers(
 
 
 def to_nvlabs(state: Mapping[str, Tensor], *, backbone_only: bool = False) -> dict[str, Tensor]:
-    """Returns the state dict of NVlabs' original; see :func:`to_transformers`.
+    """Returns the state dict of NVlabs' original; see ``to_transformers``.
 
     A whole segmentor has the keys that its forward pass uses; theirs also has an idle
     ``decode_head.conv_seg``.
@@ -130,7 +130,7 @@ def convert(state: Mapping[str, Tensor]) -> Conversion:
 def convert_to(
     state: Mapping[str, Tensor], target: Format, *, backbone_only: bool = False
 ) -> Conversion:
-    """Converts to the names of another library; see :func:`to_transformers`."""
+    """Converts to the names of another library; see ``to_transformers``."""
     read = convert(state)
     about = describe(read.state)
     if not about['qkv_bias']:

@@ -40,7 +40,7 @@ def read_checkpoint(
 
     Args:
         source: a file of PyTorch or of safetensors, a folder of Transformers (also with weights in
-            several files), the name of a model of the Hub, see :func:`~.hub.fetch`, or the http(s)
+            several files), the name of a model of the Hub, see ``.hub.fetch``, or the http(s)
             address of a file. The hash in a file name such as ``mit_b0-0123abcd.pth`` is verified.
         map_location: where the tensors go.
         unsafe: run the code that a pickle holds, if it holds any.
@@ -88,11 +88,11 @@ def load_checkpoint_strictly(
 ) -> dict[str, Any]:
     """Loads a checkpoint and accounts for every key of the file and of the model.
 
-    Weights of other libraries are converted first, see :func:`~.conversion.convert`.
+    Weights of other libraries are converted first, see ``.conversion.convert``.
 
     Args:
         model: loaded in place; untouched if anything does not fit.
-        source: as for :func:`read_checkpoint`.
+        source: as for ``read_checkpoint``.
         prefix: load only the keys below it, e.g. 'backbone' of a whole segmentor; as they are
             called in the file, or here.
         map_location: where the file's tensors go first.
@@ -119,7 +119,7 @@ def load_checkpoint_strictly(
 
 @WEIGHT_INITIALIZERS.register_module(force=True)
 class StrictPretrained:
-    """Loads ``init_cfg=dict(type='Pretrained', ...)`` by :func:`load_checkpoint_strictly`."""
+    """Loads ``init_cfg=dict(type='Pretrained', ...)`` by ``load_checkpoint_strictly``."""
 
     def __init__(
         self, checkpoint: str | Path, prefix: str | None = None, map_location: str = 'cpu'
@@ -134,7 +134,7 @@ class StrictPretrained:
 def load_state_dict_strictly(
     model: nn.Module, state: dict[str, Tensor], source: str | Path
 ) -> None:
-    """Loads a state dict as :func:`load_checkpoint_strictly`; ``source`` names it in the error."""
+    """Loads a state dict as ``load_checkpoint_strictly``; ``source`` names it in the error."""
     own = model.state_dict()
     expected = {key: tuple(tensor.shape) for key, tensor in own.items()}
     problems = differences(state, expected, 'the model')

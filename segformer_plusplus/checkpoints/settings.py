@@ -58,7 +58,7 @@ def describe(state: Mapping[str, Tensor]) -> dict[str, Any]:
 def check_complete(state: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
     """Checks that the backbone and SegFormer's head are whole and their shapes go together.
 
-    Keys of other parts, such as auxiliary heads, may be there. ``about`` is what :func:`describe`
+    Keys of other parts, such as auxiliary heads, may be there. ``about`` is what ``describe``
     says of the state.
 
     Raises:

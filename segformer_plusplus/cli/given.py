@@ -24,7 +24,7 @@ def read_model(
     Says on stderr what a name stands for, and what it merges.
 
     Args:
-        config: whatever :func:`~..inference.configs.load_config` takes.
+        config: whatever ``..inference.configs.load_config`` takes.
         files: what follows; the weights first, unless the model brings its own.
         cfg_options: dotted keys of the config and their new values.
         token_merging: what will take the place of the config's strategy, if anything.
@@ -33,7 +33,7 @@ def read_model(
         The config, the checkpoint, and the files that are left.
 
     Raises:
-        SegformerPlusPlusError: see :func:`~..inference.configs.load_config`; or no weights.
+        SegformerPlusPlusError: see ``..inference.configs.load_config``; or no weights.
     """
     cfg = load_config(config, cfg_options)
     weights = own_weights(cfg)
@@ -55,7 +55,7 @@ def read_weights(
     cfg_options: Mapping[str, Any] | None,
     token_merging: str | None = None,
 ) -> tuple[Config, str]:
-    """Returns config and checkpoint, see :func:`read_model`; a checkpoint that is given counts."""
+    """Returns config and checkpoint, see ``read_model``; a checkpoint that is given counts."""
     given = [] if checkpoint is None else [checkpoint]
     cfg, weights, _ = read_model(config, given, cfg_options, token_merging)
     return cfg, checkpoint or weights

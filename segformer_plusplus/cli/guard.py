@@ -22,8 +22,8 @@ INTERRUPTED = 130
 def main_guard(main: Callable[..., int]) -> Callable[..., int]:
     """Makes a tool's ``main`` end with one line and exit code 2 when the user can mend the cause.
 
-    What :func:`describe_error` knows becomes ``error: ...`` on stderr (a
-    :class:`SegformerPlusPlusError` may bring another ``exit_code``); everything else is a bug and
+    What ``describe_error`` knows becomes ``error: ...`` on stderr (a
+    ``SegformerPlusPlusError`` may bring another ``exit_code``); everything else is a bug and
     keeps its traceback, which ``--traceback`` or ``SEGFORMER_PLUSPLUS_TRACEBACK=1`` always show.
 
     Returns:

@@ -199,7 +199,7 @@ class Run:
     ) -> Iterator[tuple[str, np.ndarray, Any]]:
         """Yields name, image and data sample of every picture that can be read and predicted.
 
-        While the frames of a video are yielded, :meth:`draw` adds to its painted twin.
+        While the frames of a video are yielded, ``draw`` adds to its painted twin.
         """
         self._start = perf_counter()
         stream = predictor.stream(inputs, progress=True)

@@ -39,7 +39,7 @@ def for_people(call: Callable[..., Any], *otherwise: Any) -> Callable[..., Any]:
 
     Args:
         call: returns the outputs.
-        otherwise: outputs after an error, :data:`ERROR` in the place of its words.
+        otherwise: outputs after an error, ``ERROR`` in the place of its words.
     """
 
     @wraps(call)

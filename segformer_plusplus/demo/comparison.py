@@ -83,7 +83,7 @@ class Result:
         preset: the strategy, or the file, that was asked for.
         outcome: the predictions.
         stages: of the last block of each stage, what was merged by what is said of it.
-        seconds: of what :attr:`Comparer.timed` names, the median.
+        seconds: of what ``Comparer.timed`` names, the median.
         seconds_unmerged: the same without merging, or of the first file.
     """
 
@@ -150,7 +150,7 @@ class Comparer(ABC):
         """Reads an image as the model's config says; errors call it by its name.
 
         Raises:
-            SegformerPlusPlusError: see :func:`~.photographs.read_photograph`.
+            SegformerPlusPlusError: see ``.photographs.read_photograph``.
         """
         return read_photograph(self._reader, path, name or path.name, self.max_pixels)
 
@@ -159,8 +159,8 @@ class Comparer(ABC):
 
         Args:
             image: (H, W, 3) uint8 RGB.
-            preset: one of :attr:`presets`.
-            ratios: see :func:`~.strategies.make_strategy`.
+            preset: one of ``presets``.
+            ratios: see ``.strategies.make_strategy``.
 
         Raises:
             SegformerPlusPlusError: a choice that is refused, an image that the model would pad, too
@@ -213,7 +213,7 @@ class StrategyComparer(Comparer):
     """Compares a model under a strategy with itself without merging.
 
     Raises:
-        SegformerPlusPlusError: the model has no SegFormer backbone; or see :class:`Comparer`.
+        SegformerPlusPlusError: the model has no SegFormer backbone; or see ``Comparer``.
     """
 
     kind = 'Strategy'

@@ -27,7 +27,7 @@ POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; base-uri
 
 
 class OnlyFromHere:
-    """Answers an ASGI application's callers from here only, and sends :data:`POLICY` with it.
+    """Answers an ASGI application's callers from here only, and sends ``POLICY`` with it.
 
     A page of another site can make its own name lead to this machine, and then ask what only this
     machine may see; the browser tells that name in the header Host. Names that are asked for, the
@@ -113,7 +113,7 @@ def serve(page: gr.Blocks, host: str, port: int | None, open_browser: bool) -> s
     """Serves the page from threads of its own and returns its address.
 
     Args:
-        page: of :func:`~.page.build_page`.
+        page: of ``.page.build_page``.
         host: address to listen on.
         port: None for the first free one from 7860.
         open_browser: also open it there.

@@ -20,7 +20,7 @@ from ..token_merging import BASELINE, PRESETS, TokenMergingConfig, build_token_m
 SUFFIXES = ('.py', '.json')
 
 Presets = dict[str, Any]
-"""By name: what ``token_merging`` takes, or an :class:`~..inference.exported.ExportedFile`."""
+"""By name: what ``token_merging`` takes, or an ``..inference.exported.ExportedFile``."""
 
 
 def read_presets(names: Iterable[str] | None = None) -> Presets:
@@ -68,7 +68,7 @@ def spell_out(token_merging: Any) -> Any:
 
 
 def read_preset(name: str) -> Presets:
-    """Reads and checks one preset, or those of a file, by name; see :func:`read_presets`."""
+    """Reads and checks one preset, or those of a file, by name; see ``read_presets``."""
     if name in PRESETS:
         return {name: name}
     path = Path(name)

@@ -106,7 +106,7 @@ class Row:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Row:
-        """Reads what :meth:`to_json` gave; keys that are no field go into ``more``."""
+        """Reads what ``to_json`` gave; keys that are no field go into ``more``."""
         content = dict(record)
         if 'name' not in content:
             content['name'] = content.pop('strategy')  # how version 0.1 called it

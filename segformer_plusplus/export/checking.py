@@ -35,7 +35,7 @@ class Check:
         seed: that the inputs were drawn with; None of images that were given.
         relative_error: of logits or heatmaps; None for labels.
         equal_labels: share of equal labels or largest logits; None for heatmaps.
-        undecided: inputs that do not count, see :func:`check_export`.
+        undecided: inputs that do not count, see ``check_export``.
     """
 
     runtime: str
@@ -56,13 +56,13 @@ def check_export(
     """Compares a file of ``export_model`` with its model in PyTorch, in every installed runtime.
 
     The images are new every time: noise, and smooth ones. Of a dynamic batch or size several are
-    taken. On every input the file has to keep the :data:`~.precision.LIMITS` of its precision. The
+    taken. On every input the file has to keep the ``.precision.LIMITS`` of its precision. The
     ranges of int8 are those of the images that it was calibrated on, which random ones leave: it is
     compared on images of that kind, which are given.
 
     Matching chooses: where two similarities are equal to rounding, another order of additions
     merges other tokens. So an input on which the file is beyond these limits does not count if
-    PyTorch is beyond them itself once the input is changed by :data:`ROUNDING`; of all inputs at
+    PyTorch is beyond them itself once the input is changed by ``ROUNDING``; of all inputs at
     most half may be such.
 
     Args:

@@ -54,7 +54,7 @@ def export_model(
     """Writes a model to a file that other runtimes run, and compares it with PyTorch.
 
     The model is not changed. What lies under ``path`` is replaced only by a file that has passed
-    :func:`~.checking.check_export`. See :class:`~.options.ExportOptions` for the options that are
+    ``.checking.check_export``. See ``.options.ExportOptions`` for the options that are
     not listed here.
 
     Args:
@@ -63,7 +63,7 @@ def export_model(
         shape: height and width of the images; by default those that the model's config names.
         output: 'logits', 'labels' or 'heatmaps'; by default logits, of a pose estimator heatmaps.
         token_merging: other strategies than those of the model, see
-            :class:`~segformer_plusplus.MixVisionTransformerPlusPlus`.
+            ``segformer_plusplus.MixVisionTransformerPlusPlus``.
         class_names: recorded in the file.
         calibration: for int8, images as the graph takes them, (1, ...) each, such as those that it
             will see; every fifth is kept back for the check.

@@ -71,7 +71,7 @@ class Format(ABC):
     def convert(
         self, program: ExportedProgram, metadata: Mapping[str, Any], images: Sequence[Tensor] = ()
     ) -> Any:
-        """Makes of a program, in the precision that the metadata says, what :meth:`write` takes.
+        """Makes of a program, in the precision that the metadata says, what ``write`` takes.
 
         Args:
             program: of one input.
@@ -85,7 +85,7 @@ class Format(ABC):
 
     @abstractmethod
     def read_metadata(self, path: Path) -> str | None:
-        """Returns the JSON text under :data:`METADATA`, None where there is none."""
+        """Returns the JSON text under ``METADATA``, None where there is none."""
 
     @abstractmethod
     def loaders(self, path: Path) -> dict[str, Loader]:
@@ -248,7 +248,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     """Returns what ``export_model`` recorded in a file: strategy, shape, normalisation, ...
 
     Raises:
-        SegformerPlusPlusError: see :func:`find_metadata`; or the file was made otherwise.
+        SegformerPlusPlusError: see ``find_metadata``; or the file was made otherwise.
         MissingDependencyError: the library that reads it is not installed.
     """
     metadata = find_metadata(path)
@@ -353,7 +353,7 @@ def _fit_for_runtimes(model: Any) -> None:
     """Changes an ``onnx.ModelProto`` where a runtime would refuse it, refuses where one would err.
 
     Raises:
-        SegformerPlusPlusError: it has sums that ONNX Runtime gets wrong, see :func:`_index_add`.
+        SegformerPlusPlusError: it has sums that ONNX Runtime gets wrong, see ``_index_add``.
     """
     for node in model.graph.node:
         settings = {each.name: each for each in node.attribute}

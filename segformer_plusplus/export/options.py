@@ -33,13 +33,13 @@ class ExportOptions:
         shape: height and width of the images; of dynamic ones, those that are checked first.
         batch_size: images at a time.
         dynamic_batch: the graph takes any number of images.
-        dynamic_size: the graph takes every height and width that :func:`size_step` divides, from
-            :func:`smallest_side` on.
+        dynamic_size: the graph takes every height and width that ``size_step`` divides, from
+            ``smallest_side`` on.
         output: 'logits' (a quarter of the images' size) or 'labels' (their size) of a segmentor,
             'heatmaps' of a pose estimator.
         with_preprocessing: the graph takes (B, H, W, C) uint8, three channels in RGB order, and
             normalises them itself, instead of normalised (B, C, H, W) float32.
-        opset: of ONNX, for the formats that have one; None for :data:`DEFAULT_OPSET`.
+        opset: of ONNX, for the formats that have one; None for ``DEFAULT_OPSET``.
         precision: 'fp32', 'bf16', 'fp16' or 'int8', what the graph computes in; what goes in and
             comes out stays as it is.
 
@@ -152,7 +152,7 @@ def smallest_side(backbone: MixVisionTransformerPlusPlus) -> int:
     """Returns the smallest height and width of one graph for every size: steps, two at least.
 
     Raises:
-        SegformerPlusPlusError: as in :func:`size_step`.
+        SegformerPlusPlusError: as in ``size_step``.
     """
     step = size_step(backbone)
     sides = [pixels * _sides(merger)[1] for pixels, merger in _mergers(backbone)]

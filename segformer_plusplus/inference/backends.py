@@ -40,7 +40,7 @@ class Converter:
 
     Args:
         model: a segmentor or pose estimator with our backbone, on the CPU.
-        backend: a key of :data:`BACKENDS`.
+        backend: a key of ``BACKENDS``.
 
     Raises:
         SegformerPlusPlusError: another backend, or a model that is not on the CPU.
@@ -76,7 +76,7 @@ class Converter:
         """Returns the model for images of this height and width.
 
         Raises:
-            SegformerPlusPlusError: see :func:`~..export.export_model`.
+            SegformerPlusPlusError: see ``..export.export_model``.
         """
         shape = int(size[0]), int(size[1])
         if shape not in self._converted:

@@ -49,9 +49,9 @@ def load_config(
     """Reads a config file, or copies a config, and applies settings.
 
     Args:
-        config: a path, or the name of a shipped config, see :func:`find_config`; or a model that
+        config: a path, or the name of a shipped config, see ``find_config``; or a model that
             brings its weights: OWNER/NAME of the Hub, a folder that ``save_pretrained`` wrote, an
-            exported file, or the name of one of mmseg's own SegFormers. See :func:`named_config`.
+            exported file, or the name of one of mmseg's own SegFormers. See ``named_config``.
         cfg_options: dotted keys and their new values. The config or mmengine's Runner must know
             the first part of each key.
         work_dir: defaults to the config's ``work_dir``, else ``work_dirs/<name of the config>``.
@@ -98,16 +98,16 @@ def named_config(
     """Returns the config of a model that brings its weights; None if it is named as a file.
 
     Its ``pretrained_model.weights`` is the checkpoint. It merges as was saved with it, else by
-    :data:`~.pretrained.DEFAULT_MERGING`.
+    ``.pretrained.DEFAULT_MERGING``.
 
     Args:
-        name: see :func:`~.pretrained.pretrained_config`, and :func:`~.exported.exported_config`;
+        name: see ``.pretrained.pretrained_config``, and ``.exported.exported_config``;
             or that of one of mmseg's own SegFormers, which gets the backbone and the head of this
             package.
-        revision: of a model of the Hub, see :func:`~..checkpoints.hub.fetch`, as for the token.
+        revision: of a model of the Hub, see ``..checkpoints.hub.fetch``, as for the token.
 
     Raises:
-        SegformerPlusPlusError: see :func:`~.pretrained.pretrained_config`.
+        SegformerPlusPlusError: see ``.pretrained.pretrained_config``.
     """
     if revision is not None and not is_hub_name(name):
         raise SegformerPlusPlusError(f'revision={revision!r}: {name} is no model of the Hub')
@@ -220,7 +220,7 @@ def configs_of(package: str) -> Path:
 
 
 def shipped_configs(package: str = 'segformer_plusplus') -> list[str]:
-    """Lists the names of a package's configs, as :func:`find_config` takes them, without bases."""
+    """Lists the names of a package's configs, as ``find_config`` takes them, without bases."""
     folder = configs_of(package)
     inside = (path.relative_to(folder).as_posix() for path in folder.glob('*/*.py'))
     return [f'{package}::{path}' for path in sorted(inside) if not path.startswith('_base_')]

@@ -32,7 +32,7 @@ def exported_config(path: str | os.PathLike[str]) -> Config:
     """Makes the config of a file of ``export_model``, or of one that was made otherwise.
 
     What the latter does not say is None, and has to be set before it is built: see
-    :class:`ExportedGraph`.
+    ``ExportedGraph``.
 
     Args:
         path: ends in '.onnx', '.xml' or '.pt2'.
@@ -40,7 +40,7 @@ def exported_config(path: str | os.PathLike[str]) -> Config:
     Returns:
         A config of mmseg or mmpose, which runs on the CPU. Images that have not the size of the
         file are padded, or cut into tiles (see
-        :class:`~.exported_segmentor.ExportedSegmentor`).
+        ``.exported_segmentor.ExportedSegmentor``).
 
     Raises:
         SegformerPlusPlusError: no such file, or one that is damaged or of a later version.
@@ -82,7 +82,7 @@ def use_exported(config: Config, path: str | os.PathLike[str], token_merging: An
     """Puts an exported file in the place of a config's model; nothing else of it changes.
 
     Raises:
-        SegformerPlusPlusError: see :func:`exported_config`; the file is for another toolbox, or
+        SegformerPlusPlusError: see ``exported_config``; the file is for another toolbox, or
             another strategy than its own is asked for.
     """
     if token_merging is not None:
@@ -266,7 +266,7 @@ def _describe(path: Path, metadata: Mapping[str, Any], about: Mapping[str, Any])
 
 
 def takes_size(size: Sequence[int], shape: Sequence[int], steps: Sequence[int] | None) -> bool:
-    """Says whether a file takes images of this height and width, see :class:`ExportedGraph`."""
+    """Says whether a file takes images of this height and width, see ``ExportedGraph``."""
     if steps is None:
         return tuple(size) == tuple(shape)
     return all(side % steps[0] == 0 and side >= steps[1] for side in size)
@@ -294,7 +294,7 @@ class ExportedFile:
         """Returns what a record of measurements says of the file, which is read once.
 
         Raises:
-            SegformerPlusPlusError: see :func:`exported_config`.
+            SegformerPlusPlusError: see ``exported_config``.
         """
         path = Path(self.path)
         metadata = find_metadata(path) or {}

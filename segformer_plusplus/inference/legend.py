@@ -30,7 +30,7 @@ class Legend:
     names of more than 15 heights are cut. Where not even one row fits, the strip has no width.
 
     Args:
-        classes: their names; of a single one, 1 is the label (:func:`~.labels.first_label`).
+        classes: their names; of a single one, 1 is the label (``.labels.first_label``).
         palette: (K, 3) uint8 RGB.
     """
 
@@ -56,7 +56,7 @@ class Legend:
         Of more classes than rows the largest are named, and the others counted.
 
         Args:
-            strip: (H, S, 3) uint8 BGR, with the S of :meth:`width`; is changed.
+            strip: (H, S, 3) uint8 BGR, with the S of ``width``; is changed.
             labels: (H, W); labels beyond the palette have no name.
             steady: where there is a row for each class, every class keeps its own, as in a video.
         """

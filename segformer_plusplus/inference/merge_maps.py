@@ -312,7 +312,7 @@ def merge_map(model: nn.Module, image: np.ndarray, inputs: Tensor | None = None)
         model: a segmentor, or another model whose backbone is of this package or was given a
             strategy by ``apply_token_merging``.
         image: (H, W, C) or (H, W) uint8; three channels are RGB.
-        inputs: the image as the model takes it, (1, C, H, W); None calls :func:`to_inputs`.
+        inputs: the image as the model takes it, (1, C, H, W); None calls ``to_inputs``.
 
     Raises:
         SegformerPlusPlusError: not such an image, or no strategy was applied to the model.

@@ -45,13 +45,13 @@ def open_model(
     """Builds and loads a model of OpenMMLab, or takes a model that is already built.
 
     Args:
-        config_or_model: what :func:`~.configs.load_config` takes, or a model of mmseg or mmpose.
-        checkpoint: any file that :func:`~segformer_plusplus.checkpoints.load_checkpoint_strictly`
+        config_or_model: what ``.configs.load_config`` takes, or a model of mmseg or mmpose.
+        checkpoint: any file that ``segformer_plusplus.checkpoints.load_checkpoint_strictly``
             takes; every key has to fit. A model that is already built, or that brings its weights,
             may go without. Or an exported file, which then is the model, on the CPU; how images
             are read and prepared stays as the config says.
         scope: 'mmseg' or 'mmpose' if the config must be of this toolbox; None allows any.
-        random_weights: initialise with :data:`SEED` where there is no checkpoint. Nothing is
+        random_weights: initialise with ``SEED`` where there is no checkpoint. Nothing is
             downloaded: each ``init_cfg`` is left out.
         token_merging: a preset or strategy that replaces the model's.
         device: None takes CUDA if there is one, but leaves a model that is already built in place.

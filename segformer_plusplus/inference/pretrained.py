@@ -54,7 +54,7 @@ class OpenMMLabModel:
     """Holds what mmseg says of a model that it offers.
 
     Attributes:
-        config: its name, see :func:`~.configs.find_config`.
+        config: its name, see ``.configs.find_config``.
         weights: the address of its checkpoint.
         dataset: what it was trained on.
         miou: on that data set, as mmseg says.
@@ -103,14 +103,14 @@ def pretrained_config(
 
     Args:
         name: OWNER/NAME or OWNER/NAME@REVISION of the Hub, or a folder.
-        revision: see :func:`~..checkpoints.hub.fetch`, as for the token.
+        revision: see ``..checkpoints.hub.fetch``, as for the token.
 
     Returns:
         A config of mmseg. Its ``pretrained_model`` has the name, with the commit, and as weights a
         checkpoint. Weights of the Hub are fetched when they are loaded; with a token at once.
 
     Raises:
-        CheckpointError: see :func:`~..checkpoints.hub.fetch`.
+        CheckpointError: see ``..checkpoints.hub.fetch``.
         SegformerPlusPlusError: what lies there is no segmentor of SegFormer, or contradicts itself.
     """
     text = repo = os.fspath(name)
@@ -170,7 +170,7 @@ def describe_pretrained(config: Config, token_merging: Any = None) -> str:
     """Says in one line what a model by name is, what becomes of images, and what is merged.
 
     Args:
-        config: of :func:`~.configs.named_config`.
+        config: of ``.configs.named_config``.
         token_merging: what takes the place of the config's strategy, if anything.
     """
     if said := config.pretrained_model.get('said'):

@@ -32,7 +32,7 @@ class Reader:
     """Reads images as the test pipeline of a config reads them: the one rule for every input.
 
     A loader of OpenMMLab's for image files gets the checks of
-    :class:`~..loading.images.CheckedLoadImageFromFile`, which is also what reads without a config;
+    ``..loading.images.CheckedLoadImageFromFile``, which is also what reads without a config;
     any other step that is named so is called as it is.
 
     Args:
@@ -95,7 +95,7 @@ class Reader:
         """Reads the bytes of an image file as the file is read.
 
         Raises:
-            SegformerPlusPlusError: see :meth:`file`; or the config has a loader of its own.
+            SegformerPlusPlusError: see ``file``; or the config has a loader of its own.
         """
         loader = self._loader
         if self._own is not None:
@@ -130,7 +130,7 @@ class Reader:
         """Reads an image of Pillow's as a file is read, also turned as its EXIF data say.
 
         Raises:
-            SegformerPlusPlusError: see :meth:`file`.
+            SegformerPlusPlusError: see ``file``.
         """
         loader = self._loader
         with reading('image', name):

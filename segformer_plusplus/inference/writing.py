@@ -34,10 +34,10 @@ def save_mask(path: Path, labels: np.ndarray) -> None:
 
 
 def save_colour_mask(path: Path, labels: np.ndarray, palette: np.ndarray) -> None:
-    """Writes labels (H, W) as a PNG of palette colours, see :func:`colour_mask`.
+    """Writes labels (H, W) as a PNG of palette colours, see ``colour_mask``.
 
     Raises:
-        OSError: as for :func:`save_mask`.
+        OSError: as for ``save_mask``.
     """
     _save_png(path, colour_mask(labels, palette))
 
@@ -46,10 +46,10 @@ def colour_mask(labels: np.ndarray, palette: np.ndarray) -> Image.Image:
     """Makes of labels (H, W) an image of palette colours, whose values are the labels.
 
     As a PNG it shows the colours, and Pillow and mmseg read the labels; OpenCV reads colours. Where
-    there are labels above 255 it is as :func:`save_mask` writes it.
+    there are labels above 255 it is as ``save_mask`` writes it.
 
     Args:
-        palette: (K, 3) uint8 RGB; of a single one, 1 is the label (:func:`~.labels.first_label`).
+        palette: (K, 3) uint8 RGB; of a single one, 1 is the label (``.labels.first_label``).
     """
     image = _grey(labels)
     if image.mode == 'L':
@@ -70,7 +70,7 @@ def save_picture(path: Path, image: np.ndarray) -> None:
     """Writes an image (H, W, 3) uint8 BGR as a PNG.
 
     Raises:
-        OSError: as for :func:`save_mask`.
+        OSError: as for ``save_mask``.
     """
     size = image.shape[1], image.shape[0]
     pixels = np.ascontiguousarray(image)
@@ -91,14 +91,14 @@ def overlay(
     opacity: float = 0.5,
     beside: int = 0,
 ) -> np.ndarray:
-    """Blends the colours of labels (H, W) into a copy of an image, BGR; see :func:`visible`.
+    """Blends the colours of labels (H, W) into a copy of an image, BGR; see ``visible``.
 
     Args:
         image: is not changed.
         labels: labels beyond the palette leave the image as it is.
-        palette: (K, 3) uint8 RGB; of a single one, 1 is the label (:func:`~.labels.first_label`).
+        palette: (K, 3) uint8 RGB; of a single one, 1 is the label (``.labels.first_label``).
         opacity: from 0, the image, to 1, the colours.
-        beside: black columns at the right, for a :class:`~.legend.Legend`.
+        beside: black columns at the right, for a ``.legend.Legend``.
 
     Raises:
         SegformerPlusPlusError: the opacity is not in [0, 1].
@@ -143,16 +143,16 @@ def keypoints_record(name: str, sample: PoseDataSample) -> dict[str, Any]:
 
 
 def save_keypoints(path: Path, records: Sequence[Any], keypoint_names: Iterable[str]) -> None:
-    """Writes the records of :func:`keypoints_record` as one JSON file.
+    """Writes the records of ``keypoints_record`` as one JSON file.
 
     Raises:
-        OSError: as for :func:`save_mask`.
+        OSError: as for ``save_mask``.
     """
     write_json(path, {'keypoint_names': list(keypoint_names), 'images': list(records)})
 
 
 def coco_results(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Turns records of :func:`keypoints_record` into a list of COCO results, one for each person.
+    """Turns records of ``keypoints_record`` into a list of COCO results, one for each person.
 
     Scores are those of mmpose's ``CocoMetric`` for a box of score 1: the mean of the keypoints'
     scores above 0.2, or 0 if there are none. The id of an image is the number in its name where all

@@ -21,7 +21,7 @@ def split_heads(tokens: Tensor, num_heads: int) -> Tensor:
 
 
 def attends(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> bool:
-    """Tells whether :func:`attention` takes these tokens: in half precision, where it is faster."""
+    """Tells whether ``attention`` takes these tokens: in half precision, where it is faster."""
     known = query.shape[-1] // num_heads in HEAD_DIMS
     return known and runs_on(query, key, value, dtypes=HALF)
 

@@ -72,10 +72,10 @@ def fused_logits(
     Sums are in float32; what is projected is rounded to the dtype, as tensor cores want it.
 
     Args:
-        levels: up to :data:`LEVELS`, (B, H_i, W_i, C), contiguous as products are; the first has
+        levels: up to ``LEVELS``, (B, H_i, W_i, C), contiguous as products are; the first has
             the size (H, W) of the result, the others are resized to it bilinearly.
         bias: (C) or None.
-        weight: (K, C), with at most :data:`CLASSES` classes.
+        weight: (K, C), with at most ``CLASSES`` classes.
         offset: (K) or None.
         relu: whether there is a ReLU between the sum and the projection.
 

@@ -73,7 +73,7 @@ def enabled(wanted: bool) -> ExitStack:
 
 
 def is_enabled() -> bool:
-    """Returns what :func:`enabled` was last set to, by default True."""
+    """Returns what ``enabled`` was last set to, by default True."""
     return _enabled.on
 
 
@@ -275,5 +275,5 @@ def operator(
     agrees: Callable[[R, R], bool],
     launches: int,
 ) -> Callable[[Callable[P, R]], Operator[P, R]]:
-    """Makes an :class:`Operator` of the decorated function; the arguments are those of it."""
+    """Makes an ``Operator`` of the decorated function; the arguments are those of it."""
     return lambda launch: Operator(launch, schema, reference, example, agrees, launches)

@@ -27,7 +27,7 @@ Merged = tuple[Tensor, Tensor, Tensor]
 
 
 def weighs(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> bool:
-    """Tells whether :func:`merge_weighed` takes these tokens."""
+    """Tells whether ``merge_weighed`` takes these tokens."""
     small = query.shape[1] <= MOST_SAMPLES and key.shape[-1] // num_heads <= MOST_DIMS
     return small and runs_on(query, key, value)
 
@@ -40,7 +40,7 @@ def weigh(
     value: Tensor,
     num_heads: int,
 ) -> Merged:
-    """Does what :func:`merge_weighed` does in PyTorch, for groups of any kind.
+    """Does what ``merge_weighed`` does in PyTorch, for groups of any kind.
 
     Args:
         merge: averages the tokens of each group, (B, N', C') -> (B, M, C').

@@ -107,7 +107,7 @@ def explain_turn(orientation: int, size: tuple[int, int]) -> str | None:
     """Says why a label map of a turned image may not fit, unless its size tells that it does.
 
     Args:
-        orientation: of the image, see :func:`exif_orientation`.
+        orientation: of the image, see ``exif_orientation``.
         size: width and height of both.
     """
     if orientation == 1 or (orientation > 4 and size[0] != size[1]):
@@ -303,7 +303,7 @@ def reading(
     """Names a file that cannot be decoded; decoders raise all kinds of errors when one is damaged.
 
     Raises:
-        SegformerPlusPlusError: see :func:`unreadable`.
+        SegformerPlusPlusError: see ``unreadable``.
     """
     try:
         yield

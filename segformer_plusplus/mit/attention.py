@@ -96,7 +96,7 @@ class MergedAttention:
     def attend_merged(
         self, tokens: Tensor, grid: Grid, plans: SharedPlans | None = None
     ) -> tuple[Tensor, MergePlan | None]:
-        """Computes what :meth:`attend` does, but for the last step.
+        """Computes what ``attend`` does, but for the last step.
 
         Returns:
             The output (B, M, C), and the plan that unmerges it; None if it has N tokens.
@@ -335,5 +335,5 @@ class EfficientAttention(PackedAttention, nn.Module):
             self.norm = norm
 
     def forward(self, tokens: Tensor, grid: Grid, plans: SharedPlans | None = None) -> Tensor:
-        """Attends as :meth:`MergedAttention.attend`, and drops out: (B, N, C) -> (B, N, C)."""
+        """Attends as ``MergedAttention.attend``, and drops out: (B, N, C) -> (B, N, C)."""
         return self.proj_drop(self.attend(tokens, grid, plans))

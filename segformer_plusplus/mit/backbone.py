@@ -82,7 +82,7 @@ class MixVisionTransformerPlusPlus(BaseModule):
             every Mix-FFN and its norm, True every block.
         frozen_stages: as in mmseg's other backbones: -1 trains all; 0 keeps the first patch
             embedding as it is, i the first i stages, without gradients and dropout.
-        in_rows: the old way to set :func:`segformer_plusplus.mit.cpu.chunked`.
+        in_rows: the old way to set ``segformer_plusplus.mit.cpu.chunked``.
 
     Raises:
         SegformerPlusPlusError: an argument is unknown, out of range or contradicts another one.
@@ -273,7 +273,7 @@ class MixVisionTransformerPlusPlus(BaseModule):
     def _run_in_a_row(
         self, tokens: Tensor, grid: Grid, blocks: Any, norm: Any, share: int
     ) -> Tensor:
-        """Does what :meth:`_run` does, each residual and the norm after it in one."""
+        """Does what ``_run`` does, each residual and the norm after it in one."""
         normed = blocks[0].norm1(tokens)
         following = [*(block.norm1 for block in blocks[1:]), norm]
         for block, plans, then in zip(blocks, _shared(len(blocks), share), following, strict=True):
@@ -323,7 +323,7 @@ class MixVisionTransformerPlusPlus(BaseModule):
                 )
 
     def _smallest_side(self) -> int:
-        """Returns how many pixels a side needs, from the last stage back: see :meth:`grids`."""
+        """Returns how many pixels a side needs, from the last stage back: see ``grids``."""
         side = 1
         for patch, stride, reduction in zip(
             reversed(self.patch_sizes),

@@ -1,7 +1,7 @@
 """Makes inference fast on a CPU: chunked layers, matrix products through oneDNN.
 
 A chunked layer works on a few rows of the grid at a time, which fit into the cache, so that no
-large temporary tensor has to be asked from the system; :func:`chunked` turns this off. In training,
+large temporary tensor has to be asked from the system; ``chunked`` turns this off. In training,
 where all activations are kept, only the products differ.
 
 PyTorch sends ``F.linear`` and its fused attention in float32 to MKL, whose products use the widest
@@ -50,7 +50,7 @@ def chunked(enabled: bool) -> ExitStack:
 
 
 def is_chunked() -> bool:
-    """Returns what :func:`chunked` was last set to, by default True."""
+    """Returns what ``chunked`` was last set to, by default True."""
     return _chunked.on
 
 
@@ -140,7 +140,7 @@ class KeyValue:
 
     @property
     def num_queries(self) -> int:
-        """Returns how many queries :meth:`attend` should get at a time."""
+        """Returns how many queries ``attend`` should get at a time."""
         _, num_keys, head_dims = self.keys.shape
         return max(SCORES // max(num_keys, head_dims), SMALLEST // head_dims + 1)
 

@@ -71,7 +71,7 @@ class ChannelsLastFFN:
         return parts.dropout(out).flatten(1, 2)
 
     def run_chunked(self, tokens: Tensor, grid: Grid) -> Tensor:
-        """Computes what :meth:`run` does, for inference on a CPU."""
+        """Computes what ``run`` does, for inference on a CPU."""
         result = torch.empty_like(tokens, memory_format=torch.contiguous_format)
         image = result.unflatten(1, grid)
         for place, out in self._chunks(tokens, grid, nn.Identity()):

@@ -40,7 +40,7 @@ class Folded(NamedTuple):
 def fold_pyramid(levels: Sequence[Any], fusion_conv: Any) -> Folded:
     """Folds the norms of 1x1 ``ConvModule``s, and what is linear, into weights.
 
-    Kept from one inference to the next, see :func:`keep`.
+    Kept from one inference to the next, see ``keep``.
 
     Args:
         levels: one per level, to C channels.
@@ -80,7 +80,7 @@ def _fold(module: Any) -> Projection:
 
 
 def _sources(module: Any) -> list[Tensor | None]:
-    """Returns what :func:`_fold` reads."""
+    """Returns what ``_fold`` reads."""
     conv, norm = module.conv, module.norm
     if norm is None:
         return [conv.weight, conv.bias]
@@ -101,7 +101,7 @@ def keep(
     """Returns ``make()``, or in inference what it returned for the same numbers before.
 
     Other numbers are noticed by the memory they lie in and by the version that PyTorch's operators
-    count. What writes past both, such as ``parameter.data.copy_``, calls for :func:`forget`.
+    count. What writes past both, such as ``parameter.data.copy_``, calls for ``forget``.
 
     Args:
         owner: what is kept lives as long as this module, one result for each.

@@ -116,7 +116,7 @@ def _multiply(feature: Tensor, level_conv: Any, weight: Tensor) -> Tensor:
 def fuse_chunked(
     features: Sequence[Tensor], convs: Sequence[ConvModule], fusion_conv: ConvModule, project: Any
 ) -> Tensor:
-    """Computes what :func:`fuse_pyramid` does with bilinear resizes and norms that are folded.
+    """Computes what ``fuse_pyramid`` does with bilinear resizes and norms that are folded.
 
     On a CPU it makes a few rows of the result at a time, on a GPU every pixel in one kernel.
 

@@ -72,7 +72,7 @@ def apply_token_merging(
 
 
 def remove_token_merging(model: nn.Module) -> None:
-    """Takes back what :func:`apply_token_merging` did: outputs are bit for bit those of before.
+    """Takes back what ``apply_token_merging`` did: outputs are bit for bit those of before.
 
     A model on which it was not called stays as it is. A backbone of this package gets the strategy
     back that it had before. The config of a model of Transformers holds none afterwards.
@@ -110,7 +110,7 @@ class PatchableBackbone(ABC):
 
     @abstractmethod
     def check(self, merging: TokenMerging) -> None:
-        """Raises unless :meth:`apply` will succeed."""
+        """Raises unless ``apply`` will succeed."""
 
     @abstractmethod
     def apply(self, merging: TokenMerging) -> None:
@@ -118,15 +118,15 @@ class PatchableBackbone(ABC):
 
     @abstractmethod
     def remove(self) -> None:
-        """Undoes :meth:`apply`."""
+        """Undoes ``apply``."""
 
     @abstractmethod
     def merging(self) -> TokenMerging:
-        """Returns the strategies that are set now, or raises as :meth:`attentions`."""
+        """Returns the strategies that are set now, or raises as ``attentions``."""
 
     @abstractmethod
     def set_merging(self, merging: TokenMerging) -> None:
-        """Exchanges the strategies of a backbone that :meth:`apply` was called on."""
+        """Exchanges the strategies of a backbone that ``apply`` was called on."""
 
     def saved_config(self) -> Any:
         """Returns the config that the library saves with the model; None if it saves none."""
@@ -144,7 +144,7 @@ class PatchableBackbone(ABC):
             warnings.warn(f'save_pretrained will not keep token_merging: {error}', stacklevel=3)
 
     def kept(self) -> TokenMerging:
-        """Returns what :meth:`keep` kept, on this model or on the one that was saved.
+        """Returns what ``keep`` kept, on this model or on the one that was saved.
 
         Raises:
             TokenMergingError: there is nothing, or nothing that can be used.
@@ -162,7 +162,7 @@ class PatchableBackbone(ABC):
             raise TokenMergingError(f'{where}: {error}') from error
 
     def forget(self) -> None:
-        """Undoes :meth:`keep`."""
+        """Undoes ``keep``."""
         config = self.saved_config()
         if config is not None:
             vars(config).pop('token_merging', None)
@@ -221,7 +221,7 @@ class HostBackbone(PatchableBackbone):
         library: name of the distribution, for messages.
         tested: the library and the versions whose SegFormer is known, for messages.
         swaps: the library's class -> that which takes its place.
-        entry_swap: the same for the module that :meth:`entry` returns.
+        entry_swap: the same for the module that ``entry`` returns.
         ffn_name: what a block calls its Mix-FFN.
     """
 

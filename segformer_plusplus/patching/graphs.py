@@ -88,7 +88,7 @@ def apply_cuda_graphs(model: nn.Module) -> None:
 
 
 def remove_cuda_graphs(model: nn.Module) -> None:
-    """Takes back what :func:`apply_cuda_graphs` did, and frees the memory of the recordings."""
+    """Takes back what ``apply_cuda_graphs`` did, and frees the memory of the recordings."""
     for each in model.modules():
         forward = vars(each).get('forward')
         if isinstance(forward, RecordedForward):

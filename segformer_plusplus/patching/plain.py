@@ -71,7 +71,7 @@ class HostFFN(ChannelsLastFFN):
         return layer.forward(tokens, height, width) if out is None else out
 
     def run_on_weights(self, tokens: Tensor, grid: Grid) -> Tensor | None:
-        """Maps (B, N, C) to itself without the residual; None unless :meth:`is_bare`."""
+        """Maps (B, N, C) to itself without the residual; None unless ``is_bare``."""
         if not self.is_bare():
             return None
         if not self.training and cpu.works_chunked(tokens):

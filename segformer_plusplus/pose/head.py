@@ -58,7 +58,7 @@ class SegformerHeatmapHead(FusionHead, HeatmapHead):
         final_layer: arguments of the last convolution, such as ``dict(kernel_size=3, padding=1)``;
             it must keep the size. None: the 1x1 convolution of the paper.
         loss: a loss of mmpose.
-        in_rows: the old way to set :func:`segformer_plusplus.mit.cpu.chunked`.
+        in_rows: the old way to set ``segformer_plusplus.mit.cpu.chunked``.
         decoder: the codec; give the one that makes the targets.
         init_cfg: by default mmcv's for the fusion, a normal distribution (std 0.001) for the last
             convolution.

@@ -65,7 +65,7 @@ class BoxPCK(PCKAccuracy):
 
 @METRICS.register_module()
 class TorsoPCK(BoxPCK):
-    """Is :class:`BoxPCK` with the torso's diagonal in the place of the box, as for LSP.
+    """Is ``BoxPCK`` with the torso's diagonal in the place of the box, as for LSP.
 
     The diagonal is that from the left shoulder to the right hip. A person of whom one of the two is
     not annotated, or both are at one place, does not count. The metrics are named
@@ -74,11 +74,11 @@ class TorsoPCK(BoxPCK):
     Args:
         thresholds: one or more fractions of the diagonal, each above 0.
         torso: names of the two keypoints at its ends, as the dataset has them.
-        collect_device: as in :class:`BoxPCK`.
-        prefix: as in :class:`BoxPCK`.
+        collect_device: as in ``BoxPCK``.
+        prefix: as in ``BoxPCK``.
 
     Raises:
-        SegformerPlusPlusError: as in :class:`BoxPCK`, another number of names, or the dataset has
+        SegformerPlusPlusError: as in ``BoxPCK``, another number of names, or the dataset has
             no such keypoint.
     """
 

@@ -107,7 +107,7 @@ class _AllMLPHead(FusionHead):
 
         The accuracy, which is only reported, compares the largest logit; mmseg sorts the logits of
         every pixel for it, which takes a tenth of a training step on a CPU. Where the loss is a
-        plain cross entropy, both come from :mod:`.loss`.
+        plain cross entropy, both come from ``.loss``.
         """
         labels = self._stack_batch_gt(batch_data_samples)
         modules: Any = self.loss_decode
@@ -138,12 +138,12 @@ class _AllMLPHead(FusionHead):
 class SegformerHeadPlusPlus(_AllMLPHead, SegformerHead):
     """Is mmseg's ``SegformerHead``: the same arguments, weights and numbers, without its concat.
 
-    Every level is fused at its own resolution, see :mod:`segformer_plusplus.mit.fusion`.
+    Every level is fused at its own resolution, see ``segformer_plusplus.mit.fusion``.
 
     Args:
         in_channels: channels of the stages that are fused.
         in_index: which of the backbone's outputs these are; by default the first ones.
-        in_rows: the old way to set :func:`segformer_plusplus.mit.cpu.chunked`.
+        in_rows: the old way to set ``segformer_plusplus.mit.cpu.chunked``.
         kwargs: the others of mmseg's head.
 
     Raises:
@@ -190,7 +190,7 @@ class SegformerLinearHead(_AllMLPHead, BaseDecodeHead):
         norm_cfg: norm of the fusion; theirs is a batch norm with torch's eps of 1e-5.
         act_cfg: activation of the fusion.
         interpolate_mode: ``mode`` of ``F.interpolate``.
-        in_rows: the old way to set :func:`segformer_plusplus.mit.cpu.chunked`.
+        in_rows: the old way to set ``segformer_plusplus.mit.cpu.chunked``.
         kwargs: those of mmseg's ``BaseDecodeHead``.
 
     Raises:

@@ -41,13 +41,13 @@ def strip_losses(
     logits as they came. Half precision is resized and summed in float32.
 
     Args:
-        loss: one that :func:`takes_strips`.
+        loss: one that ``takes_strips``.
         logits: (B, K, h, w).
         labels: (B, H, W).
         ignore_index: label of the pixels that do not count.
 
     Returns:
-        The loss, and the accuracy as :func:`percent` counts it.
+        The loss, and the accuracy as ``percent`` counts it.
     """
     dtype = torch.promote_types(logits.dtype, torch.float32)
     classes = loss.class_weight

@@ -86,7 +86,7 @@ class EncoderDecoderPlusPlus(EncoderDecoder):
     """Is mmseg's ``EncoderDecoder``, but predicts without resizing the logits of all classes.
 
     For whole images the labels are made from the head's logits, see
-    :func:`~segformer_plusplus.segmentation.segmentor.label_map`; the data samples then hold
+    ``segformer_plusplus.segmentation.segmentor.label_map``; the data samples then hold
     ``pred_sem_seg`` and no ``seg_logits``. Where logits at full size are needed anyway (sliding
     windows, flipped or padded images, images that are resized back, one logit), or the head aligns
     corners, this is mmseg's prediction, with both. Labels are integers, also of one logit.

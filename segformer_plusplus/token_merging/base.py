@@ -74,7 +74,7 @@ class MergePlan(ABC):
 class TokenMerger(ABC):
     """Is a strategy: it looks at the tokens of a block and decides which of them to merge.
 
-    Subclass it, implement :meth:`plan`, register the class in :data:`TOKEN_MERGERS`, and name it
+    Subclass it, implement ``plan``, register the class in ``TOKEN_MERGERS``, and name it
     in a config like the built-in ones. A strategy holds settings only: no parameters, and no
     state that changes from call to call, so that a checkpoint fits under every strategy.
     """

@@ -178,8 +178,8 @@ class TomesdMatching(TokenMerger):
     """Calls the tomesd library itself: our reference, and the way to its random destinations.
 
     Args:
-        ratio: as in :class:`BipartiteSoftMatching2d`.
-        stride: as in :class:`BipartiteSoftMatching2d`.
+        ratio: as in ``BipartiteSoftMatching2d``.
+        stride: as in ``BipartiteSoftMatching2d``.
         seed: draws the destination in each cell, the same one at every call; None takes the top
             left token of each cell.
     """
@@ -277,7 +277,7 @@ def _split_grid(grid: Grid, cell: tuple[int, int], device: torch.device) -> tupl
 
 
 def _kept_split(grid: Grid, cell: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Returns what :func:`_split_grid` does, or did before."""
+    """Returns what ``_split_grid`` does, or did before."""
     # a tensor of a mode, such as one without numbers, lives no longer than that
     if torch.compiler.is_compiling() or type(torch.empty(0, device=device)) is not Tensor:
         return _split_grid(grid, cell, device)

@@ -82,7 +82,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     'downsampling-bilinear': dict(stages=_NO_MERGING, downsampling=dict(factor=2, mode='bilinear')),
 }
 """Holds what ``token_merging='hq'`` stands for: ``stages`` has one dict per stage, whose keys are
-those of :class:`~segformer_plusplus.token_merging.StageMerging`; all may be left out."""
+those of ``segformer_plusplus.token_merging.StageMerging``; all may be left out."""
 
 PURPOSES: dict[str, str] = {
     BASELINE: 'merges nothing; the exact model, which all others are compared with',
@@ -214,7 +214,7 @@ class TokenMerging:
 TokenMergingConfig: TypeAlias = (
     str | Sequence[Mapping[str, Any]] | Mapping[str, Any] | TokenMerging | None
 )
-"""Is what ``token_merging=...`` takes, see :func:`build_token_merging`."""
+"""Is what ``token_merging=...`` takes, see ``build_token_merging``."""
 
 
 def build_token_merging(
@@ -225,7 +225,7 @@ def build_token_merging(
     Args:
         token_merging: the name of a preset (see ``PRESETS``), or one dict per stage such as
             ``dict(kv=dict(type='NeighborMerging2d', stride=2), proportional_attention=True)``
-            (see :class:`StageMerging`), or
+            (see ``StageMerging``), or
             ``dict(stages=[...], downsampling=dict(factor=2, mode='bilinear'))``. None is the
             baseline. What was built before is taken as it is.
         num_stages: how many stages the backbone has.

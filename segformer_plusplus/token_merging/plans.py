@@ -81,7 +81,7 @@ class CellPlan(MergePlan):
     Args:
         grid: (H, W) in tokens.
         stride: rows and columns of a cell, at least 1.
-        device: where :meth:`sizes` lives.
+        device: where ``sizes`` lives.
     """
 
     def __init__(self, grid: Grid, stride: tuple[int, int], device: torch.device) -> None:

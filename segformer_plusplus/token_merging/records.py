@@ -54,16 +54,16 @@ def to_record(token_merging: TokenMergingConfig, merging: TokenMerging) -> dict[
 
 
 def from_record(record: Any, num_stages: int) -> str | dict[str, Any]:
-    """Reads what :func:`to_record` returned, or what somebody wrote there.
+    """Reads what ``to_record`` returned, or what somebody wrote there.
 
     The numbers of the record hold; where its preset has others by now, a warning says so. Nothing
     is imported by a name: a record may come from anybody.
 
     Returns:
-        What :func:`build_token_merging` takes, the name of a preset where it is one.
+        What ``build_token_merging`` takes, the name of a preset where it is one.
 
     Raises:
-        TokenMergingError: as :func:`build_token_merging`.
+        TokenMergingError: as ``build_token_merging``.
     """
     named = {'preset': record} if isinstance(record, str) else {'stages': record}
     settings = dict(record) if isinstance(record, Mapping) else named

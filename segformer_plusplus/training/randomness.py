@@ -110,7 +110,7 @@ def make_repeatable(loader: DataLoader, seed: int) -> Positions | None:
 
 
 def positions_of(loader: Any) -> Positions | None:
-    """Returns the sampler that :func:`make_repeatable` put into a data loader, if it did."""
+    """Returns the sampler that ``make_repeatable`` put into a data loader, if it did."""
     sampler = getattr(getattr(loader, 'batch_sampler', None), 'sampler', None)
     return sampler if isinstance(sampler, Positions) else None
 

@@ -46,14 +46,14 @@ _HOOKS = dict(
 class StrictRunner(Runner):
     """mmengine's Runner, but a checkpoint must fit the model exactly, and accidents do no harm.
 
-    - Missing and unexpected keys, which mmengine only logs, are a :class:`CheckpointError`.
+    - Missing and unexpected keys, which mmengine only logs, are a ``CheckpointError``.
       ``strict_load=False`` in the config brings back mmengine's behaviour, for fine-tuning with
       another number of classes. Reading a checkpoint runs no code that stands in it.
     - Checkpoints are there whole or not at all; resuming looks for the latest whole one and sees
       the samples, the augmentations and the random numbers of a run without interruption.
-    - It stops on NaN and on SIGTERM (see :mod:`.hooks`), and says in one line what to do when
+    - It stops on NaN and on SIGTERM (see ``.hooks``), and says in one line what to do when
       memory runs out or a data loader's worker dies.
-    - :meth:`from_cfg` carries out the switches of configs/_base_/runtime.
+    - ``from_cfg`` carries out the switches of configs/_base_/runtime.
     - It runs distributed on CPUs too (gloo), with ``SyncBN`` as ``BN``. It does not shard a model.
     """
 
@@ -209,7 +209,7 @@ class StrictRunner(Runner):
 
         Args:
             filename: path or URL.
-            map_location: as in :func:`torch.load`.
+            map_location: as in ``torch.load``.
             strict: False, or ``strict_load=False`` in the config, only logs what does not fit.
 
         Raises:

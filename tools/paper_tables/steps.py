@@ -269,7 +269,7 @@ def claim_folder(folder: Path, data: str) -> Iterator[None]:
     """Checks, makes and locks an output folder, for one call at a time.
 
     Raises:
-        SegformerPlusPlusError: as :func:`check_folder`; it cannot be written; or it is in use.
+        SegformerPlusPlusError: as ``check_folder``; it cannot be written; or it is in use.
     """
     check_folder(folder, data)
     try:

@@ -21,9 +21,9 @@ class Contender(ABC):
 
     Attributes:
         module: holds the parameters, on the device and in the precision of the comparison.
-        backbone: the part that :meth:`features` runs.
+        backbone: the part that ``features`` runs.
         decode_head: mmseg's, which says how logits become labels; None for that of another library.
-        segments: whether :meth:`labels` follows the head; False for a pose estimator.
+        segments: whether ``labels`` follows the head; False for a pose estimator.
         one_graph: whether ``torch.compile`` has to take it up to the logits as one graph.
         uses_torch: False where PyTorch sees neither its arithmetic nor its memory.
         details: what a reader of the numbers has to know about how it was built.
@@ -66,11 +66,11 @@ class Contender(ABC):
         return self.labels(logits, size_of(images)) if self.segments else logits
 
     def workers(self, images: Tensor, calls: int) -> list[Callable[[], Any]]:
-        """Returns :meth:`predict` for so many calls at a time, each by one thread at a time."""
+        """Returns ``predict`` for so many calls at a time, each by one thread at a time."""
         return [partial(self.predict, images)] * calls
 
     def random_targets(self, images: Tensor) -> Tensor:
-        """Returns targets for :meth:`loss`, the same at every call."""
+        """Returns targets for ``loss``, the same at every call."""
         raise self._no_training()
 
     def loss(self, images: Tensor, targets: Tensor) -> Tensor:
@@ -94,7 +94,7 @@ class OpenMMLabModel(Contender):
 
     Args:
         module: has ``extract_feat``, and a ``decode_head`` or a ``head``.
-        one_graph: see :class:`Contender`; None asks for it where the backbone is ours.
+        one_graph: see ``Contender``; None asks for it where the backbone is ours.
 
     Raises:
         SegformerPlusPlusError: the module lacks a backbone or a head.

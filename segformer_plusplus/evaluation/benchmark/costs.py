@@ -240,7 +240,7 @@ def first_call(
     backbone_only: bool,
     name: str,
 ) -> dict[str, float]:
-    """Compiles by a first call, and compares; see :func:`compile_contender`."""
+    """Compiles by a first call, and compares; see ``compile_contender``."""
     with (
         trace_errors(name), memory_errors(name), _fresh_cache(backend), torch.inference_mode()
     ):  # fmt: skip
@@ -303,7 +303,7 @@ class TrainingStep:
     Args:
         contender: is set to training mode.
         images: (B, 3, H, W), normalised, float32.
-        targets: of :meth:`.Contender.random_targets`.
+        targets: of ``.Contender.random_targets``.
         dtype: of the forward pass; below float32 it runs under autocast on float32 weights, as
             training in mixed precision does.
     """

@@ -40,7 +40,7 @@ class ExportedModel(Contender):
     """Runs an exported file in one runtime, as a whole: its output stands for features and logits.
 
     Args:
-        module: as :func:`~segformer_plusplus.inference.opening.open_model` opens the file.
+        module: as ``segformer_plusplus.inference.opening.open_model`` opens the file.
         runtime: by the name of its module.
         load: the file for it.
         images: (B, C, H, W), on which alone it runs: those of a file that normalises by itself are

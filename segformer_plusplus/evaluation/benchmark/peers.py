@@ -82,7 +82,7 @@ def mmseg_peer(model: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the config of mmseg's own modules that take the weights of ours, unmerged.
 
     mmseg's head has a norm and a ReLU on every level. For a ``SegformerLinearHead`` its levels have
-    to be made linear after it was built, see :func:`make_levels_linear`.
+    to be made linear after it was built, see ``make_levels_linear``.
 
     Raises:
         SegformerPlusPlusError: the config has parts that are not ours.

@@ -64,7 +64,7 @@ class Fidelity(ABC, Generic[Outcome]):
         has_truth: whether there is ground truth.
         progress: whether bars are shown.
         unit: names what is counted, 'image' or 'person'.
-        timed: says what :meth:`time` runs from and to.
+        timed: says what ``time`` runs from and to.
         main_measure: the key of ``MEASURES`` by which strategies are ranked.
     """
 
@@ -99,7 +99,7 @@ class Fidelity(ABC, Generic[Outcome]):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Returns height and width of the image that :meth:`time` runs on."""
+        """Returns height and width of the image that ``time`` runs on."""
         height, width = self._prepared(self.model)['inputs'].shape[-2:]
         return height, width
 
@@ -131,7 +131,7 @@ class Fidelity(ABC, Generic[Outcome]):
         """Returns the outcome of each image under a preset, one by one.
 
         Raises:
-            SegformerPlusPlusError: as for :meth:`measure`.
+            SegformerPlusPlusError: as for ``measure``.
         """
         built = self._build(variant)
         kept = self._references()
@@ -140,7 +140,7 @@ class Fidelity(ABC, Generic[Outcome]):
         return self._predict_under(built, self._indices, _describe(variant))
 
     def compare(self, outcomes: Iterable[Outcome]) -> dict[str, float]:
-        """Computes what :meth:`measure` returns from the outcomes of all images, in their order.
+        """Computes what ``measure`` returns from the outcomes of all images, in their order.
 
         Raises:
             SegformerPlusPlusError: a subset has none of the ground truth.
@@ -151,7 +151,7 @@ class Fidelity(ABC, Generic[Outcome]):
         """Predicts one image under a preset, to find out whether it can be measured.
 
         Raises:
-            SegformerPlusPlusError: as for :meth:`measure`.
+            SegformerPlusPlusError: as for ``measure``.
         """
         self._switch(self._build(variant))
         with memory_errors(_describe(variant), _ADVICE):
@@ -179,7 +179,7 @@ class Fidelity(ABC, Generic[Outcome]):
         """Times strategies and files by name, in turn, on one prepared image.
 
         Raises:
-            SegformerPlusPlusError: as for :meth:`measure`.
+            SegformerPlusPlusError: as for ``measure``.
         """
         built = {name: self._build(each) for name, each in variants.items()}
         calls = {}
@@ -287,7 +287,7 @@ class Fidelity(ABC, Generic[Outcome]):
         return build_token_merging(variant, len(find_backbones(self.model)[0].blocks))
 
     def _switch(self, built: Any) -> None:
-        """Makes :meth:`_samples` predict by what :meth:`_build` returned."""
+        """Makes ``_samples`` predict by what ``_build`` returned."""
         self._active = built if isinstance(built, nn.Module) else self.model
         if built is not None and self._active is self.model:
             apply_token_merging(self.model, built)

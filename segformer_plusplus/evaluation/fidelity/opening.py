@@ -82,7 +82,7 @@ def open_fidelity(
         checkpoint: its weights, of any library that the package reads; loaded strictly. None for a
             model that brings them.
         cfg_options: dotted keys of the config and their new values.
-        options: the fields of :class:`Options`.
+        options: the fields of ``Options``.
 
     Raises:
         SegformerPlusPlusError: another toolbox, no data, a limit beyond them, an unknown class.

@@ -49,7 +49,7 @@ class DeploymentSpace(Space):
     """Holds every preset in every format and precision.
 
     Args:
-        ways: of :func:`find_ways`.
+        ways: of ``find_ways``.
         num_stages: of the backbone.
     """
 
@@ -105,7 +105,7 @@ class Exporter:
         """Returns the file of a setting; or the setting itself, where it is of the model.
 
         Raises:
-            SegformerPlusPlusError: see :func:`~...export.export_model`.
+            SegformerPlusPlusError: see ``...export.export_model``.
         """
         if not isinstance(setting, dict):
             return setting

@@ -132,9 +132,9 @@ def tune(
         checkpoint: its weights; None for a model that brings them.
         cfg_options: dotted keys of the config and their new values.
         progress: show a bar.
-        options: the fields of :class:`~.selection.Budget` (``max_drop`` or ``min_speedup``), of
-            :class:`Limits` (such as ``trials=100``) and of :class:`Options`, whose ``space`` may
-            also be a list as in :func:`~.space.default_space`.
+        options: the fields of ``.selection.Budget`` (``max_drop`` or ``min_speedup``), of
+            ``Limits`` (such as ``trials=100``) and of ``Options``, whose ``space`` may
+            also be a list as in ``.space.default_space``.
 
     Raises:
         SegformerPlusPlusError: a wrong argument, no data, a folder that is in use or that holds
@@ -218,13 +218,13 @@ def tune_fidelity(
         fidelity: the model on all images.
         budget: what is wanted.
         out: folder of the study; with an unfinished one in it, the search goes on.
-        space: see :func:`tune`, as are ``by``, ``fresh`` and ``progress``.
+        space: see ``tune``, as are ``by``, ``fresh`` and ``progress``.
         limits: how long to search, and on what.
         identity: what else the numbers depend on, by a name that a message can say.
         searched: is called with all trials before one of them is selected.
 
     Raises:
-        SegformerPlusPlusError: see :func:`tune`.
+        SegformerPlusPlusError: see ``tune``.
     """
     limits, space = limits or Limits(), space or Space()
     chosen, others = split_images(fidelity.pictures, limits.images, limits.seed)
@@ -271,7 +271,7 @@ def split_images(
 
     Args:
         pictures: for each image, or person, the picture that it is of.
-        images: how many to search on (people, for pose), as in :class:`Limits`.
+        images: how many to search on (people, for pose), as in ``Limits``.
         seed: of the draw.
 
     Raises:

@@ -138,9 +138,9 @@ class Check:
 
     Attributes:
         images: how many.
-        drop: see :class:`Point`.
+        drop: see ``Point``.
         drop_noise: its standard error, from parts of the images; None for a single image.
-        speed_up: see :class:`Point`.
+        speed_up: see ``Point``.
         speed_up_noise: its standard error.
         values: all measures by name.
     """

@@ -62,7 +62,7 @@ class Space:
     first, so that neighbours are alike: the sampler takes them for steps on a scale.
 
     Args:
-        entries: as in :func:`default_space`, which None stands for.
+        entries: as in ``default_space``, which None stands for.
         num_stages: of the backbone.
 
     Attributes:

@@ -132,7 +132,7 @@ def open_study(
 
 
 class Study:
-    """Proposes settings and remembers what became of them, see :func:`open_study`.
+    """Proposes settings and remembers what became of them, see ``open_study``.
 
     What it proposes depends on the seed and on what was found before, not on interruptions: the
     sampler learns from the points of the file and begins anew for each proposal.
