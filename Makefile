@@ -37,12 +37,16 @@ $(STAMP): requirements.txt constraints.txt pyproject.toml setup.py
 	$(PYTHON3) -m venv $(VENV)
 	$(PIP) install -c constraints.txt -U pip
 	$(PIP) install -c constraints.txt -r requirements.txt
-	@if command -v cc >/dev/null || command -v gcc >/dev/null; then \
-	  $(PIP) install -c constraints.txt --no-deps --no-build-isolation --no-cache-dir \
-	    --no-binary xtcocotools $(XTCOCOTOOLS) && $(PIP) install --no-deps $(MMPOSE); \
-	else \
+	@if ! command -v cc >/dev/null && ! command -v gcc >/dev/null; then \
 	  echo "make: no C compiler (cc or gcc) here: mmpose, which needs one, is left out:" \
 	    "make demo-seg works, make demo-pose does not"; \
+	elif ! $(PYTHON) -c 'import sys; sys.exit(sys.version_info >= (3, 13))'; then \
+	  echo "make: xtcocotools, which mmpose needs, does not build on Python 3.13 or later:" \
+	    "mmpose is left out, make demo-seg works, make demo-pose does not;" \
+	    "docs/support.md has the steps by hand"; \
+	else \
+	  $(PIP) install -c constraints.txt --no-deps --no-build-isolation --no-cache-dir \
+	    --no-binary xtcocotools $(XTCOCOTOOLS) && $(PIP) install --no-deps $(MMPOSE); \
 	fi
 	$(PIP) install -c constraints.txt --no-deps $(GRADIO)
 	$(PIP) install --no-deps --no-build-isolation -e .

@@ -14,7 +14,7 @@ from segformer_plusplus.moved import MOVED, OUTSIDE
 from segformer_plusplus.registration import REGISTERED
 
 ROOT = Path(__file__).resolve().parents[1]
-LIGHT = {'compat', 'errors', 'libraries', 'moved', 'registration', 'version'}
+LIGHT = {'compat', 'errors', 'libraries', 'moved', 'registration'}
 """What is loaded by ``import segformer_plusplus``."""
 CORE = {'arguments', 'kernels', 'token_merging', 'mit', 'patching'}
 """Rooms that merging on somebody's model may load besides."""
