@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-for _name in ('nbformat', 'nbclient', 'ipykernel'):
-    pytest.importorskip(_name)
+pytest.importorskip('ipykernel')
+pytest.importorskip('nbclient')  # brings nbformat
 
 import nbformat
 
