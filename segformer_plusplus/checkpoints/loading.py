@@ -40,7 +40,7 @@ def read_checkpoint(
 
     Args:
         source: a file of PyTorch or of safetensors, a folder of Transformers (also with weights in
-            several files), the name of a model of the Hub, see ``.hub.fetch``, or the http(s)
+            several files), the name of a model of the Hub, see ``hub.fetch``, or the http(s)
             address of a file. The hash in a file name such as ``mit_b0-0123abcd.pth`` is verified.
         map_location: where the tensors go.
         unsafe: run the code that a pickle holds, if it holds any.
@@ -88,7 +88,7 @@ def load_checkpoint_strictly(
 ) -> dict[str, Any]:
     """Loads a checkpoint and accounts for every key of the file and of the model.
 
-    Weights of other libraries are converted first, see ``.conversion.convert``.
+    Weights of other libraries are converted first, see ``conversion.convert``.
 
     Args:
         model: loaded in place; untouched if anything does not fit.

@@ -150,7 +150,7 @@ class Comparer(ABC):
         """Reads an image as the model's config says; errors call it by its name.
 
         Raises:
-            SegformerPlusPlusError: see ``.photographs.read_photograph``.
+            SegformerPlusPlusError: see ``photographs.read_photograph``.
         """
         return read_photograph(self._reader, path, name or path.name, self.max_pixels)
 
@@ -160,7 +160,7 @@ class Comparer(ABC):
         Args:
             image: (H, W, 3) uint8 RGB.
             preset: one of ``presets``.
-            ratios: see ``.strategies.make_strategy``.
+            ratios: see ``strategies.make_strategy``.
 
         Raises:
             SegformerPlusPlusError: a choice that is refused, an image that the model would pad, too

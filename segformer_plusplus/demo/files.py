@@ -23,7 +23,7 @@ class FileComparer(Comparer, Generic[Kind]):
 
     Args:
         predictors: by the name of the file, the reference first.
-        max_pixels: see ``.comparison.Comparer``.
+        max_pixels: see ``comparison.Comparer``.
     """
 
     kind = 'File'

@@ -27,7 +27,7 @@ def open_comparer(
         checkpoint: its weights, or the model exported to a file; beside a file, another one that is
             compared with it.
         device: None takes CUDA if there is one.
-        max_pixels: see ``.comparison.Comparer``.
+        max_pixels: see ``comparison.Comparer``.
 
     Raises:
         SegformerPlusPlusError: another kind of model, see the comparers; or files that cannot be

@@ -113,7 +113,7 @@ def serve(page: gr.Blocks, host: str, port: int | None, open_browser: bool) -> s
     """Serves the page from threads of its own and returns its address.
 
     Args:
-        page: of ``.page.build_page``.
+        page: of ``page.build_page``.
         host: address to listen on.
         port: None for the first free one from 7860.
         open_browser: also open it there.

@@ -56,7 +56,7 @@ def check_export(
     """Compares a file of ``export_model`` with its model in PyTorch, in every installed runtime.
 
     The images are new every time: noise, and smooth ones. Of a dynamic batch or size several are
-    taken. On every input the file has to keep the ``.precision.LIMITS`` of its precision. The
+    taken. On every input the file has to keep the ``precision.LIMITS`` of its precision. The
     ranges of int8 are those of the images that it was calibrated on, which random ones leave: it is
     compared on images of that kind, which are given.
 

@@ -54,7 +54,7 @@ def export_model(
     """Writes a model to a file that other runtimes run, and compares it with PyTorch.
 
     The model is not changed. What lies under ``path`` is replaced only by a file that has passed
-    ``.checking.check_export``. See ``.options.ExportOptions`` for the options that are
+    ``checking.check_export``. See ``options.ExportOptions`` for the options that are
     not listed here.
 
     Args:

@@ -98,16 +98,16 @@ def named_config(
     """Returns the config of a model that brings its weights; None if it is named as a file.
 
     Its ``pretrained_model.weights`` is the checkpoint. It merges as was saved with it, else by
-    ``.pretrained.DEFAULT_MERGING``.
+    ``pretrained.DEFAULT_MERGING``.
 
     Args:
-        name: see ``.pretrained.pretrained_config``, and ``.exported.exported_config``;
+        name: see ``pretrained.pretrained_config``, and ``exported.exported_config``;
             or that of one of mmseg's own SegFormers, which gets the backbone and the head of this
             package.
         revision: of a model of the Hub, see ``..checkpoints.hub.fetch``, as for the token.
 
     Raises:
-        SegformerPlusPlusError: see ``.pretrained.pretrained_config``.
+        SegformerPlusPlusError: see ``pretrained.pretrained_config``.
     """
     if revision is not None and not is_hub_name(name):
         raise SegformerPlusPlusError(f'revision={revision!r}: {name} is no model of the Hub')

@@ -40,7 +40,7 @@ def exported_config(path: str | os.PathLike[str]) -> Config:
     Returns:
         A config of mmseg or mmpose, which runs on the CPU. Images that have not the size of the
         file are padded, or cut into tiles (see
-        ``.exported_segmentor.ExportedSegmentor``).
+        ``exported_segmentor.ExportedSegmentor``).
 
     Raises:
         SegformerPlusPlusError: no such file, or one that is damaged or of a later version.

@@ -30,8 +30,8 @@ class ExportedSegmentor(EncoderDecoderPlusPlus):
 
     Args:
         data_preprocessor: see mmseg's segmentors.
-        backbone: config of an ``.exported.ExportedGraph``.
-        decode_head: config of an ``.exported.ExportedHead``.
+        backbone: config of an ``exported.ExportedGraph``.
+        decode_head: config of an ``exported.ExportedHead``.
         test_cfg: of mmseg; whole images alone are known.
     """
 

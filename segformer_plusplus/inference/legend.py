@@ -30,7 +30,7 @@ class Legend:
     names of more than 15 heights are cut. Where not even one row fits, the strip has no width.
 
     Args:
-        classes: their names; of a single one, 1 is the label (``.labels.first_label``).
+        classes: their names; of a single one, 1 is the label (``labels.first_label``).
         palette: (K, 3) uint8 RGB.
     """
 

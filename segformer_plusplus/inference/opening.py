@@ -45,7 +45,7 @@ def open_model(
     """Builds and loads a model of OpenMMLab, or takes a model that is already built.
 
     Args:
-        config_or_model: what ``.configs.load_config`` takes, or a model of mmseg or mmpose.
+        config_or_model: what ``configs.load_config`` takes, or a model of mmseg or mmpose.
         checkpoint: any file that ``segformer_plusplus.checkpoints.load_checkpoint_strictly``
             takes; every key has to fit. A model that is already built, or that brings its weights,
             may go without. Or an exported file, which then is the model, on the CPU; how images

@@ -45,16 +45,16 @@ class PoseEstimator(Predictor[PoseDataSample]):
             built and has its ``cfg``.
         checkpoint: its weights.
         batch_size: number of people in a forward pass.
-        boxes: people by the name of the picture (see ``.sources.Picture``): (N, 4) left,
+        boxes: people by the name of the picture (see ``sources.Picture``): (N, 4) left,
             top, right, bottom in pixels; [] is nobody. A picture that is not named is taken for
             one person.
-        options: see ``.predictor.Predictor``.
+        options: see ``predictor.Predictor``.
 
     Attributes:
         meta: mmpose's parsed meta data: names, colours, flip pairs.
 
     Raises:
-        SegformerPlusPlusError: see ``.predictor.Predictor``; no test pipeline; invalid boxes.
+        SegformerPlusPlusError: see ``predictor.Predictor``; no test pipeline; invalid boxes.
         CheckpointError: the checkpoint does not fit.
     """
 

@@ -61,8 +61,8 @@ class Predictor(ABC, Generic[Sample]):
         batch_size: images, tiles or people in one forward pass.
         cfg_options: dotted keys of the config and their new values.
         backend: 'torch'; or 'openvino' or 'onnxruntime', which compute the same on the CPU. For
-            each size of images (up to ``.backends.MOST_SIZES``) the model is converted once,
-            which takes a while, and kept, see ``.backends.cache_folder``.
+            each size of images (up to ``backends.MOST_SIZES``) the model is converted once,
+            which takes a while, and kept, see ``backends.cache_folder``.
         graphs: whether a SegFormer of a config is replayed on CUDA devices, see
             ``segformer_plusplus.patching.apply_cuda_graphs``; a model that is already built
             stays as it is.
@@ -74,7 +74,7 @@ class Predictor(ABC, Generic[Sample]):
         any_size: whether to read images with more pixels than Pillow takes for an attack.
 
     Raises:
-        SegformerPlusPlusError: see ``.opening.open_model``; a batch size below 1.
+        SegformerPlusPlusError: see ``opening.open_model``; a batch size below 1.
         CheckpointError: the checkpoint does not fit.
     """
 
@@ -120,7 +120,7 @@ class Predictor(ABC, Generic[Sample]):
         """Predicts one image, or several.
 
         Args:
-            inputs: what ``.sources.find_pictures`` takes.
+            inputs: what ``sources.find_pictures`` takes.
             progress: show a bar.
 
         Returns:
@@ -146,7 +146,7 @@ class Predictor(ABC, Generic[Sample]):
         one; where one fails, a grey image shows whether that is due to the image.
 
         Args:
-            inputs: what ``.sources.find_pictures`` takes.
+            inputs: what ``sources.find_pictures`` takes.
             progress: show a bar.
 
         Raises:

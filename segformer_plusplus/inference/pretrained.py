@@ -54,7 +54,7 @@ class OpenMMLabModel:
     """Holds what mmseg says of a model that it offers.
 
     Attributes:
-        config: its name, see ``.configs.find_config``.
+        config: its name, see ``configs.find_config``.
         weights: the address of its checkpoint.
         dataset: what it was trained on.
         miou: on that data set, as mmseg says.
@@ -170,7 +170,7 @@ def describe_pretrained(config: Config, token_merging: Any = None) -> str:
     """Says in one line what a model by name is, what becomes of images, and what is merged.
 
     Args:
-        config: of ``.configs.named_config``.
+        config: of ``configs.named_config``.
         token_merging: what takes the place of the config's strategy, if anything.
     """
     if said := config.pretrained_model.get('said'):

@@ -49,7 +49,7 @@ class Segmenter(Predictor[SegDataSample]):
         overlap: overlap of tiles in pixels (128, or a quarter of a smaller tile); the seam runs
             through its middle.
         keep_logits: keep ``seg_logits`` in the samples, if the model computes them.
-        options: see ``.predictor.Predictor``.
+        options: see ``predictor.Predictor``.
 
     Attributes:
         classes: their names. A class that is alone has label 1, and 0 is the rest.
@@ -58,7 +58,7 @@ class Segmenter(Predictor[SegDataSample]):
             mmseg writes, are one higher than labels.
 
     Raises:
-        SegformerPlusPlusError: see ``.predictor.Predictor``; impossible tiles.
+        SegformerPlusPlusError: see ``predictor.Predictor``; impossible tiles.
         CheckpointError: the checkpoint does not fit.
     """
 
@@ -106,14 +106,14 @@ class Segmenter(Predictor[SegDataSample]):
             segmenter = Segmenter.from_pretrained('nvidia/segformer-b0-finetuned-ade-512-512')
 
         Args:
-            name: see ``.configs.named_config``, as for the revision and the token.
+            name: see ``configs.named_config``, as for the revision and the token.
             revision: branch, tag or commit.
             token: of somebody who may read it.
             options: of the class. Without ``token_merging`` the model merges as was saved with it,
-                else by the preset ``.pretrained.DEFAULT_MERGING``.
+                else by the preset ``pretrained.DEFAULT_MERGING``.
 
         Raises:
-            SegformerPlusPlusError: see ``.configs.named_config``.
+            SegformerPlusPlusError: see ``configs.named_config``.
             CheckpointError: the weights do not fit the model's own settings.
         """
         config = named_config(os.fspath(name), revision, token)

@@ -40,7 +40,7 @@ class Picture:
     Attributes:
         name: relative path of a file, 'FILE/000012' for a frame of a video, 'array-0', 'image-0',
             'bytes-0'.
-        load: reads the image (H, W, 3) uint8 BGR, see ``.reader.Reader``.
+        load: reads the image (H, W, 3) uint8 BGR, see ``reader.Reader``.
         path: the file; None for other inputs, and for the frames of a video.
         video: the file that a frame belongs to.
     """

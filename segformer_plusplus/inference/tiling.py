@@ -71,7 +71,7 @@ def predict_tiles(
         tiles: how to cut the image.
         predict: turns a list of tiles (h, w, 3) of one size into labels (h, w) each.
         batch_size: number of tiles in one call.
-        dtype: type of the labels, see ``.labels.label_dtype``.
+        dtype: type of the labels, see ``labels.label_dtype``.
         progress: show a bar.
 
     Returns:

@@ -49,7 +49,7 @@ def colour_mask(labels: np.ndarray, palette: np.ndarray) -> Image.Image:
     there are labels above 255 it is as ``save_mask`` writes it.
 
     Args:
-        palette: (K, 3) uint8 RGB; of a single one, 1 is the label (``.labels.first_label``).
+        palette: (K, 3) uint8 RGB; of a single one, 1 is the label (``labels.first_label``).
     """
     image = _grey(labels)
     if image.mode == 'L':
@@ -96,9 +96,9 @@ def overlay(
     Args:
         image: is not changed.
         labels: labels beyond the palette leave the image as it is.
-        palette: (K, 3) uint8 RGB; of a single one, 1 is the label (``.labels.first_label``).
+        palette: (K, 3) uint8 RGB; of a single one, 1 is the label (``labels.first_label``).
         opacity: from 0, the image, to 1, the colours.
-        beside: black columns at the right, for a ``.legend.Legend``.
+        beside: black columns at the right, for a ``legend.Legend``.
 
     Raises:
         SegformerPlusPlusError: the opacity is not in [0, 1].

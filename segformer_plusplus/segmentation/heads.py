@@ -107,7 +107,7 @@ class _AllMLPHead(FusionHead):
 
         The accuracy, which is only reported, compares the largest logit; mmseg sorts the logits of
         every pixel for it, which takes a tenth of a training step on a CPU. Where the loss is a
-        plain cross entropy, both come from ``.loss``.
+        plain cross entropy, both come from ``segmentation.loss``.
         """
         labels = self._stack_batch_gt(batch_data_samples)
         modules: Any = self.loss_decode

@@ -51,7 +51,7 @@ class StrictRunner(Runner):
       another number of classes. Reading a checkpoint runs no code that stands in it.
     - Checkpoints are there whole or not at all; resuming looks for the latest whole one and sees
       the samples, the augmentations and the random numbers of a run without interruption.
-    - It stops on NaN and on SIGTERM (see ``.hooks``), and says in one line what to do when
+    - It stops on NaN and on SIGTERM (see ``training.hooks``), and says in one line what to do when
       memory runs out or a data loader's worker dies.
     - ``from_cfg`` carries out the switches of configs/_base_/runtime.
     - It runs distributed on CPUs too (gloo), with ``SyncBN`` as ``BN``. It does not shard a model.

@@ -50,7 +50,7 @@ class Measurement:
         One that fails on a later image is noted in ``failed``; the others are measured.
 
         Raises:
-            SegformerPlusPlusError: see ``.base.Fidelity.measure``, of no merging; a preset
+            SegformerPlusPlusError: see ``base.Fidelity.measure``, of no merging; a preset
                 that the model cannot run is named before anything is measured.
         """
         fitting = {name: each for name, each in self.presets.items() if self._fits(name)}
@@ -164,14 +164,14 @@ def measure_fidelity(
         rounds: of timing, all presets in turn.
         warmup: rounds before those.
         cfg_options: dotted keys of the config and their new values.
-        options: the fields of ``.opening.Options``, such as ``limit=20``.
+        options: the fields of ``opening.Options``, such as ``limit=20``.
 
     Returns:
         One row per preset; of one that fails on the way, ``values`` is empty and ``error`` says
         why.
 
     Raises:
-        SegformerPlusPlusError: see ``.opening.open_fidelity``; a wrong preset is refused
+        SegformerPlusPlusError: see ``opening.open_fidelity``; a wrong preset is refused
             before the model is loaded.
     """
     if 'strategies' in options:

@@ -132,9 +132,9 @@ def tune(
         checkpoint: its weights; None for a model that brings them.
         cfg_options: dotted keys of the config and their new values.
         progress: show a bar.
-        options: the fields of ``.selection.Budget`` (``max_drop`` or ``min_speedup``), of
+        options: the fields of ``selection.Budget`` (``max_drop`` or ``min_speedup``), of
             ``Limits`` (such as ``trials=100``) and of ``Options``, whose ``space`` may
-            also be a list as in ``.space.default_space``.
+            also be a list as in ``space.default_space``.
 
     Raises:
         SegformerPlusPlusError: a wrong argument, no data, a folder that is in use or that holds
