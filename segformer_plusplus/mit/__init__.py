@@ -1,5 +1,7 @@
-"""Holds SegFormer's encoder: attention and Mix-FFN, which need torch alone, and what needs mmengine
-and mmcv: OpenMMLab's backbone and the fusion of its heads."""
+"""Holds SegFormer's encoder: attention and Mix-FFN, OpenMMLab's backbone, the fusion of its heads.
+
+The first two need torch alone, what configs build needs mmengine and mmcv.
+"""
 
 from ..compat import lazily
 from .archs import ARCHS as ARCHS
