@@ -98,7 +98,7 @@ def test_int8_end_to_end_names_and_skips_what_cannot_be_read(tmp_path, run):
     (folder / '3.png').write_bytes(os.urandom(200))
     (folder / 'notes.txt').touch()
     code, out, error = run('--out', path, '--with-preprocessing', '--labels', *INT8, folder)
-    assert code == 0 and 'int8' in out
+    assert code == 0 and 'int8' in out, error
     skipped = [line for line in error.splitlines() if line.startswith('--calibrate: skipped')]
     assert len(skipped) == 1 and '3.png' in skipped[0]
     metadata = read_metadata(path)
