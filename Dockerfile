@@ -22,9 +22,8 @@ WORKDIR /opt/segformer_plusplus
 ARG TORCH_INDEX=
 COPY constraints.txt ./
 # hadolint ignore=DL3013
-RUN python -m venv "$VIRTUAL_ENV" \
-    && if [ -n "$TORCH_INDEX" ]; then \
-      pip install --index-url "$TORCH_INDEX" \
+RUN if [ -n "$TORCH_INDEX" ]; then \
+      python -m venv "$VIRTUAL_ENV" && pip install --index-url "$TORCH_INDEX" \
         "$(grep '^torch==' constraints.txt)" "$(grep '^torchvision==' constraints.txt)"; \
     fi
 COPY . .

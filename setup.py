@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,7 @@ SHIPPED = ('configs', 'model-index.yml')
 PAPER = 'https://arxiv.org/abs/2405.14467'
 REPOSITORY = os.environ.get('SEGFORMER_PLUSPLUS_REPOSITORY', '').rstrip('/')
 """Address of the repository that a release is made from; the release workflow says it."""
+VERSION = runpy.run_path(str(ROOT / 'segformer_plusplus' / 'version.py'))['__version__']
 
 
 class BuildWithConfigs(build_py):
@@ -35,10 +37,9 @@ class BuildWithConfigs(build_py):
                 shutil.copy(ROOT / name, target / name)
 
 
-def tag() -> str:
-    """The tag of this version, from the source text: building never imports torch."""
-    version = (ROOT / 'segformer_plusplus' / 'version.py').read_text(encoding='utf-8')
-    return 'v' + re.search(r"__version__ = '(.+)'", version)[1]
+def whole(name: str) -> str:
+    """The address of a file of this version, of a picture itself."""
+    return f'{REPOSITORY}/{"raw" if name.endswith(".png") else "blob"}/v{VERSION}/{name}'
 
 
 def readme() -> str:
@@ -46,12 +47,7 @@ def readme() -> str:
     text = (ROOT / 'README.md').read_text(encoding='utf-8')
     if not REPOSITORY:
         return text
-
-    def whole(link: re.Match) -> str:
-        kind = 'raw' if link[1].endswith('.png') else 'blob'
-        return f']({REPOSITORY}/{kind}/{tag()}/{link[1]})'
-
-    return re.sub(r'\]\((?!\w+://|#)([^)\s]+)\)', whole, text)
+    return re.sub(r'\]\((?!\w+://|#)([^)\s]+)\)', lambda link: f']({whole(link[1])})', text)
 
 
 def urls() -> dict[str, str]:
@@ -60,8 +56,8 @@ def urls() -> dict[str, str]:
         return {'Paper': PAPER}
     return {
         'Source': REPOSITORY,
-        'Documentation': f'{REPOSITORY}/blob/{tag()}/docs/index.md',
-        'Changelog': f'{REPOSITORY}/blob/{tag()}/CHANGELOG.md',
+        'Documentation': whole('docs/index.md'),
+        'Changelog': whole('CHANGELOG.md'),
         'Issues': f'{REPOSITORY}/issues',
         'Paper': PAPER,
     }
