@@ -267,6 +267,27 @@ def _keep_debugging_off_stdout() -> None:
     module.print_log = print_log
 
 
+def _keep_a_torn_grammar_from_yapf() -> None:
+    """Lets YAPF, by which mmengine formats configs, make its grammar anew where its cache is torn.
+
+    The first process to import it writes the cache, under its name before it is whole: the others
+    of a distributed training then end in an EOFError, and so does everyone after a writer that was
+    killed.
+    """
+    module: Any = sys.modules[_YAPF]
+    original = module.load_grammar
+
+    @functools.wraps(original)
+    def load_grammar(*arguments: Any, **settings: Any) -> Any:
+        try:
+            return original(*arguments, **settings)
+        except Exception:  # noqa: BLE001 - half a pickle fails in many ways
+            return original(*arguments, **settings, force=True)
+
+    module.load_grammar = load_grammar
+
+
+_YAPF = 'yapf_third_party._ylib2to3.pgen2.driver'
 _DUTIES = {
     'mmengine.logging': _Duty(after=_keep_debugging_off_stdout),
     'mmengine.registry': _Duty(after=register),
@@ -274,5 +295,6 @@ _DUTIES = {
     'mmengine.config.config': _Duty(after=_keep_the_scope_of_our_configs),
     'mmengine.runner.checkpoint': _Duty(after=_see_to_checkpoints),
     'mmcv.ops': _Duty(around=_standing_in_for_ops),
+    _YAPF: _Duty(after=_keep_a_torn_grammar_from_yapf),
 }
 """Module -> what to do when it is imported."""

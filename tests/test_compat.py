@@ -146,3 +146,23 @@ def test_numbers_are_read_in_a_fresh_process(tmp_path):
     result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert result.stdout.strip().endswith('2.5'), result.stderr
     assert read_checkpoint(tmp_path / 'a.pth')['value'] == 2.5
+
+
+@pytest.mark.parametrize('kept', [0, 0.5, 0.999], ids=['nothing', 'half', 'nearly all'])
+def test_a_torn_cache_of_yapf_ends_no_training(tmp_path, monkeypatch, kept):
+    """As a process that is killed leaves it, and as another of the same training may see it."""
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    code = 'from mmengine.config import Config; print(Config(dict(a=1)).pretty_text)'
+
+    def run(code):
+        return subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+
+    assert run(code).stdout == 'a = 1\n\n'
+    caches = {path: path.read_bytes() for path in tmp_path.rglob('*.pickle')}
+    assert caches
+    for path, content in caches.items():
+        path.write_bytes(content[: int(len(content) * kept)])
+    assert run(code).returncode != 0
+    result = run(f'import segformer_plusplus; {code}')
+    assert (result.stdout, result.stderr) == ('a = 1\n\n', '')
+    assert {path: path.read_bytes() for path in caches} == caches
