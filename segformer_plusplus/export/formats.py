@@ -156,7 +156,8 @@ class TorchExportFile(Format):
 
     def write(self, graph: Any, path: Path, metadata: Mapping[str, Any]) -> None:
         extra = {f'{METADATA}.json': json.dumps(metadata)}
-        graph.example_inputs = None  # or all numbers of one image would stand in the file
+        # or all numbers of one image would stand in the file; torch 2.6 has no public way to it
+        graph._example_inputs = None
         stream = io.BytesIO()  # PyTorch's own writer ends the process where a disk is full
         torch.export.save(graph, stream, extra_files=extra)
         path.write_bytes(stream.getbuffer())

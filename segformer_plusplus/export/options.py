@@ -9,6 +9,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..errors import SegformerPlusPlusError, TokenMergingError
 from ..mit.backbone import MixVisionTransformerPlusPlus
 from ..token_merging import BipartiteSoftMatching1d, BipartiteSoftMatching2d, NeighborMerging2d
@@ -20,6 +22,9 @@ OPSETS = range(18, 24)
 
 DEFAULT_OPSET = 18
 """The lowest one: every runtime of the last years knows it."""
+
+OLDEST_TORCH = '2.9'
+"""From which on PyTorch's exporter to ONNX, on which OpenVINO's is built, fits its onnxscript."""
 
 OUTPUTS = ('logits', 'labels', 'heatmaps')
 
@@ -94,6 +99,12 @@ def check_target(path: Path, format: str) -> None:
         )
     if path.is_dir():
         raise SegformerPlusPlusError(f'{path} is a folder; name a file')
+    if find_format(format).has_opset and torch.__version__ < f'{OLDEST_TORCH}a':
+        raise SegformerPlusPlusError(
+            f'PyTorch writes our models as {format} from {OLDEST_TORCH} on, this is '
+            f"{torch.__version__}: pip install -U 'segformer-plusplus[export]'; or take the format "
+            "'torch-export'"
+        )
 
 
 def check_model(model: Any, options: ExportOptions) -> None:

@@ -18,6 +18,7 @@ from export_models import (
     segmentor_config,
 )
 from inference.tiny import build_model
+from torch.torch_version import TorchVersion
 
 from segformer_plusplus import TOKEN_MERGERS, SegformerPlusPlusError, TokenMerger
 from segformer_plusplus.errors import MissingDependencyError
@@ -316,6 +317,16 @@ def test_a_missing_library_names_the_extra(tmp_path, model, monkeypatch, name, l
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(MissingDependencyError, match=rf'{library}.*segformer-plusplus\[export\]'):
         export_model(model, tmp_path / 'a.onnx', format=name, shape=SHAPE)
+
+
+@pytest.mark.parametrize(('name', 'suffix'), [('onnx', '.onnx'), ('openvino', '.xml')])
+def test_a_torch_whose_exporter_is_too_old_is_said_at_once(
+    model, tmp_path, monkeypatch, name, suffix
+):
+    monkeypatch.setattr(torch, '__version__', TorchVersion('2.8.1+cu128'))
+    with pytest.raises(SegformerPlusPlusError, match=r'from 2\.9 on, this is 2\.8\.1.*\[export\]'):
+        export_model(model, tmp_path / f'a{suffix}', format=name, shape=SHAPE)
+    export_model(model, tmp_path / 'a.pt2', **TORCH)
 
 
 @pytest.mark.parametrize('name', ['a.onnx', 'a.pt2', 'a.xml', 'a.txt', 'missing.onnx'])

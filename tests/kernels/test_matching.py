@@ -20,7 +20,9 @@ from segformer_plusplus.kernels.matching import (
 from segformer_plusplus.token_merging.bipartite import BipartiteSoftMatching2d, match_tokens
 from segformer_plusplus.token_merging.plans import SlotPlan
 
-from .gpu import DEVICE, DTYPES, check_compiled
+from .gpu import DEVICE, DTYPES, check_compiled, skip_unless_matching_runs
+
+skip_unless_matching_runs()
 
 ROUNDING = 3e-6
 

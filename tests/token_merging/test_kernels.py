@@ -3,6 +3,7 @@
 import pytest
 import torch
 from kernels.counting import Kernels
+from kernels.gpu import skip_unless_matching_runs
 from tomesd.merge import bipartite_soft_matching_random2d
 
 from segformer_plusplus.kernels import enabled, runtime
@@ -28,7 +29,7 @@ def capable(monkeypatch):
 @pytest.fixture
 def launched(monkeypatch):
     """Kernels run wherever tensors are: in Triton's interpreter where there is no GPU."""
-    pytest.importorskip('triton')
+    skip_unless_matching_runs()
     monkeypatch.setattr(bipartite, 'runs_on', lambda tokens: True)
     monkeypatch.setattr(plans, 'runs_on', lambda tokens: True)
     monkeypatch.setattr(bipartite, 'matched_index', matched_index.launch)
