@@ -387,8 +387,9 @@ def _onnx_in_fp16(model: Any) -> Any:
     """Rounds an ``onnx.ModelProto`` to float16, but for its input and output."""
     from onnxruntime.transformers import float16, onnx_model
 
-    # the sums of merging, which ONNX Runtime has in float32 alone on a CPU
-    kept = [*float16.DEFAULT_OP_BLOCK_LIST, 'ScatterND', 'ScatterElements']
+    # the sums of merging, which ONNX Runtime has in float32 alone on a CPU, and what its converter
+    # does not know up to 1.23
+    kept = [*float16.DEFAULT_OP_BLOCK_LIST, 'ScatterND', 'ScatterElements', 'ConstantOfShape']
     half = float16.convert_float_to_float16(model, keep_io_types=True, op_block_list=kept)
     onnx_model.OnnxModel.graph_topological_sort(half.graph)  # it appends the casts
     return half
