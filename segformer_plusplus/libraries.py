@@ -38,6 +38,12 @@ _OPENMMLAB = {
 }
 """What pip installs for a toolbox, for either line of OpenMMLab."""
 
+_PACKAGES = {
+    'maintained': ('onedl-mmengine', 'onedl-mmcv', 'onedl-mmsegmentation', 'onedl-mmdetection'),
+    'original': ('mmengine', 'mmengine-lite', 'mmcv', 'mmcv-lite', 'mmsegmentation', 'mmdet'),
+}
+"""Whose names in pip tell which line is installed."""
+
 _OF_MMPOSE = ('xtcocotools', 'munkres', 'json_tricks')
 """Libraries that are installed with mmpose."""
 
@@ -121,11 +127,13 @@ def installed_line() -> str:
     Without either it is 'maintained'. Their packages share their import names, so that a package of
     one would overwrite that of the other.
     """
-    original = ('mmengine', 'mmengine-lite', 'mmcv', 'mmcv-lite', 'mmsegmentation', 'mmdet')
-    maintained = ('onedl-mmengine', 'onedl-mmcv', 'onedl-mmsegmentation', 'onedl-mmdetection')
-    if any(map(has_distribution, maintained)) or not any(map(has_distribution, original)):
-        return 'maintained'
-    return 'original'
+    return (
+        'original' if _packages_of('original') and not _packages_of('maintained') else 'maintained'
+    )
+
+
+def _packages_of(line: str) -> list[str]:
+    return list(filter(has_distribution, _PACKAGES[line]))
 
 
 def has_distribution(name: str) -> bool:
@@ -142,9 +150,15 @@ def _missing(name: str, asked_for: str, error: BaseException) -> MissingDependen
     what = _OPENMMLAB[installed_line()].get('mmpose' if library in _OF_MMPOSE else library)
     if what is None and library in _EXTRAS:
         what = f"'segformer-plusplus[{_EXTRAS[library]}]'"
+    todo = f'install it with pip install {what or _PIP.get(library, library)}'
+    both = [each for line in _PACKAGES for each in _packages_of(line)]
+    if library in _OPENMMLAB['original'] and all(map(_packages_of, _PACKAGES)):
+        todo = (
+            f'both lines of OpenMMLab are installed ({", ".join(both)}), each over files of the '
+            'other: make a new environment with one of them'
+        )
     missing = MissingDependencyError(
-        f'{asked_for} needs {name}, which cannot be imported ({first_line(error)}); install it '
-        f'with pip install {what or _PIP.get(library, library)}'
+        f'{asked_for} needs {name}, which cannot be imported ({first_line(error)}); {todo}'
     )
     missing.name = name
     return missing

@@ -526,3 +526,18 @@ def test_no_such_module_is_an_ordinary_error():
         importlib.import_module('segformer_plusplus.no_such_room')
     with pytest.raises(ModuleNotFoundError, match='nothing'):
         importlib.import_module('segformer_plusplus.fidelity.nothing')
+
+
+@pytest.mark.parametrize('toolbox', ['mmengine', 'mmcv', 'mmseg', 'mmpose'])
+def test_two_lines_in_one_environment_are_said(toolbox, monkeypatch):
+    from segformer_plusplus import libraries
+
+    installed = {'onedl-mmengine', 'mmcv-lite', 'mmengine'}
+    monkeypatch.setattr(libraries, 'has_distribution', installed.__contains__)
+    with pytest.raises(ImportError) as info:
+        libraries.require(f'{toolbox}.no_such_part', 'this')
+    said = str(info.value)
+    assert 'both lines of OpenMMLab are installed' in said and 'pip install' not in said
+    assert '(onedl-mmengine, mmengine, mmcv-lite)' in said
+    with pytest.raises(ImportError, match='pip install'):
+        libraries.require('no_such_library', 'this')

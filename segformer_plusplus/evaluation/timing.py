@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from ..errors import LESS_MEMORY, SegformerPlusPlusError, memory_errors
+from ..libraries import has_distribution
 
 Call = Callable[[], Any]
 
@@ -267,11 +268,9 @@ def _matmul_precision() -> str:
 
 
 def _version(distributions: tuple[str, ...]) -> str | None:
-    """Returns 'name version' of the first of these distributions that is installed."""
-    for distribution in distributions:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            return f'{distribution} {metadata.version(distribution)}'
-    return None
+    """Returns 'name version' of each that is installed; of OpenMMLab's lines both may be."""
+    found = [f'{each} {metadata.version(each)}' for each in distributions if has_distribution(each)]
+    return ', '.join(found) or None
 
 
 def _cpu_name() -> str:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from segformer_plusplus.errors import SegformerPlusPlusError, memory_errors
+from segformer_plusplus.evaluation import timing
 from segformer_plusplus.evaluation.timing import (
     Load,
     Timing,
@@ -94,6 +95,12 @@ def test_environment():
     assert environment['versions']['tomesd'].startswith('tomesd 0.1')
     assert {'transformers', 'openvino'} <= set(environment['versions'])
     assert environment['cpu'] and environment['python'] and environment['platform']
+
+
+def test_two_lines_in_one_environment_are_both_named(monkeypatch):
+    monkeypatch.setattr(timing, 'has_distribution', lambda name: 'mmengine' in name)
+    monkeypatch.setattr(timing.metadata, 'version', {'onedl-mmengine': '2', 'mmengine': '1'}.get)
+    assert describe_environment()['versions']['mmengine'] == 'onedl-mmengine 2, mmengine 1'
 
 
 def test_requests_in_flight_wait_for_a_worker():
