@@ -127,9 +127,9 @@ def installed_line() -> str:
     Without either it is 'maintained'. Their packages share their import names, so that a package of
     one would overwrite that of the other.
     """
-    return (
-        'original' if _packages_of('original') and not _packages_of('maintained') else 'maintained'
-    )
+    if _packages_of('maintained') or not _packages_of('original'):
+        return 'maintained'
+    return 'original'
 
 
 def _packages_of(line: str) -> list[str]:
@@ -147,18 +147,22 @@ def has_distribution(name: str) -> bool:
 
 def _missing(name: str, asked_for: str, error: BaseException) -> MissingDependencyError:
     library = name.partition('.')[0]
-    what = _OPENMMLAB[installed_line()].get('mmpose' if library in _OF_MMPOSE else library)
-    if what is None and library in _EXTRAS:
-        what = f"'segformer-plusplus[{_EXTRAS[library]}]'"
-    todo = f'install it with pip install {what or _PIP.get(library, library)}'
-    both = [each for line in _PACKAGES for each in _packages_of(line)]
-    if library in _OPENMMLAB['original'] and all(map(_packages_of, _PACKAGES)):
-        todo = (
-            f'both lines of OpenMMLab are installed ({", ".join(both)}), each over files of the '
-            'other: make a new environment with one of them'
-        )
     missing = MissingDependencyError(
-        f'{asked_for} needs {name}, which cannot be imported ({first_line(error)}); {todo}'
+        f'{asked_for} needs {name}, which cannot be imported ({first_line(error)}); '
+        f'{_what_to_do(library)}'
     )
     missing.name = name
     return missing
+
+
+def _what_to_do(library: str) -> str:
+    maintained, original = map(_packages_of, _PACKAGES)
+    if library in _OPENMMLAB['original'] and maintained and original:
+        return (
+            f'both lines of OpenMMLab are installed ({", ".join(maintained + original)}), each '
+            'over files of the other: make a new environment with one of them'
+        )
+    what = _OPENMMLAB[installed_line()].get('mmpose' if library in _OF_MMPOSE else library)
+    if what is None and library in _EXTRAS:
+        what = f"'segformer-plusplus[{_EXTRAS[library]}]'"
+    return f'install it with pip install {what or _PIP.get(library, library)}'

@@ -27,12 +27,16 @@ def pose_comparer(pose) -> Comparer:
     return open_comparer(Config.fromfile(config), checkpoint, 'cpu')
 
 
-@pytest.fixture
-def picture(tmp_path) -> Path:
+def large_pixels() -> np.ndarray:
     """Random pixels, each 8x8 large, so that there is something alike to merge."""
     small = np.random.default_rng().integers(0, 256, (12, 16, 3), dtype=np.uint8)
+    return small.repeat(8, axis=0).repeat(8, axis=1)
+
+
+@pytest.fixture
+def picture(tmp_path) -> Path:
     path = tmp_path / 'street.png'
-    Image.fromarray(small.repeat(8, axis=0).repeat(8, axis=1)).save(path)
+    Image.fromarray(large_pixels()).save(path)
     return path
 
 

@@ -13,6 +13,8 @@ from segformer_plusplus.errors import SegformerPlusPlusError
 from segformer_plusplus.export import export_model
 from segformer_plusplus.inference import PoseEstimator, Segmenter, open_model
 
+from .conftest import large_pixels
+
 AS_THEY_ARE = {'test_dataloader.dataset.pipeline': [dict(type='PackSegInputs')]}
 CLASSES = dict(class_names=['road', 'car', 'sky', 'tree', 'house'])
 
@@ -41,8 +43,7 @@ def file_comparer(files):
 def test_both_predict_as_they_do_alone(file_comparer, files):
     alone = [Segmenter(each, cfg_options=AS_THEY_ARE) for each in files]
     for _ in range(20):  # one image in fifteen is of one class, merged or not
-        small = np.random.default_rng().integers(0, 256, (12, 16, 3), dtype=np.uint8)
-        image = small.repeat(8, axis=0).repeat(8, axis=1)
+        image = large_pixels()
         old, new = (each.labels(np.ascontiguousarray(image[..., ::-1])) for each in alone)
         if (old != new).any():
             break
