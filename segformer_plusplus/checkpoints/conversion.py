@@ -77,8 +77,8 @@ def to_transformers(
         state: of a segmentor with ``SegformerLinearHead`` (or from any library with such a head),
             or of a backbone alone, which becomes a ``SegformerModel``.
         backbone_only: leave the head out.
-        file_names: the names in files, which ``from_pretrained`` of every version reads, instead
-            of those of version 5's modules, which ``load_state_dict`` takes.
+        file_names: the names in files, which ``from_pretrained`` of every version reads and
+            ``load_state_dict`` takes up to version 4, instead of those of version 5's modules.
 
     Raises:
         CheckpointError: the head is mmseg's, whose norm and ReLU on every level Transformers' head
