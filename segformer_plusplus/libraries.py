@@ -149,13 +149,14 @@ def _missing(name: str, asked_for: str, error: BaseException) -> MissingDependen
     library = name.partition('.')[0]
     missing = MissingDependencyError(
         f'{asked_for} needs {name}, which cannot be imported ({first_line(error)}); '
-        f'{_what_to_do(library)}'
+        f'{what_to_do(library)}'
     )
     missing.name = name
     return missing
 
 
-def _what_to_do(library: str) -> str:
+def what_to_do(library: str) -> str:
+    """Says for a message how a library is installed, or why it cannot be."""
     maintained, original = map(_packages_of, _PACKAGES)
     if library in _OPENMMLAB['original'] and maintained and original:
         return (

@@ -53,7 +53,7 @@ def to_mmseg(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def from_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Converts Transformers' SegFormer to ours; the head becomes a ``SegformerLinearHead``.
 
-    Takes the names of files as well as those of version 5's modules.
+    Takes the names of files as well as those of the modules since version 5.9.
     """
     return _from(state, TRANSFORMERS.name)
 
@@ -78,7 +78,7 @@ def to_transformers(
             or of a backbone alone, which becomes a ``SegformerModel``.
         backbone_only: leave the head out.
         file_names: the names in files, which ``from_pretrained`` of every version reads and
-            ``load_state_dict`` takes up to version 4, instead of those of version 5's modules.
+            ``load_state_dict`` takes before 5.9, instead of those of the modules since then.
 
     Raises:
         CheckpointError: the head is mmseg's, whose norm and ReLU on every level Transformers' head

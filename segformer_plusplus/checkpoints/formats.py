@@ -130,7 +130,7 @@ def _reverse_levels(weight: Tensor) -> Tensor:
     return torch.cat(weight.split(weight.shape[0], dim=1)[::-1], dim=1)
 
 
-# Names inside of a block: ours, NVlabs and SMP, files of Transformers, its modules since version 5
+# Names inside of a block: ours, NVlabs and SMP, files of Transformers, its modules since 5.9
 _IN_BLOCK = (
     ('norm1', 'norm1', 'layer_norm_1', 'layernorm_before'),
     ('attn.sr', 'attn.sr', 'attention.self.sr', 'attention.sequence_reduction.sequence_reduction'),
@@ -223,11 +223,11 @@ TRANSFORMERS = Format(
     ),
     left_out=('classifier.',),
 )  # fmt: skip
-"""The names in every file of Transformers' save_pretrained, and of its modules up to version 4."""
+"""The names in every file of Transformers' save_pretrained, and of its modules before 5.9."""
 
 TRANSFORMERS_5 = Format(
     name='transformers',
-    title='Transformers (modules of version 5)',
+    title='Transformers (modules since 5.9)',
     prefixes=('', 'segformer.'),
     anchor='stages.0.patch_embeddings.proj.weight',
     rules=_rules(
@@ -240,7 +240,7 @@ TRANSFORMERS_5 = Format(
     ),
     left_out=('classifier.',),
 )  # fmt: skip
-"""The names that version 5's modules have in memory: ``model.state_dict()``."""
+"""The names that its modules have in memory since 5.9: ``model.state_dict()``."""
 
 MMSEG = Format(
     name='mmseg',

@@ -167,7 +167,8 @@ class TorchExportFile(Format):
         try:
             with zipfile.ZipFile(path) as archive:
                 for name in archive.namelist():
-                    if name.endswith(f'/extra/{METADATA}.json'):
+                    # in a folder of any name, and before torch 2.7 in none
+                    if name.endswith((f'/extra/{METADATA}.json', f'extra_files/{METADATA}.json')):
                         return archive.read(name).decode()
         except (OSError, zipfile.BadZipFile) as error:
             raise SegformerPlusPlusError(f'{path} is no file of torch.export: {error}') from error

@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from ..errors import SegformerPlusPlusError, TokenMergingError
+from ..libraries import what_to_do
 from ..mit.attention import MergedAttention
 from ..token_merging import InputDownsampling, TokenMerging, TokenMergingConfig, build_token_merging
 from ..token_merging.records import from_record, to_record
@@ -373,7 +374,8 @@ def _load(adapter: str) -> type[PatchableBackbone]:
     try:
         return getattr(import_module(f'.{module}', __package__), name)
     except ImportError as error:
+        library = (error.name or module).partition('.')[0]
         raise SegformerPlusPlusError(
-            f'the SegFormer of the installed library is not the one that token merging knows '
-            f'({error})'
+            f'the SegFormer of the installed {library} is not the one that token merging knows '
+            f'({error}); {what_to_do(library)}'
         ) from error

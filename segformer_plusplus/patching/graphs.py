@@ -343,7 +343,8 @@ def _kind(flat: list[Any], structure: Any) -> Any:
             key.append((type(each), each))
         else:
             return None
-    return tuple(key), structure, *_switches()
+    # by its words: up to torch 2.6 a TreeSpec has no hash
+    return tuple(key), repr(structure), *_switches()
 
 
 def _is_plain(value: Any) -> bool:

@@ -92,7 +92,7 @@ RENAMED = [
     (r'^decode_head\.batch_norm\.', 'decode_head.linear_fuse.bn.'),
     (r'^decode_head\.classifier\.', 'decode_head.linear_pred.'),
 ]
-"""Names of Transformers 5 and of NVlabs, written by hand; <i> is counted from 1."""
+"""Names of Transformers since 5.9 and of NVlabs, written by hand; <i> is counted from 1."""
 
 
 def nvlabs_reference(seed=0):
@@ -101,7 +101,6 @@ def nvlabs_reference(seed=0):
     The model is that of Transformers, with the eps of the original: 1e-6 in the norms of blocks and
     stages, 1e-5 in the others.
     """
-    pytest.importorskip('transformers', minversion='5', reason='modules had other names before')
     model = from_transformers_library(seed=seed)
     for name, module in model.named_modules():
         if name.endswith(('layernorm_before', 'layernorm_after')) or (

@@ -50,6 +50,16 @@ def test_a_wrong_strategy_changes_nothing(case, strategy, words):
         assert traces(model) == before
 
 
+def test_a_version_with_other_modules_says_which_to_install(monkeypatch):
+    model = CASES['SegformerModel'].build()
+    name = type(model).__module__
+    monkeypatch.delattr(f'{name}.SegformerMixMLP')
+    monkeypatch.delitem(sys.modules, 'segformer_plusplus.patching.transformers', raising=False)
+    words = r"installed transformers .*'SegformerMixMLP'.*pip install 'segformer-plusplus\[hf\]'"
+    with pytest.raises(SegformerPlusPlusError, match=words):
+        apply_token_merging(model, 'hq')
+
+
 @pytest.mark.parametrize(
     ('host', 'library'),
     zip(

@@ -124,13 +124,8 @@ class TransformersModel(Contender):
         library.logging.set_verbosity_error()
         settings = library.SegformerConfig(**transformers_settings(config))
         build = library.SegformerForSemanticSegmentation._from_config
-        try:
-            model = build(settings, attn_implementation='sdpa')
-        except (ValueError, ImportError):  # versions without a choice for this model
-            model = build(settings)
-        # version 5 renamed the modules, but not what is in files
-        old_names = any(key.startswith('segformer.encoder.') for key in model.state_dict())
-        model.load_state_dict(to_transformers(ours.state_dict(), file_names=old_names), strict=True)
+        model = build(settings, attn_implementation='sdpa')
+        model.load_state_dict(to_transformers(ours.state_dict()), strict=True)
         _copy_norm_settings(model, ours)
         model.to(next(ours.parameters())).eval()
         super().__init__(model, model.segformer)

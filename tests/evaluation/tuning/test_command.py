@@ -24,9 +24,14 @@ from segformer_plusplus.evaluation.tuning.writing import describe_setting, write
 from segformer_plusplus.token_merging import PRESETS, TOKEN_MERGERS, build_token_merging
 
 TOOLS = Path(__file__).resolve().parents[3] / 'tools'
-FILES = {'front.json', 'front.png', 'study.json', '.lock'}
+FILES = {'front.json', 'front.png', 'study.json'}
 OWN = "space = [dict(type='NeighborMerging2d', stride=[2, 4], sides=['kv'], stages=[1])]\n"
 TUNED = ['--max-drop', '100']
+
+
+def written(folder):
+    """What a call leaves; some versions of filelock take the file of their lock away."""
+    return {path.name for path in folder.iterdir()} - {'.lock'}
 
 
 def quick(scenes, folder):
@@ -59,7 +64,7 @@ def out(tuned, tmp_path):
 
 def test_from_a_checkpoint_to_a_config(tuned, large_scenes):
     out, printed = tuned
-    assert {path.name for path in out.iterdir()} == FILES | {'large_tuned.py'}
+    assert written(out) == FILES | {'large_tuned.py'}
     front = json.loads((out / 'front.json').read_text())
     assert front['measure'] == 'mIoU'
     assert front['images'] == dict(searched=1, check=1)
@@ -93,7 +98,7 @@ def test_the_config_of_an_earlier_call_stays(arguments, out, capsys, monkeypatch
     earlier.unlink()
     capsys.readouterr()
     assert command.main([*arguments, '--min-speedup', '1000']) == command.UNMET
-    assert {path.name for path in out.iterdir()} == FILES
+    assert written(out) == FILES
     assert 'earlier config' not in capsys.readouterr().out
 
 
