@@ -11,8 +11,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from segformer_plusplus import __version__
+from segformer_plusplus.export.options import OLDEST_TORCH
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS = sorted(path.relative_to(ROOT / 'configs').as_posix() for path in ROOT.glob('configs/*/*.py'))
@@ -96,6 +98,25 @@ def test_one_version_everywhere():
     assert released[0][0] == __version__
     assert re.fullmatch(r'\d{4}-\d\d-\d\d', released[0][1])
     assert f'\ndate-released: "{released[0][1]}"\n' in (ROOT / 'CITATION.cff').read_text()
+
+
+def test_bounds_stand_the_same_everywhere(wheel):
+    (path,) = wheel.glob('*.dist-info/METADATA')
+    metadata = email.message_from_string(path.read_text(encoding='utf-8'))
+    bounds = {}
+    for each in map(Requirement, metadata.get_all('Requires-Dist')):
+        bounds.setdefault(each.name, set()).add(str(each.specifier))
+    lines = (ROOT / 'requirements.txt').read_text().splitlines()
+    listed = {
+        each.name: str(each.specifier)
+        for each in (Requirement(line) for line in lines if line and not line.startswith('#'))
+    }
+    # installed on its own; for its data set alone
+    assert bounds.keys() - listed.keys() == {'gradio', 'cityscapesscripts'}
+    both = bounds.keys() & listed.keys() - {'numpy'}  # mmpose needs the second there
+    assert len(both) > 40
+    assert {name: listed[name] for name in both if listed[name] not in bounds[name]} == {}
+    assert f'>={OLDEST_TORCH}' in bounds['torch']
 
 
 def test_a_type_checker_sees_what_comes_lazily(wheel, tmp_path):

@@ -95,14 +95,16 @@ def test_the_sound_is_that_of_the_source(av, tmp_path, lines, codec, suffix):
     record(av, source, [codec])
     paint(tmp_path / 'out.mp4', source)
     before, after = samples(av, source), samples(av, tmp_path / 'out.mp4')
-    # Matroska and WebM count in milliseconds, so that what is left out at the start is others
+    # Matroska and WebM count in milliseconds, so that what is left out at the start is others, and
+    # up to PyAV 17 the 1024 samples before it are read from Matroska, too
     shift = min(
-        range(-48, 49), key=lambda k: abs(before[:, 999:1999] - after[:, 999 + k : 1999 + k]).sum()
+        range(-1072, 49),
+        key=lambda k: abs(before[:, 1999:2999] - after[:, 1999 + k : 2999 + k]).sum(),
     )
     assert shift == 0 or suffix != '.mp4'
     length = min(before.shape[1], after.shape[1]) - 200
     assert length > 1.4 * 48000 and not lines
-    parts = before[:, 100:length], after[:, 100 + shift : length + shift]
+    parts = before[:, 1200:length], after[:, 1200 + shift : length + shift]
     np.testing.assert_array_equal(*parts)
 
 
