@@ -117,7 +117,7 @@ format: $(STAMP) ## Rewrite the sources in the project's format
 	$(PYTHON) -m ruff format $(SOURCES)
 
 # Interrupted, they go on where they stopped.
-demo: demo-pose demo-seg ## Both demos: train, test every strategy; results in work_dirs
+demo: demo-pose demo-seg ## Both demos: train, test the paper's strategies; results in work_dirs
 
 demo-seg: $(STAMP) ## Train on drawn street scenes; results in work_dirs/demo-seg
 	$(PYTHON) tools/reproduce.py demo-seg --out work_dirs/demo-seg --rounds 5

@@ -192,7 +192,9 @@ class _Handler(BaseHTTPRequestHandler):
         if repo in self.hub.repos:
             self._answer({'url': f'{self.hub.url}/{repo}'}, 409)
             return
-        self.hub.add(repo, {'.gitattributes': b''}, asked.get('visibility') == 'private')
+        # huggingface_hub 1 asks for private, 2 for a visibility
+        private = asked.get('private', False) or asked.get('visibility') == 'private'
+        self.hub.add(repo, {'.gitattributes': b''}, private)
         self._answer({'url': f'{self.hub.url}/{repo}'})
 
     def validate(self) -> None:

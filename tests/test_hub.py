@@ -89,9 +89,9 @@ def test_uploads(hub, tmp_path, monkeypatch):
     monkeypatch.setenv('HF_TOKEN', TOKEN)
     url = library.create_repo('mine', private=True)
     assert url.repo_id == library.create_repo('mine', exist_ok=True).repo_id == f'{USER}/mine'
-    library.upload_folder(repo_id=url.repo_id, folder_path=tmp_path / 'up')
     card = library.ModelCard('---\nlicense: mit\n---\n\n# Mine\n')
-    card.push_to_hub(url.repo_id)
+    card.save(tmp_path / 'up/README.md')
+    library.upload_folder(repo_id=url.repo_id, folder_path=tmp_path / 'up')
     assert hub.files(url.repo_id)['sub/a.bin'] == FILES['folder/weights.bin']
     assert hub.files(url.repo_id)['README.md'].decode() == str(card)
     assert hub.repos[url.repo_id].private

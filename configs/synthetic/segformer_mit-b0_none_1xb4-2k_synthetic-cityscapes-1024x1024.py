@@ -41,7 +41,7 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=1e-6, by_epoch=False, begin=0, end=100),
     dict(type='PolyLR', eta_min=0.0, power=1.0, by_epoch=False, begin=100, end=max_iters),
 ]
-# no validation: what comes out is tested under every strategy
+# no validation: what comes out is tested under the paper's strategies
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters + 1)
 randomness = dict(seed=0)
 custom_hooks = [dict(type='ProgressBarHook')]

@@ -268,7 +268,7 @@ class TestHub:
             ('a/b/c', 'a/b/c is no folder'),
             ('someone/empty', r'someone/empty@\w+ has no config.json: no model of Transformers'),
             ('someone/bert', "model_type is 'bert', and only SegFormer is known here"),
-            ('ü/ö', 'ü/ö cannot be fetched: Repo id must use alphanumeric chars'),
+            ('a--b/c', 'a--b/c cannot be fetched: Cannot have -- or .. in repo_id'),
         ],
     )
     def test_no_such_model(self, hub, saved, name, words):

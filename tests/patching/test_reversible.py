@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from segformer_plusplus import apply_token_merging, remove_token_merging
 from segformer_plusplus.patching import find_backbones
 
-from .models import BOTH, every_case, every_host, own_segmentor
+from .models import BOTH, CASES, every_case, every_host, own_segmentor
 
 IMAGE = torch.randn(1, 3, 64, 96)
 
@@ -22,6 +22,12 @@ def fresh_compiler():
     torch.compiler.reset()
     yield
     torch.compiler.reset()
+
+
+def skip_what_does_not_compile(case):
+    old = torch.__version__.startswith('2.6.')
+    if old and case is CASES['SegformerForSemanticSegmentation']:
+        pytest.skip('torch 2.6 does not compile the SegFormer of Transformers 5.9, patched or not')
 
 
 def run(case, model):
@@ -135,6 +141,7 @@ def test_ddp(case, tmp_path):
 @every_host
 @pytest.mark.parametrize('strategy', ['none', 'hq'])
 def test_compiled(case, strategy):
+    skip_what_does_not_compile(case)
     model, image = case.build().double(), IMAGE.double()
     apply_token_merging(model, strategy)
     compiled = torch.compile(case.backbone(model), backend='aot_eager')
@@ -147,6 +154,7 @@ def test_compiled(case, strategy):
 
 @every_host
 def test_a_compiled_model_can_be_patched(case):
+    skip_what_does_not_compile(case)
     model = case.build().double()
     part, image = case.backbone(model), IMAGE.double()
     compiled = torch.compile(part, backend='eager')

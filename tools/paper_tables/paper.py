@@ -20,7 +20,7 @@ _SEGMENTATION = ('mIoU', 'speed_up', 'memory_gb')
 _POSE = ('PCK@0.1', 'PCK@0.05', 'speed_up', 'memory_gb')
 
 PAPER_TABLES: dict[str, dict[str, PaperRow]] = {
-    # one set of weights, trained without merging, tested under every strategy
+    # one set of weights, trained without merging, tested under each strategy
     'cityscapes_inference': _table(
         ('mIoU', 'speed_up'),
         none=(82.39, 1.0),

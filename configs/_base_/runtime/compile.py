@@ -5,5 +5,6 @@
 #     _base_ = ['./your_config.py', '../_base_/runtime/compile.py']
 #
 # mmengine's own key, but tools/train.py (StrictRunner) compiles the backbone instead of the whole
-# step, which PyTorch would compile anew in every iteration.
+# step, which PyTorch would compile anew in every iteration. blocks=True compiles attention and
+# Mix-FFN of every block by themselves, in a fraction of the time.
 compile = dict(backend='inductor', dynamic=False)
