@@ -8,10 +8,12 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from segformer_plusplus import __version__
 from segformer_plusplus.export.options import OLDEST_TORCH
@@ -78,10 +80,10 @@ def test_an_index_takes_them(built):
 
 def test_every_link_of_its_page_is_whole_and_leads_somewhere(wheel):
     (path,) = wheel.glob('*.dist-info/METADATA')
-    metadata = email.message_from_string(path.read_text(encoding='utf-8'))
-    urls = dict(each.split(', ') for each in metadata.get_all('Project-URL'))
+    built = email.message_from_string(path.read_text(encoding='utf-8'))
+    urls = dict(each.split(', ') for each in built.get_all('Project-URL'))
     assert set(urls) == {'Source', 'Documentation', 'Changelog', 'Issues', 'Paper'}
-    page = metadata.get_payload()
+    page = built.get_payload()
     links = re.findall(r'(!?)\[[^]]*\]\(([^)\s]+)\)', page)
     assert len(links) > 20 and [is_picture for is_picture, _ in links].count('!') == 1
     for is_picture, link in [*links, *(('', url) for url in urls.values())]:
@@ -102,9 +104,9 @@ def test_one_version_everywhere():
 
 def test_bounds_stand_the_same_everywhere(wheel):
     (path,) = wheel.glob('*.dist-info/METADATA')
-    metadata = email.message_from_string(path.read_text(encoding='utf-8'))
+    built = email.message_from_string(path.read_text(encoding='utf-8'))
     bounds = {}
-    for each in map(Requirement, metadata.get_all('Requires-Dist')):
+    for each in map(Requirement, built.get_all('Requires-Dist')):
         bounds.setdefault(each.name, set()).add(str(each.specifier))
     lines = (ROOT / 'requirements.txt').read_text().splitlines()
     listed = {
@@ -117,6 +119,33 @@ def test_bounds_stand_the_same_everywhere(wheel):
     assert len(both) > 40
     assert {name: listed[name] for name in both if listed[name] not in bounds[name]} == {}
     assert f'>={OLDEST_TORCH}' in bounds['torch']
+
+
+def test_tested_versions_install_on_every_python_that_they_are_named_for():
+    """As Debian's 3.11.2, for which two that ask for 3.11.5 were named."""
+    versions = [f'3.{minor}.{micro}' for minor in range(10, 15) for micro in range(21)]
+    versions.remove('3.14.1')  # torchvision refuses it
+    known = 0
+    for line in (ROOT / 'constraints.txt').read_text().splitlines():
+        if not line or line.startswith('#'):
+            continue
+        pinned = Requirement(line)
+        try:
+            found = metadata(pinned.name)
+        except PackageNotFoundError:
+            continue
+        if found['Version'] not in pinned.specifier:
+            continue
+        known += 1
+        for version in versions:
+            python = {
+                'python_full_version': version,
+                'python_version': version.rpartition('.')[0],
+            }
+            if pinned.marker is None or pinned.marker.evaluate(python):
+                assert version in SpecifierSet(found['Requires-Python'] or ''), (line, version)
+    if sys.version_info[:2] == (3, 11):
+        assert known > 200
 
 
 def test_a_type_checker_sees_what_comes_lazily(wheel, tmp_path):
