@@ -39,7 +39,7 @@ $(STAMP): requirements.txt constraints.txt pyproject.toml setup.py
 	$(PIP) install -c constraints.txt -r requirements.txt
 	@if ! command -v cc >/dev/null && ! command -v gcc >/dev/null; then \
 	  echo "make: no C compiler (cc or gcc) here: mmpose, which needs one, is left out:" \
-	    "make demo-seg works, make demo-pose does not"; \
+	    "make demo-seg works, make demo-pose does not; with a compiler: make -B install"; \
 	elif ! $(PYTHON) -c 'import sys; sys.exit(sys.version_info >= (3, 13))'; then \
 	  echo "make: xtcocotools, which mmpose needs, does not build on Python 3.13 or later:" \
 	    "mmpose is left out, make demo-seg works, make demo-pose does not;" \

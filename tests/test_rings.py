@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from segformer_plusplus.cli.main import COMMANDS
 from segformer_plusplus.libraries import installed_line
 from segformer_plusplus.moved import MOVED, OUTSIDE
 from segformer_plusplus.registration import REGISTERED
@@ -280,6 +281,28 @@ def test_without_toolboxes_the_backbone_works_and_the_rest_says_what_to_install(
     assert 'pip install --no-deps mmpose==' in result.stdout
     assert "no attribute 'no_such_name'" in result.stdout
     assert 'Usage: segformer-plusplus fidelity' in result.stdout
+
+
+@pytest.mark.parametrize(
+    'names, needy',
+    [
+        (('mmpose', 'xtcocotools', 'mmdet'), []),
+        (('mmseg',), ['merge-map']),  # of segmentors alone
+        (('transformers', 'huggingface_hub', 'safetensors'), []),
+        (('onnx', 'onnxruntime', 'onnxscript', 'openvino', 'nncf', 'optuna', 'gradio', 'av'), []),
+    ],
+    ids=['mmpose', 'mmseg', 'hf', 'extras'],
+)
+def test_a_command_asks_for_nothing_that_another_model_needs(names, needy):
+    code = """
+        from segformer_plusplus.cli.main import COMMANDS, main
+        for name in COMMANDS:
+            if main([name, '--help']) == 2:
+                print('needy', name)
+    """
+    result = run(without(*names), code)
+    assert re.findall('^needy (.*)$', result.stdout, re.M) == needy, result.stderr
+    assert result.stdout.count('Usage: segformer-plusplus') == len(COMMANDS) - len(needy)
 
 
 def test_a_pose_config_without_mmpose_says_what_to_install():

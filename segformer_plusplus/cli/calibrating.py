@@ -13,7 +13,6 @@ from torch import Tensor
 from .. import inference
 from ..errors import SegformerPlusPlusError
 from ..export.graph import as_raw, normalise
-from ..inference.pose import whole_image
 from ..inference.sources import count_pictures, find_pictures
 
 MOST_IMAGES = 50
@@ -46,6 +45,8 @@ def read_images(model: Any, folder: Path, shape: tuple[int, int], raw: bool) -> 
 def _prepared(model: Any, folder: Path) -> Iterator[Tensor]:
     """Yields images (C, H', W') in the order of channels of files, as the pipeline makes them."""
     poses = not hasattr(model, 'decode_head')
+    if poses:  # which alone need mmpose
+        from ..inference.pose import whole_image
     predictor: Any = (inference.PoseEstimator if poses else inference.Segmenter)(model)
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     step = -(-(count_pictures(folder) or 1) // MOST_IMAGES)
