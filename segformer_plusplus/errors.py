@@ -99,7 +99,8 @@ def _describe(error: BaseException) -> str | None:
         return f'{name}; check its spelling, or name its module in custom_imports of the config'
     if isinstance(error, TypeError) and _raised_by_registry(error):
         return f'the config does not fit its class: {text}'
-    return None
+    refusing = _class_that_refuses(error)
+    return None if refusing is None else f'the config does not fit {refusing}: {text}'
 
 
 def _describe_worker_error(text: str) -> str | None:
@@ -124,6 +125,18 @@ def _raised_by_registry(error: BaseException) -> bool:
     # ... or that of the stand-in that was registered
     standing_in = last is not None and last.filename.endswith('registration.py')
     return last is not None and (last.name == 'build_from_cfg' or standing_in)
+
+
+def _class_that_refuses(error: BaseException) -> str | None:
+    """Returns the name of the class that mmengine built and that refuses a value of its config."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    names = [frame.f_code.co_name for frame in frames]
+    building = [index for index, name in enumerate(names) if name.endswith('build_from_cfg')]
+    inner = names[building[-1] + 1 :] if building else []
+    if not isinstance(error, ValueError) or set(inner) != {'__init__'}:
+        return None
+    refusing = frames[-len(inner)].f_locals.get('self')
+    return None if refusing is None else type(refusing).__name__
 
 
 @contextlib.contextmanager

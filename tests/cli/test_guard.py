@@ -6,7 +6,7 @@ import re
 
 import pytest
 import torch
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, PARAM_SCHEDULERS, Registry
 from torch._utils import ExceptionWrapper
 from tqdm import tqdm
 
@@ -189,3 +189,40 @@ def test_registry_errors():
     assert '\n' not in message
     unknown = dict(type='MixVisionTransformerPlusPlus', arch='b0', no_such_argument=1)
     assert 'no_such_argument' in describe_error(raised_by(MODELS.build, unknown))
+
+
+class Picky:
+    def __init__(self, size=0, step=0):
+        if size < 0:
+            raise ValueError(f'size is {size}')
+        self.check(step)
+
+    def check(self, step):
+        if step < 0:
+            raise ValueError(f'step is {step}')
+
+
+def test_a_value_that_a_class_of_the_config_refuses():
+    """By its own constructor or its parent's; not what fails in a method, which may be a bug."""
+
+    class PickyChild(Picky):
+        def __init__(self, **settings):
+            super().__init__(**settings)
+
+    registry = Registry('picky')
+    for each in (Picky, PickyChild):
+        registry.register_module(module=each)
+        refused = raised_by(registry.build, dict(type=each.__name__, size=-3))
+        assert describe_error(refused) == f'the config does not fit {each.__name__}: size is -3'
+        assert describe_error(raised_by(registry.build, dict(type=each.__name__, step=-3))) is None
+    assert describe_error(raised_by(Picky, -3)) is None
+
+
+def test_a_schedule_that_ends_before_it_begins():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    schedule = dict(type='PolyLR', begin=50, end=20, by_epoch=False)
+    error = raised_by(
+        lambda: PARAM_SCHEDULERS.build(schedule, default_args=dict(optimizer=optimizer))
+    )
+    said = describe_error(error)
+    assert said.startswith('the config does not fit PolyLR: ') and 'begin=50, end=20' in said
