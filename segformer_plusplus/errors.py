@@ -52,7 +52,8 @@ def describe_error(error: BaseException) -> str | None:
     """One line for an error that the user can mend, None for one that is ours.
 
     That is a ``SegformerPlusPlusError``, a missing or unreadable file, a name that no
-    registry knows, an argument that a class in the config does not take, or a wrapper of these.
+    registry knows, an argument or a value that a class in the config does not take, or a wrapper
+    of these.
     """
     for link in _wrapped(error):
         message = _describe(link)
@@ -99,8 +100,8 @@ def _describe(error: BaseException) -> str | None:
         return f'{name}; check its spelling, or name its module in custom_imports of the config'
     if isinstance(error, TypeError) and _raised_by_registry(error):
         return f'the config does not fit its class: {text}'
-    refusing = _class_that_refuses(error)
-    return None if refusing is None else f'the config does not fit {refusing}: {text}'
+    refusing = _class_that_refuses(error) if isinstance(error, ValueError) else None
+    return f'the config does not fit {refusing}: {text}' if refusing else None
 
 
 def _describe_worker_error(text: str) -> str | None:
@@ -131,9 +132,9 @@ def _class_that_refuses(error: BaseException) -> str | None:
     """Returns the name of the class that mmengine built and that refuses a value of its config."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     names = [frame.f_code.co_name for frame in frames]
-    building = [index for index, name in enumerate(names) if name.endswith('build_from_cfg')]
+    building = [index for index, name in enumerate(names) if name == 'build_from_cfg']
     inner = names[building[-1] + 1 :] if building else []
-    if not isinstance(error, ValueError) or set(inner) != {'__init__'}:
+    if set(inner) != {'__init__'}:
         return None
     refusing = frames[-len(inner)].f_locals.get('self')
     return None if refusing is None else type(refusing).__name__
