@@ -95,7 +95,7 @@ def _describe(error: BaseException) -> str | None:
             'a dataset is empty: no file in its data_prefix has its img_suffix, or nobody in its '
             'ann_file has a box and keypoints'
         )
-    if isinstance(error, KeyError) and re.search(r'is not in the \S+ registry', text):
+    if isinstance(error, KeyError) and re.search(r'is not in the .+ registry', text):
         name = text.split('. Please check')[0]
         return f'{name}; check its spelling, or name its module in custom_imports of the config'
     if isinstance(error, TypeError) and _raised_by_registry(error):

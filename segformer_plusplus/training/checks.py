@@ -11,6 +11,7 @@ from mmengine.hooks import CheckpointHook
 from mmengine.visualization import Visualizer
 from torch import nn
 
+from ..arguments import NUMBER, Kind
 from ..errors import SegformerPlusPlusError
 from ..libraries import require
 from ..loading.leave_out import leaves_of, read_coco
@@ -26,6 +27,16 @@ _BACKENDS = dict(
     AimVisBackend='aim',
 )
 """What mmengine's backends import when they first have something to write."""
+
+_FROM_ONE = Kind('a number >= 1', lambda value: NUMBER.allows(value) and value >= 1)
+_NUMBERS = {
+    'train_cfg.max_iters': _FROM_ONE,
+    'train_cfg.max_epochs': _FROM_ONE,
+    'train_cfg.val_interval': _FROM_ONE,
+    'default_hooks.checkpoint.interval': NUMBER,  # -1: never
+    'optim_wrapper.clip_grad.max_norm': NUMBER,
+}
+"""What mmengine would first calculate with in the course of a training."""
 
 _HEATMAPS = 'HeatmapHead', 'SegformerHeatmapHead'
 
@@ -48,6 +59,20 @@ def check_phases(cfg: Config) -> None:
                 f'the config has {there}, but no {" and no ".join(missing)}; {phase} needs all of '
                 'them, or set all to None'
             )
+
+
+def check_numbers(cfg: Config) -> None:
+    """Checks the numbers that a training would only stumble over when it comes to them.
+
+    Raises:
+        SegformerPlusPlusError: names the key and what is allowed.
+    """
+    for key, kind in _NUMBERS.items():
+        value: Any = cfg
+        for name in key.split('.'):
+            value = value.get(name) if isinstance(value, Config | dict) else None
+        if value is not None and not kind.allows(value):
+            raise SegformerPlusPlusError(f'{key}={value!r} is not {kind.words}')
 
 
 def check_backends(visualizer: Visualizer) -> None:

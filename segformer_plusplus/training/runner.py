@@ -16,19 +16,26 @@ from mmengine.dist import is_distributed, master_only
 from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.model import is_model_wrapper, revert_sync_batchnorm
-from mmengine.registry import HOOKS, RUNNERS
+from mmengine.registry import HOOKS, OPTIMIZERS, RUNNERS
 from mmengine.runner import EpochBasedTrainLoop, Runner, load_state_dict
 from torch import nn
 from torch.utils.data import DataLoader
 
 from ..checkpoints import extract_state_dict, load_state_dict_strictly, read_checkpoint
-from ..errors import CheckpointError, SegformerPlusPlusError
+from ..errors import CheckpointError, SegformerPlusPlusError, describe_error, first_line
 from ..inference.opening import in_parts_of_one_size
 from ..loading.images import refuse_skipping
 from ..registration import component, component_name
 from .advice import advice
 from .checkpoint_files import find_resumable, lock_work_dir, saving
-from .checks import check_backends, check_best, check_metrics, check_outputs, check_phases
+from .checks import (
+    check_backends,
+    check_best,
+    check_metrics,
+    check_numbers,
+    check_outputs,
+    check_phases,
+)
 from .distributed import init_gloo, unwrap
 from .preemption import PreemptionHook, hearing_ctrl_c, start_worker
 from .randomness import make_repeatable, positions_of
@@ -67,7 +74,8 @@ class StrictRunner(Runner):
         """Builds the Runner from a config, with its switches carried out.
 
         Raises:
-            SegformerPlusPlusError: a switch does not fit, or several processes should use FSDP.
+            SegformerPlusPlusError: a value or a switch does not fit, or several processes should
+                use FSDP.
         """
         cfg = copy.deepcopy(cfg) if isinstance(cfg, Config) else Config(copy.deepcopy(cfg))
         wrapper = component_name((cfg.get('model_wrapper_cfg') or {}).get('type'))
@@ -79,6 +87,7 @@ class StrictRunner(Runner):
             )
         apply_switches(cfg)
         check_phases(cfg)
+        check_numbers(cfg)
         with _naming_the_disk(cfg.get('work_dir')):
             return super().from_cfg(cfg)
 
@@ -87,6 +96,11 @@ class StrictRunner(Runner):
         if self.distributed and not is_distributed() and not torch.cuda.is_available():
             init_gloo(self._launcher, env_cfg.get('dist_cfg', {}).get('timeout'))
         super().setup_env(env_cfg)
+
+    def set_randomness(self, seed: Any, *args: Any, **kwargs: Any) -> None:
+        """Seeds as the parent does; a seed that is none is named."""
+        with _building('randomness'):
+            super().set_randomness(seed, *args, **kwargs)
 
     def build_visualizer(self, visualizer: Any = None) -> Any:
         """Builds the visualizer; a missing library of a backend is said before the training."""
@@ -171,7 +185,8 @@ class StrictRunner(Runner):
         dataloader: Any, seed: int | None = None, diff_rank_seed: bool = False
     ) -> DataLoader:
         """Builds a data loader whose workers outlive a SIGTERM that the training outlives."""
-        loader = Runner.build_dataloader(dataloader, seed=seed, diff_rank_seed=diff_rank_seed)
+        with _building('a data loader'):
+            loader = Runner.build_dataloader(dataloader, seed=seed, diff_rank_seed=diff_rank_seed)
         loader.worker_init_fn = functools.partial(start_worker, loader.worker_init_fn)
         return loader
 
@@ -194,13 +209,36 @@ class StrictRunner(Runner):
         built.run = advice('train')(built.run)
         return built
 
+    def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
+        """Builds the optimizer as the parent does; one that nobody knows is named.
+
+        Raises:
+            SegformerPlusPlusError: nobody knows it, or it refuses a value.
+        """
+        optimizer = optim_wrapper.get('optimizer') if isinstance(optim_wrapper, dict) else None
+        kind = optimizer.get('type') if isinstance(optimizer, dict) else None
+        if kind is not None and component(kind, OPTIMIZERS) is None:
+            raise SegformerPlusPlusError(
+                f'optim_wrapper.optimizer.type={kind!r} is not in the optimizer registry; check '
+                'its spelling, or name its module in custom_imports of the config'
+            )
+        with _building('optim_wrapper'):
+            return super().build_optim_wrapper(optim_wrapper)
+
+    def build_param_scheduler(self, scheduler: Any) -> Any:
+        """Builds the schedules as the parent does; one that refuses its values is named."""
+        with _building('param_scheduler'):
+            return super().build_param_scheduler(scheduler)
+
     def build_val_loop(self, loop: Any) -> Any:
         """Builds a loop that scores every image, uncompiled, and whose errors say what to do."""
-        return _evaluating(super().build_val_loop(loop), 'val')
+        with _building('val_cfg or val_evaluator'):
+            return _evaluating(super().build_val_loop(loop), 'val')
 
     def build_test_loop(self, loop: Any) -> Any:
         """Builds a loop that scores every image, uncompiled, and whose errors say what to do."""
-        return _evaluating(super().build_test_loop(loop), 'test')
+        with _building('test_cfg or test_evaluator'):
+            return _evaluating(super().build_test_loop(loop), 'test')
 
     def load_checkpoint(
         self, filename: str, map_location: str | torch.device = 'cpu', strict: bool = True
@@ -319,6 +357,20 @@ class StrictRunner(Runner):
             batches = loop.iter - loop.epoch * len(loop.dataloader)
             if 0 < batches <= len(loop.dataloader):
                 positions.pass_over = batches * loop.dataloader.batch_size
+
+
+@contextlib.contextmanager
+def _building(section: str) -> Iterator[None]:
+    """Says which part of the config it was, where an error does not say what to do by itself."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError) as error:
+        if describe_error(error) is not None:
+            raise
+        raise SegformerPlusPlusError(
+            f'{section} of the config cannot be built: {type(error).__name__}: '
+            f'{first_line(error)} (--traceback shows where)'
+        ) from error
 
 
 @contextlib.contextmanager

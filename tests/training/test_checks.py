@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 from pathlib import Path
 
 import cv2
@@ -14,11 +15,13 @@ from mmengine.config import Config
 from tiny_training import config, run, validated, write_data
 
 from segformer_plusplus import CheckpointError, SegformerPlusPlusError
+from segformer_plusplus.errors import describe_error
 from segformer_plusplus.inference.configs import load_config
 from segformer_plusplus.inference.opening import in_parts_of_one_size
 from segformer_plusplus.training.checks import (
     check_best,
     check_metrics,
+    check_numbers,
     check_outputs,
     check_phases,
 )
@@ -128,6 +131,59 @@ def test_all_or_none_of_a_phase(data, tmp_path):
     check_phases(Config(dict(model=dict(type='x'))))
     with pytest.raises(SegformerPlusPlusError, match='has no model'):
         check_phases(Config(dict(train_cfg=None)))
+
+
+@pytest.mark.parametrize(
+    'changes, words',
+    [
+        ({'train_cfg.max_iters': 0}, 'train_cfg.max_iters=0 is not a number >= 1'),
+        ({'train_cfg.val_interval': 'abc'}, "train_cfg.val_interval='abc' is not a number >= 1"),
+        ({'default_hooks.checkpoint.interval': 'abc'}, "checkpoint.interval='abc' is not a number"),
+        ({'optim_wrapper.clip_grad': dict(max_norm='abc')}, "max_norm='abc' is not a number"),
+        (
+            {'optim_wrapper.optimizer.type': 'Foo'},
+            "optimizer.type='Foo' is not in the optimizer re",
+        ),
+        ({'optim_wrapper.optimizer.lr': 'abc'}, 'optim_wrapper of the config cannot be .* TypeErr'),
+        ({'train_dataloader.batch_size': 0}, 'data loader of the config .* batch_size=0'),
+        ({'train_dataloader.persistent_workers': True}, 'needs num_workers > 0'),
+        ({'val_dataloader.batch_size': 0}, 'data loader of the config .* batch_size=0'),
+        ({'param_scheduler': [dict(type='PolyLR', begin='abc')]}, 'param_scheduler of the config'),
+        ({'randomness.seed': 'abc'}, 'randomness of the config cannot be built'),
+        ({'val_evaluator.iou_metrics': ['Foo']}, r"val_evaluator of the config .*\['Foo'\] is not"),
+    ],
+)
+def test_a_setting_that_is_wrong(data, tmp_path, changes, words):
+    cfg = validated(config(data, tmp_path))
+    cfg.merge_from_dict({'train_dataloader.num_workers': 0, **changes})
+    refused(cfg, words)
+
+
+@pytest.mark.parametrize(
+    'key, registry',
+    [('sampler', 'data sampler'), ('optim_wrapper', 'optimizer wrapper constructor')],
+)
+def test_a_name_that_a_registry_of_several_words_does_not_know(data, tmp_path, key, registry):
+    cfg = config(data, tmp_path)
+    if key == 'sampler':
+        cfg.train_dataloader.sampler = dict(type='Foo')
+    else:
+        cfg.optim_wrapper.constructor = 'Foo'
+    with pytest.raises(KeyError) as error:
+        run(cfg)
+    assert re.fullmatch(
+        rf'Foo is not in the (\S+::)?{registry} registry; .*', describe_error(error.value)
+    )
+
+
+def test_numbers_that_mmengine_takes_are_taken(data, tmp_path):
+    cfg = validated(config(data, tmp_path))
+    cfg.train_cfg.update(max_iters=1e5, val_interval=5.0)
+    cfg.default_hooks.checkpoint = None
+    cfg.optim_wrapper.clip_grad = None
+    check_numbers(cfg)
+    cfg.default_hooks = dict(checkpoint=dict(type='CheckpointHook', interval=-1))
+    check_numbers(cfg)
 
 
 def test_a_missing_library_of_a_backend(data, tmp_path, monkeypatch):
