@@ -232,12 +232,12 @@ class StrictRunner(Runner):
 
     def build_val_loop(self, loop: Any) -> Any:
         """Builds a loop that scores every image, uncompiled, and whose errors say what to do."""
-        with _building('val_cfg or val_evaluator'):
+        with _building('val_dataloader, val_cfg or val_evaluator'):
             return _evaluating(super().build_val_loop(loop), 'val')
 
     def build_test_loop(self, loop: Any) -> Any:
         """Builds a loop that scores every image, uncompiled, and whose errors say what to do."""
-        with _building('test_cfg or test_evaluator'):
+        with _building('test_dataloader, test_cfg or test_evaluator'):
             return _evaluating(super().build_test_loop(loop), 'test')
 
     def load_checkpoint(
