@@ -11,6 +11,7 @@ _REGISTRY_PREFIX = re.compile(r'^(?:(?:class|func|function) `[^`]*` in \S+: )+')
 # The last line of a traceback: "package.module.Name: message".
 _TRACEBACK_LINE = re.compile(r'^(?P<type>[A-Za-z_][\w.]*): (?P<message>.+)$')
 
+CHECK_NAME = 'check its spelling, or name its module in custom_imports of the config'
 LESS_MEMORY = 'try a smaller --shape or --batch-size, or --dtype bfloat16'
 
 
@@ -97,7 +98,7 @@ def _describe(error: BaseException) -> str | None:
         )
     if isinstance(error, KeyError) and re.search(r'is not in the .+ registry', text):
         name = text.split('. Please check')[0]
-        return f'{name}; check its spelling, or name its module in custom_imports of the config'
+        return f'{name}; {CHECK_NAME}'
     if isinstance(error, TypeError) and _raised_by_registry(error):
         return f'the config does not fit its class: {text}'
     refusing = _class_that_refuses(error) if isinstance(error, ValueError) else None

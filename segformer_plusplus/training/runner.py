@@ -22,7 +22,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ..checkpoints import extract_state_dict, load_state_dict_strictly, read_checkpoint
-from ..errors import CheckpointError, SegformerPlusPlusError, describe_error, first_line
+from ..errors import CHECK_NAME, CheckpointError, SegformerPlusPlusError, describe_error, first_line
 from ..inference.opening import in_parts_of_one_size
 from ..loading.images import refuse_skipping
 from ..registration import component, component_name
@@ -219,8 +219,8 @@ class StrictRunner(Runner):
         kind = optimizer.get('type') if isinstance(optimizer, dict) else None
         if kind is not None and component(kind, OPTIMIZERS) is None:
             raise SegformerPlusPlusError(
-                f'optim_wrapper.optimizer.type={kind!r} is not in the optimizer registry; check '
-                'its spelling, or name its module in custom_imports of the config'
+                f'optim_wrapper.optimizer.type={kind!r} is not in the optimizer registry; '
+                f'{CHECK_NAME}'
             )
         with _building('optim_wrapper'):
             return super().build_optim_wrapper(optim_wrapper)

@@ -161,14 +161,13 @@ def test_a_setting_that_is_wrong(data, tmp_path, changes, words):
 
 @pytest.mark.parametrize(
     'key, registry',
-    [('sampler', 'data sampler'), ('optim_wrapper', 'optimizer wrapper constructor')],
+    [
+        ('train_dataloader.sampler.type', 'data sampler'),
+        ('optim_wrapper.constructor', 'optimizer wrapper constructor'),
+    ],
 )
 def test_a_name_that_a_registry_of_several_words_does_not_know(data, tmp_path, key, registry):
-    cfg = config(data, tmp_path)
-    if key == 'sampler':
-        cfg.train_dataloader.sampler = dict(type='Foo')
-    else:
-        cfg.optim_wrapper.constructor = 'Foo'
+    cfg = config(data, tmp_path, **{key: 'Foo'})
     with pytest.raises(KeyError) as error:
         run(cfg)
     assert re.fullmatch(
